@@ -1,0 +1,107 @@
+"""The built-in methods, datasets, models and optimisers, through the same hooks as anybody's. Imports no torch."""
+
+from fgcli.data.options import DigitsOptions, Mnist1dOptions
+from fgcli.extend.entry import Entry
+from fgcli.extend.hookspecs import hookimpl
+from fgcli.extend.options import GuessOptions, Options
+from fgcli.guesses.options import NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
+from fgcli.models.options import MLPOptions
+from fgcli.training.options import AdamOptions, AdamWOptions, SGDOptions
+
+
+@hookimpl
+def fg_guess_methods() -> list[Entry]:
+    return [
+        Entry(
+            "activation-perturbation",
+            "fgcli.guesses.perturbation:ActivationPerturbation",
+            "Gaussian noise on each layer's output; unbiased.",
+            GuessOptions,
+        ),
+        Entry(
+            "activation-perturbation-relu",
+            "fgcli.guesses.perturbation:MaskedActivationPerturbation",
+            "Gaussian noise on the outputs that the layer's own ReLU lets through; unbiased.",
+            GuessOptions,
+        ),
+        Entry(
+            "wt",
+            "fgcli.guesses.transpose:Transpose",
+            "W̃ᵀ: noise sent back through the next layer's Jacobian; biased, of low variance.",
+            GuessOptions,
+        ),
+        Entry(
+            "wperp",
+            "fgcli.guesses.orthogonal:orthogonal",
+            "W̃⊥: noise in the top-k right singular subspace of the next layer's Jacobian.",
+            OrthogonalOptions,
+        ),
+        Entry(
+            "wperp-bottom",
+            "fgcli.guesses.orthogonal:OrthogonalBottom",
+            "W̃⊥-bottom: the k smallest singular values instead; a control, not for training.",
+            OrthogonalBottomOptions,
+        ),
+        Entry(
+            "wpre",
+            "fgcli.guesses.preconditioned:Preconditioned",
+            "W̃ᴾ: W̃ᵀ preconditioned to an orthogonal projector; unbiased.",
+            GuessOptions,
+        ),
+        Entry(
+            "wperp-ns",
+            "fgcli.guesses.newton_schulz:newton_schulz",
+            "W̃⊥-NS: W̃⊥ by Newton–Schulz polynomials in place of a singular value decomposition.",
+            NewtonSchulzOptions,
+        ),
+    ]
+
+
+@hookimpl
+def fg_estimators() -> list[Entry]:
+    return [
+        Entry(
+            "backprop",
+            "fgcli.guesses.backprop:Backprop",
+            "Backpropagation: the exact gradient, for comparison.",
+            Options,
+        ),
+        Entry(
+            "weight-perturbation",
+            "fgcli.guesses.weight_perturbation:WeightPerturbation",
+            "One Gaussian direction in weight space for the whole batch; unbiased, of high variance.",
+            Options,
+        ),
+    ]
+
+
+@hookimpl
+def fg_datasets() -> list[Entry]:
+    return [
+        Entry(
+            "mnist1d",
+            "fgcli.data.mnist1d:mnist1d",
+            "MNIST-1D: 40 inputs, 10 classes, generated offline.",
+            Mnist1dOptions,
+        ),
+        Entry("digits", "fgcli.data.digits:digits", "scikit-learn's 1,797 handwritten digits, 8 × 8.", DigitsOptions),
+    ]
+
+
+@hookimpl
+def fg_models() -> list[Entry]:
+    return [Entry("mlp", "fgcli.models.mlp:mlp", "Linear layers of one width with an activation between.", MLPOptions)]
+
+
+@hookimpl
+def fg_optimizers() -> list[Entry]:
+    return [
+        Entry("adamw", "fgcli.training.optimizers:adamw", "AdamW, with PyTorch's defaults.", AdamWOptions),
+        Entry("adam", "fgcli.training.optimizers:adam", "Adam, with PyTorch's defaults.", AdamOptions),
+        Entry(
+            "sgd",
+            "fgcli.training.optimizers:sgd",
+            "Stochastic gradient descent, with momentum if asked for.",
+            SGDOptions,
+        ),
+    ]

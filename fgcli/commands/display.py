@@ -1,0 +1,114 @@
+"""What `fg train` shows: progress while it works, a table at its end."""
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from fgcli.training.reporter import Plan, Silent
+
+
+class WarningsOnly(Silent):
+    """The reporter of --quiet."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def warned(self, message: str) -> None:
+        print(f"fg: warning: {message}", file=sys.stderr)
+
+
+class Display(WarningsOnly):
+    """A bar with time left, loss and accuracy on a terminal; elsewhere a plain line for each evaluation."""
+
+    def __init__(self, *, to_stderr: bool) -> None:
+        self._console = Console(stderr=to_stderr)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[loss]} {task.fields[accuracy]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = TaskID(0)
+        self._total_steps = 0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def started(self, plan: Plan) -> None:
+        self._total_steps = plan.total_steps
+        self._say(f"{plan.method}: {plan.total_steps} steps, {plan.steps_per_epoch} an epoch, in {plan.run_dir}")
+        if plan.first_step:
+            self._say(f"goes on after step {plan.first_step}")
+        for names, how in _uncovered(plan.coverage.perturbed, plan.coverage.frozen):
+            self._say(f"{how}: {names}")
+        self._task = self._progress.add_task(
+            plan.method, total=plan.total_steps, completed=plan.first_step, loss="", accuracy=""
+        )
+        self._progress.start()
+
+    def stepped(self, step: int, loss: float) -> None:
+        self._progress.update(self._task, completed=step, loss=f"loss {loss:.3f}")
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        train, test = row["train_accuracy"], row["test_accuracy"]
+        self._progress.update(self._task, accuracy=f"accuracy {train:.3f} train {test:.3f} test")
+        if self._progress.disable:
+            self._say(
+                f"step {row['step']}/{self._total_steps}  epoch {row['epoch']:g}  {row['wall_s']:.1f} s  "
+                f"train loss {row['train_loss']:.4f} accuracy {train:.3f}  "
+                f"test loss {row['test_loss']:.4f} accuracy {test:.3f}"
+            )
+
+    def _say(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)
+
+
+def show_result(result: Mapping[str, Any]) -> None:
+    """The table at the end, to standard output."""
+    table = Table("", "train", "test")
+    table.add_row("accuracy", f"{result['train_accuracy']:.4f}", f"{result['test_accuracy']:.4f}")
+    table.add_row("loss", f"{result['train_loss']:.4f}", f"{result['test_loss']:.4f}")
+
+    lower, upper = result["step_ms_quartiles"]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("steps", str(result["steps"]))
+    facts.add_row("wall time", f"{result['wall_s']:.1f} s")
+    facts.add_row("time per step", f"{result['step_ms_median']:.2f} ms median, quartiles {lower:.2f} to {upper:.2f}")
+    facts.add_row("peak memory", f"{result['peak_memory_bytes'] / 2**20:.0f} MiB")
+    facts.add_row("device", f"{result['device']}, threads: {result['threads']}")
+    for names, how in _uncovered(result["perturbed"], result["frozen"]):
+        facts.add_row(how, Text(names))
+
+    console = Console()
+    console.print(_title(result))
+    console.print(table)
+    console.print(facts)
+    # Outside the grid: a path that is cut or wrapped cannot be copied.
+    console.print(Text(f"run directory  {result['run_dir']}"), soft_wrap=True)
+
+
+def _title(result: Mapping[str, Any]) -> Text:
+    sizes = [f"{name} {result[name]}" for name in ("width", "depth", "k") if result[name] is not None]
+    return Text(", ".join([f"{result['method']} on {result['dataset']}", *sizes, f"seed {result['seed']}"]))
+
+
+def _uncovered(perturbed: list[str] | tuple[str, ...], frozen: list[str] | tuple[str, ...]) -> list[tuple[str, str]]:
+    """How the parameters are treated that no site covers: (names, what is done), where there are any."""
+    treated = ((perturbed, "trained by weight perturbation"), (frozen, "frozen, not trained"))
+    return [(", ".join(names), how) for names, how in treated if names]

@@ -1,0 +1,214 @@
+"""`fg fit-ns-coeffs`: fit the polynomials of W̃⊥-NS, keep them, show their errors. Heavy imports inside the bodies."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fgcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fgcli.spectra.coefficients import CoefficientTable, FitOptions
+
+_PLOT_FORMATS = (".png", ".svg", ".pdf")
+
+
+def fit_ns_coeffs(
+    degree: Annotated[int, typer.Option(help="Degree of the odd polynomial p: 5, 7 or 9.")] = 7,
+    iterations: Annotated[int, typer.Option(help="N, how often p is applied.")] = 5,
+    per_iteration: Annotated[
+        bool, typer.Option("--per-iteration", help="Fit a polynomial of its own for each application.")
+    ] = False,
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option(help="A σ_k to fit, in (0, 1); give it several times for several. Default: 0.1 to 0.9."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the restarts.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the table to this file instead of the user's cache folder.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw p^N against the step into this .png, .svg or .pdf file.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the table as JSON, and nothing else, to standard output.")
+    ] = False,
+) -> None:
+    """Fit the Newton–Schulz coefficients of W̃⊥-NS, by gradient descent with restarts.
+
+    p(x) = a x + b x³ + c x⁵ + …, applied N times, approximates the step at σ_k. A table fitted before with the same
+    options is read instead. wperp-ns uses the last table that this command left in the cache folder, provided it
+    has a σ within 0.05 of every σ_k from 0.05 to 0.95; `--option coeffs=FILE` names another.
+    """
+    from fgcli.spectra.coefficients import PAPER_SIGMAS, FitOptions
+
+    options = FitOptions(
+        degree=degree,
+        applications=iterations,
+        per_iteration=per_iteration,
+        sigmas=tuple(sigma) if sigma else PAPER_SIGMAS,
+        seed=seed,
+    )
+    run(options, out=out, plot=plot, as_json=as_json)
+
+
+def run(options: "FitOptions", *, out: Path | None, plot: Path | None, as_json: bool) -> "CoefficientTable":
+    """Read or fit the table, keep it, print it. UsageError before anything is written for files that cannot be."""
+    from rich.console import Console
+
+    from fgcli.spectra.table_file import to_json
+
+    if out is not None:
+        _check_file(out, "--out")
+    if plot is not None:
+        if plot.suffix.lower() not in _PLOT_FORMATS:
+            raise UsageError(f"--plot is {plot}; its name must end in {', '.join(_PLOT_FORMATS)}")
+        _check_file(plot, "--plot")
+    console = Console(stderr=as_json, soft_wrap=True)
+    table = _kept_in_cache(options, console) if out is None else _kept_in(out, options, console)
+    _print_errors(table, console)
+    if plot is not None:
+        _draw(table, plot)
+        console.print(f"figure written to {plot}", markup=False, highlight=False)
+    if as_json:
+        sys.stdout.write(to_json(table))
+    return table
+
+
+def _kept_in(path: Path, options: "FitOptions", console: "Console") -> "CoefficientTable":
+    """--out: the table there, if it has these options, or a fitted one written there; never over another file."""
+    from fgcli.spectra.table_file import read_table, write_table
+
+    if path.exists():
+        try:
+            table = read_table(path)
+        except UsageError as error:
+            raise UsageError(f"--out would overwrite a file: {error}; give another --out or delete it") from None
+        if table.options == options:
+            console.print(f"read from {path}, fitted with the same options", markup=False, highlight=False)
+            return table
+    table = _fit(options)
+    try:
+        write_table(table, path)
+    except OSError as error:
+        raise UsageError(f"cannot write --out {path}: {error.strerror}") from None
+    console.print(f"table written to {path}", markup=False, highlight=False)
+    return table
+
+
+def _kept_in_cache(options: "FitOptions", console: "Console") -> "CoefficientTable":
+    """The table kept for these options, or a fitted one; a folder that cannot be written costs only a warning."""
+    from fgcli.spectra.table_file import active_path, cached_path, read_table, write_table
+
+    path, table = cached_path(options), None
+    if path.exists():
+        try:
+            table = read_table(path)
+            console.print(f"read from {path}, fitted with the same options", markup=False, highlight=False)
+        except UsageError as error:
+            print(f"fg: warning: {error}; fitting anew", file=sys.stderr)
+    fitted = table is None
+    table = _fit(options) if table is None else table
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if fitted:
+            write_table(table, path)
+            console.print(f"table written to {path}", markup=False, highlight=False)
+        if table.covers():
+            write_table(table, active_path())
+            console.print("wperp-ns uses this table from now on")
+        else:
+            console.print(
+                "wperp-ns uses it where `--option coeffs=FILE` names it: it does not cover every σ_k", markup=False
+            )
+    except OSError as error:
+        print(f"fg: warning: the table is not kept, {path.parent}: {error.strerror}", file=sys.stderr)
+    return table
+
+
+def _fit(options: "FitOptions") -> "CoefficientTable":
+    """Fit with progress on standard error: a bar on a terminal, elsewhere a line for each quarter."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from fgcli.spectra.fitting import fit_table
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    quarters = 0
+
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"fitting {len(options.sigmas)} steps", total=1.0)
+
+        def show(part: float) -> None:
+            nonlocal quarters
+            bar.update(task, completed=part)
+            if bar.disable and int(4 * part) > quarters:
+                quarters = int(4 * part)
+                print(f"fitting: {25 * quarters} %", file=sys.stderr, flush=True)
+
+        return fit_table(options, show)
+
+
+def _check_file(path: Path, flag: str) -> None:
+    """UsageError unless a file can be written there; leaves nothing behind."""
+    if path.is_dir():
+        raise UsageError(f"{flag} is {path}, a folder; name a file")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write {flag} {path}: {path.parent}: {error.strerror}") from None
+
+
+def _print_errors(table: "CoefficientTable", console: "Console") -> None:
+    from rich.table import Table
+
+    from fgcli.spectra.coefficients import MARGIN
+
+    options = table.options
+    kind = "one polynomial for each of" if options.per_iteration else "one polynomial for all"
+    grid = Table(title=f"step polynomials of degree {options.degree}, {kind} {options.applications} applications")
+    grid.add_column("σ_k", justify="right")
+    grid.add_column(f"largest error outside ±{MARGIN:g}", justify="right")
+    grid.add_column("mean error", justify="right")
+    for name in "abcde"[: (options.degree + 1) // 2] if not options.per_iteration else "":
+        grid.add_column(name, justify="right")
+    for fit in table.fits:
+        row = () if options.per_iteration else fit.polynomial.coefficients[0]
+        grid.add_row(
+            f"{fit.sigma:g}", f"{fit.error:.2g}", f"{fit.mean_error:.2g}", *(f"{number:.4f}" for number in row)
+        )
+    console.print(grid)
+
+
+def _draw(table: "CoefficientTable", path: Path) -> None:
+    """p^N against the step for each σ, the same bytes each time."""
+    import matplotlib
+    import torch
+    from matplotlib.figure import Figure
+
+    x = torch.linspace(0.0, 1.0, 1_001, dtype=torch.float64)
+    columns = min(3, len(table.fits))
+    rows = -(-len(table.fits) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axis, fit in zip(axes, table.fits, strict=False):
+        axis.plot([0.0, fit.sigma, fit.sigma, 1.0], [0.0, 0.0, 1.0, 1.0], color="0.6", label="step")
+        axis.plot(x, fit.polynomial.evaluate(x), color="C0", label="p^N")
+        axis.set_title(f"σ_k = {fit.sigma:g}, largest error {fit.error:.2g}", fontsize="small")
+    for axis in list(axes)[len(table.fits) :]:
+        axis.set_visible(False)
+    figure.axes[0].legend(fontsize="small")
+    figure.supxlabel("singular value")
+    kind = path.suffix.lower()
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(kind)
+    with matplotlib.rc_context({"svg.hashsalt": "fg"}):
+        try:
+            figure.savefig(path, dpi=150, metadata=undated)
+        except OSError as error:
+            raise UsageError(f"cannot write --plot {path}: {error.strerror}") from None

@@ -1,0 +1,168 @@
+"""`fg train`: one run, from flags and a recipe to a run directory."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fgcli.errors import RunError, UsageError
+from fgcli.training.files import to_json
+
+METHOD, TASK, TRAINING, RUN = "Method", "Data and model", "Training", "The run"
+
+
+class Interrupted(RunError):
+    """Stopped by Ctrl-C."""
+
+    exit_code = 130
+
+
+def _option(flag: str, panel: str, help: str, metavar: str | None = None) -> Any:
+    """A flag that is None where it is not given, so that the recipe's value, or the default, holds."""
+    return typer.Option(flag, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+
+
+# The defaults stand in the help texts, as reading them from the schemas would make --help slow; a test compares them.
+def train(
+    method: Annotated[
+        str | None, _option("--method", METHOD, "Guess method or estimator (default wt).", "NAME")
+    ] = None,
+    k: Annotated[
+        str | None,
+        _option("--k", METHOD, "Dimension of the guess space, or rank; for methods that have it.", "N|rank"),
+    ] = None,
+    option: Annotated[
+        list[str] | None, _option("--option", METHOD, "Another option of the method; repeatable.", "KEY=VALUE")
+    ] = None,
+    dataset: Annotated[str | None, _option("--dataset", TASK, "Dataset (default mnist1d).", "NAME")] = None,
+    dataset_option: Annotated[
+        list[str] | None, _option("--dataset-option", TASK, "Option of the dataset; repeatable.", "KEY=VALUE")
+    ] = None,
+    model: Annotated[str | None, _option("--model", TASK, "Model (default mlp).", "NAME")] = None,
+    width: Annotated[int | None, _option("--width", TASK, "Units of every hidden layer (default 128).", "N")] = None,
+    depth: Annotated[int | None, _option("--depth", TASK, "Number of hidden layers (default 3).", "N")] = None,
+    bias: Annotated[
+        bool | None, _option("--bias/--no-bias", TASK, "Give every layer a bias (default --no-bias).")
+    ] = None,
+    model_option: Annotated[
+        list[str] | None, _option("--model-option", TASK, "Another option of the model; repeatable.", "KEY=VALUE")
+    ] = None,
+    epochs: Annotated[
+        int | None, _option("--epochs", TRAINING, "Passes over the training set (default 300).", "N")
+    ] = None,
+    max_steps: Annotated[
+        int | None, _option("--max-steps", TRAINING, "Stop after this many updates, also inside an epoch.", "N")
+    ] = None,
+    batch_size: Annotated[
+        int | None, _option("--batch-size", TRAINING, "Samples per update (default 512).", "N")
+    ] = None,
+    lr: Annotated[float | None, _option("--lr", TRAINING, "Learning rate (default 0.0001).", "X")] = None,
+    optimizer: Annotated[str | None, _option("--optimizer", TRAINING, "Optimiser (default adamw).", "NAME")] = None,
+    optimizer_option: Annotated[
+        list[str] | None,
+        _option("--optimizer-option", TRAINING, "Option of the optimiser; repeatable.", "KEY=VALUE"),
+    ] = None,
+    seed: Annotated[
+        int | None, _option("--seed", TRAINING, "Names the run's data order, weights and guesses (default 0).", "N")
+    ] = None,
+    device: Annotated[
+        str | None, _option("--device", TRAINING, "Where to compute (default auto).", "auto|cpu|cuda|cuda:N|mps")
+    ] = None,
+    threads: Annotated[
+        int | None, _option("--threads", TRAINING, "CPU threads; torch's choice if not given.", "N")
+    ] = None,
+    eval_every: Annotated[
+        int | None,
+        _option("--eval-every", RUN, "Epochs between two evaluations, each with a checkpoint (default 10).", "N"),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        _option("--recipe", RUN, "A recipe's file, or the name of a shipped one; flags override it.", "FILE"),
+    ] = None,
+    out: Annotated[
+        Path | None, _option("--out", RUN, "The run directory; a fresh one under ./runs if not given.", "DIR")
+    ] = None,
+    resume: Annotated[
+        Path | None, _option("--resume", RUN, "Go on with the unfinished run in this directory.", "DIR")
+    ] = None,
+    json: Annotated[
+        bool,
+        typer.Option("--json", rich_help_panel=RUN, help="Print result.json, and nothing else, to standard output."),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", rich_help_panel=RUN, help="Show warnings and errors only.")] = False,
+) -> None:
+    """Train a network by a gradient estimator."""
+    from fgcli.recipe import parse_assignments
+
+    if out is not None and resume is not None:
+        raise UsageError("--out and --resume are both given; --resume goes on in its own directory")
+    overrides = {
+        "method": method,
+        "options": parse_assignments(option or [], "--option"),
+        "k": _number_or_text(k),
+        "dataset": dataset,
+        "dataset_options": parse_assignments(dataset_option or [], "--dataset-option"),
+        "model": model,
+        "model_options": parse_assignments(model_option or [], "--model-option"),
+        "width": width,
+        "depth": depth,
+        "bias": bias,
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "optimizer_options": parse_assignments(optimizer_option or [], "--optimizer-option"),
+        "lr": lr,
+        "seed": seed,
+        "device": device,
+        "threads": threads,
+        "eval_every": eval_every,
+    }
+    _train(overrides, recipe, out, resume, json=json, quiet=quiet)
+
+
+def _number_or_text(k: str | None) -> object:
+    from fgcli.yaml_reader import scalar
+
+    try:
+        return None if k is None else scalar(k)
+    except ValueError as error:
+        raise UsageError(f"--k is {error}") from error
+
+
+def _train(
+    overrides: dict[str, object], recipe: str | None, out: Path | None, resume: Path | None, *, json: bool, quiet: bool
+) -> None:
+    from fgcli.commands.display import Display, WarningsOnly, show_result
+    from fgcli.extend.registry import load_registry
+    from fgcli.recipe import read_recipe, resolve
+    from fgcli.recipes import find
+    from fgcli.training.run_directory import check_free
+
+    registry = load_registry()
+    source = None if recipe is None else read_recipe(find(recipe))
+    if resume is None:
+        # Refused, if at all, before torch is loaded, which takes seconds.
+        resolved = resolve(source, overrides, registry)
+        if out is not None:
+            check_free(out)
+        from fgcli.training.start import begin
+
+        make = partial(begin, resolved, out, registry)
+    else:
+        from fgcli.training import start
+
+        make = partial(start.resume, resume, source, overrides, registry)
+    with WarningsOnly() if quiet else Display(to_stderr=json) as reporter:
+        training = make(reporter)
+        try:
+            result = training.run()
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(
+                f"interrupted after step {training.step}; go on with: fg train --resume {training.run_directory.path}"
+            ) from interrupt
+    if json:
+        print(to_json(result))
+    elif not quiet:
+        show_result(result)

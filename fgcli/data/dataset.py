@@ -1,0 +1,102 @@
+"""What a data set is, and the check every data set passes before a run, a plugin's too."""
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from fgcli.errors import UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification task, whole in memory, on the CPU.
+
+    Inputs are floating point, `[n, ...features]`; targets are int64, `[n]`, from 0 to `classes - 1`.
+    """
+
+    name: str
+    train_inputs: Tensor
+    train_targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+    classes: int
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.train_inputs.shape[1:])
+
+
+def check(dataset: Dataset) -> None:
+    """Raise UsageError, naming data set, split and first offending index, unless a run can train on it."""
+    if dataset.classes < 1:
+        raise UsageError(f"dataset {dataset.name!r}: classes is {dataset.classes}; it must be at least 1")
+    _Split(dataset, "train", dataset.train_inputs, dataset.train_targets).check()
+    _Split(dataset, "test", dataset.test_inputs, dataset.test_targets).check()
+    train, test = tuple(dataset.train_inputs.shape[1:]), tuple(dataset.test_inputs.shape[1:])
+    if train != test:
+        raise UsageError(
+            f"dataset {dataset.name!r}: a train input has shape {list(train)}, a test input {list(test)}; "
+            "they must be the same"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    dataset: Dataset
+    name: str
+    inputs: Tensor
+    targets: Tensor
+
+    def check(self) -> None:
+        self._check_sizes()
+        self._check_inputs()
+        self._check_targets()
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UsageError(f"dataset {self.dataset.name!r}, {self.name} split: {what}")
+
+    def _check_sizes(self) -> None:
+        if self.inputs.dim() < 2:
+            self._refuse(f"inputs have shape {list(self.inputs.shape)}; they must be [n, ...features]")
+        if self.targets.dim() != 1:
+            self._refuse(f"targets have shape {list(self.targets.shape)}; they must be [n]")
+        if len(self.inputs) != len(self.targets):
+            self._refuse(
+                f"{len(self.inputs)} inputs and {len(self.targets)} targets; there must be one target an input"
+            )
+        if len(self.inputs) == 0:
+            self._refuse("it is empty; it must hold at least 1 sample")
+        if self.inputs[0].numel() == 0:
+            self._refuse(f"an input has shape {list(self.inputs.shape[1:])}; it must hold at least 1 number")
+
+    def _check_inputs(self) -> None:
+        if not self.inputs.is_floating_point():
+            self._refuse(f"inputs are {self.inputs.dtype}; they must be floating point: convert with .float()")
+        values = self.inputs.flatten(1)
+        bad = (~values.isfinite()).any(dim=1)
+        if bad.any():
+            index = _first(bad)
+            value = values[index][~values[index].isfinite()][0].item()
+            self._refuse(f"input {index} contains {value}; inputs must be finite")
+
+    def _check_targets(self) -> None:
+        targets, classes = self.targets, self.dataset.classes
+        allowed = f"labels must be integers from 0 to {classes - 1}"
+        if targets.is_floating_point():
+            fractional = targets != targets.trunc()  # true of NaN too
+            if fractional.any():
+                index = _first(fractional)
+                self._refuse(f"label {targets[index].item():g} at index {index}; {allowed}")
+        if targets.dtype != torch.int64:
+            self._refuse(f"labels are {targets.dtype}; they must be torch.int64: convert with .long()")
+        outside = (targets < 0) | (targets >= classes)
+        if outside.any():
+            index = _first(outside)
+            self._refuse(f"label {targets[index].item()} at index {index}; {allowed}")
+
+
+def _first(mask: Tensor) -> int:
+    return int(mask.nonzero()[0, 0])

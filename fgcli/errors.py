@@ -1,0 +1,49 @@
+"""What people see when something is wrong: one line, and an exit code. Imports neither torch nor pydantic."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class FgError(Exception):
+    """A fault with one line for people: what was given, what is allowed, the mend.
+
+    Control characters are escaped, so whatever a file or a plugin put into the message stays on that line.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+class UsageError(FgError):
+    """Bad input, found before anything was written."""
+
+
+class RunError(FgError):
+    """A known fault in the middle of a run."""
+
+    exit_code = 1
+
+
+def one_line(text: str) -> str:
+    """`text` with line breaks and all that a terminal would not print as it stands escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> UsageError:
+    """The error for a name that does not exist: the nearest spelling and the known ones.
+
+    `kind` may carry its owner: "option of method wperp". `where` is a place in a file or a flag.
+    """
+    names = sorted(known)
+    what, of, owner = kind.partition(" of ")
+    prefix = f"{where}: " if where else ""
+    given = f"{prefix}unknown {what} {name!r}{of}{owner}"
+    if not names:
+        return UsageError(f"{given}; there are none")
+    folded = {known_name.lower(): known_name for known_name in names}
+    near = get_close_matches(name.lower(), folded, n=1)
+    hint = f"did you mean {folded[near[0]]!r}? " if near else ""
+    return UsageError(f"{given}; {hint}known {what}s: {', '.join(names)}")

@@ -1,0 +1,48 @@
+"""What a plugin registers: a name and where to find the thing, not the thing itself. Imports no torch."""
+
+import re
+from dataclasses import dataclass, field
+from functools import reduce
+from importlib import import_module
+from typing import Any, Literal
+
+from fgcli.errors import UsageError
+from fgcli.extend.options import Options
+
+Rank = Literal["rank"]
+
+# Names turn up in file names, tables and flags.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One guess method, estimator, dataset, model or optimiser. Listing and checking need no more than this.
+
+    `target` is "module:attribute", imported by `load` alone. A malformed entry is a ValueError or TypeError.
+    """
+
+    name: str
+    target: str
+    summary: str
+    options: type[Options] = field(default=Options)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name is {self.name!r}; it must be letters, digits, '.', '_' and '-'")
+        if not _TARGET.fullmatch(self.target):
+            raise ValueError(f"target of {self.name} is {self.target!r}; it must be 'module:attribute'")
+        if not self.summary or not self.summary.isprintable():
+            raise ValueError(f"summary of {self.name} is {self.summary!r}; it must be one line of text")
+        if not (isinstance(self.options, type) and issubclass(self.options, Options)):
+            raise TypeError(f"options of {self.name} is {self.options!r}; it must be a subclass of Options")
+
+    def load(self) -> Any:
+        """Import the target; torch enters here. UsageError with the cause where it cannot be had."""
+        module, _, attribute = self.target.partition(":")
+        try:
+            return reduce(getattr, attribute.split("."), import_module(module))
+        except Exception as cause:
+            message = f"{self.name} cannot be loaded from {self.target}: {type(cause).__name__}: {cause}"
+            raise UsageError(message) from cause

@@ -1,0 +1,70 @@
+"""Contract 2, the outer half: what every estimator takes and gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from fgcli.gradient.randomness import StepRng
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(outputs [batch, ...], targets [batch, ...]) -> per-sample losses [batch]."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs [batch, ...], targets [batch, ...]."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How an estimator trains each parameter of a model; all by name."""
+
+    sites: tuple[str, ...]
+    perturbed: tuple[str, ...] = ()
+    """Parameters that no site covers, trained by weight perturbation in the same pass."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that no site covers, left as they are."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one batch tells about the gradient of the mean loss."""
+
+    losses: Tensor
+    """[batch], detached."""
+    gradients: dict[str, Tensor]
+    """By parameter name, of the mean over the batch. A frozen parameter is absent."""
+    directional_derivative: Tensor | None = None
+    """δ [batch]: per sample, of its share of the mean loss, along the guess. None for backpropagation."""
+
+
+class Estimator(Protocol):
+    """Full control over how a gradient is had. Constructed with the method's options.
+
+    `bind` is called once with the model and an example batch of inputs, before anything else.
+    """
+
+    def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+        """Find the sites. Raises ModelRefused, naming the site, where the model cannot be trained this way."""
+        ...
+
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        """Losses and gradient estimate of one batch; randomness from `rng` alone.
+
+        `rng.step` counts the parameter updates: estimates at one step are taken at the same parameters, and share
+        what a method prepares once per update.
+        """
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run needs beside the parameters: warm starts. Checkpointed."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up `state` of another instance, after `bind`."""
+        ...

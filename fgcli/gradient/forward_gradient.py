@@ -1,0 +1,203 @@
+"""The forward gradient: one pass with dual numbers, driven by a guess method.
+
+Each site adds its guess y_{i,b} to the tangent of s_{i,b}; the tangent of the loss is then
+δ_b = Σ_i ⟨g_{i,b}, y_{i,b}⟩, one δ_b for all sites together, and δ_b y_{i,b} the guess of g_{i,b}
+(Baydin et al. 2022; Ren et al. 2023). There is no reverse pass and no recorded graph.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from fgcli.gradient.chain import OutputLayer, Segment, find_segments
+from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
+from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.guess import Isotropic, LinearGuess, SampledGuess
+from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.sites import (
+    Site,
+    SiteModule,
+    named_site_modules,
+    refuse_mixing_layers,
+    refuse_shared_weights,
+    weight_gradients,
+)
+
+Guess = LinearGuess | SampledGuess
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """A linear guess at a site, for one batch: z [batch, noise_dim(, columns)] -> [batch, *site.shape(, columns)]."""
+
+    noise_dim: int
+    map: Callable[[Tensor], Tensor]
+
+
+@dataclass
+class _Driven:
+    """A site with the guess that drives it and, where the guess needs it, the segment above."""
+
+    site: Site
+    guess: Guess
+    segment: Segment | None = None
+    prepared: Any = None
+
+    def observe(self, s: Tensor) -> None:
+        if self.segment is not None:
+            self.site.slope = self.segment.slope(s)
+
+    def draw(self, s: Tensor, rng: StepRng) -> Tensor:
+        """The guess y of every sample, in the shape of s [batch, *site.shape]."""
+        if isinstance(self.guess, SampledGuess):
+            generator = rng.generator("guess", self.site.name, s.device)
+            return self.guess.sample(self.site, self.prepared, len(s), generator)
+        noise_dim = self.guess.noise_dim(self.site, self.prepared)
+        z = rng.normal("guess", self.site.name, (len(s), noise_dim), s)
+        return self.guess.map(self.site, self.prepared, z)
+
+
+class ForwardGradient:
+    """The estimator that a guess method drives.
+
+    uncovered: parameters that no site covers (a LayerNorm's scale) are trained by weight perturbation carried in
+    the same pass, or frozen.
+    """
+
+    def __init__(self, method: Guess, uncovered: Literal["perturb", "freeze"] = "perturb") -> None:
+        self.method = method
+        self.uncovered = uncovered
+        self._driven: dict[str, _Driven] = {}
+        self._modules: dict[str, SiteModule] = {}
+        self._coverage = Coverage(())
+        self._prepared_at: int | None = None
+
+    def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+        refuse_mixing_layers(model)
+        candidates = named_site_modules(model)
+        refuse_shared_weights(candidates)
+        shapes = _output_shapes(model, candidates, example)
+        if not shapes:
+            raise ModelRefused("the model has no site: no Linear or Conv2d layer that its forward calls")
+        segments = find_segments(model) if self.method.needs != "nothing" else {}
+        self._modules = {name: candidates[name] for name in shapes}
+        self._driven = {
+            name: self._drive(Site(name, candidates[name], shape), segments.get(name)) for name, shape in shapes.items()
+        }
+        covered = {name for driven in self._driven.values() for name, _ in driven.site.parameters()}
+        rest = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in covered)
+        perturbed, frozen = (rest, ()) if self.uncovered == "perturb" else ((), rest)
+        self._coverage = Coverage(tuple(shapes), perturbed, frozen)
+        self._prepared_at = None
+        return self._coverage
+
+    def _drive(self, site: Site, above: object) -> _Driven:
+        if self.method.needs == "nothing":
+            return _Driven(site, self.method)
+        if isinstance(above, OutputLayer):
+            return _Driven(site, Isotropic())
+        if not isinstance(above, Segment) or len(site.shape) != 1:
+            reason = getattr(above, "reason", f"has outputs of shape {list(site.shape)}, not vectors")
+            raise ModelRefused(
+                f"site '{site.name}' ({type(site.module).__name__}) {reason}; a method that needs the upstream "
+                "Jacobian takes a chain of Linear layers and elementwise activations: use activation-perturbation here"
+            )
+        site.next_layer = above.next_layer
+        return _Driven(site, self.method, above)
+
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        self._prepare(rng.step)
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+        def perturb(name: str, x: Tensor, s: Tensor) -> Tensor:
+            driven = self._driven[name]
+            driven.observe(s)
+            y = driven.draw(s, rng)
+            seen[name] = x, y
+            return y
+
+        with torch.no_grad(), forward_ad.dual_level():
+            directions = {
+                name: rng.normal("weight", name, tuple(parameter.shape), parameter)
+                for name, parameter in model.named_parameters()
+                if name in self._coverage.perturbed
+            }
+            outputs = dual_forward(model, batch.inputs, self._modules, perturb, directions)
+            losses, delta = directional_derivative(loss(outputs, batch.targets))
+            total = delta.sum()
+            gradients = {name: total * direction for name, direction in directions.items()}
+            for name, (x, y) in seen.items():
+                gradients |= weight_gradients(self._driven[name].site, x, y.mul_(delta.view(-1, *[1] * (y.dim() - 1))))
+        return Estimate(losses, gradients, delta)
+
+    def linear_maps(self, model: nn.Module, inputs: Tensor, step: int) -> dict[str, LinearMap]:
+        """The guess of every site as a linear map, after `step` updates and for these inputs [batch, ...].
+
+        Exact moments follow from it. Raises TypeError for a method that is not linear in its noise.
+        """
+        self._prepare(step)
+        maps: dict[str, LinearMap] = {}
+
+        def observe(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
+            driven = self._driven[name]
+            if not isinstance(driven.guess, LinearGuess):
+                raise TypeError(f"{type(driven.guess).__name__} is not linear in its noise")
+            driven.observe(s)
+            site = Site(**vars(driven.site))  # keeps this batch's slope when a later pass observes another
+            noise_dim = driven.guess.noise_dim(site, driven.prepared)
+            maps[name] = LinearMap(noise_dim, partial(driven.guess.map, site, driven.prepared))
+
+        with torch.no_grad(), forward_ad.dual_level(), hooks(self._modules, observe):
+            model(inputs)
+        return maps
+
+    def _prepare(self, step: int) -> None:
+        """Let the method prepare every site, once per parameter update, which `step` counts."""
+        if step == self._prepared_at:
+            return
+        for driven in self._driven.values():
+            driven.site.step, driven.site.slope = step, None
+            with torch.no_grad():
+                driven.prepared = driven.guess.prepare(driven.site)
+        self._prepared_at = step
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{key}": value for name, driven in self._driven.items() for key, value in driven.site.memory.items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        for driven in self._driven.values():
+            driven.site.memory.clear()
+        for key, value in state.items():
+            name, _, entry = key.rpartition("/")
+            self._driven[name].site.memory[entry] = value
+        self._prepared_at = None
+
+
+def _output_shapes(model: nn.Module, modules: dict[str, SiteModule], example: Tensor) -> dict[str, tuple[int, ...]]:
+    """Shape of each site's output without the batch axis, in the order of the forward pass.
+
+    Raises ModelRefused for a site that is called twice or whose output's first axis is not the batch.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def record(name: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        if name in shapes:
+            raise ModelRefused(f"site '{name}' is called twice in one forward pass; give each call a layer of its own")
+        if output.shape[0] != len(example):
+            raise ModelRefused(
+                f"site '{name}' has an output of shape {list(output.shape)} for a batch of {len(example)}; "
+                "the first axis must be the batch"
+            )
+        shapes[name] = tuple(output.shape[1:])
+
+    with torch.no_grad(), hooks(modules, record):
+        model(example)
+    return shapes

@@ -1,0 +1,145 @@
+"""Sites: the parametrised layers whose outputs s_i a guess perturbs, and what their weights' gradients are made of."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import TypeIs
+
+from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.upstream import LinearUpstream
+
+SiteModule = nn.Linear | nn.Conv2d
+
+
+@dataclass
+class Site:
+    """One parametrised layer, as a guess method sees it."""
+
+    name: str
+    module: SiteModule
+    shape: tuple[int, ...]
+    """The shape of s_i without the batch axis."""
+    step: int = 0
+    """Number of the parameter update."""
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    """What a method keeps from one `prepare` to the next (warm starts). Checkpointed with the run."""
+    next_layer: nn.Linear | None = None
+    slope: Tensor | None = None
+
+    @property
+    def next_weight(self) -> Tensor:
+        """W_{i+1} [d_out, d_in] of the next site, a linear layer behind an elementwise activation."""
+        if self.next_layer is None:
+            raise RuntimeError(f"site '{self.name}' has no next layer here; a method that uses it sets needs")
+        return self.next_layer.weight.detach()
+
+    @property
+    def upstream(self) -> LinearUpstream:
+        """W̃_{i+1} of the present batch. Not known in `prepare`, which sees no samples."""
+        if self.slope is None:
+            raise RuntimeError(f"site '{self.name}' has no upstream Jacobian here; ask for it in map, with needs set")
+        return LinearUpstream(self.next_weight, self.slope)
+
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The layer's own parameters by their names in the model."""
+        prefix = f"{self.name}." if self.name else ""
+        return self.module.named_parameters(prefix.removesuffix("."), recurse=False)
+
+
+def is_site(module: nn.Module) -> TypeIs[SiteModule]:
+    """Whether a weight gradient is known for this layer: a Linear or Conv2d that computes what its class does.
+
+    A subclass with a forward of its own, or a weight made by a parametrisation, is none; its parameters are
+    then ones that no site covers.
+    """
+    return any(
+        isinstance(module, kind) and type(module).forward is kind.forward for kind in (nn.Linear, nn.Conv2d)
+    ) and isinstance(module._parameters.get("weight"), nn.Parameter)
+
+
+def named_site_modules(model: nn.Module) -> dict[str, SiteModule]:
+    """Candidate sites by name, in the order of definition."""
+    return {name: module for name, module in model.named_modules() if is_site(module)}
+
+
+def refuse_shared_weights(sites: Mapping[str, SiteModule]) -> None:
+    """Raises ModelRefused where two sites share a parameter: its gradient would be the sum over both."""
+    owners: dict[int, str] = {}
+    for name, module in sites.items():
+        for parameter in module.parameters(recurse=False):
+            other = owners.setdefault(id(parameter), name)
+            if other != name:
+                raise ModelRefused(
+                    f"sites '{other}' and '{name}' share a parameter, which this method cannot train; "
+                    "give each its own, or use weight-perturbation"
+                )
+
+
+def refuse_mixing_layers(model: nn.Module) -> None:
+    """Raises ModelRefused where a BatchNorm in train mode mixes the samples of a batch."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ModelRefused(
+                f"layer '{name}' ({type(module).__name__}) is in train mode, where it mixes the samples of a batch "
+                "and changes its buffers; use GroupNorm or LayerNorm, or put it into eval mode"
+            )
+
+
+def linear_part(module: SiteModule, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The layer's operation on `inputs` with another weight and bias: bilinear in inputs and weight.
+
+    The layer's tangent follows from it by hand: PyTorch's own forward-mode formula multiplies by the zero tangents of
+    the weight as well, which costs half as much again, and on MPS there is none.
+    """
+    if isinstance(module, nn.Linear):
+        return nn.functional.linear(inputs, weight, bias)
+    return module._conv_forward(inputs, weight, bias)
+
+
+def weight_gradients(site: Site, inputs: Tensor, output_gradient: Tensor) -> dict[str, Tensor]:
+    """Eq. 3: gradients of the layer's own parameters, by name, from a gradient with respect to its output.
+
+    inputs [batch, ...] is what the layer saw, output_gradient [batch, *site.shape] the guess δ_b y_b. This is the
+    chain rule's last local term, ∂s_i/∂W_i; parameters that do not require grad are left out.
+    """
+    module = site.module
+    gradients: dict[str, Tensor] = {}
+    for name, parameter in site.parameters():
+        if not parameter.requires_grad:
+            continue
+        if name.endswith("bias"):
+            axis = -1 if isinstance(module, nn.Linear) else 1
+            gradients[name] = output_gradient.movedim(axis, -1).flatten(0, -2).sum(0)
+        elif isinstance(module, nn.Linear):
+            gradients[name] = output_gradient.flatten(0, -2).T @ inputs.flatten(0, -2)
+        else:
+            gradients[name] = _conv2d_weight_gradient(module, inputs, output_gradient)
+    return gradients
+
+
+def _conv2d_weight_gradient(module: nn.Conv2d, inputs: Tensor, output_gradient: Tensor) -> Tensor:
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        inputs = nn.functional.pad(
+            inputs,
+            module._reversed_padding_repeated_twice,
+            mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
+        )
+        padding: tuple[int, ...] = (0, 0)
+    else:
+        padding = tuple(module.padding)
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        output_gradient,
+        inputs,
+        module.weight.detach(),
+        None,
+        module.stride,
+        padding,
+        module.dilation,
+        False,
+        (0, 0),
+        module.groups,
+        (False, True, False),
+    )
+    return gradient

@@ -1,0 +1,31 @@
+"""Backpropagation, the reference: reverse-mode AD through the whole network."""
+
+import torch
+from torch import Tensor, nn
+
+from fgcli.extend.options import Options
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.randomness import StepRng
+
+
+class Backprop:
+    """The exact gradient of the mean loss."""
+
+    def __init__(self, options: Options) -> None:
+        pass
+
+    def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+        return Coverage(tuple(name for name, p in model.named_parameters() if p.requires_grad))
+
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        with torch.enable_grad():
+            losses = loss(model(batch.inputs), batch.targets)
+            gradients = torch.autograd.grad(losses.mean(), list(parameters.values()), materialize_grads=True)
+        return Estimate(losses.detach(), dict(zip(parameters, gradients, strict=True)))
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        pass

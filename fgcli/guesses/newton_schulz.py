@@ -1,0 +1,122 @@
+"""W̃⊥-NS: W̃⊥ by Newton–Schulz iterations (Sec. 3.2 of "Towards Scalable Backpropagation-Free Gradient Estimation").
+
+y = p^N(W̃)ᵀ ε, where the polynomial p^N approximates the step at σ_k: singular values above it become about 1, those
+below about 0. As in the paper, p comes from a table over σ (the set nearest to the current σ_k) and σ_k is computed
+once every `refresh` updates, by the implicitly restarted Lanczos method.
+
+What the paper leaves open: σ_k here is that of the shared W relative to its spectral norm, a ratio that masking
+hardly changes; and every sample's W̃_b is divided by its own bound on its spectral norm, since p diverges above 1.
+The bound is tr((W̃W̃ᵀ)⁸)^(1/16), at most rank^(1/16) above the norm and within a percent of it where σ₁ stands out.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fgcli.gradient.guess import LinearGuess, Needs
+from fgcli.gradient.sites import Site
+from fgcli.guesses.options import NewtonSchulzOptions
+from fgcli.spectra.coefficients import CoefficientTable
+from fgcli.spectra.lanczos import leading_singular
+from fgcli.spectra.masked import MaskedBasis
+from fgcli.spectra.step_polynomial import StepPolynomial
+from fgcli.spectra.table_file import find_table
+from fgcli.spectra.tracking import leading_left_vectors
+
+
+def newton_schulz(options: NewtonSchulzOptions) -> LinearGuess:
+    """W̃⊥-NS by the solver asked for."""
+    table = find_table(options.coeffs)
+    return NewtonSchulzBatched(options, table) if options.solver == "batched" else NewtonSchulzGram(options, table)
+
+
+class NewtonSchulzBatched:
+    """The paper's literal iteration, on one matrix [d_out, d_in] a sample."""
+
+    needs: ClassVar[Needs] = "matrix"
+
+    def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
+        self.k, self.refresh, self.table = options.k, options.refresh, table
+
+    def prepare(self, site: Site) -> StepPolynomial:
+        return _polynomial(site, self.k, self.refresh, self.table)
+
+    def noise_dim(self, site: Site, prepared: StepPolynomial) -> int:
+        return site.upstream.output_dim
+
+    def map(self, site: Site, prepared: StepPolynomial, z: Tensor) -> Tensor:
+        dense = site.upstream.dense()
+        wide = dense.shape[1] <= dense.shape[2]
+        bound = spectral_norm_bound(dense @ dense.mT if wide else dense.mT @ dense)
+        transformed = prepared.apply(dense / bound.view(-1, 1, 1))
+        columns = z.unsqueeze(-1) if z.dim() == 2 else z
+        return (transformed.mT @ columns).reshape(len(z), -1, *z.shape[2:])
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """The step polynomial and R = WᵀQ, Q the tracked left singular vectors of W."""
+
+    polynomial: StepPolynomial
+    basis: MaskedBasis
+
+
+class NewtonSchulzGram:
+    """The same polynomial on QᵀW̃ with r tracked vectors Q, through its Gram matrix C_b = RᵀM_bR [r, r].
+
+    p^N(A)ᵀ = Aᵀ h(AAᵀ) for A = QᵀW̃_b, so y_b = M_b R h(C_b) z, from products of r × r matrices alone. With r = rank(W)
+    it is the literal iteration.
+    """
+
+    needs: ClassVar[Needs] = "matrix"
+
+    def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
+        self.k, self.refresh, self.table = options.k, options.refresh, table
+        self.oversampling = options.oversampling
+
+    def prepare(self, site: Site) -> Tracked:
+        left = site.memory.get("left")
+        if left is None or site.step % self.refresh == 0:
+            left = site.memory["left"] = leading_left_vectors(site.next_weight, self.k * self.oversampling, start=left)
+        polynomial = _polynomial(site, self.k, self.refresh, self.table)
+        return Tracked(polynomial, MaskedBasis.of(site.next_weight.T @ left))
+
+    def noise_dim(self, site: Site, prepared: Tracked) -> int:
+        return prepared.basis.basis.shape[1]
+
+    def map(self, site: Site, prepared: Tracked, z: Tensor) -> Tensor:
+        parts = prepared.basis.chunks(site.upstream.slope, z)
+        return torch.cat([self._map(prepared, *part) for part in parts])
+
+    def _map(self, prepared: Tracked, slope: Tensor, z: Tensor) -> Tensor:
+        gram = prepared.basis.gram(slope)
+        bound = spectral_norm_bound(gram)
+        scaled = gram / bound.square().view(-1, 1, 1)
+        columns = z.unsqueeze(-1) if z.dim() == 2 else z
+        u = prepared.polynomial.gram_factor_times(scaled, columns) / bound.view(-1, 1, 1)
+        return prepared.basis.combine(slope, u.squeeze(-1) if z.dim() == 2 else u)
+
+
+def spectral_norm_bound(gram: Tensor) -> Tensor:
+    """tr(C⁸)^(1/16) >= σ₁ of A for C = AAᵀ [batch, r, r]: [batch], 1 where C is 0.
+
+    Computed on C / tr(C), so that no power under- or overflows.
+    """
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1)
+    trace = torch.where(trace > 0, trace, 1)
+    square = gram / trace.view(-1, 1, 1)
+    square = square @ square
+    eighth = (square @ square).square().sum((1, 2))
+    bound = trace.sqrt() * eighth.pow(1 / 16)
+    return torch.where(bound > 0, bound, 1)
+
+
+def _polynomial(site: Site, k: int, refresh: int, table: CoefficientTable) -> StepPolynomial:
+    """The set nearest to σ_k / σ₁ of W, looked at every `refresh` updates; kept in the site's memory."""
+    sigma = site.memory.get("sigma")
+    if sigma is None or site.step % refresh == 0:
+        relative = leading_singular(site.next_weight, k).relative_kth
+        sigma = site.memory["sigma"] = torch.tensor(relative, dtype=torch.float64)
+    return table.nearest(float(sigma))

@@ -1,0 +1,59 @@
+"""Options of the guess methods. Imports no torch: recipes and listings read them from here."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fgcli.extend.entry import Rank
+from fgcli.extend.options import GuessOptions
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class OrthogonalOptions(GuessOptions):
+    """Options of W̃⊥."""
+
+    k: Count | Rank = Field(
+        default=10,
+        description="Dimension of the guess space, or `rank` for the rank of each sample's upstream Jacobian.",
+    )
+    solver: Literal["ritz", "shared", "svd"] = Field(
+        default="ritz",
+        description="`ritz`: top-k Ritz vectors of each sample in the space tracked for W; `shared`: the top-k space "
+        "of W itself, masked sample by sample; `svd`: one SVD a sample, as in the paper, for small sizes.",
+    )
+    oversampling: Count = Field(
+        default=3, description="`ritz` tracks r = oversampling · k singular vectors of W, at most its rank."
+    )
+    power_steps: int = Field(
+        default=2, ge=0, description="`ritz`: block power steps per sample in the tracked space; 0 is `shared`."
+    )
+    refresh: Count = Field(
+        default=10, description="`ritz` and `shared`: parameter updates between two warm power steps on W."
+    )
+
+
+class OrthogonalBottomOptions(GuessOptions):
+    """Options of W̃⊥-bottom."""
+
+    k: Count = Field(default=10, description="Number of smallest singular values that span the guess space.")
+
+
+class NewtonSchulzOptions(GuessOptions):
+    """Options of W̃⊥-NS."""
+
+    k: Count = Field(default=10, description="Dimension of the guess space that the step polynomial aims at.")
+    solver: Literal["gram", "batched"] = Field(
+        default="gram",
+        description="`gram`: the iteration on r × r Gram matrices in the space tracked for W; `batched`: on one "
+        "matrix a sample, as in the paper, for small sizes.",
+    )
+    oversampling: Count = Field(
+        default=2, description="`gram` tracks r = oversampling · k singular vectors of W, at most its rank."
+    )
+    refresh: Count = Field(
+        default=50, description="Parameter updates between two computations of σ_k (and, for `gram`, power steps on W)."
+    )
+    coeffs: str | None = Field(
+        default=None, description="A table of coefficients from `fg fit-ns-coeffs`; default: the cached or shipped one."
+    )

@@ -1,0 +1,293 @@
+"""The recipe of a run: what a file and the flags say, checked against the schemas of what they name. Imports no torch.
+
+The order of precedence is flag, file, default. `k`, `width`, `depth` and `bias` stand at the top for convenience; each
+is the option of that name of the method or the model, and is None where that has no such option.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+
+import yaml
+from pydantic import Field, ValidationError
+
+from fgcli.errors import UsageError, unknown
+from fgcli.extend.entry import Entry, Rank
+from fgcli.extend.explain import Path, first_fault, shown
+from fgcli.extend.options import Options
+from fgcli.extend.registry import Registry
+from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
+
+Count = Annotated[int, Field(ge=1, lt=2**63)]
+OwnOptions = dict[str, Any]
+Section = Literal["method", "dataset", "model", "optimizer"]
+
+
+class Recipe(Options):
+    """A run, resolved: every option has its value. Equal recipes are the same run."""
+
+    method: str = Field(default="wt", description="Guess method or estimator.")
+    options: OwnOptions = Field(default={}, description="The method's own options.")
+    k: Count | Rank | None = Field(default=None, description="Dimension of the guess space, or `rank`.")
+    dataset: str = Field(default="mnist1d", description="Dataset.")
+    dataset_options: OwnOptions = Field(default={}, description="The dataset's own options.")
+    model: str = Field(default="mlp", description="Model.")
+    model_options: OwnOptions = Field(default={}, description="The model's own options.")
+    width: Count | None = Field(default=None, description="Units of every hidden layer.")
+    depth: Count | None = Field(default=None, description="Number of hidden layers.")
+    bias: bool | None = Field(default=None, description="Give every layer a bias.")
+    epochs: Count = Field(default=300, description="Passes over the training set.")
+    max_steps: Count | None = Field(default=None, description="Stop after this many updates.")
+    batch_size: Count = Field(default=512, description="Samples per update.")
+    optimizer: str = Field(default="adamw", description="Optimiser.")
+    optimizer_options: OwnOptions = Field(default={}, description="The optimiser's own options.")
+    lr: float = Field(default=1e-4, gt=0, description="Learning rate.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Names the run: data order, initialisation, guesses.")
+    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
+    threads: Count | None = Field(default=None, description="CPU threads of torch; by default torch's choice.")
+    eval_every: Count = Field(default=10, description="Epochs between two evaluations.")
+
+
+class _Part(NamedTuple):
+    """Where a section's options stand in a recipe."""
+
+    options: str
+    shortcuts: tuple[str, ...] = ()
+
+
+_PARTS: dict[Section, _Part] = {
+    "method": _Part("options", ("k",)),
+    "dataset": _Part("dataset_options"),
+    "model": _Part("model_options", ("width", "depth", "bias")),
+    "optimizer": _Part("optimizer_options"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recipe file as read: plain data and the place of each value and key in it."""
+
+    name: str
+    data: Mapping[str, object]
+    values: Mapping[Path, Position] = field(default_factory=dict)
+    keys: Mapping[Path, Position] = field(default_factory=dict)
+
+
+class _Given(NamedTuple):
+    """A value that somebody gave, and the place that messages about it begin with."""
+
+    value: object
+    path: Path
+    source: Source | None  # None: a flag
+
+    def place(self, rest: Path = (), *, key: bool = False) -> str:
+        """file:line:column, or the flag."""
+        path = (*self.path, *rest)
+        if self.source is None:
+            return _flag(path)
+        positions = self.source.keys if key else self.source.values
+        while path and path not in positions:  # what is missing stands nowhere: point at what lacks it
+            path = path[:-1]
+        return f"{self.source.name}:{positions[path].line}:{positions[path].column}" if path else self.source.name
+
+    def called(self, rest: Path = ()) -> str:
+        """The beginning of a sentence about the value: "recipe.yaml:3:9: epochs" or "--epochs"."""
+        path = (*self.path, *rest)
+        return _flag(path) if self.source is None else f"{self.place(rest)}: {_dotted(path)}"
+
+
+@dataclass
+class _Layer:
+    """What one source gives: single values, and the options of each section with the shortcuts among them."""
+
+    top: dict[str, _Given]
+    options: dict[Section, dict[str, _Given]]
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Source:
+    """Read a recipe file. UsageError "file:line:column: ..." for one that is no mapping of names to values."""
+    name = os.fspath(path)
+    document = read_yaml(read_text(path), name)
+    if not isinstance(document.data, dict):
+        what = "is empty" if document.data is None else f"holds {shown(document.data)}"
+        raise UsageError(f"{name}:1:1: the file {what}; a recipe is a mapping such as 'method: wt'")
+    return Source(name, document.data, document.values, document.keys)
+
+
+def parse_assignments(assignments: Iterable[str], flag: str = "--option") -> dict[str, object]:
+    """`["key=value", ...]` to a mapping, the values typed as unquoted YAML 1.2 scalars."""
+    parsed: dict[str, object] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not key or not equals:
+            raise UsageError(f"{flag} is {shown(assignment)}; it must be key=value")
+        if key in parsed:
+            raise UsageError(f"{flag} {key} is given twice; give it once")
+        try:
+            parsed[key] = scalar(text.strip())
+        except ValueError as error:
+            raise UsageError(f"{flag} {key} is {error}") from error
+    return parsed
+
+
+def resolve(source: Source | None, overrides: Mapping[str, object], registry: Registry) -> Recipe:
+    """The recipe that a file and the flags over it make, with every default filled in.
+
+    `overrides` is keyed as the recipe; None means "not given"; mappings of options merge key by key. Every fault is a
+    UsageError that names file:line:column, or the flag.
+    """
+    layers = [_layer(source.data, source)] if source else []
+    layers.append(_layer({key: value for key, value in overrides.items() if value is not None}, None))
+    top = {key: given for layer in layers for key, given in layer.top.items()}
+    data = {key: given.value for key, given in top.items()}
+    givens = dict(top)
+    for section, part in _PARTS.items():
+        own = {key: given for layer in layers for key, given in layer.options[section].items()}
+        entry = _entry(section, top.get(section), registry)
+        values = _checked(f"{section} {entry.name}", entry, own).model_dump(mode="json")
+        for name in part.shortcuts:
+            data[name] = values.get(name)
+        # None at the top says "the default", so an option that really is None stays with the options.
+        data[part.options] = {k: v for k, v in values.items() if k not in part.shortcuts or v is None}
+        givens.update({name: given for name, given in own.items() if name in part.shortcuts})
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        _refuse("the recipe", error, data, givens)
+    _refuse_k_above_width(recipe, givens)
+    return recipe
+
+
+def section_options(recipe: Recipe, section: Section, registry: Registry) -> Options:
+    """The option object that the section's target is called with: its options and shortcuts, as its schema has them."""
+    part = _PARTS[section]
+    entry = _find(section, getattr(recipe, section), registry, where="")
+    shortcuts = {name: getattr(recipe, name) for name in part.shortcuts if name in entry.options.model_fields}
+    return entry.options.model_validate(getattr(recipe, part.options) | shortcuts)
+
+
+def dump(recipe: Recipe) -> str:
+    """YAML that `read_recipe` and `resolve` turn into an equal recipe; keys in the order of `Recipe`."""
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.2 would read as something else; PyYAML's own rules are those of 1.1."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if _is_plain(text) else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        return text.isprintable() and scalar(text) == text
+    except ValueError:
+        return False
+
+
+def _layer(data: Mapping[str, object], source: Source | None) -> _Layer:
+    for key in data:
+        if key not in Recipe.model_fields:
+            raise unknown("recipe key", key, Recipe.model_fields, where=_Given(None, (key,), source).place(key=True))
+    top = {key: _Given(value, (key,), source) for key, value in data.items()}
+    options: dict[Section, dict[str, _Given]] = {s: _options(top, part) for s, part in _PARTS.items()}
+    return _Layer(top, options)
+
+
+def _options(top: dict[str, _Given], part: _Part) -> dict[str, _Given]:
+    """Take a section's options and shortcuts out of `top`."""
+    block = top.pop(part.options, None)
+    options: dict[str, _Given] = {}
+    if block is not None and block.value is not None:
+        if not isinstance(block.value, Mapping):
+            allowed = "it must be a mapping of option names to values"
+            raise UsageError(f"{block.called()} is {shown(block.value)}; {allowed}")
+        options = {key: _Given(value, (*block.path, key), block.source) for key, value in block.value.items()}
+    for name in part.shortcuts:
+        shortcut = top.pop(name, None)
+        if shortcut is None or shortcut.value is None:
+            continue
+        if name in options:
+            raise UsageError(f"{shortcut.called()} and {_name(options[name])} say the same; give one of them")
+        options[name] = shortcut
+    return options
+
+
+def _entry(section: Section, given: _Given | None, registry: Registry) -> Entry:
+    if given is None:
+        return _find(section, Recipe.model_fields[section].default, registry, where="")
+    if not isinstance(given.value, str):
+        raise UsageError(f"{given.called()} is {shown(given.value)}; it must be the name of a {section}")
+    return _find(section, given.value, registry, where=given.place())
+
+
+def _find(section: Section, name: str, registry: Registry, where: str) -> Entry:
+    return registry.method(name, where=where)[1] if section == "method" else registry.entry(section, name, where=where)
+
+
+def _checked(owner: str, entry: Entry, own: dict[str, _Given]) -> Options:
+    """The options of `entry` with the defaults filled in."""
+    known = entry.options.model_fields
+    for name, given in own.items():
+        if name not in known and len(given.path) == 1:  # a shortcut: not misspelt, but given to the wrong owner
+            options = f"its options: {', '.join(sorted(known))}" if known else "it has none"
+            raise UsageError(f"{given.called()} is given, but {owner} has no option {name}; {options}")
+        if name not in known:
+            raise unknown(f"option of {owner}", name, known, where=given.place(key=True))
+    data = {name: given.value for name, given in own.items()}
+    try:
+        return entry.options.model_validate(data)
+    except ValidationError as error:
+        _refuse(owner, error, data, own)
+    except Exception as error:  # a schema's validator that raises something else
+        raise UsageError(f"{owner}: checking its options failed: {type(error).__name__}: {error}") from error
+
+
+def _refuse(owner: str, error: ValidationError, data: Mapping[str, object], givens: Mapping[str, _Given]) -> NoReturn:
+    path, sentence = first_fault(error, data)
+    given = givens.get(str(path[0])) if path else None
+    if given:
+        raise UsageError(f"{given.called(path[1:])} {sentence}") from error
+    if path:
+        raise UsageError(f"option {_dotted(path)} of {owner} {sentence}") from error
+    # A check of several options together: the place is that of the first, where all are from the file.
+    places = [given.place() for given in givens.values() if given.source]
+    prefix = f"{places[0]}: " if places and len(places) == len(givens) else ""
+    raise UsageError(f"{prefix}{owner}: {sentence}") from error
+
+
+def _refuse_k_above_width(recipe: Recipe, givens: Mapping[str, _Given]) -> None:
+    k, width = recipe.k, recipe.width
+    if not isinstance(k, int) or width is None or k <= width:
+        return
+    if given := givens.get("k"):
+        raise UsageError(f"{given.called()} is {k}; it must be at most the width, {width}")
+    narrow = givens["width"].called() if "width" in givens else "width"
+    raise UsageError(f"{narrow} is {width}, below k, which is {k} by default; set k to at most {width}")
+
+
+def _name(given: _Given) -> str:
+    return _flag(given.path) if given.source is None else _dotted(given.path)
+
+
+def _dotted(path: Path) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def _flag(path: Path) -> str:
+    """The flag that gives the value at `path`. What has no flag (a grid may override it) is named as in a file."""
+    first, *rest = path
+    if first == "options":
+        return f"--option {_dotted(tuple(rest))}".strip()
+    if first in {part.options for part in _PARTS.values()}:
+        return _dotted(path)
+    flag = "--bias/--no-bias" if first == "bias" else f"--{first}".replace("_", "-")
+    return flag + _dotted(tuple(rest))

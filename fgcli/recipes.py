@@ -1,0 +1,31 @@
+"""The recipes that ship with fg: in recipes/ beside the package in a checkout, inside the package in a wheel."""
+
+from pathlib import Path
+
+from fgcli.errors import unknown
+
+_PACKAGE = Path(__file__).parent
+
+
+def folder() -> Path:
+    """Where the shipped recipes lie."""
+    installed = _PACKAGE / "_recipes"
+    return installed if installed.is_dir() else _PACKAGE.parent / "recipes"
+
+
+def names() -> list[str]:
+    """The names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def find(name_or_path: str) -> Path:
+    """The file of a recipe: a path, or the name of a shipped one. UsageError for what is neither.
+
+    What looks like a path (it has a separator or a suffix) is one, whether or not it exists: reading it tells.
+    """
+    path = Path(name_or_path)
+    if path.is_file() or len(path.parts) != 1 or path.suffix:
+        return path
+    if name_or_path not in names():
+        raise unknown("recipe", name_or_path, names(), where="--recipe")
+    return folder() / f"{name_or_path}.yaml"

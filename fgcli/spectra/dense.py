@@ -1,0 +1,19 @@
+"""Singular subspaces of a batch of dense matrices: the paper's literal way, and the oracle of the fast ones."""
+
+import torch
+from torch import Tensor
+
+
+def right_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Reduced SVD: V [batch, n, min(m, n)] and the numerical rank [batch] of matrices [batch, m, n].
+
+    Singular values descend. The rank counts those above max(m, n) · eps · σ₁ in the precision of the input. Computed in
+    float64, where repeated zeros do not break the batched solver as they do in float32, and on the CPU where the
+    device has no float64 (MPS). V has the input's dtype and device.
+    """
+    _, n, m = matrices.shape[0], matrices.shape[2], matrices.shape[1]
+    device = torch.device("cpu") if matrices.device.type == "mps" else matrices.device
+    _, values, vh = torch.linalg.svd(matrices.to(device, torch.float64), full_matrices=False)
+    threshold = max(m, n) * torch.finfo(matrices.dtype).eps * values[:, :1]
+    rank = (values > threshold).sum(1)
+    return vh.mT.to(matrices), rank.to(matrices.device)

@@ -1,0 +1,62 @@
+"""The spectral norm and the k-th singular value, by the implicitly restarted Lanczos method (Calvetti et al., 1994)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import svds
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LeadingSingular:
+    """The largest singular values of a matrix, in descending order: a float64 vector on the CPU, never empty."""
+
+    values: Tensor
+
+    @property
+    def spectral_norm(self) -> float:
+        return float(self.values[0])
+
+    @property
+    def kth(self) -> float:
+        """σ_k, or the smallest singular value where the matrix has fewer than k."""
+        return float(self.values[-1])
+
+    @property
+    def relative_kth(self) -> float:
+        """σ_k / σ_1, where the step belongs once the matrix has unit spectral norm; 0 for the zero matrix."""
+        return self.kth / self.spectral_norm if self.spectral_norm > 0 else 0.0
+
+
+def leading_singular(weight: Tensor, k: int) -> LeadingSingular:
+    """The min(k, m, n) largest singular values of weight [m, n], computed in float64 on the CPU.
+
+    Exact to rounding where σ_k is a fair part of σ_1; one below 1e-8 σ_1 is lost in rounding, since the iteration
+    is on WᵀW. The start vector is fixed, so the same matrix gives the same bits. Raises ValueError for k below 1,
+    a matrix that is empty or not two-dimensional, and values that are not finite.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; it must be at least 1")
+    if weight.dim() != 2 or weight.numel() == 0:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; it must be a matrix that is not empty")
+    matrix = weight.detach().cpu().double()  # in this order: MPS has no float64
+    if not torch.isfinite(matrix).all():
+        raise ValueError("weight holds values that are not finite")
+    scale = float(matrix.abs().max())
+    if scale == 0.0:
+        return LeadingSingular(torch.zeros(min(k, *matrix.shape), dtype=torch.float64))
+    # Scaled, because ARPACK works on AᵀA, whose entries would under- or overflow for extreme weights.
+    return LeadingSingular(_largest(matrix / scale, k) * scale)
+
+
+def _largest(matrix: Tensor, k: int) -> Tensor:
+    smallest = min(matrix.shape)
+    # 4k Lanczos vectors instead of ARPACK's 2k + 1: a quarter less time at 2,048, the same below 1,024.
+    basis = max(4 * k, 20)
+    if basis >= smallest:  # nothing left to gain from a subspace, and ARPACK refuses k = smallest
+        return torch.linalg.svdvals(matrix)[:k]
+    # Fixed, so that the same matrix gives the same bits; random, so that no singular vector is orthogonal to it.
+    start = np.random.default_rng(0).standard_normal(smallest)
+    values = svds(matrix.numpy(), k=k, v0=start, ncv=basis, solver="arpack", return_singular_vectors=False)
+    return torch.from_numpy(np.sort(np.asarray(values))[::-1].copy())

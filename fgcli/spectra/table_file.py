@@ -1,0 +1,236 @@
+"""Coefficient tables as files: strict JSON with a checksum, in the user's cache folder, the package, or anywhere.
+
+In the cache folder `newton-schulz.json` is the table that W̃⊥-NS uses; the tables of all fits, named by their
+options, lie beside it.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from fgcli.errors import UsageError
+from fgcli.spectra.coefficients import CoefficientTable, FitOptions, StepFit, instability, measure
+from fgcli.spectra.step_polynomial import StepPolynomial
+
+FORMAT = "fg newton-schulz coefficients"
+SCHEMA_VERSION = 1
+SIZE_LIMIT = 2**20  # bytes
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Step(_Strict):
+    sigma: FiniteFloat
+    coefficients: list[list[FiniteFloat]]
+    error: FiniteFloat
+    mean_error: FiniteFloat
+    margin: FiniteFloat
+
+
+class _Fit(_Strict):
+    """The rest of the options of the fit."""
+
+    per_iteration: bool
+    seed: int
+    restarts: int
+    steps: int
+
+
+class _File(_Strict):
+    format: Literal["fg newton-schulz coefficients"]
+    schema_version: int
+    degree: int
+    applications: int
+    fit: _Fit
+    table: list[_Step]
+    checksum: str
+
+
+def to_json(table: CoefficientTable) -> str:
+    """The file's text. Equal tables give equal text."""
+    options = dataclasses.asdict(table.options)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "degree": options["degree"],
+        "applications": options["applications"],
+        "fit": {name: options[name] for name in _Fit.model_fields},
+        "table": [
+            {
+                "sigma": fit.sigma,
+                "coefficients": fit.polynomial.coefficients,
+                "error": fit.error,
+                "mean_error": fit.mean_error,
+                "margin": fit.margin,
+            }
+            for fit in table.fits
+        ],
+    }
+    return json.dumps(content | {"checksum": _checksum(content)}, indent=2, allow_nan=False) + "\n"
+
+
+def parse_table(data: bytes, name: str) -> CoefficientTable:
+    """The table in a file's bytes; UsageError that starts with `name` and says why it is refused.
+
+    Refused: what is no table of fg, is newer than this fg, was changed or damaged, has polynomials that are
+    unstable (`coefficients.instability`), or states errors that its polynomials do not have.
+    """
+    try:
+        return _checked_table(_strict_json(data))
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"{name} is refused: {error}") from None
+
+
+def read_table(path: Path) -> CoefficientTable:
+    """The table in a file. UsageError as `parse_table`, also for a file that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(SIZE_LIMIT + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read the coefficient table {path}: {error.strerror}") from None
+    return parse_table(data, f"the coefficient table {path}")
+
+
+def write_table(table: CoefficientTable, path: Path) -> None:
+    """Write atomically: after a kill at any moment the path holds the old content or the new. OSError if it fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(to_json(table).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@cache
+def shipped_table() -> CoefficientTable:
+    """The table in the package: σ = 0.1 … 0.9, degree 7, N = 5, one polynomial for all applications."""
+    resource = importlib.resources.files("fgcli.spectra").joinpath("newton_schulz.json")
+    return parse_table(resource.read_bytes(), "the coefficient table shipped with fg")
+
+
+def find_table(named: str | os.PathLike[str] | None = None) -> CoefficientTable:
+    """The table to use: the named file, else the one in the user's cache folder, else the shipped one.
+
+    A file that is there and refused is a UsageError, never passed over silently.
+    """
+    if named is not None:
+        return read_table(Path(named))
+    path = active_path()
+    if not path.exists():
+        return shipped_table()
+    try:
+        return read_table(path)
+    except UsageError as error:
+        raise UsageError(f"{error}; delete it, or write a new one with `fg fit-ns-coeffs`") from None
+
+
+def cache_folder() -> Path:
+    """`$FG_CACHE_DIR`, or the cache folder that the operating system gives to `fg`."""
+    return Path(os.environ.get("FG_CACHE_DIR") or platformdirs.user_cache_dir("fg"))
+
+
+def active_path() -> Path:
+    """Where the user's table lies that W̃⊥-NS uses."""
+    return cache_folder() / "newton-schulz.json"
+
+
+def cached_path(options: FitOptions) -> Path:
+    """Where the table fitted with these options is kept."""
+    digest = hashlib.sha256(_canonical(dataclasses.asdict(options))).hexdigest()
+    return cache_folder() / f"newton-schulz-{digest[:16]}.json"
+
+
+def _canonical(content: object) -> bytes:
+    """The bytes of JSON that depend on the values alone, not on layout or the order of keys."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return "sha256:" + hashlib.sha256(_canonical(content)).hexdigest()
+
+
+def _strict_json(data: bytes) -> Any:
+    """ValueError for what is too large, not JSON, or JSON that only Python accepts (NaN, two equal keys)."""
+
+    def refuse_constant(token: str) -> Any:
+        raise ValueError(f"{token} is not JSON")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            raise ValueError("a key appears twice")
+        return content
+
+    if len(data) > SIZE_LIMIT:
+        raise ValueError(f"it is larger than {SIZE_LIMIT} bytes")
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is not strict JSON ({error})") from None
+
+
+def _checked_table(content: Any) -> CoefficientTable:
+    """ValueError or UsageError with the reason for what must not be used."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f'it is not a table of `fg fit-ns-coeffs` (no "format": "{FORMAT}")')
+    version = content.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"its schema version is {version!r}; it must be {SCHEMA_VERSION}")
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"its schema version {version} is newer than this fg's, {SCHEMA_VERSION}; update fg")
+    try:
+        total = _checksum({key: value for key, value in content.items() if key != "checksum"})
+    except ValueError:  # a number beyond the range of a double, read as infinity
+        raise ValueError("it holds a number that is not finite") from None
+    if content.get("checksum") != total:
+        raise ValueError("its checksum does not match its content; it was changed or damaged")
+    try:
+        file = _File.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}") from None
+    options = FitOptions(
+        degree=file.degree,
+        applications=file.applications,
+        sigmas=tuple(step.sigma for step in file.table),
+        **file.fit.model_dump(),
+    )
+    if [step.sigma for step in file.table] != list(options.sigmas):
+        raise ValueError("its σ are not in ascending order, each once")
+    return CoefficientTable(options, tuple(_checked_fit(step, options) for step in file.table))
+
+
+def _checked_fit(step: _Step, options: FitOptions) -> StepFit:
+    polynomial = StepPolynomial(tuple(map(tuple, step.coefficients)), options.applications)
+    rows = options.applications if options.per_iteration else 1
+    if polynomial.degree != options.degree or len(polynomial.coefficients) != rows:
+        raise ValueError(
+            f"σ {step.sigma:g}: {len(step.coefficients)} polynomials of degree {polynomial.degree} "
+            f"where {rows} of degree {options.degree} belong"
+        )
+    if reason := instability(polynomial):
+        raise ValueError(f"σ {step.sigma:g}: the polynomial is unstable, {reason}")
+    error, mean_error = measure(polynomial, step.sigma)
+    if abs(error - step.error) > 1e-6 or abs(mean_error - step.mean_error) > 1e-6:
+        raise ValueError(
+            f"σ {step.sigma:g}: the stated errors {step.error:g} and {step.mean_error:g} are not those of the "
+            f"polynomial, {error:g} and {mean_error:g}"
+        )
+    return StepFit(step.sigma, polynomial, error, mean_error, step.margin)

@@ -1,0 +1,50 @@
+"""The leading singular subspace of one matrix that changes slowly, followed by warm power steps."""
+
+import torch
+from torch import Tensor
+
+COLD_STEPS = 8
+
+
+def leading_left_vectors(matrix: Tensor, r: int, start: Tensor | None = None) -> Tensor:
+    """Q [m, r] with orthonormal columns, near the r leading left singular vectors of matrix [m, n], in their order.
+
+    From `start` (an earlier Q) one block power step with Rayleigh–Ritz; without it COLD_STEPS from a fixed random
+    block. r is capped at min(m, n); with r = m the space is whole and exact. RᵀR for R = matrixᵀQ is diagonal,
+    descending: its entries are the Ritz values, below the true σ² by what the power steps have not yet found.
+    """
+    r = min(r, *matrix.shape)
+    steps = 1 if start is not None else COLD_STEPS
+    if start is None:
+        generator = torch.Generator().manual_seed(0)
+        start = torch.randn(matrix.shape[0], r, generator=generator, dtype=torch.float64).to(matrix)
+    q = start
+    for _ in range(steps):
+        q = _orthonormal(matrix @ (matrix.T @ q))
+    image = matrix.T @ q
+    device = torch.device("cpu") if matrix.device.type == "mps" else matrix.device
+    _, rotation = torch.linalg.eigh((image.T @ image).to(device, torch.float64))
+    return q @ rotation.flip(1).to(q)
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    """Columns [m, r] made orthonormal; on the CPU where the device has no QR (MPS)."""
+    if columns.device.type == "mps":
+        return torch.linalg.qr(columns.cpu()).Q.to(columns)
+    return torch.linalg.qr(columns).Q
+
+
+def has_full_column_rank(matrix: Tensor) -> bool:
+    """Whether the columns of matrix [m, n] are independent to working precision.
+
+    Cholesky of the Gram matrix in float64: a pivot of (max(m, n) eps)² of the largest diagonal entry counts as zero.
+    """
+    m, n = matrix.shape
+    if n > m:
+        return False
+    wide = matrix.detach().cpu().double() if matrix.device.type == "mps" else matrix.double()
+    gram = wide.T @ wide
+    factor, info = torch.linalg.cholesky_ex(gram)
+    smallest = factor.diagonal().square().amin()
+    threshold = max((max(m, n) * torch.finfo(matrix.dtype).eps) ** 2, 64 * n * torch.finfo(torch.float64).eps)
+    return bool((info == 0) & (smallest > threshold * gram.diagonal().amax()))

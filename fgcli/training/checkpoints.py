@@ -1,0 +1,159 @@
+"""Checkpoints that are whole or not there: a safetensors file, and a JSON manifest with its sha256 written last.
+
+A checkpoint counts once its manifest has its name; a kill before that leaves a tensor file that nobody reads. Every
+byte of both files is under a checksum, so a damaged checkpoint is noticed and the one before it is used. Nothing is
+ever unpickled.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from fgcli.errors import RunError
+from fgcli.training.files import put_in_place, read_json, temporary_name, to_json, write_atomically
+
+SCHEMA = 1
+KEPT = 2  # the newest two: should the last be damaged, there is one before it
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on after `step` updates: tensors by name, and plain JSON data."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    data: dict[str, Any]
+
+
+class Damaged(Exception):
+    """Why a checkpoint cannot be used; names the file."""
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The checkpoints of one run. `recipe` is any text that names what is trained: those of another are refused."""
+
+    folder: Path
+    recipe: str
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint and drop all but the newest two. RunError when it cannot be written."""
+        tensor_file, manifest_file = self._files(checkpoint.step)
+        temporary = temporary_name(tensor_file)
+        try:
+            # One of the same step, should there be a damaged one, must not vouch for the new tensors.
+            manifest_file.unlink(missing_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(_savable(checkpoint.tensors), temporary)
+            temporary.chmod(mode)  # safetensors makes files that their owner alone can read
+            sha256, size = _digest(temporary)
+            put_in_place(temporary, tensor_file)
+            manifest = {
+                "schema": SCHEMA,
+                "step": checkpoint.step,
+                "recipe_sha256": _sha256(self.recipe),
+                "tensors": {"file": tensor_file.name, "bytes": size, "sha256": sha256},
+                "data": checkpoint.data,
+            }
+            manifest["sha256"] = _sha256(to_json(manifest))
+            write_atomically(manifest_file, to_json(manifest) + "\n")
+        except (OSError, SafetensorError, ValueError) as error:
+            temporary.unlink(missing_ok=True)
+            raise RunError(f"cannot write the checkpoint {tensor_file}: {error}") from error
+        self._prune(checkpoint.step)
+
+    def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """The newest usable checkpoint, and what is wrong with each newer one; None when none was ever completed.
+
+        RunError when there are checkpoints and all are damaged: a run never restarts silently.
+        """
+        complaints: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                return self._read(step), complaints
+            except Damaged as damage:
+                complaints.append(str(damage))
+        if complaints:
+            raise RunError(f"no usable checkpoint in {self.folder}: {'; '.join(complaints)}")
+        return None, []
+
+    def steps(self) -> list[int]:
+        """The steps of all completed checkpoints, the oldest first."""
+        found = (re.fullmatch(r"step-(\d{10,})\.json", path.name) for path in self.folder.glob("step-*.json"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def _files(self, step: int) -> tuple[Path, Path]:
+        stem = f"step-{step:010d}"
+        return self.folder / f"{stem}.safetensors", self.folder / f"{stem}.json"
+
+    def _read(self, step: int) -> Checkpoint:
+        tensor_file, manifest_file = self._files(step)
+        manifest = _read_manifest(manifest_file, step)
+        if manifest["recipe_sha256"] != _sha256(self.recipe):
+            raise Damaged(f"{manifest_file}: was written under another recipe than the run's recipe.yaml of today")
+        try:
+            # What was checked is what is loaded: the file is read once.
+            content = tensor_file.read_bytes()
+            if hashlib.sha256(content).hexdigest() != manifest["tensors"]["sha256"]:
+                raise Damaged(
+                    f"{tensor_file}: damaged, its {len(content)} bytes do not match the sha256 of the "
+                    f"{manifest['tensors']['bytes']} bytes written"
+                )
+            return Checkpoint(step, load(content), manifest["data"])
+        except (OSError, SafetensorError) as error:
+            raise Damaged(f"{tensor_file}: cannot be read ({error})") from error
+
+    def _prune(self, newest: int) -> None:
+        """Keep the newest two up to `newest`; later ones are of a future that was given up for being damaged."""
+        kept = [step for step in self.steps() if step <= newest][-KEPT:]
+        kept_names = {path.name for step in kept for path in self._files(step)}
+        ours = [path for path in self.folder.iterdir() if re.match(r"\.?step-\d+\.", path.name)]
+        # The manifest goes first, as a checkpoint counts by it.
+        for path in sorted(ours, key=lambda path: path.suffix != ".json"):
+            if path.name not in kept_names:
+                path.unlink(missing_ok=True)
+
+
+def _read_manifest(path: Path, step: int) -> dict[str, Any]:
+    try:
+        manifest = read_json(path)
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path}: cannot be read ({error})") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("schema"), int):
+        raise Damaged(f"{path}: is no manifest of a checkpoint")
+    if manifest["schema"] > SCHEMA:
+        raise Damaged(f"{path}: has schema {manifest['schema']}, this fg reads {SCHEMA}; use a newer fg")
+    sha256 = manifest.pop("sha256", None)
+    if sha256 != _sha256(to_json(manifest)) or manifest.get("step") != step:
+        raise Damaged(f"{path}: damaged, it does not match its own sha256")
+    return manifest
+
+
+def _savable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and no two of one storage, as safetensors asks."""
+    storages: set[int] = set()
+    savable: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().to("cpu").contiguous()
+        if tensor.untyped_storage().data_ptr() in storages:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        storages.add(tensor.untyped_storage().data_ptr())
+        savable[name] = tensor
+    return savable
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

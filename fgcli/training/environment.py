@@ -1,0 +1,49 @@
+"""Where a run took place: versions, device, threads, and the commit of fg's source."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from fgcli import __version__
+from fgcli.devices import describe
+
+PACKAGES = ("torch", "numpy", "scipy", "safetensors", "pydantic", "mnist1d", "scikit-learn")
+
+
+def describe_environment(device: torch.device) -> dict[str, object]:
+    """The content of environment.json."""
+    return {
+        "fg": __version__,
+        "git_commit": _commit(Path(__file__).parents[2]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: _version(name) for name in PACKAGES},
+        "cuda": torch.version.cuda,
+        "device": str(device),
+        "device_name": describe(device),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit(root: Path) -> str | None:
+    """The commit of fg's checkout, with "-dirty" after it where files differ; None for an installed fg."""
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,64 @@
+"""Writing that a kill cannot tear, and strict JSON. Imports no torch."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+JSON_LIMIT = 64 * 2**20  # bytes; the largest JSON file of ours that is read
+
+
+def to_json(value: object) -> str:
+    """One line of strict JSON: no NaN or infinity (ValueError), floats that read back to the same bits."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def from_json(text: str) -> Any:
+    """The value of strict JSON; ValueError for NaN and infinity, which the standard library would accept."""
+
+    def refuse(token: str) -> Any:
+        raise ValueError(f"{token} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. OSError when it cannot be read, ValueError when it is not strict JSON."""
+    if path.stat().st_size > JSON_LIMIT:
+        raise ValueError(f"larger than {JSON_LIMIT} bytes")
+    return from_json(path.read_text(encoding="utf-8"))
+
+
+def sync_file(path: Path) -> None:
+    """Bring what was written to a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a finished temporary file to its name; afterwards the name holds the old or the new file, whole."""
+    sync_file(temporary)
+    os.replace(temporary, path)
+    sync_file(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file is written before it gets its name: hidden, in the same folder."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a kill at any moment, sees the old content or the new one, never a part."""
+    temporary = temporary_name(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        put_in_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

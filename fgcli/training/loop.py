@@ -1,0 +1,198 @@
+"""The training loop: epochs of batches, one estimate and one update a step. Knows no method's name."""
+
+import math
+from collections.abc import Iterator
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgcli.devices import peak_memory_bytes, synchronize
+from fgcli.errors import RunError
+from fgcli.gradient.estimator import Batch, Estimate
+from fgcli.training.assembly import Assembly, cross_entropy
+from fgcli.training.checkpoints import CheckpointStore
+from fgcli.training.reporter import Plan, Reporter
+from fgcli.training.run_directory import RunDirectory
+from fgcli.training.state import capture, restore
+from fgcli.training.step_times import StepTimes
+
+EVALUATION_BATCH = 1024
+RESULT_SCHEMA = 1
+
+
+class Training:
+    """One run, from its first step or from its newest checkpoint. Made once it is certain that it shall run."""
+
+    def __init__(self, assembly: Assembly, run: RunDirectory, reporter: Reporter) -> None:
+        self.assembly, self.run_directory, self.reporter = assembly, run, reporter
+        self.store = CheckpointStore(run.checkpoints, run.recipe_file.read_text(encoding="utf-8"))
+        self.parameters = dict(assembly.model.named_parameters())
+        self.step = 0  # updates done
+        self.times = StepTimes()
+        self.last_row: dict[str, Any] = {}
+        self._wall_before = 0.0  # seconds that earlier processes spent on this run
+        self._started = perf_counter()
+
+        recipe, samples = assembly.recipe, len(assembly.dataset.train_inputs)
+        self.steps_per_epoch = math.ceil(samples / recipe.batch_size)
+        all_steps = recipe.epochs * self.steps_per_epoch
+        self.total_steps = min(all_steps, recipe.max_steps or all_steps)
+
+    def resume(self) -> None:
+        """Take up the newest usable checkpoint, and drop the metrics rows that were written after it.
+
+        A run that was stopped before its first checkpoint begins again. RunError when all checkpoints are damaged.
+        """
+        checkpoint, complaints = self.store.load_newest()
+        for complaint in complaints:
+            self.reporter.warned(f"{complaint}; the checkpoint before it is used")
+        if checkpoint is None:
+            self.reporter.warned("the run was stopped before its first checkpoint; it begins again")
+        else:
+            self.step = checkpoint.step
+            self._wall_before, self.times = restore(self.assembly, checkpoint)
+        rows, torn = self.run_directory.rewind_metrics(self.step)
+        if torn:
+            self.reporter.warned(f"dropped the torn last line of {self.run_directory.metrics_file}")
+        self.last_row = rows[-1] if rows else {}
+
+    @torch.no_grad()
+    def run(self) -> dict[str, Any]:
+        """Train to the end; returns the content of result.json.
+
+        RunError when a loss or a directional derivative is not finite: before the update, so that the last
+        checkpoint is good.
+        """
+        self._started = perf_counter()
+        self.reporter.started(self._plan())
+        self.assembly.model.train()
+        for indices in self._batches():
+            loss = self._take_step(indices)
+            self.step += 1
+            self.reporter.stepped(self.step, loss)
+            if self._is_evaluation_due():
+                self._evaluate()
+                self.store.save(capture(self.assembly, self.step, self._wall(), self.times))
+        result = self._result()
+        self.run_directory.write_result(result)
+        return result
+
+    def _plan(self) -> Plan:
+        return Plan(
+            method=self.assembly.recipe.method,
+            run_dir=self.run_directory.path,
+            first_step=self.step,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            coverage=self.assembly.coverage,
+        )
+
+    def _batches(self) -> Iterator[Tensor]:
+        """The samples of each step still to be done. An epoch's order comes from its own stream: none is stored."""
+        samples, size = len(self.assembly.dataset.train_inputs), self.assembly.recipe.batch_size
+        while self.step < self.total_steps:
+            epoch, done = divmod(self.step, self.steps_per_epoch)
+            order = torch.randperm(samples, generator=self.assembly.streams.generator("data", epoch))
+            batches = order.to(self.assembly.device).split(size)[done:]
+            yield from batches[: self.total_steps - self.step]
+
+    def _take_step(self, indices: Tensor) -> float:
+        """One update; returns the batch's mean loss. Times the estimator and the optimiser, and nothing else."""
+        assembly, device = self.assembly, self.assembly.device
+        batch = Batch(assembly.dataset.train_inputs[indices], assembly.dataset.train_targets[indices])
+        rng = assembly.streams.at(self.step)
+
+        start = _now(device)
+        estimate = assembly.estimator.estimate(assembly.model, cross_entropy, batch, rng)
+        estimated = _now(device)
+        self._check_finite(estimate)
+        checked = _now(device)
+        for name, parameter in self.parameters.items():
+            parameter.grad = estimate.gradients.get(name)
+        assembly.optimizer.step()
+        self.times.add(1e3 * (_now(device) - checked + estimated - start))
+        # Fused optimisers do not count as a change of the parameter (torch 2.13), and an estimator may look at that
+        # count to see whether what it prepared still holds.
+        torch.autograd.graph.increment_version(self.parameters.values())
+        return estimate.losses.mean().item()
+
+    def _check_finite(self, estimate: Estimate) -> None:
+        for what, values in (("loss", estimate.losses), ("directional derivative", estimate.directional_derivative)):
+            if values is not None and not torch.isfinite(values).all():
+                self._stop(f"the {what} is not finite in step {self.step + 1}; stopped before the update")
+
+    def _stop(self, what: str) -> None:
+        saved = self.store.steps()
+        last = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
+        raise RunError(
+            f"{what} (seed {self.assembly.recipe.seed}, {self.run_directory.path}; {last}); a smaller --lr may help"
+        )
+
+    def _is_evaluation_due(self) -> bool:
+        every = self.assembly.recipe.eval_every * self.steps_per_epoch
+        return self.step % every == 0 or self.step == self.total_steps
+
+    def _evaluate(self) -> None:
+        """Write a metrics row. RunError, before anything is written, when a loss is not finite."""
+        dataset = self.assembly.dataset
+        self.assembly.model.eval()
+        train_loss, train_accuracy = self._measure(dataset.train_inputs, dataset.train_targets)
+        test_loss, test_accuracy = self._measure(dataset.test_inputs, dataset.test_targets)
+        self.assembly.model.train()
+        for split, loss in (("training", train_loss), ("test", test_loss)):
+            if not math.isfinite(loss):
+                self._stop(f"the {split} loss is not finite after step {self.step}")
+        self.last_row = {
+            "step": self.step,
+            "epoch": self.step / self.steps_per_epoch,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "wall_s": self._wall(),
+        }
+        self.run_directory.append_metrics(self.last_row)
+        self.reporter.evaluated(self.last_row)
+
+    def _measure(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
+        """Mean loss and accuracy over a whole split."""
+        loss, correct = 0.0, 0
+        for some_inputs, some_targets in zip(
+            inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True
+        ):
+            outputs = self.assembly.model(some_inputs)
+            loss += cross_entropy(outputs, some_targets).sum().item()
+            correct += int((outputs.argmax(dim=1) == some_targets).sum().item())
+        return loss / len(inputs), correct / len(inputs)
+
+    def _wall(self) -> float:
+        return self._wall_before + perf_counter() - self._started
+
+    def _result(self) -> dict[str, Any]:
+        recipe, coverage = self.assembly.recipe, self.assembly.coverage
+        lower, median, upper = self.times.quartiles()
+        row = self.last_row
+        return {
+            "schema": RESULT_SCHEMA,
+            **recipe.model_dump(mode="json"),
+            "steps": self.step,
+            "train_accuracy": row["train_accuracy"],
+            "test_accuracy": row["test_accuracy"],
+            "train_loss": row["train_loss"],
+            "test_loss": row["test_loss"],
+            "wall_s": self._wall(),
+            "step_ms_median": median,
+            "step_ms_quartiles": [lower, upper],
+            "peak_memory_bytes": peak_memory_bytes(self.assembly.device),
+            "sites": list(coverage.sites),
+            "perturbed": list(coverage.perturbed),
+            "frozen": list(coverage.frozen),
+            "run_dir": str(self.run_directory.path),
+        }
+
+
+def _now(device: torch.device) -> float:
+    synchronize(device)
+    return perf_counter()

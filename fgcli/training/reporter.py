@@ -1,0 +1,51 @@
+"""What the training loop tells while it works; how it is shown is the caller's choice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fgcli.gradient.estimator import Coverage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to be trained: the method's name, steps in all and already done, and where it is written."""
+
+    method: str
+    run_dir: Path
+    first_step: int
+    total_steps: int
+    steps_per_epoch: int
+    coverage: Coverage
+
+
+class Reporter(Protocol):
+    """Called by the loop, outside of what it times."""
+
+    def started(self, plan: Plan) -> None:
+        """Training begins, or goes on."""
+        ...
+
+    def stepped(self, step: int, loss: float) -> None:
+        """`step` updates are done; `loss` is the mean over the last batch, before its update."""
+        ...
+
+    def evaluated(self, row: dict[str, Any]) -> None:
+        """An evaluation's metrics row was written."""
+        ...
+
+    def warned(self, message: str) -> None:
+        """Something is amiss, and the run goes on."""
+        ...
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def started(self, plan: Plan) -> None: ...
+
+    def stepped(self, step: int, loss: float) -> None: ...
+
+    def evaluated(self, row: dict[str, Any]) -> None: ...
+
+    def warned(self, message: str) -> None: ...

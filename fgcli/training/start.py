@@ -1,0 +1,67 @@
+"""Beginning a run, and taking one up again: all checks first, then the run directory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fgcli.errors import UsageError
+from fgcli.extend.registry import Registry
+from fgcli.recipe import Recipe, Source, dump, read_recipe, resolve
+from fgcli.training import run_directory
+from fgcli.training.assembly import assemble, settle
+from fgcli.training.environment import describe_environment
+from fgcli.training.loop import Training
+from fgcli.training.reporter import Reporter
+
+_NAMES = ("method", "dataset", "model", "optimizer")
+
+
+def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter) -> Training:
+    """A new run in `out`, or in a fresh folder under ./runs. UsageError before anything is written."""
+    assembly = assemble(settle(recipe), registry)
+    run = run_directory.create(out, _label(recipe))
+    run.describe(dump(assembly.recipe), describe_environment(assembly.device))
+    return Training(assembly, run, reporter)
+
+
+def resume(
+    path: Path, source: Source | None, overrides: Mapping[str, object], registry: Registry, reporter: Reporter
+) -> Training:
+    """The unfinished run in `path`, at its newest checkpoint. A recipe file and flags may only say what it has.
+
+    UsageError when they say something else, or there is no run to resume; RunError when all checkpoints are damaged.
+    """
+    run = run_directory.open_unfinished(path)
+    of_run = read_recipe(run.recipe_file)
+    recipe = resolve(of_run, {}, registry)
+    for name in _NAMES:  # before their options are looked at, which are another schema's
+        given = overrides.get(name)
+        if given is not None:
+            _refuse_difference(path, name, getattr(recipe, name), given)
+    _refuse_other_recipe(path, recipe, resolve(source or of_run, overrides, registry))
+    training = Training(assemble(recipe, registry), run, reporter)
+    training.resume()
+    return training
+
+
+def _label(recipe: Recipe) -> str:
+    width = "" if recipe.width is None else f"-w{recipe.width}"
+    return f"{recipe.method}-{recipe.dataset}{width}-s{recipe.seed}"
+
+
+def _refuse_other_recipe(path: Path, recipe: Recipe, given: Recipe) -> None:
+    # What was left to the machine is what the run has.
+    device = recipe.device if given.device == "auto" else settle(given).device
+    given = given.model_copy(update={"device": device, "threads": given.threads or recipe.threads})
+    for key in Recipe.model_fields:
+        of_run, of_user = getattr(recipe, key), getattr(given, key)
+        if isinstance(of_run, dict) and of_run.keys() == of_user.keys():
+            for name, value in of_run.items():
+                _refuse_difference(path, f"{key}.{name}", value, of_user[name])
+        _refuse_difference(path, key, of_run, of_user)
+
+
+def _refuse_difference(path: Path, key: str, of_run: object, given: object) -> None:
+    if of_run != given:
+        raise UsageError(
+            f"--resume {path}: {key} is {given}, but the run's recipe has {of_run}; leave it out, or start a new run"
+        )

@@ -1,0 +1,45 @@
+"""One table of the registry: every method, with the options it is tested with and what it claims."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fgcli.extend.registry import load_registry
+from fgcli.gradient.estimator import Estimator
+from fgcli.gradient.forward_gradient import ForwardGradient
+
+
+@dataclass(frozen=True)
+class Claim:
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+    unbiased: bool = False
+    projector: bool = False
+    """The covariance is an orthogonal projector."""
+
+    @property
+    def name(self) -> str:
+        return "-".join([self.method, *(f"{key}={value}" for key, value in self.options.items())])
+
+    def estimator(self) -> Estimator:
+        kind, entry = load_registry().method(self.method)
+        options = entry.options(**self.options)
+        method = entry.load()(options)
+        return method if kind == "estimator" else ForwardGradient(method)
+
+    def forward_gradient(self) -> ForwardGradient:
+        estimator = self.estimator()
+        assert isinstance(estimator, ForwardGradient)
+        return estimator
+
+
+GUESSES = [
+    Claim("activation-perturbation", unbiased=True, projector=True),
+    Claim("activation-perturbation-relu", unbiased=True, projector=True),
+    Claim("wt"),
+    Claim("wperp", {"k": 3, "solver": "svd"}, projector=True),
+    Claim("wperp", {"k": "rank", "solver": "svd"}, unbiased=True, projector=True),
+    Claim("wperp-bottom", {"k": 3}, projector=True),
+    Claim("wpre", unbiased=True, projector=True),
+    Claim("wperp-ns", {"k": 3, "solver": "batched"}),
+]
+ESTIMATORS = [Claim("backprop", unbiased=True), Claim("weight-perturbation", unbiased=True)]

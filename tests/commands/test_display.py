@@ -1,0 +1,84 @@
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import FLAGS
+
+from fgcli.commands.display import Display, WarningsOnly, show_result
+from fgcli.gradient.estimator import Coverage
+from fgcli.training.reporter import Plan
+
+RESULT = {
+    "method": "wt", "dataset": "mnist1d", "width": 8, "depth": None, "k": None, "seed": 3, "steps": 12,
+    "train_accuracy": 0.51239, "test_accuracy": 0.4, "train_loss": 1.25, "test_loss": 1.5, "wall_s": 61.25,
+    "step_ms_median": 2.5, "step_ms_quartiles": [2.25, 2.75], "peak_memory_bytes": 3 * 2**20, "device": "cpu",
+    "threads": 1, "run_dir": "runs/[bold]" + "x" * 100, "perturbed": ["norm.weight", "norm.bias"], "frozen": [],
+}  # fmt: skip
+COVERAGE = Coverage(("hidden1",), ("norm.weight",), ("scale",))
+
+
+def test_table_has_the_numbers(capsys):
+    show_result(RESULT)
+    shown = capsys.readouterr().out
+    for text in ("wt on mnist1d, width 8, seed 3", "0.5124", "0.4000", "1.2500", "61.2 s", "3 MiB"):
+        assert text in shown
+    assert "2.50 ms median, quartiles 2.25 to 2.75" in shown
+    assert "trained by weight perturbation  norm.weight, norm.bias" in shown
+    assert "frozen" not in shown
+    assert shown.splitlines()[-1] == f"run directory  {RESULT['run_dir']}", "whole on one line, nothing read as markup"
+
+
+def test_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    show_result(RESULT)
+    assert RESULT["run_dir"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("to_stderr", [True, False])
+def test_uncovered_parameters_are_told_at_the_start(capsys, to_stderr):
+    with Display(to_stderr=to_stderr) as display:
+        display.started(Plan("<script>[red]", Path("run"), 6, 12, 3, COVERAGE))
+    captured = capsys.readouterr()
+    shown, other = (captured.err, captured.out) if to_stderr else (captured.out, captured.err)
+    assert shown.splitlines() == [
+        "<script>[red]: 12 steps, 3 an epoch, in run",
+        "goes on after step 6",
+        "trained by weight perturbation: norm.weight",
+        "frozen, not trained: scale",
+    ]
+    assert other == ""
+
+
+@pytest.mark.parametrize("make", [WarningsOnly, lambda: Display(to_stderr=False)])
+def test_warnings_go_to_stderr(capsys, make):
+    with make() as reporter:
+        reporter.warned("a checkpoint is damaged")
+    assert capsys.readouterr() == ("", "fg: warning: a checkpoint is damaged\n")
+
+
+def test_bar_on_a_terminal(tmp_path):
+    """A real pseudo-terminal: the bar is drawn, with loss and accuracy, and the table after it."""
+    controller, terminal = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "fgcli.app", "train", *FLAGS, "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                part = os.read(controller, 4096)
+            except OSError:  # Linux's end of a pseudo-terminal
+                break
+            if not part:
+                break
+            shown += part
+    os.close(controller)
+    text = shown.decode()
+    assert process.returncode == 0, text
+    assert "\x1b[" in text
+    assert "run directory" in text
+    for part in ("12/12", "loss ", "accuracy "):
+        assert part in text

@@ -1,0 +1,286 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import FLAGS, Stopper, fg, rows, run, untimed
+
+from fgcli.commands import train as command
+from fgcli.models.options import MLPOptions
+from fgcli.recipe import Recipe
+
+RESULT_KEYS = {
+    "method", "options", "dataset", "width", "depth", "k", "seed", "epochs", "steps", "train_accuracy", "test_accuracy",
+    "train_loss", "test_loss", "wall_s", "step_ms_median", "step_ms_quartiles", "peak_memory_bytes", "device",
+    "threads", "run_dir",
+}  # fmt: skip
+
+
+def written(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def test_run_directory_and_table(workplace):
+    done = fg("train", *FLAGS, "--out", "run", "--bias")
+    assert done.exit_code == 0, done.output
+    names = {path.name for path in (workplace / "run").iterdir()}
+    assert names == {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints", "result.json"}
+    result = json.loads(Path("run/result.json").read_text())
+    for shown in (
+        "wt on mnist1d, width 8, depth 2, seed 0",
+        f"{result['train_accuracy']:.4f}",
+        f"{result['test_loss']:.4f}",
+        f"{result['wall_s']:.1f} s",
+        f"{result['step_ms_median']:.2f} ms median",
+        "peak memory",
+        "run directory  run",
+    ):
+        assert shown in done.stdout
+    environment = json.loads(Path("run/environment.json").read_text())
+    assert environment["threads"] == 1
+    assert {"fg", "python", "torch", "numpy", "device", "device_name", "git_commit"} <= environment.keys()
+
+
+def test_a_line_for_each_evaluation_where_there_is_no_terminal():
+    done = fg("train", *FLAGS, "--out", "run")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("step ")]
+    assert len(lines) == 4
+    last = rows(Path("run"))[-1]
+    assert lines[-1].startswith("step 12/12  epoch 4 ")
+    assert f"train loss {last['train_loss']:.4f} accuracy {last['train_accuracy']:.3f}" in lines[-1]
+    assert "\x1b" not in done.output
+
+
+def test_json_is_the_result_and_nothing_else_on_stdout():
+    done = fg("train", *FLAGS, "--method", "backprop", "--json", "--out", "run")
+    result = json.loads(done.stdout)
+    assert result == json.loads(Path("run/result.json").read_text())
+    assert result.keys() >= RESULT_KEYS
+    assert (result["method"], result["width"], result["steps"], result["run_dir"]) == ("backprop", 8, 12, "run")
+    assert "step 12/12" in done.stderr
+
+
+def test_quiet_says_nothing():
+    assert fg("train", *FLAGS, "--quiet", "--out", "run").output == ""
+
+
+def test_without_out_each_run_has_a_fresh_folder(workplace):
+    for _ in range(2):
+        assert fg("train", *FLAGS, "--quiet", "--max-steps", "1").exit_code == 0
+    folders = list((workplace / "runs").iterdir())
+    assert len(folders) == 2
+    assert all(folder.name.startswith("wt-mnist1d-w8-s0-2") for folder in folders)
+
+
+def test_written_recipe_runs_again_to_the_same_numbers():
+    first = json.loads(fg("train", *FLAGS, "--seed", "5", "--json", "--out", "first").stdout)
+    again = json.loads(fg("train", "--recipe", "first/recipe.yaml", "--json", "--out", "again").stdout)
+    assert untimed(first) == untimed(again)
+    assert Path("first/recipe.yaml").read_text() == Path("again/recipe.yaml").read_text()
+
+
+def test_flags_override_the_recipe_and_the_rest_of_it_holds():
+    Path("mine.yaml").write_text("method: backprop\nepochs: 2\nlr: 0.5\nmodel_options: {activation: tanh}\n")
+    done = fg(
+        "train", "--recipe", "mine.yaml", *FLAGS, "--model-option", "activation=gelu", "--json", "--max-steps", "2"
+    )
+    result = json.loads(done.stdout)
+    assert (result["method"], result["lr"], result["model_options"]) == ("backprop", 0.01, {"activation": "gelu"})
+
+
+def test_shipped_recipe_by_its_name():
+    done = fg("train", "--recipe", "quickstart", *FLAGS, "--max-steps", "1", "--json")
+    assert json.loads(done.stdout)["method"] == "wt"
+
+
+@pytest.mark.parametrize("k", ["3", "rank"])
+def test_k_is_a_number_or_rank(k):
+    done = fg("train", *FLAGS, "--method", "wperp", "--k", k, "--max-steps", "1", "--json")
+    assert json.loads(done.stdout)["k"] == (3 if k == "3" else "rank")
+
+
+BAD = {
+    "method": ("--method wperb", "unknown method 'wperb'; did you mean 'wperp'? known methods: "),
+    "dataset": ("--dataset mnist", "unknown dataset 'mnist'; did you mean 'mnist1d'? known datasets: digits, mnist1d"),
+    "model": ("--model mpl", "unknown model 'mpl'; did you mean 'mlp'?"),
+    "optimizer": ("--optimizer adamm", "unknown optimizer 'adamm'; did you mean"),
+    "option": ("--method wperp --option solvr=svd", "unknown option 'solvr' of method wperp; did you mean 'solver'?"),
+    "option value": ("--method wperp --option solver=qr", "--option solver is "),
+    "option syntax": ("--option solver", "--option is 'solver'; it must be key=value"),
+    "dataset option": ("--dataset-option sed=1", "unknown option 'sed' of dataset mnist1d; did you mean 'seed'?"),
+    "model option": ("--model-option activation=rely", "activation is "),
+    "optimizer option": (
+        "--optimizer-option beta=1",
+        "unknown option 'beta' of optimizer adamw; did you mean 'betas'?",
+    ),
+    "recipe key": ("--recipe bad.yaml", "bad.yaml:2:1: unknown recipe key 'widht'; did you mean 'width'?"),
+    "recipe value": ("--recipe zero.yaml", "zero.yaml:1:9: epochs is 0; it must be at least 1"),
+    "recipe name": ("--recipe quickstrat", "--recipe: unknown recipe 'quickstrat'; did you mean 'quickstart'?"),
+    "recipe file": ("--recipe none.yaml", "none.yaml cannot be read: No such file"),
+    "width": ("--width 0", "--width is 0; it must be at least 1"),
+    "depth": ("--depth 0", "--depth is 0; it must be at least 1"),
+    "batch": ("--batch-size 0", "--batch-size is 0; it must be at least 1"),
+    "large batch": ("--batch-size 81", "--batch-size is 81; it must be at most 80, the training samples of mnist1d"),
+    "epochs": ("--epochs 0", "--epochs is 0; it must be at least 1"),
+    "max steps": ("--max-steps 0", "--max-steps is 0; it must be at least 1"),
+    "eval every": ("--eval-every 0", "--eval-every is 0; it must be at least 1"),
+    "threads": ("--threads 0", "--threads is 0; it must be at least 1"),
+    "seed": ("--seed -1", "--seed is -1; it must be at least 0"),
+    "k": ("--method wperp --k 0", "--k is 0"),
+    "k name": ("--method wperp --k all", "--k is 'all'"),
+    "k above width": ("--method wperp --k 9", "--k is 9; it must be at most the width, 8"),
+    "k of a method without": ("--k 3", "--k is given, but method wt has no option k"),
+    "lr 0": ("--lr 0", "--lr is 0"),
+    "lr negative": ("--lr -1", "--lr is -1"),
+    "lr nan": ("--lr nan", "--lr is nan; it must be a finite number"),
+    "lr inf": ("--lr inf", "--lr is inf; it must be a finite number"),
+    "device": ("--device cuda:99", "device cuda:99 is absent; present: "),
+    "device name": ("--device gpu", "unknown device 'gpu'; it must be auto, cpu, cuda, cuda:N or mps"),
+    "out of another kind": ("--out other", "--out other is not an empty folder"),
+    "out is a file": ("--out bad.yaml", "--out bad.yaml is not an empty folder"),
+    "nothing to resume": ("--resume other", "--resume other: holds no run"),
+    "out and resume": ("--out a --resume b", "--out and --resume are both given"),
+}
+
+
+@pytest.mark.parametrize(("flags", "said"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(workplace, flags, said):
+    Path("bad.yaml").write_text("method: wt\nwidht: 8\n")
+    Path("zero.yaml").write_text("epochs: 0")
+    Path("other").mkdir()
+    Path("other/thesis.tex").touch()
+    before = written(workplace)
+    base = FLAGS if not {"resume", "recipe"} & {flag.strip("-") for flag in flags.split()} else []
+    done = fg("train", *base, *flags.split())
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert done.stderr.startswith("fg: ")
+    assert done.stderr.count("\n") == 1
+    assert written(workplace) == before
+
+
+def test_out_that_holds_a_run_is_refused(workplace):
+    run(Path("finished"))
+    with pytest.raises(KeyboardInterrupt):
+        run(Path("unfinished"), Stopper(4))
+    before = written(workplace)
+    done = fg("train", *FLAGS, "--out", "finished")
+    assert (done.exit_code, written(workplace)) == (2, before)
+    assert "--out finished holds a finished run; give a new folder" in done.stderr
+    done = fg("train", *FLAGS, "--out", "unfinished")
+    assert (done.exit_code, written(workplace)) == (2, before)
+    assert "holds an unfinished run; go on with --resume unfinished" in done.stderr
+    done = fg("train", "--resume", "finished")
+    assert (done.exit_code, written(workplace)) == (2, before)
+    assert "this run is finished" in done.stderr
+
+
+def test_resume_ends_as_the_uninterrupted_run():
+    whole = json.loads(fg("train", *FLAGS, "--json", "--out", "whole").stdout)
+    with pytest.raises(KeyboardInterrupt):
+        run(Path("stopped"), Stopper(7))
+    done = fg("train", "--resume", "stopped", "--json")
+    assert untimed(json.loads(done.stdout)) == untimed(whole)
+    assert "goes on after step 6" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "key"),
+    [
+        ("--width 9", "width is 9, but the run's recipe has 8"),
+        ("--method backprop", "method is backprop, but the run's recipe has wt"),
+        ("--option uncovered=freeze", "options.uncovered is freeze, but the run's recipe has perturb"),
+        ("--model-option activation=tanh", "model_options.activation is tanh, but the run's recipe has relu"),
+        ("--threads 2", "threads is 2, but the run's recipe has 1"),
+        ("--epochs 5", "epochs is 5, but the run's recipe has 4"),
+        ("--recipe other.yaml", "method is backprop, but the run's recipe has wt"),
+    ],
+)
+def test_resume_with_another_recipe_is_refused(workplace, flags, key):
+    with pytest.raises(KeyboardInterrupt):
+        run(Path("stopped"), Stopper(4))
+    Path("other.yaml").write_text("method: backprop\n")
+    before = {path: path.read_bytes() for path in written(workplace) if path.is_file()}
+    done = fg("train", "--resume", "stopped", *flags.split())
+    assert done.exit_code == 2
+    assert f"--resume stopped: {key}" in done.stderr
+    assert {path: path.read_bytes() for path in written(workplace) if path.is_file()} == before
+
+
+@pytest.mark.parametrize("flags", [["--device", "auto"], ["--width", "8", "--seed", "0"], ["--recipe", "same.yaml"]])
+def test_resume_with_the_same_recipe_goes_on(flags):
+    with pytest.raises(KeyboardInterrupt):
+        run(Path("stopped"), Stopper(4))
+    text = Path("stopped/recipe.yaml").read_text()
+    Path("same.yaml").write_text(text.replace("device: cpu", "device: auto").replace("threads: 1", "threads: null"))
+    done = fg("train", "--resume", "stopped", *flags)
+    if "auto" in flags or "--recipe" in flags:
+        assert done.exit_code == 0, done.output
+    assert Path("stopped/result.json").exists()
+
+
+def test_not_finite_is_exit_1_and_one_line():
+    flags = ["--method", "backprop", "--optimizer", "sgd", "--lr", "1e30", "--eval-every", "2", "--out", "run"]
+    done = fg("train", *FLAGS, *flags)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("fg: the loss is not finite in step 2; stopped before the update (seed 0, run; ")
+    assert done.stderr.count("\n") == 1
+    assert not Path("run/result.json").exists()
+
+
+def test_interrupt_is_exit_130_and_says_how_to_go_on(monkeypatch):
+    from fgcli.commands.display import Display
+
+    monkeypatch.setattr(Display, "stepped", Stopper(4).stepped)
+    done = fg("train", *FLAGS, "--out", "run")
+    assert done.exit_code == 130
+    assert done.stderr == "fg: interrupted after step 4; go on with: fg train --resume run\n"
+
+
+def test_real_interrupt_of_a_real_process(workplace):
+    command = [sys.executable, "-m", "fgcli.app"]
+    flags = [*FLAGS, "--epochs", "100000", "--out", "run"]
+    with subprocess.Popen(
+        [*command, "train", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("step 6/"):
+            pass
+        process.send_signal(2)
+        _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.startswith("fg: interrupted after step ")
+    assert stderr.endswith("go on with: fg train --resume run\n")
+    assert "Traceback" not in stderr
+
+
+def test_defaults_in_the_help_are_those_of_the_schemas():
+    """The help texts spell the defaults out, since reading the schemas would make --help slow."""
+    import inspect
+    import re
+    import typing
+
+    defaults = {name: field.default for name, field in (Recipe.model_fields | MLPOptions.model_fields).items()}
+    told = {}
+    for name, hint in typing.get_type_hints(command.train, include_extras=True).items():
+        if name != "return" and (found := re.search(r"\(default (\S+)\)", hint.__metadata__[0].help)):
+            told[name] = found[1]
+    assert told.pop("bias") == "--no-bias"
+    assert defaults["bias"] is False
+    assert {name: str(float(value) if name == "lr" else value) for name, value in told.items()} == {
+        name: str(defaults[name]) for name in told
+    }
+    assert len(told) == 12
+    assert all(parameter.default in (None, False) for parameter in inspect.signature(command.train).parameters.values())
+
+
+def test_every_key_of_a_recipe_has_a_flag():
+    import inspect
+
+    flags = set(inspect.signature(command.train).parameters)
+    renamed = {"options": "option"} | {
+        f"{part}_options": f"{part}_option" for part in ("dataset", "model", "optimizer")
+    }
+    assert {renamed.get(key, key) for key in Recipe.model_fields} <= flags

@@ -1,0 +1,53 @@
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from fgcli.extend.options import GuessOptions, Options
+
+
+class Sample(Options):
+    number: Annotated[int, Field(ge=1)] | Literal["rank"] = Field(default=1, description="A number.")
+    real: float | None = Field(default=None, description="A real.")
+    flag: bool = Field(default=False, description="A flag.")
+    either: int | bool = Field(default=0, description="Both.")
+
+
+@pytest.mark.parametrize("given", [{"number": True}, {"real": False}, {"real": float("nan")}, {"real": float("inf")}])
+def test_true_and_nan_are_no_numbers(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"should be a (valid|finite) "):
+        Sample.model_validate(given)
+
+
+@pytest.mark.parametrize("given", [{"flag": True}, {"either": True}, {"number": "rank"}, {"number": 4}, {"real": 1}])
+def test_what_a_field_takes(given: dict[str, object]) -> None:
+    (name, value), *_ = given.items()
+    assert getattr(Sample.model_validate(given), name) == value
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Sample.model_validate({"numbr": 1})
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Sample().number = 2
+
+
+def test_a_field_must_be_described() -> None:
+    with pytest.raises(TypeError, match=r"Bad\.x has no description; give it Field"):
+
+        class Bad(Options):
+            x: int = 1
+
+
+def test_a_field_has_one_name() -> None:
+    with pytest.raises(TypeError, match=r"Bad\.x has an alias"):
+
+        class Bad(Options):
+            x: int = Field(default=1, alias="y", description="X.")
+
+
+def test_uncovered_parameters_are_perturbed_by_default() -> None:
+    assert GuessOptions().uncovered == "perturb"

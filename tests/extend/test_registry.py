@@ -1,0 +1,96 @@
+import subprocess
+import sys
+
+import pytest
+from fake_plugins import plugin, registry
+
+from fgcli import builtin
+from fgcli.errors import UsageError
+from fgcli.extend import hookspecs
+from fgcli.extend.entry import Entry
+from fgcli.extend.plugins import Origin, Plugins
+from fgcli.extend.registry import HOOKS, Registry, load_registry
+
+
+def entry(name: str) -> Entry:
+    return Entry(name, "module:thing", "Summary.")
+
+
+def test_every_hook_feeds_its_kind() -> None:
+    for kind, hook in HOOKS.items():
+        found = registry(**{hook: [entry("one")]})
+        assert found.names(kind) == ["one"]
+        assert found.entry(kind, "one") == entry("one")
+        assert all(found.names(other) == [] for other in HOOKS if other != kind)
+
+
+def test_every_hook_has_a_kind() -> None:
+    assert set(HOOKS.values()) == {name for name in vars(hookspecs) if name.startswith("fg_")}
+
+
+def test_a_method_is_a_guess_method_or_an_estimator() -> None:
+    found = registry(fg_guess_methods=[entry("guess")], fg_estimators=[entry("full")])
+    assert found.method("guess") == ("guess method", entry("guess"))
+    assert found.method("full") == ("estimator", entry("full"))
+    assert found.method_names() == ["full", "guess"]
+
+
+def test_unknown_names_list_the_known() -> None:
+    found = registry(fg_guess_methods=[entry("wperp")], fg_estimators=[entry("backprop")], fg_models=[entry("mlp")])
+    with pytest.raises(
+        UsageError, match=r"^unknown method 'wperb'; did you mean 'wperp'\? known methods: backprop, wperp$"
+    ):
+        found.method("wperb")
+    with pytest.raises(UsageError, match=r"^r\.yaml:1:8: unknown model 'cnn'; known models: mlp$"):
+        found.entry("model", "cnn", where="r.yaml:1:8")
+
+
+@pytest.mark.parametrize("hooks", [("fg_guess_methods", "fg_guess_methods"), ("fg_guess_methods", "fg_estimators")])
+def test_one_name_from_two_plugins_is_an_error_when_used(hooks: tuple[str, str]) -> None:
+    plugins = Plugins()
+    plugins.register(plugin(**{hooks[0]: [entry("twin"), entry("other")]}), Origin("first", "1.0"))
+    plugins.register(plugin(**{hooks[1]: [entry("twin")]}), Origin("second", "2.0"))
+    found = Registry(plugins)
+    assert found.method("other")[1] == entry("other")
+    with pytest.raises(
+        UsageError, match=r"^method 'twin' is registered more than once, by first 1\.0 and second 2\.0; "
+    ):
+        found.method("twin")
+
+
+BUILT_INS: list[Entry] = [entry for hook in HOOKS.values() for entry in getattr(builtin, hook)()]
+
+
+@pytest.mark.parametrize("built_in", BUILT_INS, ids=lambda built_in: built_in.name)
+def test_every_built_in_loads(built_in: Entry) -> None:
+    assert callable(built_in.load())
+
+
+@pytest.mark.parametrize("built_in", BUILT_INS, ids=lambda built_in: built_in.name)
+def test_every_built_in_has_valid_defaults(built_in: Entry) -> None:
+    defaults = built_in.options().model_dump()
+    assert built_in.options.model_validate(defaults) == built_in.options()
+
+
+def test_the_built_ins_are_those_of_the_issue() -> None:
+    found = load_registry()
+    assert found.names("estimator") == ["backprop", "weight-perturbation"]
+    perturbations = ["activation-perturbation", "activation-perturbation-relu"]
+    assert found.names("guess method") == [*perturbations, "wperp", "wperp-bottom", "wperp-ns", "wpre", "wt"]
+    assert found.names("dataset") == ["digits", "mnist1d"]
+    assert found.names("model") == ["mlp"]
+    assert found.names("optimizer") == ["adam", "adamw", "sgd"]
+
+
+def test_k_may_be_the_rank() -> None:
+    assert load_registry().method("wperp")[1].options.model_validate({"k": "rank"}).model_dump()["k"] == "rank"
+
+
+def test_listing_and_checking_import_nothing_heavy() -> None:
+    code = (
+        "import sys; from fgcli.extend.registry import load_registry; from fgcli import recipe;"
+        "r = recipe.resolve(None, {}, load_registry()); recipe.section_options(r, 'method', load_registry());"
+        "print(sorted({'torch', 'scipy', 'numpy', 'matplotlib', 'sklearn', 'mnist1d'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

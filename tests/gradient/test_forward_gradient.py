@@ -1,0 +1,301 @@
+"""The dual pass held to autograd, in float64."""
+
+import pytest
+import torch
+from networks import batch_for, chain, cross_entropy, residual, site_gradients
+from torch import Tensor, nn
+
+from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.estimator import Batch
+from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.randomness import Streams
+from fgcli.gradient.sites import Site, weight_gradients
+from fgcli.guesses.transpose import Transpose
+
+RNG = Streams(3).at(7)
+
+CHAINS = {
+    "relu": chain(5, 7, 6, 4),
+    "relu-bias": chain(5, 9, 3, 8, 4, bias=True),
+    "gelu": chain(5, 7, 7, 4, bias=True, activation=nn.GELU),
+    "tanh": chain(4, 6, 5, 3, activation=nn.Tanh),
+    "softplus": chain(4, 6, 3, activation=nn.Softplus),
+}
+GUESSES = {"isotropic": Isotropic, "transpose": lambda: Transpose(None)}  # type: ignore[arg-type]
+
+
+def drawn(estimator: ForwardGradient, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The guesses that `estimate` draws at RNG, drawn again from their keys."""
+    return {
+        name: linear.map(RNG.normal("guess", name, (len(batch.inputs), linear.noise_dim), batch.inputs))
+        for name, linear in estimator.linear_maps(model, batch.inputs, RNG.step).items()
+    }
+
+
+@pytest.mark.parametrize("guess", GUESSES)
+@pytest.mark.parametrize("network", CHAINS)
+def test_directional_derivative_is_inner_product_with_true_gradient(network: str, guess: str) -> None:
+    model = CHAINS[network]
+    batch = batch_for(model, 11)
+    estimator = ForwardGradient(GUESSES[guess]())
+    sites = estimator.bind(model, batch.inputs[:2]).sites
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    true = site_gradients(model, batch, sites)
+    guesses = drawn(estimator, model, batch)
+    expected = sum((true[name] * guesses[name]).sum(1) for name in sites)
+    torch.testing.assert_close(estimate.directional_derivative, expected, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(estimate.losses, cross_entropy(model(batch.inputs), batch.targets).detach())
+
+
+def test_directional_derivative_through_convolution_residual_and_norm() -> None:
+    model = residual()
+    batch = batch_for(model, 5)
+    estimator = ForwardGradient(Isotropic(), uncovered="freeze")
+    sites = estimator.bind(model, batch.inputs[:2]).sites
+    assert sites == ("conv", "grouped", "enter", "inner", "leave")
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    true = site_gradients(model, batch, sites)
+    guesses = drawn(estimator, model, batch)
+    expected = sum((true[name] * guesses[name]).flatten(1).sum(1) for name in sites)
+    torch.testing.assert_close(estimate.directional_derivative, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("network", ["relu", "relu-bias", "gelu"])
+def test_weight_gradients_are_the_naive_formula(network: str) -> None:
+    model = CHAINS[network]
+    batch = batch_for(model, 6)
+    estimator = ForwardGradient(Transpose(None))  # type: ignore[arg-type]
+    estimator.bind(model, batch.inputs[:2])
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    delta, guesses = estimate.directional_derivative, drawn(estimator, model, batch)
+    assert delta is not None
+    assert set(estimate.gradients) == {name for name, _ in model.named_parameters()}
+    x = batch.inputs
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Linear):
+            weight = torch.stack([delta[b] * torch.outer(guesses[name][b], x[b]) for b in range(len(x))]).sum(0)
+            torch.testing.assert_close(estimate.gradients[f"{name}.weight"], weight)
+            if layer.bias is not None:
+                bias = torch.stack([delta[b] * guesses[name][b] for b in range(len(x))]).sum(0)
+                torch.testing.assert_close(estimate.gradients[f"{name}.bias"], bias)
+        x = layer(x)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(2, 4, 3),
+        nn.Conv2d(2, 4, (2, 3), stride=(1, 2), padding=(1, 0), dilation=(2, 1)),
+        nn.Conv2d(2, 4, 3, padding="same"),
+        nn.Conv2d(2, 4, 4, padding="same"),
+        nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular", groups=2, bias=False),
+        nn.Linear(6, 4),
+    ],
+    ids=["plain", "uneven", "same", "same-even", "circular-groups", "linear-on-tokens"],
+)
+def test_gradients_of_a_layer_equal_autograd(layer: nn.Module) -> None:
+    """With the true gradient in place of a guess, Eq. 3 is the chain rule itself."""
+    layer = layer.double()
+    x = torch.randn(3, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    s = layer(x)
+    g = torch.randn(s.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = torch.autograd.grad(s, list(layer.parameters()), g)
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    found = weight_gradients(Site("layer", layer, tuple(s.shape[1:])), x, g)
+    for (name, _), value in zip(layer.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(found[f"layer.{name}"], value)
+
+
+def test_tangents_by_hand_equal_pytorchs_own_formula() -> None:
+    """The route around backends without a forward-mode formula (MPS) gives what the formula gives."""
+    model = residual()
+    batch = batch_for(model, 4)
+    estimator = ForwardGradient(Isotropic(), uncovered="freeze")
+    estimator.bind(model, batch.inputs[:2])
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    guesses = drawn(estimator, model, batch)
+    modules = dict(model.named_modules())
+
+    def perturbed(scale: Tensor) -> Tensor:
+        handles = [
+            modules[name].register_forward_hook(lambda _, __, s, y=y: s + scale * y) for name, y in guesses.items()
+        ]
+        try:
+            return cross_entropy(model(batch.inputs), batch.targets) / len(batch.inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    _, tangent = torch.func.jvp(perturbed, (torch.zeros((), dtype=torch.float64),), (torch.ones((), dtype=torch.float64),))
+    torch.testing.assert_close(estimate.directional_derivative, tangent, rtol=1e-10, atol=1e-14)
+
+
+def test_parameters_that_no_site_covers_are_trained_by_weight_perturbation_in_the_same_pass() -> None:
+    model = residual()
+    batch = batch_for(model, 5)
+    estimator = ForwardGradient(Isotropic())
+    coverage = estimator.bind(model, batch.inputs[:2])
+    assert coverage.perturbed == ("norm.weight", "norm.bias")
+    assert coverage.frozen == ()
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    true = site_gradients(model, batch, coverage.sites)
+    loss = cross_entropy(model(batch.inputs), batch.targets).mean()
+    exact = torch.autograd.grad(loss, [model.norm.weight, model.norm.bias])
+    directions = {name: RNG.normal("weight", name, (6,), batch.inputs) for name in coverage.perturbed}
+    along_sites = sum((true[name] * y).sum() for name, y in drawn(estimator, model, batch).items())
+    total = along_sites + sum((g * v).sum() for g, v in zip(exact, directions.values(), strict=True))
+    delta = estimate.directional_derivative
+    assert delta is not None
+    torch.testing.assert_close(delta.sum(), total)
+    for name, direction in directions.items():
+        torch.testing.assert_close(estimate.gradients[name], total * direction)
+
+
+def test_uncovered_parameters_can_be_frozen() -> None:
+    model = residual()
+    batch = batch_for(model, 5)
+    estimator = ForwardGradient(Isotropic(), uncovered="freeze")
+    coverage = estimator.bind(model, batch.inputs[:2])
+    assert coverage.frozen == ("norm.weight", "norm.bias")
+    assert coverage.perturbed == ()
+    assert "norm.weight" not in estimator.estimate(model, cross_entropy, batch, RNG).gradients
+
+
+def test_parameters_frozen_by_the_user_stay_out() -> None:
+    model = chain(5, 6, 3, bias=True)
+    model[0].requires_grad_(False)
+    batch = batch_for(model, 4)
+    estimator = ForwardGradient(Isotropic())
+    assert estimator.bind(model, batch.inputs[:2]).perturbed == ()
+    assert set(estimator.estimate(model, cross_entropy, batch, RNG).gradients) == {"2.weight", "2.bias"}
+
+
+def test_same_key_same_guess_and_other_step_another() -> None:
+    model = chain(5, 7, 4)
+    batch = batch_for(model, 3)
+    estimator = ForwardGradient(Isotropic())
+    estimator.bind(model, batch.inputs[:2])
+    first, again, other = (
+        estimator.estimate(model, cross_entropy, batch, Streams(1).at(step)).gradients["0.weight"] for step in (2, 2, 3)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+class Counting(Isotropic):
+    """Counts its prepares and remembers the number in the site's memory."""
+
+    def prepare(self, site: Site) -> None:
+        site.memory["prepared"] = site.memory.get("prepared", torch.tensor(0)) + 1
+
+
+def test_prepare_runs_once_per_parameter_update_and_its_memory_is_state() -> None:
+    model = chain(5, 7, 4)
+    batch = batch_for(model, 3)
+    estimator = ForwardGradient(Counting())
+    estimator.bind(model, batch.inputs[:2])
+    for _ in range(2):
+        estimator.estimate(model, cross_entropy, batch, Streams(1).at(0))
+        estimator.linear_maps(model, batch.inputs, 0)
+    assert estimator.state() == {"0/prepared": 1, "2/prepared": 1}
+    estimator.estimate(model, cross_entropy, batch, Streams(1).at(1))
+    assert estimator.state() == {"0/prepared": 2, "2/prepared": 2}
+    other = ForwardGradient(Counting())
+    other.bind(model, batch.inputs[:2])
+    other.load_state(estimator.state())
+    other.estimate(model, cross_entropy, batch, Streams(1).at(2))
+    assert other.state() == {"0/prepared": 3, "2/prepared": 3}
+
+
+class Normalised:
+    """Not linear in its noise: a direction of length 1."""
+
+    needs = "nothing"
+
+    def prepare(self, site: Site) -> None:
+        return None
+
+    def sample(self, site: Site, prepared: None, batch: int, generator: torch.Generator) -> Tensor:
+        z = torch.randn(batch, *site.shape, generator=generator, dtype=torch.float64)
+        return z / z.norm(dim=1, keepdim=True)
+
+
+def test_a_method_that_samples_trains_but_has_no_linear_map() -> None:
+    model = chain(5, 7, 4)
+    batch = batch_for(model, 3)
+    estimator = ForwardGradient(Normalised())
+    sites = estimator.bind(model, batch.inputs[:2]).sites
+    delta = estimator.estimate(model, cross_entropy, batch, RNG).directional_derivative
+    true = site_gradients(model, batch, sites)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for name in sites:
+        z = torch.randn(3, *true[name].shape[1:], generator=RNG.generator("guess", name), dtype=torch.float64)
+        expected += (true[name] * z / z.norm(dim=1, keepdim=True)).sum(1)
+    torch.testing.assert_close(delta, expected)
+    with pytest.raises(TypeError, match="Normalised is not linear in its noise"):
+        estimator.linear_maps(model, batch.inputs, RNG.step)
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x))
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Shared(), "site 'layer' is called twice"),
+        (tied(), "sites '0' and '2' share a parameter"),
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), r"layer '1' \(BatchNorm1d\) is in train mode"),
+        (nn.Sequential(nn.ReLU()), "has no site"),
+        (nn.Sequential(nn.Flatten(0), nn.Linear(8, 4)), "first axis must be the batch"),
+    ],
+)
+def test_refused_by_any_guess(model: nn.Module, message: str) -> None:
+    with pytest.raises(ModelRefused, match=message):
+        ForwardGradient(Isotropic()).bind(model, torch.zeros(2, 4))
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.first(x)
+        return self.second(torch.relu(s)) + s
+
+
+class Deciding(Branching):
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.first(x)
+        return self.second(s) if s.sum() > 0 else s
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Branching(), r"site 'first' \(Linear\) has an output that 2 operations use"),
+        (Deciding(), r"site 'first' \(Linear\) is in a model that torch.fx cannot follow \(TraceError"),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
+            r"site '0' \(Linear\) is followed by '1' \(LayerNorm\).*use activation-perturbation",
+        ),
+        (nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Linear(4, 4), nn.Linear(4, 2)), r"site '1' .* shape \[1, 4\]"),
+    ],
+)
+def test_refused_by_guesses_that_need_the_upstream_jacobian(model: nn.Module, message: str) -> None:
+    with pytest.raises(ModelRefused, match=message):
+        ForwardGradient(Transpose(None)).bind(model, torch.zeros(2, 4))  # type: ignore[arg-type]

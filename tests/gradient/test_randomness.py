@@ -1,0 +1,32 @@
+"""Streams are named by keys, not by how many draws came before."""
+
+import torch
+
+from fgcli.gradient.randomness import Streams
+
+
+def draw(seed: int = 1, purpose: str = "guess", step: int = 2, site: str = "a") -> list[float]:
+    return torch.randn(4, generator=Streams(seed).generator(purpose, step, site)).tolist()
+
+
+def test_a_key_draws_the_same_again_and_every_part_of_it_matters() -> None:
+    assert draw() == draw()
+    others = [draw(seed=2), draw(purpose="data"), draw(step=3), draw(site="b"), draw(seed=1 + 2**32)]
+    assert all(other != draw() for other in others)
+
+
+def test_ten_thousand_keys_give_ten_thousand_streams() -> None:
+    firsts = {
+        torch.randint(2**62, (1,), generator=Streams(0).generator("guess", step, site)).item()
+        for step in range(2500)
+        for site in "abcd"
+    }
+    assert len(firsts) == 10_000
+
+
+def test_step_rng_is_the_stream_of_that_step() -> None:
+    like = torch.zeros(1, dtype=torch.float64)
+    drawn = Streams(1).at(2).normal("guess", "a", (4,), like)
+    assert drawn.dtype == torch.float64
+    expected = torch.randn(4, generator=Streams(1).generator("guess", 2, "a"), dtype=torch.float64)
+    assert torch.equal(drawn, expected)

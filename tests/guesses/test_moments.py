@@ -1,0 +1,158 @@
+"""Every guess method against its own covariance, in closed form (all sites draw at once, independently).
+
+With C_i = Cov(y_i) and Gaussian y_i: E[δ y_i] = C_i g_i and E‖δ y_i‖² = 2 g_iᵀC_i²g_i + tr(C_i) Σ_j g_jᵀC_j g_j.
+N is fixed beforehand from the bias to detect: a guess too long by 5 % must show at six standard errors.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from claims import ESTIMATORS, GUESSES, Claim
+from networks import batch_for, chain, cross_entropy, site_gradients
+from torch import Tensor
+
+from fgcli.extend.registry import load_registry
+from fgcli.gradient.estimator import Batch
+from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.randomness import Streams
+
+MODEL = chain(6, 8, 9, 7, 4, seed=2)
+SAMPLE = batch_for(MODEL, 1, seed=8)
+SCALE_OF_5_PERCENT = 1.05
+
+
+def covariances(estimator: ForwardGradient) -> dict[str, Tensor]:
+    """C = A Aᵀ of every site at SAMPLE, from the map applied to the columns of the identity: [d, d]."""
+    found = {}
+    for name, linear in estimator.linear_maps(MODEL, SAMPLE.inputs, 0).items():
+        a = linear.map(torch.eye(linear.noise_dim, dtype=torch.float64).unsqueeze(0))[0]
+        found[name] = a @ a.T
+    return found
+
+
+class Moments:
+    """What the closed forms expect at SAMPLE for a claim, and how many draws show 5 %."""
+
+    def __init__(self, claim: Claim) -> None:
+        estimator = claim.forward_gradient()
+        self.sites = estimator.bind(MODEL, SAMPLE.inputs.expand(2, -1)).sites
+        self.gradients = {name: g[0] for name, g in site_gradients(MODEL, SAMPLE, self.sites).items()}
+        self.covariances = covariances(estimator)
+        self.along = {name: c @ self.gradients[name] for name, c in self.covariances.items()}
+        self.delta_square = sum(float(self.gradients[name] @ along) for name, along in self.along.items())
+        self.mean_is_zero = {name: float(v.norm()) < 1e-9 for name, v in self.along.items()}
+
+    def square(self, name: str) -> float:
+        return 2 * float(self.along[name].square().sum()) + float(self.covariances[name].trace()) * self.delta_square
+
+    def draws(self) -> int:
+        """N at which the mean along C g of a guess 5 % too long (its C 10 % too large) is 6 standard errors off."""
+        needed = 0.0
+        for name, along in self.along.items():
+            if not self.mean_is_zero[name]:
+                u = along / along.norm()
+                second = self.delta_square * float(u @ self.covariances[name] @ u) + 2 * float(along.norm()) ** 2
+                variance = second - float(along.norm()) ** 2
+                needed = max(needed, variance * (6 / ((SCALE_OF_5_PERCENT**2 - 1) * float(along.norm()))) ** 2)
+        return math.ceil(needed)
+
+
+def z_scores(claim: Claim, moments: Moments, *, scale: float = 1.0) -> dict[str, float]:
+    """z of every coordinate of the mean, of the mean along C g, and of the mean square, by site."""
+    n = moments.draws()
+    batch = Batch(SAMPLE.inputs.expand(n, -1), SAMPLE.targets.expand(n))
+    estimator = claim.forward_gradient()
+    estimator.bind(MODEL, batch.inputs[:2])
+    for driven in estimator._driven.values():
+        driven.guess = Scaled(driven.guess, scale)  # type: ignore[assignment]
+    rng = Streams(11).at(0)
+    delta = estimator.estimate(MODEL, cross_entropy, batch, rng).directional_derivative
+    assert delta is not None
+    scores = {}
+    for name, linear in estimator.linear_maps(MODEL, SAMPLE.inputs, 0).items():  # one sample, its draws as columns
+        y = linear.map(rng.normal("guess", name, (n, linear.noise_dim), batch.inputs).T.unsqueeze(0))[0].T
+        guess = (n * delta).unsqueeze(1) * y  # δ holds the batch's 1/n
+        expected = moments.along[name]
+        for j in range(guess.shape[1]):
+            scores[f"{name}: mean of coordinate {j}"] = z(guess[:, j], float(expected[j]))
+        if not moments.mean_is_zero[name]:
+            direction = expected / expected.norm()
+            scores[f"{name}: mean along C g"] = z(guess @ direction, float(expected.norm()))
+        scores[f"{name}: mean square"] = z(guess.square().sum(1), moments.square(name))
+    return scores
+
+
+def z(values: Tensor, expected: float) -> float:
+    """Of the mean of values [n]. A coordinate outside the guess space is 0 in every draw: no spread, no error."""
+    error = float(values.mean()) - expected
+    spread = float(values.std()) / math.sqrt(len(values))
+    return error / max(spread, 1e-12)
+
+
+class Scaled:
+    def __init__(self, guess: object, scale: float) -> None:
+        self.guess, self.scale = guess, scale
+
+    def map(self, site: object, prepared: object, z: Tensor) -> Tensor:
+        return self.scale * self.guess.map(site, prepared, z)  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> Callable:
+        return getattr(self.guess, name)
+
+
+def test_the_table_is_the_registry() -> None:
+    assert {claim.method for claim in GUESSES} == set(load_registry().names("guess method"))
+    assert {claim.method for claim in ESTIMATORS} == set(load_registry().names("estimator"))
+
+
+@pytest.mark.parametrize("claim", GUESSES, ids=lambda claim: claim.name)
+def test_mean_and_mean_square_are_the_closed_forms(claim: Claim) -> None:
+    scores = z_scores(claim, Moments(claim))
+    assert {name: score for name, score in scores.items() if abs(score) > 4} == {}
+
+
+@pytest.mark.parametrize("claim", GUESSES, ids=lambda claim: claim.name)
+def test_a_guess_wrong_by_5_percent_is_found_out_at_every_site(claim: Claim) -> None:
+    scores = z_scores(claim, Moments(claim), scale=SCALE_OF_5_PERCENT)
+    for site in Moments(claim).sites:
+        assert max(abs(score) for name, score in scores.items() if name.startswith(f"{site}:")) > 4
+
+
+@pytest.mark.parametrize("claim", [claim for claim in GUESSES if claim.unbiased], ids=lambda claim: claim.name)
+def test_unbiased_where_claimed(claim: Claim) -> None:
+    moments = Moments(claim)
+    for name, g in moments.gradients.items():
+        torch.testing.assert_close(moments.along[name], g, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("claim", [claim for claim in GUESSES if claim.projector], ids=lambda claim: claim.name)
+def test_covariance_is_a_projector_where_claimed(claim: Claim) -> None:
+    for c in Moments(claim).covariances.values():
+        torch.testing.assert_close(c @ c, c, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("scale", [1.0, SCALE_OF_5_PERCENT])
+def test_weight_perturbation_is_unbiased_with_n_plus_2_times_the_square(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """E[ĝ] = g and E‖ĝ‖² = (n + 2)‖g‖². One direction serves the whole batch, so the draws are calls."""
+    model, draws = chain(3, 4, 3), 7_000  # Var of ĝ along g is 2‖g‖²: 6 = 0.1025 √(N / 2) needs N = 6,854
+    batch = batch_for(model, 2)
+    estimator = ESTIMATORS[1].estimator()
+    estimator.bind(model, batch.inputs)
+    exact = ESTIMATORS[0].estimator().estimate(model, cross_entropy, batch, Streams(0).at(0)).gradients
+    g = torch.cat([value.flatten() for value in exact.values()])
+    normal = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: scale * normal(*args, **kwargs))
+    estimates = []
+    for step in range(draws):
+        gradients = estimator.estimate(model, cross_entropy, batch, Streams(4).at(step)).gradients
+        estimates.append(torch.cat([gradients[name].flatten() for name in exact]))
+    guess = torch.stack(estimates)
+    scores = [z(guess[:, j], float(g[j])) for j in range(len(g))]
+    scores += [z(guess @ (g / g.norm()), float(g.norm()))]
+    scores += [z(guess.square().sum(1), (len(g) + 2) * float(g.square().sum()))]
+    worst = max(map(abs, scores))
+    assert worst < 4 if scale == 1 else worst > 4

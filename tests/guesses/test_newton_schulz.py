@@ -1,0 +1,88 @@
+"""W̃⊥-NS held to p^N of the singular values, a sample at a time, in float64."""
+
+import pytest
+import torch
+from masks import covariance, masks, site, weight
+from torch import Tensor
+
+from fgcli.guesses.newton_schulz import newton_schulz, spectral_norm_bound
+from fgcli.guesses.options import NewtonSchulzOptions
+from fgcli.spectra.table_file import shipped_table
+
+WEIGHTS = {
+    "square": weight(8, 8),
+    "tall": weight(11, 7),
+    "output": weight(4, 9),
+    "rank-deficient": weight(8, 8, rank=3),
+    "zero": weight(5, 6, rank=0),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_table_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("FG_CACHE_DIR", str(tmp_path))
+
+
+def naive(matrix: Tensor, mask: Tensor, k: int) -> Tensor:
+    """p^N(W̃_b / bound) formed from the SVD of each sample, with the table's set nearest to σ_k / σ₁ of W."""
+    s = torch.linalg.svdvals(matrix)
+    sigma = float(s[min(k, len(s)) - 1] / s[0]) if s[0] > 0 else 0.0
+    polynomial = shipped_table().nearest(sigma)
+    covariances = []
+    for row in mask:
+        u, s, vh = torch.linalg.svd(matrix @ torch.diag(row), full_matrices=False)
+        bound = s.pow(16).sum() ** (1 / 16)
+        p = polynomial.evaluate(s / bound) if bound > 0 else torch.zeros_like(s)
+        a = (u * p) @ vh
+        covariances.append(a.T @ a)
+    return torch.stack(covariances)
+
+
+@pytest.mark.parametrize("k", [1, 3, 20])
+@pytest.mark.parametrize("solver", ["batched", "gram"])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_equals_the_polynomial_of_the_singular_values(name: str, solver: str, k: int) -> None:
+    """`gram` tracks the whole rank here, where it is the literal iteration."""
+    matrix = WEIGHTS[name]
+    mask = masks(matrix.shape[1])
+    options = NewtonSchulzOptions(k=k, solver=solver, oversampling=11)  # type: ignore[arg-type]
+    found = covariance(newton_schulz(options), matrix, mask)
+    torch.testing.assert_close(found, naive(matrix, mask, k), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["batched", "gram"])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_single_precision_is_finite_and_near_double(name: str, solver: str) -> None:
+    matrix = WEIGHTS[name]
+    mask = masks(matrix.shape[1])
+    method = newton_schulz(NewtonSchulzOptions(k=3, solver=solver))  # type: ignore[arg-type]
+    single = covariance(method, matrix.float(), mask.float())
+    assert single.isfinite().all()
+    torch.testing.assert_close(single.double(), covariance(method, matrix, mask), rtol=0, atol=5e-3)
+
+
+def test_bound_is_never_below_the_norm_and_near_it() -> None:
+    matrices = weight(9, 7).unsqueeze(0) * masks(7).unsqueeze(1)
+    bound = spectral_norm_bound(matrices.mT @ matrices)
+    norm = torch.linalg.matrix_norm(matrices, 2)
+    nonzero = norm > 0
+    assert bound[~nonzero].tolist() == [1.0]
+    assert (bound[nonzero] >= norm[nonzero] * (1 - 1e-12)).all()
+    assert (bound[nonzero] <= norm[nonzero] * 7 ** (1 / 16)).all()
+    tiny = 1e-30 * matrices.float()
+    single = spectral_norm_bound(tiny.mT @ tiny)
+    assert single.isfinite().all()
+
+
+def test_sigma_is_computed_once_every_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fgcli.guesses import newton_schulz as module
+
+    calls = []
+    real = module.leading_singular
+    monkeypatch.setattr(module, "leading_singular", lambda *args: calls.append(1) or real(*args))
+    method = newton_schulz(NewtonSchulzOptions(k=3, refresh=4))
+    one = site(weight(8, 8), None)
+    for step in range(9):
+        one.step = step
+        method.prepare(one)
+    assert len(calls) == 3

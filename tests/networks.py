@@ -1,0 +1,72 @@
+"""Small networks and batches that several tests share, in float64."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fgcli.gradient.estimator import Batch
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def chain(*widths: int, bias: bool = False, activation: type[nn.Module] = nn.ReLU, seed: int = 0) -> nn.Sequential:
+    """Linear layers of these widths with activations between; weights well above PyTorch's default scale."""
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for d_in, d_out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(d_in, d_out, bias=bias), activation()]
+    model = nn.Sequential(*layers[:-1]).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    return model
+
+
+class Residual(nn.Module):
+    """Conv2d, then Linear layers with LayerNorm and a residual connection, functional activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, stride=2, padding=1)
+        self.grouped = nn.Conv2d(3, 6, 2, groups=3, bias=False)
+        self.enter = nn.Linear(24, 6)
+        self.norm = nn.LayerNorm(6)
+        self.inner = nn.Linear(6, 6, bias=False)
+        self.leave = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.grouped(torch.tanh(self.conv(x)))).flatten(1)
+        x = self.enter(x)
+        x = x + F.relu(self.inner(self.norm(x)))
+        return self.leave(x)
+
+
+def residual() -> Residual:
+    torch.manual_seed(1)
+    return Residual().double()
+
+
+def batch_for(model: nn.Module, size: int, seed: int = 5) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    first = next(model.parameters())
+    shape = (size, 2, 6, 6) if first.dim() == 4 else (size, first.shape[1])
+    inputs = torch.randn(shape, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        classes = model(inputs[:1]).shape[1]
+    return Batch(inputs, torch.randint(classes, (size,), generator=generator))
+
+
+def site_gradients(model: nn.Module, batch: Batch, sites: tuple[str, ...]) -> dict[str, Tensor]:
+    """The true g_{i,b} = ∂L/∂s_{i,b} by reverse mode: [batch, *shape of s_i] for every site."""
+    outputs: dict[str, Tensor] = {}
+    modules = dict(model.named_modules())
+    handles = [
+        modules[name].register_forward_hook(lambda _, __, s, name=name: outputs.__setitem__(name, s)) for name in sites
+    ]
+    loss = cross_entropy(model(batch.inputs), batch.targets).mean()
+    for handle in handles:
+        handle.remove()
+    gradients = torch.autograd.grad(loss, [outputs[name] for name in sites])
+    return dict(zip(sites, gradients, strict=True))

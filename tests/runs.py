@@ -1,0 +1,90 @@
+"""Tiny runs for the tests: a fraction of a second each."""
+
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from fgcli.app import app
+from fgcli.extend.registry import load_registry
+from fgcli.recipe import Recipe, resolve
+from fgcli.training.reporter import Silent
+from fgcli.training.run_directory import RunDirectory
+from fgcli.training.start import begin, resume
+
+TINY: dict[str, Any] = {
+    "dataset_options": {"num_samples": 100},  # 80 for training, 20 for testing
+    "width": 8,
+    "depth": 2,
+    "batch_size": 32,  # three steps an epoch, the last of 16 samples
+    "epochs": 4,
+    "eval_every": 1,
+    "lr": 0.01,
+    "threads": 1,
+    "device": "cpu",
+}
+FLAGS = ["--dataset-option", "num_samples=100", "--width", "8", "--depth", "2", "--batch-size", "32", "--epochs", "4", "--eval-every", "1", "--lr", "0.01", "--threads", "1", "--device", "cpu"]
+
+
+class Stopper(Silent):
+    """Interrupts a run after a step, before its evaluation."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, step: int, loss: float) -> None:
+        if step == self.step:
+            raise KeyboardInterrupt
+
+
+class Listener(Silent):
+    """Keeps the warnings and the losses."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.losses: list[float] = []
+
+    def warned(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def stepped(self, step: int, loss: float) -> None:
+        self.losses.append(loss)
+
+
+def tiny_recipe(**changes: Any) -> Recipe:
+    return resolve(None, TINY | changes, load_registry())
+
+
+def run(path: Path, reporter: Any = None, **changes: Any) -> dict[str, Any]:
+    """Train a tiny recipe into `path`; the result."""
+    return begin(tiny_recipe(**changes), path, load_registry(), reporter or Silent()).run()
+
+
+def go_on(path: Path, reporter: Any = None) -> dict[str, Any]:
+    """Resume the run in `path`; the result."""
+    return resume(path, None, {}, load_registry(), reporter or Silent()).run()
+
+
+def untimed(value: Any) -> Any:
+    """A result or metrics rows without what no two runs share: times, memory, place."""
+    if isinstance(value, list):
+        return [untimed(item) for item in value]
+    varying = {"wall_s", "step_ms_median", "step_ms_quartiles", "peak_memory_bytes", "run_dir"}
+    return {key: item for key, item in value.items() if key not in varying}
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return RunDirectory(path).read_metrics()[0]
+
+
+def weights(path: Path) -> bytes:
+    """The newest checkpoint's tensors, without the step times."""
+    from safetensors.torch import load_file, save
+
+    tensors = load_file(max((path / "checkpoints").glob("*.safetensors")))
+    return save({name: tensor for name, tensor in tensors.items() if not name.startswith("training.")})
+
+
+def fg(*arguments: str) -> Any:
+    """Run `fg` in this process: exit_code, stdout, stderr."""
+    return CliRunner().invoke(app, list(arguments), prog_name="fg")

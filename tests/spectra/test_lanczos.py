@@ -1,0 +1,83 @@
+import pytest
+import torch
+from torch import Tensor
+
+from fgcli.spectra.lanczos import leading_singular
+
+
+def random(rows: int, columns: int) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("rows", "columns", "k"),
+    [
+        (128, 128, 10),
+        (64, 128, 1),
+        (128, 64, 63),
+        (40, 128, 10),
+        (20, 100, 5),
+        (21, 100, 5),
+        (41, 100, 10),
+        (10, 64, 25),
+        (1, 9, 1),
+    ],
+)
+def test_equals_the_dense_singular_values(rows: int, columns: int, k: int, dtype: torch.dtype) -> None:
+    weight = random(rows, columns).to(dtype)
+    exact = torch.linalg.svdvals(weight.double())[:k]
+    found = leading_singular(weight, k)
+    torch.testing.assert_close(found.values, exact, rtol=1e-12, atol=0)
+    assert found.spectral_norm == pytest.approx(float(exact[0]), rel=1e-12)
+    assert found.kth == pytest.approx(float(exact[-1]), rel=1e-12)
+    assert found.relative_kth == pytest.approx(float(exact[-1] / exact[0]), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 10, 63, 64, 100])
+def test_repeated_and_vanishing_singular_values(k: int) -> None:
+    masked = torch.diag((torch.arange(64) < 5).double())
+    found = leading_singular(masked, k).values
+    torch.testing.assert_close(found, (torch.arange(min(k, 64)) < 5).double(), rtol=0, atol=1e-12)
+
+
+def test_k_above_the_rank() -> None:
+    weight = random(80, 3) @ random(3, 90)
+    found = leading_singular(weight, 10)
+    torch.testing.assert_close(found.values[:3], torch.linalg.svdvals(weight)[:3], rtol=1e-12, atol=0)
+    assert 0 <= found.relative_kth < 1e-7
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (3, 4)])
+def test_zero_matrix(shape: tuple[int, int]) -> None:
+    found = leading_singular(torch.zeros(shape), 2)
+    assert found.values.tolist() == [0.0, 0.0]
+    assert found.relative_kth == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_extreme_scales(scale: float) -> None:
+    weight = random(64, 48)
+    exact = torch.linalg.svdvals(weight)[:3] * scale
+    torch.testing.assert_close(leading_singular(weight * scale, 3).values, exact, rtol=1e-12, atol=0)
+
+
+def test_same_bits_each_time_and_input_left_alone() -> None:
+    weight = random(80, 80)
+    kept = weight.clone()
+    assert torch.equal(leading_singular(weight, 7).values, leading_singular(weight, 7).values)
+    assert torch.equal(weight, kept)
+
+
+@pytest.mark.parametrize(
+    ("weight", "k", "message"),
+    [
+        (torch.ones(3, 3), 0, "k is 0"),
+        (torch.ones(3), 1, r"shape \(3,\)"),
+        (torch.ones(0, 3), 1, r"shape \(0, 3\)"),
+        (torch.full((3, 3), float("nan")), 1, "not finite"),
+    ],
+)
+def test_what_has_no_singular_values_is_refused(weight: Tensor, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        leading_singular(weight, k)

@@ -1,0 +1,42 @@
+import pytest
+
+from fgcli import recipes
+from fgcli.errors import UsageError
+from fgcli.extend.registry import load_registry
+from fgcli.recipe import Recipe, read_recipe, resolve
+
+
+def test_every_shipped_recipe_is_valid():
+    files = list(recipes.folder().rglob("*.y*ml"))
+    assert files
+    for file in files:
+        assert isinstance(resolve(read_recipe(file), {}, load_registry()), Recipe)
+
+
+def test_shipped_by_name():
+    assert "quickstart" in recipes.names()
+    assert recipes.find("quickstart") == recipes.folder() / "quickstart.yaml"
+
+
+def test_wheel_has_them_inside_the_package(tmp_path, monkeypatch):
+    (tmp_path / "_recipes").mkdir()
+    (tmp_path / "_recipes" / "mine.yaml").touch()
+    monkeypatch.setattr(recipes, "_PACKAGE", tmp_path)
+    assert recipes.names() == ["mine"]
+    assert recipes.find("mine") == tmp_path / "_recipes" / "mine.yaml"
+
+
+@pytest.mark.parametrize("path", ["none.yaml", "folder/quickstart", "/etc/quickstart", "../quickstart"])
+def test_what_looks_like_a_path_is_one(path):
+    assert str(recipes.find(path)) == path
+
+
+def test_a_file_of_the_working_directory_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").write_text("method: wt")
+    assert str(recipes.find("quickstart")) == "quickstart"
+
+
+def test_unknown_name():
+    with pytest.raises(UsageError, match="--recipe: unknown recipe 'quikstart'; did you mean 'quickstart'"):
+        recipes.find("quikstart")

@@ -1,0 +1,49 @@
+import math
+
+import pytest
+
+from fgcli.training import files
+from fgcli.training.files import from_json, read_json, to_json, write_atomically
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_not_finite_is_not_written(number):
+    with pytest.raises(ValueError, match="JSON"):
+        to_json({"loss": number})
+
+
+@pytest.mark.parametrize("text", ["NaN", '{"loss": Infinity}', "[-Infinity]"])
+def test_not_finite_is_not_read(text):
+    with pytest.raises(ValueError, match="is not JSON"):
+        from_json(text)
+
+
+def test_deep_nesting_is_an_error_not_a_crash():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        from_json("[" * 100_000)
+
+
+@pytest.mark.parametrize("number", [0.1, 1e-300, 2**53 + 1, -0.0])
+def test_numbers_come_back_to_the_bit(number):
+    assert repr(from_json(to_json(number))) == repr(number)
+
+
+def test_huge_file_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "JSON_LIMIT", 10)
+    (tmp_path / "a.json").write_text('"' + "x" * 20 + '"')
+    with pytest.raises(ValueError, match="larger than 10 bytes"):
+        read_json(tmp_path / "a.json")
+
+
+def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_atomically(path, "old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

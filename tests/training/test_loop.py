@@ -1,0 +1,253 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from runs import Listener, Stopper, go_on, rows, run, tiny_recipe, untimed, weights
+
+from fgcli.errors import RunError
+from fgcli.extend.registry import load_registry
+from fgcli.gradient.estimator import Estimate
+from fgcli.training.start import begin
+from fgcli.training.state import capture
+
+METHODS = ("backprop", "weight-perturbation", "activation-perturbation", "wt", "wperp")
+
+
+def make(path, reporter=None, **changes):
+    return begin(tiny_recipe(**changes), path, load_registry(), reporter or Listener())
+
+
+def test_result_and_rows(tmp_path):
+    result = run(tmp_path / "run", method="backprop", epochs=5, eval_every=2)
+    written = rows(tmp_path / "run")
+    assert [(row["step"], row["epoch"]) for row in written] == [(6, 2.0), (12, 4.0), (15, 5.0)]
+    assert {key: result[key] for key in ("steps", "train_loss", "test_accuracy")} == {
+        "steps": 15,
+        "train_loss": written[-1]["train_loss"],
+        "test_accuracy": written[-1]["test_accuracy"],
+    }
+    assert written[-1]["train_loss"] < written[0]["train_loss"]
+    assert result["step_ms_quartiles"][0] <= result["step_ms_median"] <= result["step_ms_quartiles"][1]
+    assert 0 < result["step_ms_median"] < 1e3 * result["wall_s"]
+
+
+def test_evaluation_covers_the_whole_splits(tmp_path):
+    training = make(tmp_path / "run", method="backprop", epochs=1)
+    result, dataset = training.run(), training.assembly.dataset
+    with torch.no_grad():
+        outputs = training.assembly.model(dataset.test_inputs)
+        loss = torch.nn.functional.cross_entropy(outputs, dataset.test_targets)
+    assert result["test_loss"] == pytest.approx(loss.item(), rel=1e-6)
+    assert result["test_accuracy"] == (outputs.argmax(1) == dataset.test_targets).double().mean().item()
+
+
+def test_epoch_visits_every_sample_once_in_an_order_of_its_own(tmp_path):
+    training = make(tmp_path / "run", epochs=2)
+    seen = []
+    for indices in training._batches():
+        seen.append(indices)
+        training.step += 1
+    assert [len(indices) for indices in seen] == [32, 32, 16] * 2
+    first, second = torch.cat(seen[:3]), torch.cat(seen[3:])
+    assert torch.equal(first.sort().values, torch.arange(80))
+    assert torch.equal(second.sort().values, torch.arange(80))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(("max_steps", "steps"), [(4, 4), (1, 1), (12, 12), (1000, 12)])
+def test_max_steps_ends_inside_an_epoch(tmp_path, max_steps, steps):
+    result = run(tmp_path / "run", max_steps=max_steps, eval_every=3)
+    assert result["steps"] == steps
+    assert rows(tmp_path / "run")[-1]["step"] == steps
+
+
+def test_first_steps_do_not_depend_on_where_the_run_ends(tmp_path):
+    run(tmp_path / "short", max_steps=6)
+    run(tmp_path / "long", max_steps=9)
+    assert untimed(rows(tmp_path / "short")) == untimed(rows(tmp_path / "long")[:2])
+
+
+def test_seed_names_the_run(tmp_path):
+    one, same, other = (run(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert untimed(one) == untimed(same)
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
+    assert one["train_loss"] != other["train_loss"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_run_ends_as_the_uninterrupted_one(tmp_path, method):
+    changes = {"method": method} | ({"k": 3} if method == "wperp" else {})
+    whole = run(tmp_path / "whole", **changes)
+    # Before the first checkpoint, inside an epoch, at the end of one before its evaluation, in the last step.
+    for step in (1, 4, 6, 12):
+        path = tmp_path / f"stopped-{step}"
+        with pytest.raises(KeyboardInterrupt):
+            run(path, Stopper(step), **changes)
+        assert not (path / "result.json").exists()
+        assert untimed(go_on(path)) == untimed(whole)
+        assert untimed(rows(path)) == untimed(rows(tmp_path / "whole"))
+        assert weights(path) == weights(tmp_path / "whole")
+
+
+def test_resume_twice(tmp_path):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", Stopper(4))
+    with pytest.raises(KeyboardInterrupt):
+        go_on(tmp_path / "run", Stopper(8))
+    assert untimed(go_on(tmp_path / "run")) == untimed(whole)
+
+
+def test_checkpoint_inside_an_epoch_is_resumed_there(tmp_path):
+    whole = run(tmp_path / "whole")
+    training = make(tmp_path / "run", Stopper(5))
+    with pytest.raises(KeyboardInterrupt):
+        training.run()
+    training.store.save(capture(training.assembly, 5, 0.5, training.times))
+    listener = Listener()
+    assert untimed(go_on(tmp_path / "run", listener)) == untimed(whole)
+    assert len(listener.losses) == 12 - 5
+
+
+def test_stopped_between_checkpoint_and_result(tmp_path):
+    whole = run(tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    listener = Listener()
+    resumed = go_on(tmp_path / "run", listener)
+    assert listener.losses == []
+    assert untimed(resumed) == untimed(whole)
+    assert resumed["wall_s"] >= rows(tmp_path / "run")[-1]["wall_s"]
+
+
+def test_stopped_between_row_and_checkpoint(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    training = make(tmp_path / "run")
+
+    def killed(row):
+        if row["step"] == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.reporter, "evaluated", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.run()
+    assert [row["step"] for row in rows(tmp_path / "run")] == [3, 6]
+    assert untimed(go_on(tmp_path / "run")) == untimed(whole)
+    assert untimed(rows(tmp_path / "run")) == untimed(rows(tmp_path / "whole"))
+
+
+def test_damaged_checkpoint_and_torn_row_are_said_and_the_numbers_hold(tmp_path):
+    whole, path = run(tmp_path / "whole"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, Stopper(8))
+    damaged = path / "checkpoints" / "step-0000000006.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "tr')
+    listener = Listener()
+    assert untimed(go_on(path, listener)) == untimed(whole)
+    assert untimed(rows(path)) == untimed(rows(tmp_path / "whole"))
+    assert len(listener.warnings) == 2
+    assert f"{damaged}: damaged" in listener.warnings[0]
+    assert "the checkpoint before it is used" in listener.warnings[0]
+    assert "dropped the torn last line" in listener.warnings[1]
+
+
+def test_all_checkpoints_damaged_is_no_silent_restart(tmp_path):
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, Stopper(8))
+    for file in (path / "checkpoints").glob("*.safetensors"):
+        file.write_bytes(b"")
+    before = rows(path)
+    with pytest.raises(RunError, match="no usable checkpoint"):
+        go_on(path)
+    assert rows(path) == before
+
+
+class Broken:
+    """An estimator with something that is not finite from step 5 on."""
+
+    def __init__(self, sound, what, value):
+        self.sound, self.what, self.value = sound, what, value
+
+    def estimate(self, model, loss, batch, rng):
+        estimate = self.sound.estimate(model, loss, batch, rng)
+        if rng.step < 4:
+            return estimate
+        spoilt = torch.zeros(len(batch.inputs))
+        spoilt[3] = self.value
+        return replace(estimate, **{self.what: spoilt})
+
+    def state(self):
+        return self.sound.state()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("what", "said"), [("losses", "the loss"), ("directional_derivative", "the directional derivative")]
+)
+def test_not_finite_stops_before_the_update(tmp_path, what, said, value):
+    assert what in Estimate.__dataclass_fields__
+    training = make(tmp_path / "run", seed=7)
+    training.assembly = replace(training.assembly, estimator=Broken(training.assembly.estimator, what, value))
+    with pytest.raises(
+        RunError,
+        match=rf"{said} is not finite in step 5; stopped before the update \(seed 7, .*last good .* of step 3\)",
+    ) as stopped:
+        training.run()
+    assert stopped.value.exit_code == 1
+    assert all(torch.isfinite(parameter).all() for parameter in training.assembly.model.parameters())
+    assert training.step == 4
+    assert training.store.steps() == [3]
+    assert [row["step"] for row in rows(tmp_path / "run")] == [3]
+
+
+def test_evaluation_that_is_not_finite_stops_before_the_checkpoint(tmp_path):
+    with pytest.raises(RunError, match=r"the training loss is not finite after step 1 .*there is no checkpoint yet"):
+        run(tmp_path / "run", method="backprop", optimizer="sgd", lr=1e30, batch_size=80)
+    assert rows(tmp_path / "run") == []
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_only_estimator_and_optimiser_are_timed(tmp_path, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr("fgcli.training.loop._now", lambda device: next(clock))
+    training = make(tmp_path / "run", max_steps=2)
+    training.run()
+    # Four readings a step: around the estimator, and around the optimiser; each pair is one tick apart.
+    assert training.times.cold == [2e3, 2e3]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_every_update_counts_as_a_change_of_the_parameters(tmp_path, optimizer):
+    training = make(tmp_path / "run", optimizer=optimizer, max_steps=3)
+    seen, estimate = [], training.assembly.estimator.estimate
+
+    class Watched:
+        def estimate(self, model, *rest):
+            seen.append(tuple(parameter._version for parameter in model.parameters()))
+            return estimate(model, *rest)
+
+        def state(self):
+            return {}
+
+    training.assembly = replace(training.assembly, estimator=Watched())
+    training.run()
+    assert all(later > earlier for now, then in zip(seen[1:], seen, strict=False) for later, earlier in zip(now, then))
+
+
+def test_estimators_run_without_recording_a_graph(tmp_path):
+    training = make(tmp_path / "run", max_steps=1)
+    seen, estimate = [], training.assembly.estimator.estimate
+
+    class Watched:
+        def estimate(self, *arguments):
+            seen.append(torch.is_grad_enabled())
+            return estimate(*arguments)
+
+        def state(self):
+            return {}
+
+    training.assembly = replace(training.assembly, estimator=Watched())
+    training.run()
+    assert seen == [False]
