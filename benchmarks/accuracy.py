@@ -41,7 +41,9 @@ def train(method: str, width: int, seed: int) -> dict[str, Any]:
         for option in options:
             key, _, value = option.partition("=")
             command += ["--k", value] if key == "k" else ["--option", option]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        beside = str(Path(sys.executable).with_name("fg"))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([beside, *command[1:]], capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
     result = json.loads(done.stdout)

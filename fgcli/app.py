@@ -2,7 +2,6 @@
 
 import errno
 import functools
-import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -27,6 +26,8 @@ class FgGroup(TyperGroup):
             return super().invoke(ctx)
         except FgError as error:
             if ctx.params.get("debug"):
+                import traceback
+
                 traceback.print_exception(error)
             typer.echo(f"fg: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
@@ -57,7 +58,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
-app = typer.Typer(name="fg", cls=FgGroup, no_args_is_help=True, pretty_exceptions_enable=False)
+# Plain help and usage errors: with typer's rich ones, `fg train --help` takes 0.3 s of CPU time instead of 0.2.
+app = typer.Typer(name="fg", cls=FgGroup, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _version(asked: bool) -> None:

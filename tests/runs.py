@@ -23,7 +23,8 @@ TINY: dict[str, Any] = {
     "threads": 1,
     "device": "cpu",
 }
-FLAGS = ["--dataset-option", "num_samples=100", "--width", "8", "--depth", "2", "--batch-size", "32", "--epochs", "4", "--eval-every", "1", "--lr", "0.01", "--threads", "1", "--device", "cpu"]
+FLAGS = ["--dataset-option", "num_samples=100", "--width", "8", "--depth", "2", "--batch-size", "32", "--epochs", "4"]
+FLAGS += ["--eval-every", "1", "--lr", "0.01", "--threads", "1", "--device", "cpu"]
 
 
 class Stopper(Silent):

@@ -181,7 +181,7 @@ def _print_errors(table: "CoefficientTable", console: "Console") -> None:
     for fit in table.fits:
         row = () if options.per_iteration else fit.polynomial.coefficients[0]
         grid.add_row(
-            f"{fit.sigma:g}", f"{fit.error:.2g}", f"{fit.mean_error:.2g}", *(f"{number:.4f}" for number in row)
+            f"{fit.sigma:g}", f"{fit.error:.2g}", f"{fit.mean_error:.2g}", *(f"{number:.3f}" for number in row)
         )
     console.print(grid)
 

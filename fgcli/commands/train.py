@@ -9,8 +9,6 @@ import typer
 from fgcli.errors import RunError, UsageError
 from fgcli.training.files import to_json
 
-METHOD, TASK, TRAINING, RUN = "Method", "Data and model", "Training", "The run"
-
 
 class Interrupted(RunError):
     """Stopped by Ctrl-C."""
@@ -18,79 +16,69 @@ class Interrupted(RunError):
     exit_code = 130
 
 
-def _option(flag: str, panel: str, help: str, metavar: str | None = None) -> Any:
+def _option(flag: str, help: str, metavar: str | None = None) -> Any:
     """A flag that is None where it is not given, so that the recipe's value, or the default, holds."""
-    return typer.Option(flag, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+    return typer.Option(flag, help=help, metavar=metavar)
 
 
 # The defaults stand in the help texts, as reading them from the schemas would make --help slow; a test compares them.
 def train(
-    method: Annotated[
-        str | None, _option("--method", METHOD, "Guess method or estimator (default wt).", "NAME")
-    ] = None,
+    method: Annotated[str | None, _option("--method", "Guess method or estimator (default wt).", "NAME")] = None,
     k: Annotated[
         str | None,
-        _option("--k", METHOD, "Dimension of the guess space, or rank; for methods that have it.", "N|rank"),
+        _option("--k", "Dimension of the guess space, or rank; for methods that have it.", "N|rank"),
     ] = None,
     option: Annotated[
-        list[str] | None, _option("--option", METHOD, "Another option of the method; repeatable.", "KEY=VALUE")
+        list[str] | None, _option("--option", "Another option of the method; repeatable.", "KEY=VALUE")
     ] = None,
-    dataset: Annotated[str | None, _option("--dataset", TASK, "Dataset (default mnist1d).", "NAME")] = None,
+    dataset: Annotated[str | None, _option("--dataset", "Dataset (default mnist1d).", "NAME")] = None,
     dataset_option: Annotated[
-        list[str] | None, _option("--dataset-option", TASK, "Option of the dataset; repeatable.", "KEY=VALUE")
+        list[str] | None, _option("--dataset-option", "Option of the dataset; repeatable.", "KEY=VALUE")
     ] = None,
-    model: Annotated[str | None, _option("--model", TASK, "Model (default mlp).", "NAME")] = None,
-    width: Annotated[int | None, _option("--width", TASK, "Units of every hidden layer (default 128).", "N")] = None,
-    depth: Annotated[int | None, _option("--depth", TASK, "Number of hidden layers (default 3).", "N")] = None,
-    bias: Annotated[
-        bool | None, _option("--bias/--no-bias", TASK, "Give every layer a bias (default --no-bias).")
-    ] = None,
+    model: Annotated[str | None, _option("--model", "Model (default mlp).", "NAME")] = None,
+    width: Annotated[int | None, _option("--width", "Units of every hidden layer (default 128).", "N")] = None,
+    depth: Annotated[int | None, _option("--depth", "Number of hidden layers (default 3).", "N")] = None,
+    bias: Annotated[bool | None, _option("--bias/--no-bias", "Give every layer a bias (default --no-bias).")] = None,
     model_option: Annotated[
-        list[str] | None, _option("--model-option", TASK, "Another option of the model; repeatable.", "KEY=VALUE")
+        list[str] | None, _option("--model-option", "Another option of the model; repeatable.", "KEY=VALUE")
     ] = None,
-    epochs: Annotated[
-        int | None, _option("--epochs", TRAINING, "Passes over the training set (default 300).", "N")
-    ] = None,
+    epochs: Annotated[int | None, _option("--epochs", "Passes over the training set (default 300).", "N")] = None,
     max_steps: Annotated[
-        int | None, _option("--max-steps", TRAINING, "Stop after this many updates, also inside an epoch.", "N")
+        int | None, _option("--max-steps", "Stop after this many updates, also inside an epoch.", "N")
     ] = None,
-    batch_size: Annotated[
-        int | None, _option("--batch-size", TRAINING, "Samples per update (default 512).", "N")
-    ] = None,
-    lr: Annotated[float | None, _option("--lr", TRAINING, "Learning rate (default 0.0001).", "X")] = None,
-    optimizer: Annotated[str | None, _option("--optimizer", TRAINING, "Optimiser (default adamw).", "NAME")] = None,
+    batch_size: Annotated[int | None, _option("--batch-size", "Samples per update (default 512).", "N")] = None,
+    lr: Annotated[float | None, _option("--lr", "Learning rate (default 0.0001).", "X")] = None,
+    optimizer: Annotated[str | None, _option("--optimizer", "Optimiser (default adamw).", "NAME")] = None,
     optimizer_option: Annotated[
         list[str] | None,
-        _option("--optimizer-option", TRAINING, "Option of the optimiser; repeatable.", "KEY=VALUE"),
+        _option("--optimizer-option", "Option of the optimiser; repeatable.", "KEY=VALUE"),
     ] = None,
     seed: Annotated[
-        int | None, _option("--seed", TRAINING, "Names the run's data order, weights and guesses (default 0).", "N")
+        int | None, _option("--seed", "Names the run's data order, weights and guesses (default 0).", "N")
     ] = None,
     device: Annotated[
-        str | None, _option("--device", TRAINING, "Where to compute (default auto).", "auto|cpu|cuda|cuda:N|mps")
+        str | None, _option("--device", "Where to compute (default auto).", "auto|cpu|cuda|cuda:N|mps")
     ] = None,
-    threads: Annotated[
-        int | None, _option("--threads", TRAINING, "CPU threads; torch's choice if not given.", "N")
-    ] = None,
+    threads: Annotated[int | None, _option("--threads", "CPU threads; torch's choice if not given.", "N")] = None,
     eval_every: Annotated[
         int | None,
-        _option("--eval-every", RUN, "Epochs between two evaluations, each with a checkpoint (default 10).", "N"),
+        _option("--eval-every", "Epochs between two evaluations, each with a checkpoint (default 10).", "N"),
     ] = None,
     recipe: Annotated[
         str | None,
-        _option("--recipe", RUN, "A recipe's file, or the name of a shipped one; flags override it.", "FILE"),
+        _option("--recipe", "A recipe's file, or the name of a shipped one; flags override it.", "FILE"),
     ] = None,
     out: Annotated[
-        Path | None, _option("--out", RUN, "The run directory; a fresh one under ./runs if not given.", "DIR")
+        Path | None, _option("--out", "The run directory; a fresh one under ./runs if not given.", "DIR")
     ] = None,
     resume: Annotated[
-        Path | None, _option("--resume", RUN, "Go on with the unfinished run in this directory.", "DIR")
+        Path | None, _option("--resume", "Go on with the unfinished run in this directory.", "DIR")
     ] = None,
     json: Annotated[
         bool,
-        typer.Option("--json", rich_help_panel=RUN, help="Print result.json, and nothing else, to standard output."),
+        typer.Option("--json", help="Print result.json, and nothing else, to standard output."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", rich_help_panel=RUN, help="Show warnings and errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")] = False,
 ) -> None:
     """Train a network by a gradient estimator."""
     from fgcli.recipe import parse_assignments

@@ -10,7 +10,7 @@ JSON_LIMIT = 64 * 2**20  # bytes; the largest JSON file of ours that is read
 
 def to_json(value: object) -> str:
     """One line of strict JSON: no NaN or infinity (ValueError), floats that read back to the same bits."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    return json.dumps(value, allow_nan=False)
 
 
 def from_json(text: str) -> Any:

@@ -113,9 +113,6 @@ class Training:
             parameter.grad = estimate.gradients.get(name)
         assembly.optimizer.step()
         self.times.add(1e3 * (_now(device) - checked + estimated - start))
-        # Fused optimisers do not count as a change of the parameter (torch 2.13), and an estimator may look at that
-        # count to see whether what it prepared still holds.
-        torch.autograd.graph.increment_version(self.parameters.values())
         return estimate.losses.mean().item()
 
     def _check_finite(self, estimate: Estimate) -> None:

@@ -66,7 +66,8 @@ def test_defaults_are_fitted_kept_and_used(fitted: list[FitOptions], cache: Path
     result = succeed()
     assert fitted == [FitOptions()]
     assert "largest error" in result.stdout
-    assert "0.13" in result.stdout  # of σ = 0.1
+    assert "0.13" in result.stdout  # the error of σ = 0.1
+    assert "5.842" in result.stdout  # b of σ = 0.5
     assert "wperp-ns uses this table" in result.stdout
     assert table_file.find_table() == table_file.shipped_table()
     assert {path.name for path in cache.iterdir()} == {
@@ -193,4 +194,4 @@ def test_per_iteration_table_has_no_columns_of_coefficients(
     result = succeed("--per-iteration", "--sigma", "0.5")
     assert fitted[0].per_iteration
     assert "one polynomial for each of 5 applications" in result.stdout
-    assert "5.8423" not in result.stdout
+    assert "5.842" not in result.stdout

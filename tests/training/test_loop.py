@@ -218,24 +218,6 @@ def test_only_estimator_and_optimiser_are_timed(tmp_path, monkeypatch):
     assert training.times.cold == [2e3, 2e3]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-def test_every_update_counts_as_a_change_of_the_parameters(tmp_path, optimizer):
-    training = make(tmp_path / "run", optimizer=optimizer, max_steps=3)
-    seen, estimate = [], training.assembly.estimator.estimate
-
-    class Watched:
-        def estimate(self, model, *rest):
-            seen.append(tuple(parameter._version for parameter in model.parameters()))
-            return estimate(model, *rest)
-
-        def state(self):
-            return {}
-
-    training.assembly = replace(training.assembly, estimator=Watched())
-    training.run()
-    assert all(later > earlier for now, then in zip(seen[1:], seen, strict=False) for later, earlier in zip(now, then))
-
-
 def test_estimators_run_without_recording_a_graph(tmp_path):
     training = make(tmp_path / "run", max_steps=1)
     seen, estimate = [], training.assembly.estimator.estimate

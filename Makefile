@@ -1,0 +1,40 @@
+# make demo and make test work on a fresh machine that has Python 3.11 to 3.13 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test lint lock clean
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "fg needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d; give another: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(READY)
+
+demo: setup
+	$(BIN)/fg train --recipe quickstart
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+# The lock file pins what the project and its tests need; make it anew after changing pyproject.toml.
+lock: setup
+	$(BIN)/pip install --quiet pip-tools
+	echo 'torch==2.13.0' > $(VENV)/torch.txt
+	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host \
+	  --no-emit-find-links --annotation-style line --extra dev --constraint $(VENV)/torch.txt \
+	  --output-file requirements.lock pyproject.toml
+	sed -i -e 's/^\(torch==[0-9.]*\)+cpu/\1/' -e '/^# The following/,$$d' requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

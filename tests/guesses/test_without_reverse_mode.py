@@ -1,0 +1,40 @@
+"""Every method but backpropagation trains with reverse mode taken away."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from claims import ESTIMATORS, GUESSES, Claim
+from networks import batch_for, chain, cross_entropy
+
+from fgcli.gradient.randomness import Streams
+
+FORWARD = [*GUESSES, *(claim for claim in ESTIMATORS if claim.method != "backprop")]
+
+
+def _refusing(name: str) -> Callable[..., None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError(f"{name} was called")
+
+    return refuse
+
+
+@pytest.mark.parametrize("claim", FORWARD, ids=lambda claim: claim.name)
+def test_loss_falls_without_backward_and_grad(claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "backward", _refusing("Tensor.backward"))
+    monkeypatch.setattr(torch.autograd, "backward", _refusing("autograd.backward"))
+    monkeypatch.setattr(torch.autograd, "grad", _refusing("autograd.grad"))
+    model = chain(5, 8, 8, 3, bias=True)
+    batch = batch_for(model, 64)
+    estimator = claim.estimator()
+    estimator.bind(model, batch.inputs[:2])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for step in range(60):
+        estimate = estimator.estimate(model, cross_entropy, batch, Streams(0).at(step))
+        for name, parameter in model.named_parameters():
+            parameter.grad = estimate.gradients[name]
+            assert not estimate.gradients[name].requires_grad
+        optimizer.step()
+        losses.append(float(estimate.losses.mean()))
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])

@@ -1,0 +1,22 @@
+"""The literal SVD."""
+
+import pytest
+import torch
+from masks import masks, weight
+
+from fgcli.spectra.dense import right_singular_vectors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(8, 8), (4, 9), (9, 4)])
+@pytest.mark.parametrize("rank", [None, 3, 0])
+def test_rank_and_vectors_under_masks(shape: tuple[int, int], rank: int | None, dtype: torch.dtype) -> None:
+    matrix, mask = weight(*shape, rank=rank), masks(shape[1])
+    dense = (matrix * mask.unsqueeze(1)).to(dtype)
+    vectors, found = right_singular_vectors(dense)
+    assert found.tolist() == [int(torch.linalg.matrix_rank((matrix * row).double())) for row in mask]
+    assert vectors.dtype == dtype
+    assert vectors.isfinite().all()
+    for sample, v, r in zip(dense, vectors, found.tolist(), strict=True):
+        kept = v[:, :r]
+        torch.testing.assert_close(sample @ kept @ kept.T, sample, rtol=0, atol=1e-5 if dtype == torch.float32 else 1e-9)
