@@ -46,7 +46,7 @@ def covariance(method: LinearGuess, matrix: Tensor, mask: Tensor, *, step: int =
     a = method.map(seen, prepared, torch.eye(n, dtype=matrix.dtype).expand(len(mask), n, n))
     for j in range(n):  # columns one by one and all at once are the same map
         column = method.map(seen, prepared, torch.eye(n, dtype=matrix.dtype)[j].expand(len(mask), n))
-        torch.testing.assert_close(column, a[:, :, j], rtol=1e-4, atol=1e-5 if matrix.dtype == torch.float32 else 1e-9)
+        torch.testing.assert_close(column, a[:, :, j], rtol=0, atol=1e-3 if matrix.dtype == torch.float32 else 1e-9)
     return a @ a.mT
 
 

@@ -23,7 +23,7 @@ class OrthogonalOptions(GuessOptions):
         "of W itself, masked sample by sample; `svd`: one SVD a sample, as in the paper, for small sizes.",
     )
     oversampling: Count = Field(
-        default=3, description="`ritz` tracks r = oversampling · k singular vectors of W, at most its rank."
+        default=2, description="`ritz` tracks r = oversampling · k singular vectors of W, at most its rank."
     )
     power_steps: int = Field(
         default=2, ge=0, description="`ritz`: block power steps per sample in the tracked space; 0 is `shared`."

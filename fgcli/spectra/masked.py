@@ -54,23 +54,44 @@ def _pairs(r: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return i, j, position.flatten()
 
 
-def whiten(gram: Tensor, z: Tensor, tolerance: float | None = None) -> Tensor:
+def whiten(gram: Tensor, z: Tensor) -> Tensor:
     """u = T z with T Tᵀ = gram⁺, so that B u has the covariance of a projector if gram = BᵀB and Cov(z) = I.
 
     gram [batch, r, r], z [batch, r] or [batch, r, columns]; u has the shape of z. A Cholesky factor serves; samples
     where it does not exist to working precision (dependent columns, an all-zero mask) get the pseudo-inverse from an
-    eigendecomposition in float64. Eigenvalues below `tolerance` of the largest count as zero: `rounding` of gram's
-    own precision unless its entries are known to another.
+    eigendecomposition.
     """
     columns = z.unsqueeze(-1) if z.dim() == 2 else z
-    tolerance = rounding(gram) if tolerance is None else tolerance
-    factor, _ = torch.linalg.cholesky_ex(gram)
-    u = torch.linalg.solve_triangular(factor.mT, columns, upper=True)
-    pivots = factor.diagonal(dim1=1, dim2=2)
-    sound = pivots.square().amin(1) > 64 * tolerance * gram.diagonal(dim1=1, dim2=2).amax(1)
-    if not bool(sound.all()):  # also where the factorisation failed and left NaN
-        weak = (~sound).nonzero().squeeze(1)
-        u[weak] = _pseudo_inverse_root(gram[weak], tolerance) @ columns[weak]
+    u, sound = _whiten_sound(gram, columns)
+    weak = (~(sound & _above_rounding(gram, gram.shape[-1]))).nonzero().squeeze(1)
+    if len(weak):
+        u[weak] = _eigen_root(gram[weak], gram.shape[-1], rounding(gram)) @ columns[weak]
+    return u.squeeze(-1) if z.dim() == 2 else u
+
+
+def whiten_top(gram: Tensor, z: Tensor, power_steps: int) -> Tensor:
+    """As `whiten`, within the top-k Ritz space of every sample: gram [batch, r, r], z [batch, k(, columns)], k < r.
+
+    u [batch, r(, columns)] = X T z, where X = gram^power_steps E_k, and E_k are the first k coordinates. Its span is
+    off the top-k eigenvectors by about (λ_{k+1} / λ_k)^power_steps. There is one Cholesky factor, of XᵀCX, and no
+    orthogonalisation between the steps, so that this is computed in float64 (on the CPU where the device has none; for
+    matrices this small it takes no longer). Samples whose λ_k is too small beside λ₁ for that, and those of lower
+    rank than k, get the exact eigenvectors.
+    """
+    k = z.shape[1]
+    device = torch.device("cpu") if gram.device.type == "mps" else gram.device
+    wide = gram.to(device, torch.float64)
+    columns = (z.unsqueeze(-1) if z.dim() == 2 else z).to(wide)
+    x = torch.eye(gram.shape[-1], k, dtype=wide.dtype, device=device).expand(len(wide), -1, -1)
+    image = wide[:, :, :k].contiguous()
+    for _ in range(power_steps):
+        x, image = image, wide @ image
+    inner, sound = _whiten_sound(x.mT @ image, columns)
+    weak = (~(sound & _above_rounding(gram, k).to(device))).nonzero().squeeze(1)
+    u = x @ inner
+    if len(weak):
+        u[weak] = _eigen_root(wide[weak], k, rounding(gram)) @ columns[weak]
+    u = u.to(z)
     return u.squeeze(-1) if z.dim() == 2 else u
 
 
@@ -79,36 +100,33 @@ def rounding(gram: Tensor) -> float:
     return 8 * gram.shape[-1] * torch.finfo(gram.dtype).eps
 
 
-def _pseudo_inverse_root(gram: Tensor, tolerance: float) -> Tensor:
-    """T [batch, r, r] with T Tᵀ = gram⁺."""
+def _above_rounding(gram: Tensor, k: int) -> Tensor:
+    """Whether the first k basis vectors of a sample are all more than rounding beside the largest: [batch]."""
+    squares = gram.diagonal(dim1=1, dim2=2)
+    return squares[:, :k].amin(1) > rounding(gram) * squares.amax(1)
+
+
+def _whiten_sound(gram: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """L⁻ᵀ columns with gram = L Lᵀ, and whether that is to be trusted, by sample.
+
+    The error of the result is about eps over the smallest square of a pivot, relative to its diagonal entry: a
+    Cholesky factor does not mind badly scaled columns.
+    """
+    factor, _ = torch.linalg.cholesky_ex(gram)  # where it fails, a pivot is 0 or no number
+    least = 64 * rounding(gram) + torch.finfo(gram.dtype).eps ** 0.6
+    squares = factor.diagonal(dim1=1, dim2=2).square()
+    sound = (squares > least * gram.diagonal(dim1=1, dim2=2)).all(1)
+    return torch.linalg.solve_triangular(factor.mT, columns, upper=True), sound
+
+
+def _eigen_root(gram: Tensor, k: int, tolerance: float) -> Tensor:
+    """T [batch, r, min(k, r)] with T Tᵀ the pseudo-inverse of gram on its top-k eigenvectors, in gram's dtype.
+
+    Eigenvalues below `tolerance` of the largest count as zero. In float64: batched single precision fails on
+    repeated zeros.
+    """
     device = torch.device("cpu") if gram.device.type == "mps" else gram.device
     values, vectors = torch.linalg.eigh(gram.to(device, torch.float64))
     kept = values > tolerance * values[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
     scale = torch.where(kept, values, 1).rsqrt() * kept
-    return (vectors * scale.unsqueeze(1)).to(gram)
-
-
-def whiten_top(gram: Tensor, z: Tensor, power_steps: int) -> Tensor:
-    """As `whiten`, within the top-k Ritz space of every sample: gram [batch, r, r], z [batch, k(, columns)], k < r.
-
-    u [batch, r(, columns)] = X T z, where the k columns of X come from `power_steps` block power steps from the first
-    k coordinates, orthonormal between the steps. The space is off the top-k eigenvectors by about
-    (λ_{k+1} / λ_k)^power_steps; with none it is the first k coordinates. Computed in float64 where the device has it
-    (on the CPU, matrices this small take no longer): a power step squares the spread of the eigenvalues.
-    """
-    k, known = z.shape[1], rounding(gram)
-    wide = gram if gram.device.type == "mps" else gram.double()
-    columns = (z.unsqueeze(-1) if z.dim() == 2 else z).to(wide.dtype)
-    if power_steps == 0:
-        u = torch.zeros(len(z), gram.shape[-1], columns.shape[2], dtype=wide.dtype, device=z.device)
-        u[:, :k] = whiten(wide[:, :k, :k], columns, known)
-    else:
-        identity = torch.eye(k, dtype=wide.dtype, device=z.device).expand(len(z), k, k)
-        x = wide[:, :, :k]
-        for _ in range(power_steps - 1):
-            x = wide @ (x @ whiten(x.mT @ x, identity, known**2))
-        orthonormal = whiten(x.mT @ x, identity, known**2)
-        ritz = orthonormal.mT @ (x.mT @ (wide @ x)) @ orthonormal
-        u = x @ (orthonormal @ whiten(ritz, columns, known))
-    u = u.to(z.dtype)
-    return u.squeeze(-1) if z.dim() == 2 else u
+    return (vectors * scale.unsqueeze(1))[:, :, -k:].flip(2).to(gram)
