@@ -20,6 +20,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.jsonl"
 
+KEPT = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "wall_s", "step_ms_median", "device", "threads")
+
 PAPER_TRAIN = {  # Tab. 3 of the paper: training accuracy by width, one run each
     "weight-perturbation": {64: 0.121, 128: 0.124, 256: 0.179, 512: 0.177},
     "activation-perturbation": {64: 0.201, 128: 0.275, 256: 0.309, 512: 0.319},
@@ -47,9 +49,9 @@ def train(method: str, width: int, seed: int) -> dict[str, Any]:
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")
     result = json.loads(done.stdout)
-    keys = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "wall_s", "step_ms_median", "device", "threads")
     command = command[: command.index("--out")]
-    return {"method": method, "width": width, "seed": seed, "command": " ".join(command), **{k: result[k] for k in keys}}
+    row = {"method": method, "width": width, "seed": seed, "command": " ".join(command)}
+    return row | {key: result[key] for key in KEPT}
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ Names that begin with `hand:` are the loops of hand_written.py. Three hidden lay
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -22,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.devices import peak_memory_bytes
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch, Estimator
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.randomness import Streams
 from fgcli.models.mlp import mlp
 from fgcli.models.options import MLPOptions
+from fgcli.recipe import parse_assignments
 
 BATCH, INPUTS, CLASSES = 512, 40, 10
 
@@ -37,8 +36,7 @@ def estimator(name: str) -> Estimator:
     """From `method:option=value:option=value`."""
     method, *assignments = name.split(":")
     kind, entry = load_registry().method(method)
-    chosen = entry.options(**{key: json.loads(v) if v.isdigit() else v for key, v in (a.split("=") for a in assignments)})
-    found = entry.load()(chosen)
+    found = entry.load()(entry.options(**parse_assignments(assignments)))
     return found if kind == "estimator" else ForwardGradient(found)
 
 
@@ -98,10 +96,14 @@ def measure(names: list[str], width: int, rounds: int) -> dict[str, list[float]]
 
 def peak_memory(name: str, width: int) -> float:
     """MiB of a fresh process after twelve steps (one of them with a refresh)."""
-    code = (
-        f"import step_time as s; f = s.stepper({name!r}, {width}); [f(i) for i in range(12)];"
-        "import torch; print(s.peak_memory_bytes(torch.device('cpu')))"
-    )
+    code = f"""if True:
+        import torch, step_time
+        from fgcli.devices import peak_memory_bytes
+        torch.set_num_threads(1)
+        step = step_time.stepper({name!r}, {width})
+        for number in range(12):
+            step(number)
+        print(peak_memory_bytes(torch.device("cpu")))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=sys.path[0])
     return int(done.stdout) / 2**20
 
@@ -115,8 +117,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     first = arguments.methods[0]
-    print("| width | method | step, ms (quartiles) | ratio to " + first + " |" + (" peak, MiB |" if arguments.memory else ""))
-    print("|---|---|---|---|" + ("---|" if arguments.memory else ""))
+    print(f"| width | method | step, ms (quartiles) | ratio to {first} |{' peak, MiB |' if arguments.memory else ''}")
+    print(f"|---|---|---|---|{'---|' if arguments.memory else ''}")
     for width in arguments.widths:
         times = measure(arguments.methods, width, arguments.rounds)
         base = statistics.median(times[first])

@@ -1,5 +1,8 @@
 """Small networks and batches that several tests share, in float64."""
 
+from functools import partial
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +18,7 @@ def chain(*widths: int, bias: bool = False, activation: type[nn.Module] = nn.ReL
     """Linear layers of these widths with activations between; weights well above PyTorch's default scale."""
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for d_in, d_out in zip(widths[:-1], widths[1:], strict=True):
+    for d_in, d_out in pairwise(widths):
         layers += [nn.Linear(d_in, d_out, bias=bias), activation()]
     model = nn.Sequential(*layers[:-1]).double()
     with torch.no_grad():
@@ -62,9 +65,11 @@ def site_gradients(model: nn.Module, batch: Batch, sites: tuple[str, ...]) -> di
     """The true g_{i,b} = ∂L/∂s_{i,b} by reverse mode: [batch, *shape of s_i] for every site."""
     outputs: dict[str, Tensor] = {}
     modules = dict(model.named_modules())
-    handles = [
-        modules[name].register_forward_hook(lambda _, __, s, name=name: outputs.__setitem__(name, s)) for name in sites
-    ]
+
+    def record(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
+        outputs[name] = s
+
+    handles = [modules[name].register_forward_hook(partial(record, name)) for name in sites]
     loss = cross_entropy(model(batch.inputs), batch.targets).mean()
     for handle in handles:
         handle.remove()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fgcli.errors import RunError, UsageError
-from fgcli.training.files import to_json
+from fgcli.files import to_json
 
 
 class Interrupted(RunError):

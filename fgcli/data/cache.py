@@ -5,25 +5,18 @@ write at once cannot leave one's data with the other's sum. A cache is never nee
 read counts as absent, and what cannot be written is left unwritten.
 """
 
-import contextlib
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import platformdirs
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from fgcli.files import write_atomically
+
 _log = logging.getLogger("fgcli")
-
-
-def folder() -> Path:
-    """`$FG_CACHE_DIR`, or the cache folder that the operating system gives to `fg`."""
-    return Path(os.environ.get("FG_CACHE_DIR") or platformdirs.user_cache_dir("fg"))
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -62,20 +55,6 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     content = safetensors.torch.save(dict(tensors), metadata={"sha256": digest(tensors)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content)
+        write_atomically(path, content)
     except OSError as error:
         _log.debug("data not cached at %s: %s", path, error)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -18,6 +18,7 @@ from torch import Tensor
 from fgcli.data import cache
 from fgcli.data.dataset import Dataset
 from fgcli.data.options import Mnist1dOptions
+from fgcli.files import cache_folder
 
 _log = logging.getLogger("fgcli")
 
@@ -45,7 +46,7 @@ def mnist1d(options: Mnist1dOptions) -> Dataset:
 def cache_path(options: Mnist1dOptions) -> Path:
     """The cache file of these options, under the installed version of mnist1d."""
     key = f"{options.model_dump_json()} mnist1d {version('mnist1d')}"
-    return cache.folder() / f"mnist1d-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    return cache_folder() / f"mnist1d-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
 
 
 def fingerprint(tensors: dict[str, Tensor]) -> str:

@@ -4,7 +4,6 @@ In the cache folder `newton-schulz.json` is the table that W̃⊥-NS uses; the t
 options, lie beside it.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.resources
@@ -14,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from fgcli.errors import UsageError
+from fgcli.files import cache_folder, from_json, write_atomically
 from fgcli.spectra.coefficients import CoefficientTable, FitOptions, StepFit, instability, measure
 from fgcli.spectra.step_polynomial import StepPolynomial
 
@@ -104,17 +103,7 @@ def read_table(path: Path) -> CoefficientTable:
 
 def write_table(table: CoefficientTable, path: Path) -> None:
     """Write atomically: after a kill at any moment the path holds the old content or the new. OSError if it fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(to_json(table).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    write_atomically(path, to_json(table))
 
 
 @cache
@@ -140,11 +129,6 @@ def find_table(named: str | os.PathLike[str] | None = None) -> CoefficientTable:
         raise UsageError(f"{error}; delete it, or write a new one with `fg fit-ns-coeffs`") from None
 
 
-def cache_folder() -> Path:
-    """`$FG_CACHE_DIR`, or the cache folder that the operating system gives to `fg`."""
-    return Path(os.environ.get("FG_CACHE_DIR") or platformdirs.user_cache_dir("fg"))
-
-
 def active_path() -> Path:
     """Where the user's table lies that W̃⊥-NS uses."""
     return cache_folder() / "newton-schulz.json"
@@ -166,22 +150,12 @@ def _checksum(content: dict[str, Any]) -> str:
 
 
 def _strict_json(data: bytes) -> Any:
-    """ValueError for what is too large, not JSON, or JSON that only Python accepts (NaN, two equal keys)."""
-
-    def refuse_constant(token: str) -> Any:
-        raise ValueError(f"{token} is not JSON")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            raise ValueError("a key appears twice")
-        return content
-
+    """ValueError for what is too large or not strict JSON."""
     if len(data) > SIZE_LIMIT:
         raise ValueError(f"it is larger than {SIZE_LIMIT} bytes")
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
+        return from_json(data.decode())
+    except ValueError as error:
         raise ValueError(f"it is not strict JSON ({error})") from None
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from fgcli.errors import RunError
-from fgcli.training.files import put_in_place, read_json, temporary_name, to_json, write_atomically
+from fgcli.files import put_in_place, read_json, temporary_name, to_json, write_atomically
 
 SCHEMA = 1
 KEPT = 2  # the newest two: should the last be damaged, there is one before it

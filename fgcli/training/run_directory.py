@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.errors import RunError, UsageError
-from fgcli.training.files import from_json, read_json, to_json, write_atomically
+from fgcli.files import from_json, read_json, to_json, write_atomically
 
 
 class Content(Enum):

@@ -20,12 +20,6 @@ def test_what_is_saved_is_loaded(cache_folder):
     assert [entry.name for entry in path.parent.iterdir()] == ["x.safetensors"]
 
 
-def test_the_folder_follows_the_environment(cache_folder, monkeypatch):
-    assert cache.folder() == cache_folder
-    monkeypatch.setenv("FG_CACHE_DIR", "")
-    assert cache.folder().name == "fg"
-
-
 def test_absent_data_is_no_reason_to_warn(cache_folder, caplog):
     assert cache.load(cache_folder / "x.safetensors") is None
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from networks import chain
 from torch import Tensor, nn
 
-from fgcli.gradient.chain import OutputLayer, Segment, find_segments
+from fgcli.gradient.chain import Activation, OutputLayer, Segment, find_segments
 from fgcli.gradient.upstream import LinearUpstream
 
 
@@ -49,8 +49,10 @@ def test_fast_relu_slope_equals_the_general_one_and_leaves_s_alone(inplace: bool
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(inplace), nn.Linear(5, 2))
     s = torch.tensor([[-2.0, -0.0, 0.0, 1e-30, 3.0]], dtype=torch.float64)
     kept = s.clone()
-    fast = slope(find_segments(model)["0"], s)
-    general = slope(Segment((*find_segments(model)["0"].activations, nn.Identity()), model[2]), s)  # type: ignore
+    segment = find_segments(model)["0"]
+    assert isinstance(segment, Segment)
+    fast = slope(segment, s)
+    general = slope(Segment((*segment.activations, Activation(nn.Identity())), segment.next_layer), s)
     assert torch.equal(fast, general)
     assert torch.equal(s, kept)
 
@@ -58,8 +60,9 @@ def test_fast_relu_slope_equals_the_general_one_and_leaves_s_alone(inplace: bool
 def test_upstream_operator_equals_its_dense_matrix() -> None:
     model = chain(4, 6, 3)
     s = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    upstream = LinearUpstream(model[2].weight.detach(), slope(find_segments(model)["0"], s))
-    dense = torch.stack([model[2].weight.detach() @ torch.diag((row > 0).double()) for row in s])
+    weight = dict(model.named_parameters())["2.weight"].detach()
+    upstream = LinearUpstream(weight, slope(find_segments(model)["0"], s))
+    dense = torch.stack([weight @ torch.diag((row > 0).double()) for row in s])
     assert torch.equal(upstream.dense(), dense)
     v, u = torch.randn(5, 6, 2, dtype=torch.float64), torch.randn(5, 3, 2, dtype=torch.float64)
     torch.testing.assert_close(upstream.apply(v), dense @ v)

@@ -1,5 +1,7 @@
 """The dual pass held to autograd, in float64."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from networks import batch_for, chain, cross_entropy, residual, site_gradients
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.guess import Isotropic, Needs
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Site, weight_gradients
 from fgcli.guesses.transpose import Transpose
@@ -128,7 +130,8 @@ def test_tangents_by_hand_equal_pytorchs_own_formula() -> None:
             for handle in handles:
                 handle.remove()
 
-    _, tangent = torch.func.jvp(perturbed, (torch.zeros((), dtype=torch.float64),), (torch.ones((), dtype=torch.float64),))
+    nothing, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    tangent = torch.func.jvp(perturbed, (nothing,), (one,))[1]
     torch.testing.assert_close(estimate.directional_derivative, tangent, rtol=1e-10, atol=1e-14)
 
 
@@ -212,7 +215,7 @@ def test_prepare_runs_once_per_parameter_update_and_its_memory_is_state() -> Non
 class Normalised:
     """Not linear in its noise: a direction of length 1."""
 
-    needs = "nothing"
+    needs: ClassVar[Needs] = "nothing"
 
     def prepare(self, site: Site) -> None:
         return None

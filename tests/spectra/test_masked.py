@@ -10,7 +10,8 @@ from fgcli.spectra.masked import MaskedBasis, whiten, whiten_top
 
 
 def bases() -> dict[str, Tensor]:
-    return {"tall": weight(9, 4), "single": weight(9, 1), "dependent": weight(9, 4, rank=2), "zero": weight(9, 3, rank=0)}
+    dependent, zero = weight(9, 4, rank=2), weight(9, 3, rank=0)
+    return {"tall": weight(9, 4), "single": weight(9, 1), "dependent": dependent, "zero": zero}
 
 
 @pytest.mark.parametrize("name", bases())

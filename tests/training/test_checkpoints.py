@@ -5,8 +5,9 @@ from random import Random
 import pytest
 import torch
 
+from fgcli import files
 from fgcli.errors import RunError
-from fgcli.training import checkpoints, files
+from fgcli.training import checkpoints
 from fgcli.training.checkpoints import Checkpoint, CheckpointStore
 
 

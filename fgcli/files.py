@@ -1,4 +1,4 @@
-"""Writing that a kill cannot tear, and strict JSON. Imports no torch."""
+"""Writing that a kill cannot tear, strict JSON, and the user's cache folder. Imports no torch."""
 
 import json
 import os
@@ -14,13 +14,19 @@ def to_json(value: object) -> str:
 
 
 def from_json(text: str) -> Any:
-    """The value of strict JSON; ValueError for NaN and infinity, which the standard library would accept."""
+    """The value of strict JSON; ValueError for NaN, infinity and equal keys, which the standard library accepts."""
 
     def refuse(token: str) -> Any:
         raise ValueError(f"{token} is not JSON")
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            raise ValueError("a key appears twice")
+        return content
+
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -49,16 +55,25 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where a file is written before it gets its name: hidden, in the same folder."""
-    return path.with_name(f".{path.name}.tmp")
+    """Where a process writes a file before it gets its name: hidden, in the same folder."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a kill at any moment, sees the old content or the new one, never a part."""
     temporary = temporary_name(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         put_in_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def cache_folder() -> Path:
+    """`$FG_CACHE_DIR`, or the cache folder that the operating system gives to `fg`."""
+    if named := os.environ.get("FG_CACHE_DIR"):
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("fg"))

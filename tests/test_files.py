@@ -1,9 +1,10 @@
 import math
+from pathlib import Path
 
 import pytest
 
-from fgcli.training import files
-from fgcli.training.files import from_json, read_json, to_json, write_atomically
+from fgcli import files
+from fgcli.files import from_json, read_json, to_json, write_atomically
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -47,3 +48,10 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FG_CACHE_DIR", str(tmp_path))
+    assert files.cache_folder() == tmp_path
+    monkeypatch.setenv("FG_CACHE_DIR", "")
+    assert files.cache_folder().name == "fg"
