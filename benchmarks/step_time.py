@@ -94,18 +94,25 @@ def measure(names: list[str], width: int, rounds: int) -> dict[str, list[float]]
     return times
 
 
-def peak_memory(name: str, width: int) -> float:
-    """MiB of a fresh process after twelve steps (one of them with a refresh)."""
+def peak_memory(name: str, width: int) -> tuple[float, float]:
+    """MiB of a fresh process after twelve steps (a refresh among them): of all of it, and what the steps added."""
     code = f"""if True:
         import torch, step_time
         from fgcli.devices import peak_memory_bytes
         torch.set_num_threads(1)
         step = step_time.stepper({name!r}, {width})
-        for number in range(12):
+        step(0)  # whatever torch loads once
+        import gc, ctypes
+        gc.collect(); ctypes.CDLL(None).malloc_trim(0)
+        resident = int(open("/proc/self/statm").read().split()[1]) * 4096
+        open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
+        for number in range(1, 12):
             step(number)
-        print(peak_memory_bytes(torch.device("cpu")))"""
+        peak = peak_memory_bytes(torch.device("cpu"))
+        print(peak, peak - resident)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=sys.path[0])
-    return int(done.stdout) / 2**20
+    whole, added = map(int, done.stdout.split())
+    return whole / 2**20, added / 2**20
 
 
 def main() -> None:
@@ -117,15 +124,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     first = arguments.methods[0]
-    print(f"| width | method | step, ms (quartiles) | ratio to {first} |{' peak, MiB |' if arguments.memory else ''}")
-    print(f"|---|---|---|---|{'---|' if arguments.memory else ''}")
+    print(f"| width | method | step, ms (quartiles) | ratio to {first} |{' peak, MiB | of it by the steps |' if arguments.memory else ''}")
+    print(f"|---|---|---|---|{'---|---|' if arguments.memory else ''}")
     for width in arguments.widths:
         times = measure(arguments.methods, width, arguments.rounds)
         base = statistics.median(times[first])
         for name, values in times.items():
             low, median, high = statistics.quantiles(values, n=4)
             row = f"| {width} | {name} | {median:.2f} ({low:.2f} to {high:.2f}) | {median / base:.2f} |"
-            print(row + (f" {peak_memory(name, width):.0f} |" if arguments.memory else ""), flush=True)
+            memory = "".join(f" {mib:.1f} |" for mib in peak_memory(name, width)) if arguments.memory else ""
+            print(row + memory, flush=True)
 
 
 if __name__ == "__main__":

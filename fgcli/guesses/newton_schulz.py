@@ -4,9 +4,10 @@ y = p^N(W̃)ᵀ ε, where the polynomial p^N approximates the step at σ_k: sing
 below about 0. As in the paper, p comes from a table over σ (the set nearest to the current σ_k) and σ_k is computed
 once every `refresh` updates, by the implicitly restarted Lanczos method.
 
-What the paper leaves open: σ_k here is that of the shared W relative to its spectral norm, a ratio that masking
-hardly changes; and every sample's W̃_b is divided by its own bound on its spectral norm, since p diverges above 1.
-The bound is tr((W̃W̃ᵀ)⁸)^(1/16), at most rank^(1/16) above the norm and within a percent of it where σ₁ stands out.
+What the paper leaves open: the step lies midway between σ_k and σ_{k+1}, so that σ_k itself is kept (the paper's f
+maps it to 0); both are those of the shared W relative to its spectral norm, a ratio that masking hardly changes; and
+every sample's W̃_b is divided by its own bound on its spectral norm, since p diverges above 1. The bound is
+tr((W̃W̃ᵀ)⁸)^(1/16), at most rank^(1/16) times the norm and within a percent of it where σ₁ stands out.
 """
 
 from dataclasses import dataclass
@@ -114,9 +115,9 @@ def spectral_norm_bound(gram: Tensor) -> Tensor:
 
 
 def _polynomial(site: Site, k: int, refresh: int, table: CoefficientTable) -> StepPolynomial:
-    """The set nearest to σ_k / σ₁ of W, looked at every `refresh` updates; kept in the site's memory."""
+    """The set nearest to where the step belongs, looked at every `refresh` updates; kept in the site's memory."""
     sigma = site.memory.get("sigma")
     if sigma is None or site.step % refresh == 0:
-        relative = leading_singular(site.next_weight, k).relative_kth
-        sigma = site.memory["sigma"] = torch.tensor(relative, dtype=torch.float64)
+        relative = leading_singular(site.next_weight, k + 1).relative_step(k)
+        sigma = site.memory["sigma"] = torch.tensor(relative)
     return table.nearest(float(sigma))

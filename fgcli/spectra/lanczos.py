@@ -18,15 +18,15 @@ class LeadingSingular:
     def spectral_norm(self) -> float:
         return float(self.values[0])
 
-    @property
-    def kth(self) -> float:
-        """σ_k, or the smallest singular value where the matrix has fewer than k."""
-        return float(self.values[-1])
+    def relative_step(self, k: int) -> float:
+        """Midway between σ_k and σ_{k+1}, over σ_1: where a step belongs that keeps k singular values and no more.
 
-    @property
-    def relative_kth(self) -> float:
-        """σ_k / σ_1, where the step belongs once the matrix has unit spectral norm; 0 for the zero matrix."""
-        return self.kth / self.spectral_norm if self.spectral_norm > 0 else 0.0
+        Singular values that the matrix does not have are 0, so that of k >= rank all are kept; 0 for the zero matrix.
+        """
+        if self.spectral_norm == 0:
+            return 0.0
+        around = [float(self.values[i]) if i < len(self.values) else 0.0 for i in (k - 1, k)]
+        return sum(around) / 2 / self.spectral_norm
 
 
 def leading_singular(weight: Tensor, k: int) -> LeadingSingular:

@@ -90,8 +90,8 @@ def test_flags_override_the_recipe_and_the_rest_of_it_holds():
 
 
 def test_shipped_recipe_by_its_name():
-    done = fg("train", "--recipe", "quickstart", *FLAGS, "--max-steps", "1", "--json")
-    assert json.loads(done.stdout)["method"] == "wt"
+    done = fg("train", "--recipe", "quickstart", *FLAGS, "--k", "3", "--max-steps", "1", "--json")
+    assert json.loads(done.stdout)["method"] == "wperp-ns"
 
 
 @pytest.mark.parametrize("k", ["3", "rank"])

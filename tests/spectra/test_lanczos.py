@@ -26,12 +26,12 @@ def random(rows: int, columns: int) -> Tensor:
 )
 def test_equals_the_dense_singular_values(rows: int, columns: int, k: int, dtype: torch.dtype) -> None:
     weight = random(rows, columns).to(dtype)
-    exact = torch.linalg.svdvals(weight.double())[:k]
+    exact = torch.linalg.svdvals(weight.double())
     found = leading_singular(weight, k)
-    torch.testing.assert_close(found.values, exact, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.values, exact[:k], rtol=1e-12, atol=0)
     assert found.spectral_norm == pytest.approx(float(exact[0]), rel=1e-12)
-    assert found.kth == pytest.approx(float(exact[-1]), rel=1e-12)
-    assert found.relative_kth == pytest.approx(float(exact[-1] / exact[0]), rel=1e-12)
+    between = float(torch.cat([exact, torch.zeros(k + 1, dtype=torch.float64)])[k - 1 : k + 1].mean())
+    assert leading_singular(weight, k + 1).relative_step(k) == pytest.approx(between / float(exact[0]), rel=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 10, 63, 64, 100])
@@ -45,14 +45,15 @@ def test_k_above_the_rank() -> None:
     weight = random(80, 3) @ random(3, 90)
     found = leading_singular(weight, 10)
     torch.testing.assert_close(found.values[:3], torch.linalg.svdvals(weight)[:3], rtol=1e-12, atol=0)
-    assert 0 <= found.relative_kth < 1e-7
+    assert 0 <= found.relative_step(9) < 1e-7
+    assert found.relative_step(3) == pytest.approx(float(found.values[2] / found.values[0]) / 2)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (3, 4)])
 def test_zero_matrix(shape: tuple[int, int]) -> None:
     found = leading_singular(torch.zeros(shape), 2)
     assert found.values.tolist() == [0.0, 0.0]
-    assert found.relative_kth == 0.0
+    assert found.relative_step(1) == 0.0
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
