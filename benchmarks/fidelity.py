@@ -49,7 +49,8 @@ def columns(name: str, model: nn.Module, inputs: Tensor, k: int) -> dict[str, Te
     estimator = ForwardGradient(entry.load()(entry.options(**{"k": k, **parse_assignments(assignments)})))
     sites = estimator.bind(model, inputs[:2]).sites
     for step in range(0, 2000, 50):
-        maps = estimator.linear_maps(model, inputs, step)
+        estimator.linear_maps(model, inputs, step)
+    maps = estimator.linear_maps(model, inputs, 2000)
     found = {}
     for site in sites[:-1]:
         n = maps[site].noise_dim
@@ -91,7 +92,10 @@ def report(path: Path, samples: int, k: int) -> None:
             distance = (square - 2 * shared + rank).clamp_min(0).sqrt()
             overlap = ((a @ (a.mT @ g)).norm(dim=(1, 2)) / g.norm(dim=(1, 2)))[g.norm(dim=(1, 2)) > 0]
             cells = [energy.mean(), (shared / rank).mean(), overlap.mean(), trace.mean(), distance.mean()]
-            print(f"| {width} | {site} | {name} | " + " | ".join(f"{float(cell):.3f}" for cell in cells) + " |", flush=True)
+            print(
+                f"| {width} | {site} | {name} | " + " | ".join(f"{float(cell):.3f}" for cell in cells) + " |",
+                flush=True,
+            )
 
 
 def main() -> None:

@@ -9,10 +9,10 @@ Names that begin with `hand:` are the loops of hand_written.py. Three hidden lay
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
@@ -20,6 +20,7 @@ import hand_written
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch, Estimator
@@ -94,25 +95,17 @@ def measure(names: list[str], width: int, rounds: int) -> dict[str, list[float]]
     return times
 
 
-def peak_memory(name: str, width: int) -> tuple[float, float]:
-    """MiB of a fresh process after twelve steps (a refresh among them): of all of it, and what the steps added."""
-    code = f"""if True:
-        import torch, step_time
-        from fgcli.devices import peak_memory_bytes
-        torch.set_num_threads(1)
-        step = step_time.stepper({name!r}, {width})
-        step(0)  # whatever torch loads once
-        import gc, ctypes
-        gc.collect(); ctypes.CDLL(None).malloc_trim(0)
-        resident = int(open("/proc/self/statm").read().split()[1]) * 4096
-        open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
-        for number in range(1, 12):
-            step(number)
-        peak = peak_memory_bytes(torch.device("cpu"))
-        print(peak, peak - resident)"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=sys.path[0])
-    whole, added = map(int, done.stdout.split())
-    return whole / 2**20, added / 2**20
+def peak_memory(name: str, width: int) -> float:
+    """MiB that one step (the eleventh, with its refresh) holds at its peak beyond what it found allocated."""
+    step = stepper(name, width)
+    for number in range(10):
+        step(number)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step(10)
+    raw: Any = profiler.profiler  # the only place where single allocations are to be had
+    events = [event for event in raw.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(changes)) / 2**20
 
 
 def main() -> None:
@@ -120,19 +113,20 @@ def main() -> None:
     parser.add_argument("--methods", type=lambda text: text.split(","), required=True)
     parser.add_argument("--widths", type=lambda text: [int(part) for part in text.split(",")], required=True)
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--memory", action="store_true", help="also the peak memory of a fresh process for each")
+    parser.add_argument("--memory", action="store_true", help="also the memory that a step holds at its peak")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     first = arguments.methods[0]
-    print(f"| width | method | step, ms (quartiles) | ratio to {first} |{' peak, MiB | of it by the steps |' if arguments.memory else ''}")
-    print(f"|---|---|---|---|{'---|---|' if arguments.memory else ''}")
+    memory_head = " peak of a step, MiB |" if arguments.memory else ""
+    print(f"| width | method | step, ms (quartiles) | ratio to {first} |{memory_head}")
+    print(f"|---|---|---|---|{'---|' if arguments.memory else ''}")
     for width in arguments.widths:
         times = measure(arguments.methods, width, arguments.rounds)
         base = statistics.median(times[first])
         for name, values in times.items():
             low, median, high = statistics.quantiles(values, n=4)
             row = f"| {width} | {name} | {median:.2f} ({low:.2f} to {high:.2f}) | {median / base:.2f} |"
-            memory = "".join(f" {mib:.1f} |" for mib in peak_memory(name, width)) if arguments.memory else ""
+            memory = f" {peak_memory(name, width):.1f} |" if arguments.memory else ""
             print(row + memory, flush=True)
 
 

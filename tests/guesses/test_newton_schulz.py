@@ -24,7 +24,7 @@ def _no_table_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> 
 
 
 def naive(matrix: Tensor, mask: Tensor, k: int) -> Tensor:
-    """p^N(W̃_b / bound) formed from the SVD of each sample, with the table's set nearest to the middle of σ_k and σ_{k+1} of W."""
+    """p^N(W̃_b / bound) from the SVD of each sample, with the set nearest to the middle of σ_k and σ_{k+1} of W."""
     s = torch.cat([torch.linalg.svdvals(matrix), torch.zeros(k + 1, dtype=torch.float64)])
     sigma = float((s[k - 1] + s[k]) / 2 / s[0]) if s[0] > 0 else 0.0
     polynomial = shipped_table().nearest(sigma)
