@@ -37,7 +37,7 @@ def dual_forward(
         added = perturb(name, arguments[0], s)
         tangent = arriving.pop(name)
         if tangent is not None:
-            added = linear_part(module, tangent, module.weight) + added
+            added = linear_part(module, tangent, module.weight).add_(added)
         return forward_ad.make_dual(s, added)
 
     with hooks(sites, split, nn.Module.register_forward_pre_hook), hooks(sites, join):

@@ -11,6 +11,7 @@ tr((W̃W̃ᵀ)⁸)^(1/16), at most rank^(1/16) times the norm and within a perce
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -24,7 +25,7 @@ from fgcli.spectra.lanczos import leading_singular
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.step_polynomial import StepPolynomial
 from fgcli.spectra.table_file import find_table
-from fgcli.spectra.tracking import leading_left_vectors
+from fgcli.spectra.tracking import image_of, leading_left_vectors
 
 
 def newton_schulz(options: NewtonSchulzOptions) -> LinearGuess:
@@ -82,14 +83,13 @@ class NewtonSchulzGram:
         if left is None or site.step % self.refresh == 0:
             left = site.memory["left"] = leading_left_vectors(site.next_weight, self.k * self.oversampling, start=left)
         polynomial = _polynomial(site, self.k, self.refresh, self.table)
-        return Tracked(polynomial, MaskedBasis.of(site.next_weight.T @ left))
+        return Tracked(polynomial, MaskedBasis.of(image_of(site.next_weight, left)))
 
     def noise_dim(self, site: Site, prepared: Tracked) -> int:
         return prepared.basis.basis.shape[1]
 
     def map(self, site: Site, prepared: Tracked, z: Tensor) -> Tensor:
-        parts = prepared.basis.chunks(site.upstream.slope, z)
-        return torch.cat([self._map(prepared, *part) for part in parts])
+        return prepared.basis.in_chunks(partial(self._map, prepared), site.upstream.slope, z)
 
     def _map(self, prepared: Tracked, slope: Tensor, z: Tensor) -> Tensor:
         gram = prepared.basis.gram(slope)

@@ -11,6 +11,7 @@ span of M_b V_r, r > k; with r = rank(W) and enough power steps that is W̃⊥ i
 anything of size batch × d × d, and both guess within Im(W̃ᵀ) exactly.
 """
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -21,7 +22,7 @@ from fgcli.gradient.sites import Site
 from fgcli.guesses.options import OrthogonalBottomOptions, OrthogonalOptions
 from fgcli.spectra.dense import right_singular_vectors
 from fgcli.spectra.masked import MaskedBasis, whiten, whiten_top
-from fgcli.spectra.tracking import has_full_column_rank, leading_left_vectors
+from fgcli.spectra.tracking import has_full_column_rank, image_of, leading_left_vectors
 
 
 def orthogonal(options: OrthogonalOptions) -> LinearGuess:
@@ -73,7 +74,7 @@ class OrthogonalTracked:
         if left is None or site.step % self.refresh == 0:
             r = _capped(self.k, site) * self.oversampling
             left = site.memory["left"] = leading_left_vectors(weight, r, start=left)
-        return MaskedBasis.of(weight.T @ left)
+        return MaskedBasis.of(image_of(weight, left))
 
     def _spans_active_units(self, site: Site) -> bool:
         """Whether k is the rank and W has full column rank, looked at whenever the tracked space would be."""
@@ -92,7 +93,7 @@ class OrthogonalTracked:
         if prepared is None:
             active = (slope != 0).to(z.dtype)
             return z * (active if z.dim() == 2 else active.unsqueeze(-1))
-        return torch.cat([self._map(prepared, *part) for part in prepared.chunks(slope, z)])
+        return prepared.in_chunks(partial(self._map, prepared), slope, z)
 
     def _map(self, prepared: MaskedBasis, slope: Tensor, z: Tensor) -> Tensor:
         gram, k = prepared.gram(slope), z.shape[1]

@@ -35,4 +35,4 @@ class Preconditioned:
         if prepared is None:
             return z.clone()
         slope = site.upstream.slope
-        return prepared.combine(slope, whiten(prepared.gram(slope), z))
+        return prepared.in_chunks(lambda slope, z: prepared.combine(slope, whiten(prepared.gram(slope), z)), slope, z)

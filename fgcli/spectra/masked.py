@@ -4,7 +4,7 @@ All samples share the matrix; only the diagonal differs. The Gram matrix BᵀM_b
 of the squared diagonals with the products of B's columns, which depend on B alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,10 +27,13 @@ class MaskedBasis:
         i, j, _ = _pairs(basis.shape[1], basis.device)
         return cls(basis, basis.index_select(1, i).mul_(basis.index_select(1, j)))
 
-    def chunks(self, diagonal: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Diagonals [batch, d] and noise [batch, ...] in parts whose Gram matrices fit into CHUNK entries."""
+    def in_chunks(self, function: Callable[[Tensor, Tensor], Tensor], diagonal: Tensor, z: Tensor) -> Tensor:
+        """function(diagonals [batch, d], noise [batch, ...]), in parts whose Gram matrices fit into CHUNK entries."""
         size = max(1, CHUNK // self.basis.shape[1] ** 2)
-        return zip(diagonal.split(size), z.split(size), strict=True)
+        if len(z) <= size:
+            return function(diagonal, z)
+        parts = zip(diagonal.split(size), z.split(size), strict=True)
+        return torch.cat([function(*part) for part in parts])
 
     def gram(self, diagonal: Tensor) -> Tensor:
         """BᵀM_b²B: diagonals [batch, d] -> [batch, r, r]."""
@@ -62,9 +65,10 @@ def whiten(gram: Tensor, z: Tensor) -> Tensor:
     eigendecomposition.
     """
     columns = z.unsqueeze(-1) if z.dim() == 2 else z
-    u, sound = _whiten_sound(gram, columns)
-    weak = (~(sound & _above_rounding(gram, gram.shape[-1]))).nonzero().squeeze(1)
-    if len(weak):
+    factor, _ = torch.linalg.cholesky_ex(gram, upper=True)  # the lower one takes a third longer
+    u = torch.linalg.solve_triangular(factor, columns, upper=True)
+    weak = _weak(factor, gram, gram)
+    if weak is not None:
         u[weak] = _eigen_root(gram[weak], gram.shape[-1], rounding(gram)) @ columns[weak]
     return u.squeeze(-1) if z.dim() == 2 else u
 
@@ -86,10 +90,11 @@ def whiten_top(gram: Tensor, z: Tensor, power_steps: int) -> Tensor:
     image = wide[:, :, :k].contiguous()
     for _ in range(power_steps):
         x, image = image, wide @ image
-    inner, sound = _whiten_sound(x.mT @ image, columns)
-    weak = (~(sound & _above_rounding(gram, k).to(device))).nonzero().squeeze(1)
-    u = x @ inner
-    if len(weak):
+    inner = x.mT @ image
+    factor, _ = torch.linalg.cholesky_ex(inner, upper=True)
+    u = x @ torch.linalg.solve_triangular(factor, columns, upper=True)
+    weak = _weak(factor, inner, gram.to(device))
+    if weak is not None:
         u[weak] = _eigen_root(wide[weak], k, rounding(gram)) @ columns[weak]
     u = u.to(z)
     return u.squeeze(-1) if z.dim() == 2 else u
@@ -100,23 +105,18 @@ def rounding(gram: Tensor) -> float:
     return 8 * gram.shape[-1] * torch.finfo(gram.dtype).eps
 
 
-def _above_rounding(gram: Tensor, k: int) -> Tensor:
-    """Whether the first k basis vectors of a sample are all more than rounding beside the largest: [batch]."""
-    squares = gram.diagonal(dim1=1, dim2=2)
-    return squares[:, :k].amin(1) > rounding(gram) * squares.amax(1)
+def _weak(factor: Tensor, factored: Tensor, gram: Tensor) -> Tensor | None:
+    """Indices of the samples for which a Cholesky factor [batch, k, k] is not to be trusted; None where it is for all.
 
-
-def _whiten_sound(gram: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """L⁻ᵀ columns with gram = L Lᵀ, and whether that is to be trusted, by sample.
-
-    The error of the result is about eps over the smallest square of a pivot, relative to its diagonal entry: a
-    Cholesky factor does not mind badly scaled columns.
+    The error of what is solved with it is about eps over the smallest square of a pivot relative to its diagonal entry:
+    badly scaled columns do no harm. A factorisation that failed has a pivot that is 0 or no number. And the first k
+    basis vectors must be more than rounding beside the largest: their squared lengths are the diagonal of `gram`.
     """
-    factor, _ = torch.linalg.cholesky_ex(gram)  # where it fails, a pivot is 0 or no number
-    least = 64 * rounding(gram) + torch.finfo(gram.dtype).eps ** 0.6
-    squares = factor.diagonal(dim1=1, dim2=2).square()
-    sound = (squares > least * gram.diagonal(dim1=1, dim2=2)).all(1)
-    return torch.linalg.solve_triangular(factor.mT, columns, upper=True), sound
+    least = 64 * rounding(factored) + torch.finfo(factored.dtype).eps ** 0.6
+    sound = factor.diagonal(dim1=1, dim2=2).square() > least * factored.diagonal(dim1=1, dim2=2)
+    squares = gram.diagonal(dim1=1, dim2=2)
+    sound &= squares[:, : sound.shape[1]] > rounding(gram) * squares.amax(1, keepdim=True)
+    return None if bool(sound.all()) else (~sound.all(1)).nonzero().squeeze(1)
 
 
 def _eigen_root(gram: Tensor, k: int, tolerance: float) -> Tensor:
