@@ -2,7 +2,7 @@
 
 y = p^N(W̃)ᵀ ε, where the polynomial p^N approximates the step at σ_k: singular values above it become about 1, those
 below about 0. As in the paper, p comes from a table over σ (the set nearest to the current σ_k) and σ_k is computed
-once every `refresh` updates, by the implicitly restarted Lanczos method.
+once every `refresh` updates: by the implicitly restarted Lanczos method in `batched`, from the tracked space in `gram`.
 
 What the paper leaves open: the step lies midway between σ_k and σ_{k+1}, so that σ_k itself is kept (the paper's f
 maps it to 0); both are those of the shared W relative to its spectral norm, a ratio that masking hardly changes; and
@@ -21,7 +21,7 @@ from fgcli.gradient.guess import LinearGuess, Needs
 from fgcli.gradient.sites import Site
 from fgcli.guesses.options import NewtonSchulzOptions
 from fgcli.spectra.coefficients import CoefficientTable
-from fgcli.spectra.lanczos import leading_singular
+from fgcli.spectra.lanczos import LeadingSingular, leading_singular
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.step_polynomial import StepPolynomial
 from fgcli.spectra.table_file import find_table
@@ -43,7 +43,9 @@ class NewtonSchulzBatched:
         self.k, self.refresh, self.table = options.k, options.refresh, table
 
     def prepare(self, site: Site) -> StepPolynomial:
-        return _polynomial(site, self.k, self.refresh, self.table)
+        if "step" not in site.memory or site.step % self.refresh == 0:
+            site.memory["step"] = _step(leading_singular(site.next_weight, self.k + 1), self.k)
+        return self.table.nearest(float(site.memory["step"]))
 
     def noise_dim(self, site: Site, prepared: StepPolynomial) -> int:
         return site.upstream.output_dim
@@ -80,10 +82,13 @@ class NewtonSchulzGram:
 
     def prepare(self, site: Site) -> Tracked:
         left = site.memory.get("left")
-        if left is None or site.step % self.refresh == 0:
+        refresh = left is None or site.step % self.refresh == 0
+        if refresh:
             left = site.memory["left"] = leading_left_vectors(site.next_weight, self.k * self.oversampling, start=left)
-        polynomial = _polynomial(site, self.k, self.refresh, self.table)
-        return Tracked(polynomial, MaskedBasis.of(image_of(site.next_weight, left)))
+        basis = image_of(site.next_weight, left)
+        if refresh:  # the Ritz values are the singular values as far as they are tracked
+            site.memory["step"] = _step(LeadingSingular(basis.norm(dim=0)), self.k)
+        return Tracked(self.table.nearest(float(site.memory["step"])), MaskedBasis.of(basis))
 
     def noise_dim(self, site: Site, prepared: Tracked) -> int:
         return prepared.basis.basis.shape[1]
@@ -114,10 +119,6 @@ def spectral_norm_bound(gram: Tensor) -> Tensor:
     return torch.where(bound > 0, bound, 1)
 
 
-def _polynomial(site: Site, k: int, refresh: int, table: CoefficientTable) -> StepPolynomial:
-    """The set nearest to where the step belongs, looked at every `refresh` updates; kept in the site's memory."""
-    sigma = site.memory.get("sigma")
-    if sigma is None or site.step % refresh == 0:
-        relative = leading_singular(site.next_weight, k + 1).relative_step(k)
-        sigma = site.memory["sigma"] = torch.tensor(relative)
-    return table.nearest(float(sigma))
+def _step(singular: LeadingSingular, k: int) -> Tensor:
+    """Where the step belongs, in single precision on every device, so that a resumed run reads the same number."""
+    return torch.tensor(singular.relative_step(k), dtype=torch.float32)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LeadingSingular:
-    """The largest singular values of a matrix, in descending order: a float64 vector on the CPU, never empty."""
+    """The largest singular values of a matrix, in descending order; never empty."""
 
     values: Tensor
 

@@ -80,7 +80,7 @@ def test_sigma_is_computed_once_every_refresh(monkeypatch: pytest.MonkeyPatch) -
     calls = []
     real = module.leading_singular
     monkeypatch.setattr(module, "leading_singular", lambda *args: calls.append(1) or real(*args))
-    method = newton_schulz(NewtonSchulzOptions(k=3, refresh=4))
+    method = newton_schulz(NewtonSchulzOptions(k=3, solver="batched", refresh=4))
     one = site(weight(8, 8), None)
     for step in range(9):
         one.step = step
