@@ -1,6 +1,6 @@
 """Accuracies after 300 epochs: every method of a table, widths and seeds, each by `fg train`; one JSON row a run.
 
-    python benchmarks/accuracy.py run --methods backprop,wt --widths 64,128 --seeds 5 --jobs 2
+    python benchmarks/accuracy.py run --methods backprop,wt --widths 64,128 --jobs 2
     python benchmarks/accuracy.py table
 
 `run` skips the rows it already has. Rows are kept in benchmarks/results/accuracy.jsonl. A method may carry options:
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     have = {(row["method"], row["width"], row["seed"]) for row in rows()}
     wanted = [
         (method, width, seed)
-        for seed in range(arguments.seeds)
+        for seed in arguments.seeds
         for width in arguments.widths
         for method in arguments.methods
         if (method, width, seed) not in have
@@ -84,6 +84,10 @@ def table() -> None:
         print(f"| {' | '.join(cells)} | {'' if paper is None else f'{paper:.3f}'} | {step:.1f} |")
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def _spread(group: list[dict[str, Any]], key: str) -> str:
     values = [row[key] for row in group]
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -95,8 +99,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run")
     runner.add_argument("--methods", type=lambda text: text.split(","), required=True)
-    runner.add_argument("--widths", type=lambda text: [int(part) for part in text.split(",")], required=True)
-    runner.add_argument("--seeds", type=int, default=5)
+    runner.add_argument("--widths", type=_numbers, required=True)
+    runner.add_argument("--seeds", type=_numbers, default=[0, 1, 2, 3, 4])
     runner.add_argument("--jobs", type=int, default=1)
     commands.add_parser("table")
     arguments = parser.parse_args()

@@ -82,15 +82,15 @@ def stepper(name: str, width: int) -> Callable[[int], None]:
     return fg_step
 
 
-def measure(names: list[str], width: int, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of every step, the methods in turn."""
+def measure(names: list[str], width: int, rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
+    """Milliseconds of every step after the warm-up, the methods in turn."""
     steps = {name: stepper(name, width) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 5):
+    for number in range(warm_up + rounds):
         for name, step in steps.items():
             start = time.perf_counter()
             step(number)
-            if number >= 5:
+            if number >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return times
 
@@ -114,20 +114,42 @@ def main() -> None:
     parser.add_argument("--widths", type=lambda text: [int(part) for part in text.split(",")], required=True)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--memory", action="store_true", help="also the memory that a step holds at its peak")
+    parser.add_argument("--plot", help="a figure of the medians over the width (.png, .svg or .pdf)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     first = arguments.methods[0]
     memory_head = " peak of a step, MiB |" if arguments.memory else ""
     print(f"| width | method | step, ms (quartiles) | ratio to {first} |{memory_head}")
     print(f"|---|---|---|---|{'---|' if arguments.memory else ''}")
+    medians: dict[str, list[float]] = {name: [] for name in arguments.methods}
     for width in arguments.widths:
         times = measure(arguments.methods, width, arguments.rounds)
         base = statistics.median(times[first])
         for name, values in times.items():
             low, median, high = statistics.quantiles(values, n=4)
+            medians[name].append(median)
             row = f"| {width} | {name} | {median:.2f} ({low:.2f} to {high:.2f}) | {median / base:.2f} |"
             memory = f" {peak_memory(name, width):.1f} |" if arguments.memory else ""
             print(row + memory, flush=True)
+    if arguments.plot:
+        plot(arguments.widths, medians, arguments.plot)
+
+
+def plot(widths: list[int], medians: dict[str, list[float]], path: str) -> None:
+    """Step time over width, both logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams["svg.hashsalt"] = "fg"
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for name, values in medians.items():
+        axes.loglog(widths, values, marker="o", label=name)
+    axes.set(xlabel="width", ylabel="time of a step, ms", xticks=widths, xticklabels=widths)
+    axes.minorticks_off()
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
 
 
 if __name__ == "__main__":
