@@ -9,10 +9,11 @@ from runs import fg
 from typer.testing import CliRunner
 
 from fgcli import __version__
-from fgcli.app import FgGroup, app, guarded
+from fgcli.app import FgGroup, guarded
 from fgcli.errors import RunError, UsageError
+from fgcli.extend.registry import load_registry
 
-HEAVY = ("torch", "scipy", "matplotlib", "sklearn", "mnist1d", "numpy", "pluggy")
+HEAVY = ("torch", "scipy", "matplotlib", "sklearn", "mnist1d", "numpy")
 PROBE = """
 import sys
 sys.argv = ["fg", *{arguments!r}]
@@ -105,6 +106,21 @@ def test_closed_pipe_is_no_error_message():
     assert done.output == ""
 
 
-def test_commands():
-    names = {command.name for command in app.registered_commands}
-    assert {"train", "fit-ns-coeffs"} <= names
+def test_the_help_lists_every_command_with_its_summary():
+    registered = load_registry().registered("subcommand")
+    assert {"train", "methods", "datasets", "models", "plugins", "new-plugin", "fit-ns-coeffs"} <= {
+        one.entry.name for one in registered
+    }
+    shown = " ".join(fg("--help").stdout.split())
+    assert all(f"{one.entry.name} {one.entry.summary}" in shown for one in registered)
+
+
+def test_every_built_in_command_opens_with_its_summary_or_says_more():
+    for one in load_registry().registered("subcommand"):
+        assert fg(one.entry.name, "--help").exit_code == 0
+
+
+def test_an_unknown_command_says_the_nearest():
+    done = fg("trian")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("fg: unknown subcommand 'trian'; did you mean 'train'? known subcommands: ")
