@@ -56,4 +56,6 @@ def _checked(site: Site, name: str, y: Any, shape: tuple[int, ...], like: Tensor
         if found != expected:
             given, wanted = (list(v) if isinstance(v, tuple) else v for v in (found, expected))
             raise GuessFault(site.name, f"{name} returned a tensor of {what} {given}; it must be {wanted}")
+    if y.requires_grad:
+        raise GuessFault(site.name, f"{name} returned a tensor that requires grad; it must record no graph: detach")
     return y
