@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import numpy
 import torch
@@ -66,9 +67,9 @@ def unchanged(model: nn.Module, what: str) -> Iterator[None]:
 
 
 def _global_states() -> dict[str, object]:
-    numpy_state = numpy.random.get_state()
+    _, keys, position, *_ = cast("tuple[str, numpy.ndarray, int, int, float]", numpy.random.get_state())
     return {
         "torch's global generator": torch.get_rng_state().numpy().tobytes(),
-        "numpy's global generator": tuple(part.tobytes() if hasattr(part, "tobytes") else part for part in numpy_state),
+        "numpy's global generator": (keys.tobytes(), position),
         "the random module": random.getstate(),
     }
