@@ -42,7 +42,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
 FLAGS_OF_TRAIN = """
     --method --dataset --model --width --depth --k --epochs --max-steps --batch-size --lr --optimizer --seed --device
     --threads --bias --no-bias --option --dataset-option --model-option --optimizer-option --recipe --out --resume
-    --eval-every --json --quiet
+    --eval-every --json --quiet --plugin --sink --sink-option
 """
 
 

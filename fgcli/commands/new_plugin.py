@@ -2,7 +2,7 @@
 
 import keyword
 import re
-from enum import Enum
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -15,7 +15,7 @@ from fgcli.errors import UsageError
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What a new plugin adds; also the names of the folders of templates."""
 
     GUESS_METHOD = "guess-method"

@@ -88,10 +88,9 @@ class Registry:
 
     def complaints(self) -> list[str]:
         """One line for each plugin that was set aside: which distribution, why, and how to disable it."""
-        others = ",".join(
-            dict.fromkeys(o.distribution for o in self.origins if o.distribution != BUILT_IN_DISTRIBUTION)
-        )
-        return [f"plugin {one}; to disable it, uninstall it or set {ALLOWED}={others}" for one in self.broken]
+        others = dict.fromkeys(one.distribution for one in self.origins if not one.is_called(BUILT_IN_DISTRIBUTION))
+        mend = f"to disable it, uninstall it or set {ALLOWED}={','.join(others)}"
+        return [f"plugin {one.origin} is set aside: {one.cause}; {mend}" for one in self.broken]
 
     def _unknown(self, kind: Kind | Literal["method"], name: str, distribution: str, where: str) -> UsageError:
         """The name may be one that a plugin not in use would have registered: say why those are missing."""

@@ -4,10 +4,10 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from fg_plugin_singhal import DownstreamOptions
-from fg_plugin_singhal.downstream import LayerDownstream
 from torch import Tensor, nn
 
+from fg_plugin_singhal import DownstreamOptions
+from fg_plugin_singhal.downstream import LayerDownstream
 from fgcli.extend.options import GuessOptions
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch, Estimate, Estimator
@@ -65,7 +65,7 @@ def test_the_noise_goes_back_through_the_layers_as_reverse_mode_sends_it(layers:
         z = RNG.normal("guess", str(2 * number), tuple(outputs[start].shape), s)
         guesses.append(torch.autograd.grad(outputs[start], s, z, retain_graph=True)[0])
     true = torch.autograd.grad(cross_entropy(outputs[-1], batch.targets).mean(), outputs)
-    expected = sum((g * y).sum(1) for g, y in zip(true, guesses, strict=True))
+    expected = torch.stack([(g * y).sum(1) for g, y in zip(true, guesses, strict=True)]).sum(0)
     found = estimate(make(layers))
     torch.testing.assert_close(found.directional_derivative, expected)
     torch.testing.assert_close(found.gradients["0.weight"], (expected.unsqueeze(1) * guesses[0]).T @ batch.inputs)

@@ -1,7 +1,7 @@
 import torch
-from fg_plugin_singhal.mixing import ActivationMixing
 from torch import Tensor, nn
 
+from fg_plugin_singhal.mixing import ActivationMixing
 from fgcli.extend.options import GuessOptions
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.forward_gradient import ForwardGradient

@@ -2,24 +2,25 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from fg_plugin_tensorboard import TensorBoardOptions
-from fg_plugin_tensorboard.sink import TensorBoard
 from typer.testing import CliRunner
 
+from fg_plugin_tensorboard import TensorBoardOptions
+from fg_plugin_tensorboard.sink import TensorBoard
 from fgcli.app import app
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Coverage
 from fgcli.training.reporter import Plan
 
 ROW = {"step": 8, "epoch": 1.0, "train_loss": 2.5, "test_accuracy": 0.25, "wall_s": 3.5, "note": "text"}
-TRAIN = "train --dataset digits --width 8 --epochs 2 --eval-every 1 --threads 1 --device cpu --quiet --out run".split()
+TRAIN = ["train", "--dataset", "digits", "--width", "8", "--epochs", "2", "--eval-every", "1"]
+TRAIN += ["--threads", "1", "--device", "cpu", "--quiet", "--out", "run"]
 
 
 class FakeWriter:
-    made: list["FakeWriter"]
+    made: ClassVar[list["FakeWriter"]]
 
     def __init__(self, folder: str, purge_step: int | None) -> None:
         self.folder, self.purge_step, self.calls = folder, purge_step, list[Any]()
@@ -85,14 +86,15 @@ def test_without_tensorboard_the_training_goes_on_and_says_why(tmp_path: Path, m
 
 @pytest.mark.filterwarnings("ignore")  # those of TensorBoard
 def test_tensorboard_reads_what_its_own_writer_wrote(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="TensorBoard is an optional dependency")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    reason = "TensorBoard is an optional dependency"
+    module = "tensorboard.backend.event_processing.event_accumulator"
+    accumulator = pytest.importorskip(module, reason=reason)
 
     sink = TensorBoard(TensorBoardOptions())
     sink.started(plan(tmp_path))
     sink.row(ROW)
     sink.finished(None)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss/train")] == [(8, 2.5)]
 
 
@@ -101,5 +103,5 @@ def test_it_is_registered() -> None:
 
 
 def test_registering_imports_no_torch() -> None:
-    code = "import sys, fg_plugin_tensorboard; fg_plugin_tensorboard.fg_metric_sinks(); sys.exit('torch' in sys.modules)"
+    code = "import sys, fg_plugin_tensorboard as p; p.fg_metric_sinks(); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
