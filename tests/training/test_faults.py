@@ -17,7 +17,7 @@ from fgcli.extend.registry import Registry, load_registry
 from fgcli.gradient import checked
 from fgcli.gradient.estimator import Batch, Estimate
 from fgcli.gradient.sites import Site
-from fgcli.recipe import resolve
+from fgcli.recipe import read_recipe, resolve
 from fgcli.training.faults import malformed, not_finite
 from fgcli.training.start import begin, resume
 
@@ -296,6 +296,8 @@ def test_a_sound_method_of_a_plugin_trains_as_the_built_in_one(registry: Registr
     theirs = train(registry, tmp_path / "theirs", method="faulty:Sound").run()
     ours = run(tmp_path / "ours", method="wt", depth=3)
     assert theirs["train_loss"] == ours["train_loss"]
+    written = resolve(read_recipe(tmp_path / "theirs" / "recipe.yaml"), {}, registry)
+    assert written.method == "faulty:Sound"
 
 
 PARAMETERS = {"w": nn.Parameter(torch.zeros(2, 3))}
