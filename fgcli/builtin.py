@@ -1,4 +1,4 @@
-"""The built-in methods, datasets, models and optimisers, through the same hooks as anybody's. Imports no torch."""
+"""All that is built in, through the same hooks as anybody's. Imports no torch."""
 
 from fgcli.data.options import DigitsOptions, Mnist1dOptions
 from fgcli.extend.entry import Entry
@@ -103,5 +103,22 @@ def fg_optimizers() -> list[Entry]:
             "fgcli.training.optimizers:sgd",
             "Stochastic gradient descent, with momentum if asked for.",
             SGDOptions,
+        ),
+    ]
+
+
+@hookimpl
+def fg_subcommands() -> list[Entry]:
+    return [
+        Entry("train", "fgcli.commands.train:train", "Train a network by a gradient estimator."),
+        Entry("methods", "fgcli.commands.listings:methods", "List guess methods and estimators, with their options."),
+        Entry("datasets", "fgcli.commands.listings:datasets", "List datasets, with their options."),
+        Entry("models", "fgcli.commands.listings:models", "List models, with their options."),
+        Entry("plugins", "fgcli.commands.plugins:plugins", "List plugins, what they add, and those that are broken."),
+        Entry("new-plugin", "fgcli.commands.new_plugin:new_plugin", "Write the package of a new plugin."),
+        Entry(
+            "fit-ns-coeffs",
+            "fgcli.commands.fit_ns_coeffs:fit_ns_coeffs",
+            "Fit the polynomials of W̃⊥-NS: coefficients of a step at each σ_k.",
         ),
     ]

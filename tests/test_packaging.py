@@ -39,3 +39,10 @@ def test_the_wheel_holds_the_table_and_the_command(unpacked: Path) -> None:
     (entry_points,) = unpacked.glob("*.dist-info/entry_points.txt")
     assert "fg = fgcli.app:main" in entry_points.read_text()
     assert not (unpacked / "tests").exists()
+    assert not (unpacked / "plugins").exists()
+
+
+def test_the_wheel_holds_the_templates_of_plugins(unpacked: Path) -> None:
+    templates = {path.relative_to(ROOT) for path in (ROOT / "fgcli" / "templates").rglob("*.tmpl")}
+    assert len(templates) == 26
+    assert all((unpacked / path).exists() for path in templates)

@@ -1,13 +1,20 @@
 """`fg train`: one run, from flags and a recipe to a run directory."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fgcli.errors import RunError, UsageError
 from fgcli.files import to_json
+
+if TYPE_CHECKING:  # these import torch, or pydantic
+    from fgcli.extend.registry import Registry
+    from fgcli.training.loop import Training
+    from fgcli.training.reporter import Reporter
+    from fgcli.training.sinks import Sinks
 
 
 class Interrupted(RunError):
@@ -74,6 +81,16 @@ def train(
     resume: Annotated[
         Path | None, _option("--resume", "Go on with the unfinished run in this directory.", "DIR")
     ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        _option("--plugin", "Also use the plugin in this Python file, which is executed; repeatable.", "FILE"),
+    ] = None,
+    sink: Annotated[
+        list[str] | None, _option("--sink", "Send metrics to this metric sink, too; repeatable.", "NAME")
+    ] = None,
+    sink_option: Annotated[
+        list[str] | None, _option("--sink-option", "Option of a metric sink; repeatable.", "NAME.KEY=VALUE")
+    ] = None,
     json: Annotated[
         bool,
         typer.Option("--json", help="Print result.json, and nothing else, to standard output."),
@@ -81,6 +98,8 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")] = False,
 ) -> None:
     """Train a network by a gradient estimator."""
+    from fgcli.commands.sinks import make_sinks
+    from fgcli.extend.registry import load_registry
     from fgcli.recipe import parse_assignments
 
     if out is not None and resume is not None:
@@ -107,7 +126,10 @@ def train(
         "threads": threads,
         "eval_every": eval_every,
     }
-    _train(overrides, recipe, out, resume, json=json, quiet=quiet)
+    registry = load_registry(tuple(plugin or ()))
+    sinks = make_sinks(registry, sink or [], sink_option or [])
+    make = _prepare(overrides, recipe, out, resume, registry)
+    _train(make, sinks, json=json, quiet=quiet)
 
 
 def _number_or_text(k: str | None) -> object:
@@ -119,16 +141,14 @@ def _number_or_text(k: str | None) -> object:
         raise UsageError(f"--k is {error}") from error
 
 
-def _train(
-    overrides: dict[str, object], recipe: str | None, out: Path | None, resume: Path | None, *, json: bool, quiet: bool
-) -> None:
-    from fgcli.commands.display import Display, WarningsOnly, show_result
-    from fgcli.extend.registry import load_registry
+def _prepare(
+    overrides: dict[str, object], recipe: str | None, out: Path | None, resume: Path | None, registry: "Registry"
+) -> "Callable[[Reporter], Training]":
+    """What makes the training, once a reporter is there. Most of what is refused is refused here."""
     from fgcli.recipe import read_recipe, resolve
     from fgcli.recipes import find
     from fgcli.training.run_directory import check_free
 
-    registry = load_registry()
     source = None if recipe is None else read_recipe(find(recipe))
     if resume is None:
         # Refused, if at all, before torch is loaded, which takes seconds.
@@ -137,20 +157,29 @@ def _train(
             check_free(out)
         from fgcli.training.start import begin
 
-        make = partial(begin, resolved, out, registry)
-    else:
-        from fgcli.training import start
+        return partial(begin, resolved, out, registry)
+    from fgcli.training import start
 
-        make = partial(start.resume, resume, source, overrides, registry)
-    with WarningsOnly() if quiet else Display(to_stderr=json) as reporter:
-        training = make(reporter)
+    return partial(start.resume, resume, source, overrides, registry)
+
+
+def _train(make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool, quiet: bool) -> None:
+    from fgcli.commands.display import Display, WarningsOnly, show_result
+    from fgcli.training.sinks import SinkReporter
+
+    result: dict[str, Any] | None = None
+    with WarningsOnly() if quiet else Display(to_stderr=json) as display:
+        training = make(display)
+        training.reporter = reporter = SinkReporter(display, sinks)
         try:
             result = training.run()
         except KeyboardInterrupt as interrupt:
             raise Interrupted(
                 f"interrupted after step {training.step}; go on with: fg train --resume {training.run_directory.path}"
             ) from interrupt
+        finally:
+            reporter.finished(result)
     if json:
         print(to_json(result))
-    elif not quiet:
+    elif not quiet and result is not None:
         show_result(result)

@@ -18,7 +18,7 @@ _TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 @dataclass(frozen=True)
 class Entry:
-    """One guess method, estimator, dataset, model or optimiser. Listing and checking need no more than this.
+    """One thing that a plugin adds, under its name. Listing and checking need no more than this.
 
     `target` is "module:attribute", imported by `load` alone. A malformed entry is a ValueError or TypeError.
     """

@@ -1,13 +1,15 @@
 """Names to entries, over all plugins. Imports no torch: `Entry.load` does."""
 
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from fgcli.errors import UsageError, unknown
 from fgcli.extend.entry import Entry
-from fgcli.extend.plugins import Broken, Plugins, Registered, load_plugins
+from fgcli.extend.plugin_file import add_file
+from fgcli.extend.plugins import ALLOWED, BUILT_IN_DISTRIBUTION, Broken, Origin, Plugins, Registered, load_plugins
 
-Kind = Literal["guess method", "estimator", "dataset", "model", "optimizer"]
+Kind = Literal["guess method", "estimator", "dataset", "model", "optimizer", "executor", "metric sink", "subcommand"]
 MethodKind = Literal["guess method", "estimator"]
 
 HOOKS: dict[Kind, str] = {
@@ -16,16 +18,26 @@ HOOKS: dict[Kind, str] = {
     "dataset": "fg_datasets",
     "model": "fg_models",
     "optimizer": "fg_optimizers",
+    "executor": "fg_executors",
+    "metric sink": "fg_metric_sinks",
+    "subcommand": "fg_subcommands",
 }
 METHOD_KINDS: tuple[MethodKind, ...] = ("guess method", "estimator")
 
 
 class Registry:
-    """What can be named in a recipe. Methods are guess methods and estimators under one roof of names."""
+    """What can be named in a recipe or on the command line.
+
+    Methods are guess methods and estimators under one roof of names. A name that several distributions have is used
+    as `distribution:name`; any name may be.
+    """
 
     def __init__(self, plugins: Plugins) -> None:
         registered = plugins.collect(HOOKS.values())
         self.broken: tuple[Broken, ...] = tuple(plugins.broken)
+        self.left_out: tuple[Origin, ...] = tuple(plugins.left_out)
+        self.heavy: tuple[Origin, ...] = tuple(plugins.heavy)
+        self.origins: tuple[Origin, ...] = tuple(plugins.origins)
         self._found: dict[Kind, list[Registered]] = {
             kind: [one for one in registered if one.hook == hook] for kind, hook in HOOKS.items()
         }
@@ -38,47 +50,71 @@ class Registry:
         """The names that `--method` takes, sorted."""
         return sorted({name for kind in METHOD_KINDS for name in self.names(kind)})
 
+    def registered(self, kind: Kind) -> list[Registered]:
+        """All entries of a kind with their origins, in the order of names."""
+        return sorted(self._found[kind], key=lambda one: (one.entry.name, str(one.origin)))
+
     def entry(self, kind: Kind, name: str, *, where: str = "") -> Entry:
-        """The entry of that name. UsageError if there is none, or more than one plugin has it.
+        """The entry of that name. UsageError if there is none, or several distributions have it.
 
         `where` is the place in a file, or the flag, that the message begins with.
         """
-        found = self._having(kind, name)
-        _refuse_all_but_one(kind, name, found, where)
+        return self.find(kind, name, where=where).entry
+
+    def find(self, kind: Kind | Literal["method"], name: str, *, where: str = "") -> Registered:
+        """The entry of that name with its origin; errors as in `entry`."""
+        kinds = METHOD_KINDS if kind == "method" else (kind,)
+        distribution, _, own_name = name.rpartition(":")
+        found = [
+            one
+            for one_kind in kinds
+            for one in self._found[one_kind]
+            if one.entry.name == own_name and (not distribution or one.origin.is_called(distribution))
+        ]
+        if len(found) > 1:
+            prefix = f"{where}: " if where else ""
+            origins = " and ".join(str(one.origin) for one in found)
+            choices = " or ".join(f"{one.origin.distribution}:{own_name}" for one in found)
+            raise UsageError(f"{prefix}{kind} {name!r} is registered by {origins}; choose one: {choices}")
         if not found:
-            raise self._unknown(kind, name, self.names(kind), where)
-        return found[0].entry
+            raise self._unknown(kind, name, distribution, where)
+        return found[0]
 
     def method(self, name: str, *, where: str = "") -> tuple[MethodKind, Entry]:
         """The guess method or estimator of that name, and which of the two it is. Errors as in `entry`."""
-        found: list[tuple[MethodKind, Registered]] = [
-            (kind, one) for kind in METHOD_KINDS for one in self._having(kind, name)
-        ]
-        _refuse_all_but_one("method", name, [one for _, one in found], where)
-        if not found:
-            raise self._unknown("method", name, self.method_names(), where)
-        kind, one = found[0]
+        one = self.find("method", name, where=where)
+        kind: MethodKind = "estimator" if one.hook == HOOKS["estimator"] else "guess method"
         return kind, one.entry
 
-    def _having(self, kind: Kind, name: str) -> list[Registered]:
-        return [one for one in self._found[kind] if one.entry.name == name]
+    def complaints(self) -> list[str]:
+        """One line for each plugin that was set aside: which distribution, why, and how to disable it."""
+        others = dict.fromkeys(one.distribution for one in self.origins if not one.is_called(BUILT_IN_DISTRIBUTION))
+        mend = f"to disable it, uninstall it or set {ALLOWED}={','.join(others)}"
+        return [f"plugin {one.origin} is set aside: {one.cause}; {mend}" for one in self.broken]
 
-    def _unknown(self, kind: str, name: str, known: list[str], where: str) -> UsageError:
-        """The name may be one that a broken plugin would have registered: say why those are missing."""
-        error = unknown(kind, name, known, where=where)
-        if not self.broken:
-            return error
-        return UsageError(f"{error}; set aside as broken: {'; '.join(map(str, self.broken))}")
+    def _unknown(self, kind: Kind | Literal["method"], name: str, distribution: str, where: str) -> UsageError:
+        """The name may be one that a plugin not in use would have registered: say why those are missing."""
+        names = self.method_names() if kind == "method" else self.names(kind)
+        if distribution and not any(origin.is_called(distribution) for origin in self.origins):
+            prefix = f"{where}: " if where else ""
+            error = UsageError(f"{prefix}{kind} {name!r} is of the plugin {distribution!r}, which is not in use")
+        else:
+            error = unknown(kind, name, names, where=where)
+        reasons = [f"set aside as broken: {'; '.join(map(str, self.broken))}"] if self.broken else []
+        reasons += [f"left out by {ALLOWED}: {', '.join(map(str, self.left_out))}"] if self.left_out else []
+        return UsageError("; ".join([str(error), *reasons])) if reasons else error
 
 
 @cache
-def load_registry() -> Registry:
-    """The registry of this process: built-ins and installed plugins."""
-    return Registry(load_plugins())
+def load_registry(files: tuple[Path, ...] = ()) -> Registry:
+    """The registry of this process: built-ins, installed plugins, and those of the files given.
 
-
-def _refuse_all_but_one(kind: str, name: str, found: list[Registered], where: str) -> None:
-    if len(found) > 1:
-        origins = " and ".join(str(one.origin) for one in found)
-        prefix = f"{where}: " if where else ""
-        raise UsageError(f"{prefix}{kind} {name!r} is registered more than once, by {origins}; uninstall all but one")
+    UsageError for a file that is no working plugin, as it was asked for; an installed one is set aside.
+    """
+    plugins = load_plugins()
+    origins = [add_file(plugins, path) for path in files]
+    registry = Registry(plugins)
+    for broken in registry.broken:
+        if broken.origin in origins:
+            raise UsageError(f"--plugin {broken.origin.module} cannot be used: {broken.cause}")
+    return registry

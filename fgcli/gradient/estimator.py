@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -67,4 +67,13 @@ class Estimator(Protocol):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up `state` of another instance, after `bind`."""
+        ...
+
+
+@runtime_checkable
+class FindsFaults(Protocol):
+    """An estimator that can say where an estimate that is not finite came from. Not asked unless there is one."""
+
+    def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
+        """One clause that names the site and the fault in the estimate of (batch, rng), or None."""
         ...

@@ -6,7 +6,7 @@ Each site adds its guess y_{i,b} to the tangent of s_{i,b}; the tangent of the l
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -14,7 +14,9 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
+from fgcli.gradient import checked
 from fgcli.gradient.chain import OutputLayer, Segment, find_segments
+from fgcli.gradient.checked import Guess
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
@@ -28,8 +30,6 @@ from fgcli.gradient.sites import (
     refuse_shared_weights,
     weight_gradients,
 )
-
-Guess = LinearGuess | SampledGuess
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,16 @@ class _Driven:
 
     def draw(self, s: Tensor, rng: StepRng) -> Tensor:
         """The guess y of every sample, in the shape of s [batch, *site.shape]."""
-        if isinstance(self.guess, SampledGuess):
-            generator = rng.generator("guess", self.site.name, s.device)
-            return self.guess.sample(self.site, self.prepared, len(s), generator)
-        noise_dim = self.guess.noise_dim(self.site, self.prepared)
-        z = rng.normal("guess", self.site.name, (len(s), noise_dim), s)
-        return self.guess.map(self.site, self.prepared, z)
+        self.site.output = s
+        try:
+            if isinstance(self.guess, SampledGuess):
+                generator = rng.generator("guess", self.site.name, s.device)
+                return checked.sampled(self.guess, self.site, self.prepared, s, generator)
+            noise_dim = checked.noise_dim(self.guess, self.site, self.prepared)
+            z = rng.normal("guess", self.site.name, (len(s), noise_dim), s)
+            return checked.mapped(self.guess, self.site, self.prepared, z)
+        finally:
+            self.site.output = None  # not kept from one step to the next
 
 
 class ForwardGradient:
@@ -71,6 +75,9 @@ class ForwardGradient:
     """
 
     def __init__(self, method: Guess, uncovered: Literal["perturb", "freeze"] = "perturb") -> None:
+        if not isinstance(method, LinearGuess | SampledGuess):
+            parts = "needs, prepare and either noise_dim and map, or sample"
+            raise TypeError(f"{type(method).__name__} is no guess method: it must have {parts}")
         self.method = method
         self.uncovered = uncovered
         self._driven: dict[str, _Driven] = {}
@@ -149,13 +156,27 @@ class ForwardGradient:
             if not isinstance(driven.guess, LinearGuess):
                 raise TypeError(f"{type(driven.guess).__name__} is not linear in its noise")
             driven.observe(s)
-            site = Site(**vars(driven.site))  # keeps this batch's slope when a later pass observes another
-            noise_dim = driven.guess.noise_dim(site, driven.prepared)
-            maps[name] = LinearMap(noise_dim, partial(driven.guess.map, site, driven.prepared))
+            site = replace(driven.site, output=s)  # keeps this batch when a later pass observes another
+            noise_dim = checked.noise_dim(driven.guess, site, driven.prepared)
+            maps[name] = LinearMap(noise_dim, partial(checked.mapped, driven.guess, site, driven.prepared))
 
         with torch.no_grad(), forward_ad.dual_level(), hooks(self._modules, observe):
             model(inputs)
         return maps
+
+    def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
+        """The first site whose guess is not finite in that step's estimate, drawn again from its key; None if none."""
+        found: list[str] = []
+
+        def look(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
+            driven = self._driven[name]
+            driven.observe(s)
+            if not found and torch.isfinite(s).all() and not torch.isfinite(driven.draw(s, rng)).all():
+                found.append(f"site '{name}': the guess is not finite")
+
+        with torch.no_grad(), forward_ad.dual_level(), hooks(self._modules, look):
+            model(batch.inputs)
+        return found[0] if found else None
 
     def _prepare(self, step: int) -> None:
         """Let the method prepare every site, once per parameter update, which `step` counts."""
@@ -164,7 +185,7 @@ class ForwardGradient:
         for driven in self._driven.values():
             driven.site.step, driven.site.slope = step, None
             with torch.no_grad():
-                driven.prepared = driven.guess.prepare(driven.site)
+                driven.prepared = checked.prepare(driven.guess, driven.site)
         self._prepared_at = step
 
     def state(self) -> dict[str, Tensor]:

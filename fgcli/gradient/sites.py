@@ -27,6 +27,8 @@ class Site:
     """What a method keeps from one `prepare` to the next (warm starts). Checkpointed with the run."""
     next_layer: nn.Linear | None = None
     slope: Tensor | None = None
+    output: Tensor | None = None
+    """s_i [batch, *shape] of the present batch, for guesses made of activations. None in `prepare`."""
 
     @property
     def next_weight(self) -> Tensor:

@@ -3,7 +3,9 @@
 Whatever is refused is refused here, before anything is written.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +13,15 @@ from torch import Tensor, nn
 
 from fgcli.data.dataset import Dataset, check
 from fgcli.devices import resolve_device
-from fgcli.errors import UsageError
-from fgcli.extend.registry import Registry
+from fgcli.errors import FgError, UsageError
+from fgcli.extend.registry import HOOKS, Registry
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Coverage, Estimator
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.randomness import Streams
-from fgcli.recipe import Recipe, section_options
+from fgcli.recipe import Recipe, Section, section_options
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Assembly:
     coverage: Coverage
     optimizer: torch.optim.Optimizer
     streams: Streams
+    method: str
+    """The method with the plugin that it is from, as errors name it."""
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -59,20 +65,60 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     streams = Streams(recipe.seed)
-    dataset = _dataset(recipe, registry, device)
-    model = _model(recipe, registry, dataset, streams).to(device)
-    estimator = _estimator(recipe, registry)
+    parts = _Parts(recipe, registry)
+    dataset = _dataset(parts, device)
+    # Drawn on the CPU, so that all devices start from the same weights.
+    init = streams.generator("init")
+    model = parts.make("model", nn.Module, dataset.input_shape, dataset.classes, init).to(device)
+    estimator = _estimator(parts)
+    example = dataset.train_inputs[: recipe.batch_size]
+    coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example))
+    optimizer = parts.make("optimizer", torch.optim.Optimizer, model.parameters(), recipe.lr)
+    method = parts.called("method")
+    return Assembly(recipe, device, dataset, model, estimator, coverage, optimizer, streams, method)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Makes what a recipe names. Whatever a plugin's code raises becomes a UsageError that names it and the plugin."""
+
+    recipe: Recipe
+    registry: Registry
+
+    def make(self, section: Section, kind: type[T], *arguments: Any) -> T:
+        """Call the target of the section's entry with its options and `arguments`."""
+        target = self.registry.find(section, getattr(self.recipe, section)).entry.load()
+        options = section_options(self.recipe, section, self.registry)
+        made = self.guarded(section, lambda: target(options, *arguments))
+        if not isinstance(made, kind):
+            raise UsageError(f"{self.called(section)} gave {type(made).__name__}; it must give a {kind.__name__}")
+        return made
+
+    def called(self, section: Section) -> str:
+        """`method wt of fgcli 0.1.0`."""
+        name = getattr(self.recipe, section)
+        return f"{section} {name} of {self.registry.find(section, name).origin}"
+
+    def guarded(self, section: Section, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except FgError:
+            raise
+        except Exception as cause:
+            fault = f"{type(cause).__name__}: {cause}"
+            raise UsageError(f"{self.called(section)} failed: {fault} (`fg --debug ...` shows where)") from cause
+
+
+def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor) -> Coverage:
     try:
-        coverage = estimator.bind(model, dataset.train_inputs[: recipe.batch_size])
+        return estimator.bind(model, example)
     except ModelRefused as refusal:
         raise UsageError(f"method {recipe.method} cannot train model {recipe.model}: {refusal}") from refusal
-    make_optimizer = registry.entry("optimizer", recipe.optimizer).load()
-    optimizer = make_optimizer(section_options(recipe, "optimizer", registry), model.parameters(), recipe.lr)
-    return Assembly(recipe, device, dataset, model, estimator, coverage, optimizer, streams)
 
 
-def _dataset(recipe: Recipe, registry: Registry, device: torch.device) -> Dataset:
-    dataset: Dataset = registry.entry("dataset", recipe.dataset).load()(section_options(recipe, "dataset", registry))
+def _dataset(parts: _Parts, device: torch.device) -> Dataset:
+    recipe = parts.recipe
+    dataset = parts.make("dataset", Dataset)
     check(dataset)
     samples = len(dataset.train_inputs)
     if recipe.batch_size > samples:
@@ -89,18 +135,10 @@ def _dataset(recipe: Recipe, registry: Registry, device: torch.device) -> Datase
     )
 
 
-def _model(recipe: Recipe, registry: Registry, dataset: Dataset, streams: Streams) -> nn.Module:
-    # Drawn on the CPU, so that all devices start from the same weights.
-    make_model = registry.entry("model", recipe.model).load()
-    options = section_options(recipe, "model", registry)
-    return make_model(options, dataset.input_shape, dataset.classes, streams.generator("init"))
-
-
-def _estimator(recipe: Recipe, registry: Registry) -> Estimator:
-    kind, entry = registry.method(recipe.method)
-    options = section_options(recipe, "method", registry)
-    target = entry.load()(options)
-    if kind == "estimator":
-        return target
+def _estimator(parts: _Parts) -> Estimator:
+    made: Any = parts.make("method", object)
+    if parts.registry.find("method", parts.recipe.method).hook == HOOKS["estimator"]:
+        return made
     # A third party's guess method need not declare the option.
-    return ForwardGradient(target, uncovered=getattr(options, "uncovered", "perturb"))
+    uncovered = parts.recipe.options.get("uncovered", "perturb")
+    return parts.guarded("method", lambda: ForwardGradient(made, uncovered))

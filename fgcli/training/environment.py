@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from fgcli.devices import describe
 PACKAGES = ("torch", "numpy", "scipy", "safetensors", "pydantic", "mnist1d", "scikit-learn")
 
 
-def describe_environment(device: torch.device) -> dict[str, object]:
-    """The content of environment.json."""
+def describe_environment(device: torch.device, plugins: Mapping[str, str]) -> dict[str, object]:
+    """The content of environment.json. `plugins` says where the run's method, dataset, model and optimiser are from."""
     return {
         "fg": __version__,
         "git_commit": _commit(Path(__file__).parents[2]),
@@ -26,6 +27,7 @@ def describe_environment(device: torch.device) -> dict[str, object]:
         "device": str(device),
         "device_name": describe(device),
         "threads": torch.get_num_threads(),
+        "plugins": dict(plugins),
         "command": sys.argv,
     }
 

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from fgcli.devices import peak_memory_bytes, synchronize
-from fgcli.errors import RunError
-from fgcli.gradient.estimator import Batch, Estimate
+from fgcli.errors import FgError, RunError
+from fgcli.gradient.errors import GuessFault
+from fgcli.gradient.estimator import Batch, Estimate, FindsFaults
 from fgcli.training.assembly import Assembly, cross_entropy
 from fgcli.training.checkpoints import CheckpointStore
+from fgcli.training.faults import malformed, not_finite
 from fgcli.training.reporter import Plan, Reporter
 from fgcli.training.run_directory import RunDirectory
 from fgcli.training.state import capture, restore
@@ -102,12 +104,11 @@ class Training:
         """One update; returns the batch's mean loss. Times the estimator and the optimiser, and nothing else."""
         assembly, device = self.assembly, self.assembly.device
         batch = Batch(assembly.dataset.train_inputs[indices], assembly.dataset.train_targets[indices])
-        rng = assembly.streams.at(self.step)
 
         start = _now(device)
-        estimate = assembly.estimator.estimate(assembly.model, cross_entropy, batch, rng)
+        estimate = self._estimate(batch)
         estimated = _now(device)
-        self._check_finite(estimate)
+        self._check(estimate, batch)
         checked = _now(device)
         for name, parameter in self.parameters.items():
             parameter.grad = estimate.gradients.get(name)
@@ -115,17 +116,42 @@ class Training:
         self.times.add(1e3 * (_now(device) - checked + estimated - start))
         return estimate.losses.mean().item()
 
-    def _check_finite(self, estimate: Estimate) -> None:
-        for what, values in (("loss", estimate.losses), ("directional derivative", estimate.directional_derivative)):
-            if values is not None and not torch.isfinite(values).all():
-                self._stop(f"the {what} is not finite in step {self.step + 1}; stopped before the update")
+    def _estimate(self, batch: Batch) -> Estimate:
+        assembly = self.assembly
+        try:
+            return assembly.estimator.estimate(assembly.model, cross_entropy, batch, assembly.streams.at(self.step))
+        except FgError:
+            raise
+        except Exception as cause:
+            fault = str(cause) if isinstance(cause, GuessFault) else f"{type(cause).__name__}: {cause}"
+            self._stop(f"{assembly.method} failed in step {self.step + 1}: {fault}", cause)
 
-    def _stop(self, what: str) -> None:
+    def _check(self, estimate: Estimate, batch: Batch) -> None:
+        """Stop before the update on what an optimiser cannot use: of another shape, or not finite."""
+        if fault := malformed(estimate, self.parameters):
+            self._stop(f"{self.assembly.method} failed in step {self.step + 1}: {fault}")
+        what = not_finite(estimate)
+        if what is None:
+            return
+        where = None if what == "loss" else self._find_fault(batch)
+        blamed = f"; {self.assembly.method}, {where}" if where else ""
+        self._stop(f"the {what} is not finite in step {self.step + 1}; stopped before the update{blamed}")
+
+    def _find_fault(self, batch: Batch) -> str | None:
+        assembly = self.assembly
+        if not isinstance(assembly.estimator, FindsFaults):
+            return None
+        try:
+            return assembly.estimator.find_fault(assembly.model, batch, assembly.streams.at(self.step))
+        except Exception:  # the fault itself is told all the same
+            return None
+
+    def _stop(self, what: str, cause: Exception | None = None) -> NoReturn:
         saved = self.store.steps()
         last = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
-        raise RunError(
-            f"{what} (seed {self.assembly.recipe.seed}, {self.run_directory.path}; {last}); a smaller --lr may help"
-        )
+        mend = "`fg --debug ...` shows where" if cause else "a smaller --lr may help"
+        where = f"seed {self.assembly.recipe.seed}, {self.run_directory.path}; {last}"
+        raise RunError(f"{what} ({where}); {mend}") from cause
 
     def _is_evaluation_due(self) -> bool:
         every = self.assembly.recipe.eval_every * self.steps_per_epoch

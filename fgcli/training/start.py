@@ -5,21 +5,23 @@ from pathlib import Path
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import Registry
-from fgcli.recipe import Recipe, Source, dump, read_recipe, resolve
+from fgcli.files import read_json
+from fgcli.recipe import Recipe, Section, Source, dump, read_recipe, resolve
 from fgcli.training import run_directory
 from fgcli.training.assembly import assemble, settle
 from fgcli.training.environment import describe_environment
 from fgcli.training.loop import Training
 from fgcli.training.reporter import Reporter
+from fgcli.training.run_directory import RunDirectory
 
-_NAMES = ("method", "dataset", "model", "optimizer")
+_NAMES: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
 
 
 def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter) -> Training:
     """A new run in `out`, or in a fresh folder under ./runs. UsageError before anything is written."""
     assembly = assemble(settle(recipe), registry)
     run = run_directory.create(out, _label(recipe))
-    run.describe(dump(assembly.recipe), describe_environment(assembly.device))
+    run.describe(dump(assembly.recipe), describe_environment(assembly.device, _plugins(recipe, registry)))
     return Training(assembly, run, reporter)
 
 
@@ -32,7 +34,17 @@ def resume(
     """
     run = run_directory.open_unfinished(path)
     of_run = read_recipe(run.recipe_file)
-    recipe = resolve(of_run, {}, registry)
+    began_with = _recorded_plugins(run)
+    try:
+        recipe = resolve(of_run, {}, registry)
+    except UsageError as error:
+        missing = sorted(set(began_with.values()) - set(map(str, registry.origins)))
+        if not missing:
+            raise
+        raise UsageError(f"{error}; the run was begun with {', '.join(missing)}, which is not in use") from error
+    for section, origin in _plugins(recipe, registry).items():
+        if began_with.get(section, origin) != origin:
+            reporter.warned(f"the {section} is now that of {origin}; the run was begun with {began_with[section]}")
     for name in _NAMES:  # before their options are looked at, which are another schema's
         given = overrides.get(name)
         if given is not None:
@@ -41,6 +53,19 @@ def resume(
     training = Training(assemble(recipe, registry), run, reporter)
     training.resume()
     return training
+
+
+def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:
+    return {section: str(registry.find(section, getattr(recipe, section)).origin) for section in _NAMES}
+
+
+def _recorded_plugins(run: RunDirectory) -> dict[str, str]:
+    """As the run's environment.json has them; of a file that lacks them or cannot be read, none."""
+    try:
+        plugins = read_json(run.environment_file)["plugins"]
+        return {section: str(plugins[section]) for section in _NAMES}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
 
 
 def _label(recipe: Recipe) -> str:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,12 @@ HEAD = """
     from fgcli.extend.entry import Entry
     from fgcli.extend.hookspecs import hookimpl
 """
+
+
+@pytest.fixture(autouse=True)
+def _all_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FG_PLUGINS")
+
 
 BROKEN = {
     "fails at import": ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
@@ -32,6 +40,27 @@ BROKEN = {
     "returns names": (
         HEAD + "\n    @hookimpl\n    def fg_models(): return ['x']",
         "TypeError: fg_models returned 'x' in its list; it must hold Entry only",
+    ),
+    "is made for another contract": (
+        HEAD + "\n    FG_CONTRACT = 7\n    @hookimpl\n    def fg_models(): return []",
+        "LookupError: it is made for contract 7 of fg's plugins, and this fg has contract 1",
+    ),
+    "registers a name twice": (
+        HEAD + "\n    @hookimpl\n    def fg_models(): return [Entry('x', 'a:b', 'S.'), Entry('x', 'c:d', 'S.')]",
+        "ValueError: fg_models returned 'x', which bad-registers-a-name-twice 2.1 registers twice",
+    ),
+    "registers a method twice": (
+        HEAD
+        + """
+    @hookimpl
+    def fg_guess_methods(): return [Entry('x', 'a:b', 'S.')]
+    @hookimpl
+    def fg_estimators(): return [Entry('x', 'a:b', 'S.')]""",
+        "ValueError: fg_estimators returned 'x', which bad-registers-a-method-twice 2.1 registers twice",
+    ),
+    "replaces a command of fg": (
+        HEAD + "\n    @hookimpl\n    def fg_subcommands(): return [Entry('train', 'a:b', 'S.')]",
+        "ValueError: fg_subcommands returned 'train', a command of fg itself; give it another name",
     ),
     "has an unsafe name": (
         HEAD + "\n    @hookimpl\n    def fg_models(): return [Entry('../x', 'a:b', 'S.')]",
@@ -95,3 +124,81 @@ def test_a_refused_plugin_leaves_nothing_behind() -> None:
     for _ in range(2):
         with pytest.raises(LookupError, match=r"there is no hook fg_model; did you mean fg_models\?"):
             plugins.register(bad, Origin("bad", "1"))
+
+
+def test_two_modules_of_a_distribution_do_not_share_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "two-modules", ONE_METHOD)
+    (tmp_path / "another_module.py").write_text((tmp_path / "two_modules.py").read_text())
+    points = tmp_path / "two_modules-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[fg]\na = two_modules\nb = another_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry(load_plugins())
+    (broken,) = registry.broken
+    assert "returned 'theirs', which two-modules 1.0 registers twice" in broken.cause
+    assert registry.method("theirs")[1].name == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "used"),
+    [
+        ("allowed-one", {"allowed-one"}),
+        (" Allowed_One , allowed.two ", {"allowed-one", "allowed-two"}),
+        ("", set()),
+        ("fgcli", set()),
+    ],
+)
+def test_fg_plugins_allows_those_that_it_names(
+    allowed: str, used: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("allowed-one", "allowed-two"):
+        install(tmp_path, name, ONE_METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("FG_PLUGINS", allowed)
+    registry = Registry(load_plugins())
+    assert {origin.distribution for origin in registry.origins} == {"fgcli"} | used
+    assert {origin.distribution for origin in registry.left_out} >= {"allowed-one", "allowed-two"} - used
+    assert registry.broken == ()
+    if not used:
+        with pytest.raises(UsageError, match=r"unknown method 'theirs'; .*; left out by FG_PLUGINS: .*allowed-one 1.0"):
+            registry.method("theirs")
+
+
+def test_fg_plugins_that_names_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FG_PLUGINS", "not-there")
+    (broken,) = Registry(load_plugins()).broken
+    assert str(broken) == "not-there ?: FG_PLUGINS names it, but it is not installed"
+
+
+def test_complaints_say_which_why_and_how_to_disable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "complained-of", "import no_such_module", version="3.0")
+    install(tmp_path, "works-beside", ONE_METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("FG_PLUGINS", "complained-of,works-beside")
+    (line,) = Registry(load_plugins()).complaints()
+    why = "ModuleNotFoundError: No module named 'no_such_module'"
+    mend = "to disable it, uninstall it or set FG_PLUGINS=works-beside"
+    assert line == f"plugin complained-of 3.0 is set aside: {why}; {mend}"
+
+
+def test_what_a_plugin_prints_goes_to_standard_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ONE_METHOD.replace("\n    ", "\n").replace("    return", "    print('called'); return")
+    install(tmp_path, "chatty", f"print('imported')\n{source}")
+    monkeypatch.syspath_prepend(tmp_path)
+    Registry(load_plugins())
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.split() == ["imported", "called"]
+
+
+def test_a_plugin_that_imports_torch_is_noticed(tmp_path: Path) -> None:
+    install(tmp_path, "heavy", "import torch\n" + ONE_METHOD.replace("\n    ", "\n"))
+    install(tmp_path, "light", ONE_METHOD)
+    (tmp_path / "torch.py").write_text("")  # as good as the real one, and sooner there
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from fgcli.extend.registry import load_registry; print([str(origin) for origin in load_registry().heavy])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "['heavy 1.0']"

@@ -52,13 +52,23 @@ def test_one_name_from_two_plugins_is_an_error_when_used(hooks: tuple[str, str])
     plugins.register(plugin(**{hooks[1]: [entry("twin")]}), Origin("second", "2.0"))
     found = Registry(plugins)
     assert found.method("other")[1] == entry("other")
-    with pytest.raises(
-        UsageError, match=r"^method 'twin' is registered more than once, by first 1\.0 and second 2\.0; "
-    ):
-        found.method("twin")
+    said = r"^r:1:9: method 'twin' is registered by first 1\.0 and second 2\.0; choose one: first:twin or second:twin$"
+    with pytest.raises(UsageError, match=said):
+        found.method("twin", where="r:1:9")
+    assert found.find("method", "first:twin").origin == Origin("first", "1.0")
+    assert found.find("method", "Second:twin").origin == Origin("second", "2.0")
 
 
-BUILT_INS: list[Entry] = [entry for hook in HOOKS.values() for entry in getattr(builtin, hook)()]
+def test_a_name_of_a_distribution_that_is_not_there() -> None:
+    found = registry(fg_models=[entry("mlp")])
+    assert found.entry("model", "fake:mlp") == entry("mlp")
+    with pytest.raises(UsageError, match=r"^model 'absent:mlp' is of the plugin 'absent', which is not in use$"):
+        found.entry("model", "absent:mlp")
+    with pytest.raises(UsageError, match=r"^unknown model 'fake:mpl'; known models: mlp$"):
+        found.entry("model", "fake:mpl")
+
+
+BUILT_INS: list[Entry] = [entry for hook in HOOKS.values() for entry in getattr(builtin, hook, list)()]
 
 
 @pytest.mark.parametrize("built_in", BUILT_INS, ids=lambda built_in: built_in.name)

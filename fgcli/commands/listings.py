@@ -1,0 +1,75 @@
+"""`fg methods`, `fg datasets` and `fg models`: what can be named, its options, and where it comes from. No torch."""
+
+import json as json_text
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from fgcli.errors import unknown
+from fgcli.extend.describe import default_text, describe
+from fgcli.extend.registry import METHOD_KINDS, Kind, load_registry
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these; all if none is given.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON array to standard output.")]
+
+
+def methods(names: Names = None, json: Json = False) -> None:
+    """List guess methods and estimators: what they do, their options, and the plugin that each is from."""
+    _list("method", METHOD_KINDS, names, json)
+
+
+def datasets(names: Names = None, json: Json = False) -> None:
+    """List datasets: what they are, their options, and the plugin that each is from."""
+    _list("dataset", ["dataset"], names, json)
+
+
+def models(names: Names = None, json: Json = False) -> None:
+    """List models: what they are, their options, and the plugin that each is from."""
+    _list("model", ["model"], names, json)
+
+
+def _list(what: str, kinds: Sequence[Kind], names: list[str] | None, json: bool) -> None:
+    registry = load_registry()
+    all_of_them = [describe(one, kind) for kind in kinds for one in registry.registered(kind)]
+    found = all_of_them
+    if names:
+        known = {row["name"] for row in all_of_them}
+        for name in names:
+            if _own_name(name) not in known:
+                raise unknown(what, name, known)
+        found = [row for row in all_of_them if any(_is_called(row, name) for name in names)]
+    if json:
+        print(json_text.dumps(found))
+    else:
+        _show(found)
+
+
+def _own_name(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def _is_called(row: dict[str, Any], name: str) -> bool:
+    distribution, _, own_name = name.rpartition(":")
+    return row["name"] == own_name and distribution in ("", row["source"]["distribution"])
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    twice = {row["name"] for row in found if sum(other["name"] == row["name"] for other in found) > 1}
+    console = Console(highlight=False)
+    for row in found:
+        source = f"{row['source']['distribution']} {row['source']['version']}"
+        name = f"{row['source']['distribution']}:{row['name']}" if row["name"] in twice else row["name"]
+        console.print(Text(name, "bold") + Text(f"  {row['kind']}, {source}", "dim"), soft_wrap=True)
+        console.print(Padding(Text(row["summary"]), (0, 0, 0, 2)))
+        options = Table.grid(padding=(0, 2))
+        for option in row["options"]:
+            cells = (option["name"], f"{option['type']} = {default_text(option)}", option["description"])
+            options.add_row(*map(Text, cells))
+        if row["options"]:
+            console.print(Padding(options, (0, 0, 0, 4)))

@@ -1,0 +1,97 @@
+"""`fg new-plugin`: a package that installs and passes its own tests at once, to be changed from there. No torch."""
+
+import keyword
+import re
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from fgcli.errors import UsageError
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+class Kind(StrEnum):
+    """What a new plugin adds; also the names of the folders of templates."""
+
+    GUESS_METHOD = "guess-method"
+    ESTIMATOR = "estimator"
+    DATASET = "dataset"
+    MODEL = "model"
+    OPTIMIZER = "optimizer"
+    EXECUTOR = "executor"
+    METRIC_SINK = "metric-sink"
+    SUBCOMMAND = "subcommand"
+
+
+_USE = {
+    Kind.GUESS_METHOD: "fg train --method {}",
+    Kind.ESTIMATOR: "fg train --method {}",
+    Kind.DATASET: "fg train --dataset {}",
+    Kind.MODEL: "fg train --model {}",
+    Kind.OPTIMIZER: "fg train --optimizer {}",
+    Kind.EXECUTOR: "fg plugins --verbose",
+    Kind.METRIC_SINK: "fg train --sink {}",
+    Kind.SUBCOMMAND: "fg {} --help",
+}
+
+
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="Of the distribution, and of the folder: fg-plugin-mine.")],
+    kind: Annotated[Kind, typer.Option("--kind", help="What the plugin adds.")] = Kind.GUESS_METHOD,
+) -> None:
+    """Write the package of a new plugin into a new folder: it installs and passes its own tests at once."""
+    folder = write_plugin(Path.cwd(), name, kind)
+    print(f"wrote {folder}; now: pip install -e {folder} && python -m pytest {folder}")
+
+
+def write_plugin(parent: Path, name: str, kind: Kind) -> Path:
+    """Write the package into `parent`/`name`, and return that as a path from here. UsageError, nothing written, for a
+    name that is none or taken."""
+    names = _names(name, kind)
+    folder = parent / name
+    if folder.exists():
+        raise UsageError(f"{folder} exists; give another name, or remove it")
+    module = names["module"]
+    if find_spec(module) is not None:
+        raise UsageError(f"NAME is {name!r}; there is a module {module} already: give another name")
+    files = {folder / path: Template(text).substitute(names) for path, text in _templates(kind, module).items()}
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return Path(name)
+
+
+def _names(name: str, kind: Kind) -> dict[str, str]:
+    """What stands in the templates: the distribution, its module, and what it adds, as a name, class and function."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
+        raise UsageError(f"NAME is {name!r}; it must be small letters, digits and single hyphens: fg-plugin-mine")
+    entry = re.sub(r"^fg[-_](plugin[-_])?(?=.)", "", name)
+    words = re.split(r"[-_]", entry)
+    function = "_".join(words)
+    if not function.isidentifier() or keyword.iskeyword(function):
+        raise UsageError(f"NAME is {name!r}; {function!r} is no name for a function in Python: give another one")
+    return {
+        "name": name,
+        "module": name.replace("-", "_"),
+        "kind": kind.value.replace("-", " "),
+        "entry": entry,
+        "Class": "".join(word.capitalize() for word in words),
+        "function": function,
+        "use": _USE[kind].format(entry),
+    }
+
+
+def _templates(kind: Kind, module: str) -> dict[str, str]:
+    """The text of each template, by the path that it is written to."""
+    places = {"init.py": f"{module}/__init__.py", "test.py": f"tests/test_{module}.py"}
+    found: dict[str, str] = {}
+    for file in sorted([*(TEMPLATES / "common").iterdir(), *(TEMPLATES / kind.value).iterdir()]):
+        target = file.name.removesuffix(".tmpl")
+        place = places.get(target, f"{module}/{target}" if target.endswith(".py") else target)
+        found[place] = file.read_text(encoding="utf-8")
+    return found

@@ -1,0 +1,136 @@
+"""`check_estimator`: an estimator held to its contract, and to the gradient where it claims to be unbiased."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgcli.gradient.errors import GuessFault, ModelRefused
+from fgcli.gradient.estimator import Batch, Coverage, Estimate
+from fgcli.gradient.randomness import Streams
+from fgcli.testing.cases import Case, batch_for, cases, chain, cross_entropy
+from fgcli.testing.expect import CheckFailed, expect, expect_close, expect_mean, unchanged, without_global_randomness
+from fgcli.testing.watch import SEED
+from fgcli.training.faults import malformed, not_finite
+
+METHODS = ("bind", "estimate", "state", "load_state")
+ESTIMATES = 2_000
+DIRECTIONS = 3
+STEPS = 3
+
+
+def check_estimator(make: Callable[[], Any], *, any_network: bool = False, unbiased: bool = False) -> None:
+    """CheckFailed unless `make()`, as `lambda: Mine(MyOptions())`, is a sound estimator.
+
+    What is checked: losses, and gradients of all parameters but those it calls frozen, in shape, dtype and device;
+    that they are finite, also where units are off and weights rank deficient; randomness from `rng` alone; nothing
+    written into the model; a resumed run that estimates as an uninterrupted one.
+    any_network: it takes more than chains of Linear layers and activations. unbiased: it claims E[gradient] to be the
+    gradient; a bias of a fifth is found.
+    """
+    __tracebackhide__ = True
+    missing = [name for name in METHODS if not callable(getattr(make(), name, None))]
+    expect(not missing, "methods", ", ".join(METHODS), f"no {', '.join(missing)}")
+    for case in cases(any_network=any_network):
+        _check_estimate(make, case)
+    case = Case("a network", model := chain(), batch_for(model))
+    _check_own_randomness(make, case)
+    _check_resumed(make, case)
+    if unbiased:
+        _check_unbiased(make)
+
+
+class _Bound:
+    """An estimator, bound to a case."""
+
+    def __init__(self, estimator: Any, case: Case) -> None:
+        self.estimator, self.case = estimator, case
+        try:
+            self.coverage = estimator.bind(case.model, case.batch.inputs[:2])
+        except ModelRefused as refusal:
+            raise CheckFailed(f"in {case}: bind: expected a model it trains, found {refusal}") from refusal
+        expect(isinstance(self.coverage, Coverage), "bind", "a Coverage", type(self.coverage).__name__)
+
+    @torch.no_grad()
+    def estimate(self, step: int = 0) -> Estimate:
+        rng = Streams(SEED).at(step)
+        try:
+            return self.estimator.estimate(self.case.model, cross_entropy, self.case.batch, rng)
+        except GuessFault as fault:
+            raise CheckFailed(f"in {self.case}: {fault}") from fault
+
+
+def _check_estimate(make: Callable[[], Any], case: Case) -> None:
+    with unchanged(case.model, f"side effects in {case}"):
+        bound = _Bound(make(), case)
+        estimate = bound.estimate()
+    parameters = {name: p for name, p in case.model.named_parameters() if p.requires_grad}
+    fault = malformed(estimate, parameters)
+    expect(fault is None, f"the estimate in {case}", "an Estimate of the model's parameters", fault)
+    _check_samples(estimate.losses, len(case.batch.inputs), f"losses in {case}")
+    with torch.no_grad():
+        losses = cross_entropy(case.model(case.batch.inputs), case.batch.targets)
+    expect_close(estimate.losses, losses, f"losses in {case}", "those of the model", 1e-5)
+    if estimate.directional_derivative is not None:
+        _check_samples(estimate.directional_derivative, len(case.batch.inputs), f"directional derivative in {case}")
+    bad = not_finite(estimate)
+    expect(bad is None, f"the estimate in {case}", "finite numbers", f"a {bad} that is not finite")
+    for name in parameters:
+        known = (name in estimate.gradients) != (name in bound.coverage.frozen)
+        expect(known, f"the gradient of {name} in {case}", "one, unless the coverage says frozen", "otherwise")
+    recorded = [name for name, gradient in estimate.gradients.items() if gradient.requires_grad]
+    expect(not recorded, f"gradients in {case}", "no recorded graph", f"requires_grad in {', '.join(recorded)}")
+
+
+def _check_samples(values: Tensor, batch: int, what: str) -> None:
+    expect(tuple(values.shape) == (batch,), what, f"shape [{batch}], one a sample", list(values.shape))
+    expect(not values.requires_grad, what, "detached", "requires_grad")
+
+
+def _check_own_randomness(make: Callable[[], Any], case: Case) -> None:
+    with without_global_randomness("randomness"):
+        first = _Bound(make(), case).estimate()
+    bound = _Bound(make(), case)
+    for again, meaning in (
+        (bound.estimate(), "a fresh instance"),
+        (bound.estimate(), "a second call of the same step"),
+    ):
+        for name, gradient in first.gradients.items():
+            same = torch.equal(again.gradients[name], gradient)
+            expect(same, f"the gradient of {name}", f"{meaning} to estimate the same", "another")
+
+
+def _check_resumed(make: Callable[[], Any], case: Case) -> None:
+    whole, resumed = _Bound(make(), case), _Bound(make(), case)
+    for step in range(STEPS):
+        whole.estimate(step)
+    state = whole.estimator.state()
+    sound = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
+    expect(sound, "state", "a mapping of names to tensors, as it is checkpointed", state)
+    resumed.estimator.load_state({name: value.clone() for name, value in state.items()})
+    expected, found = whole.estimate(STEPS), resumed.estimate(STEPS)
+    for name, gradient in expected.gradients.items():
+        same = torch.equal(found.gradients[name], gradient)
+        expect(same, f"a resumed run's gradient of {name}", "that of the uninterrupted one", "another")
+
+
+def _check_unbiased(make: Callable[[], Any]) -> None:
+    """One sample, so that nothing averages out. All parameters together, along the gradient and fixed directions."""
+    model = chain(widths=(4, 5, 3))
+    batch = batch_for(model)
+    case = Case("a small network", model, Batch(batch.inputs[2:3], batch.targets[2:3]))
+    parameters = dict(model.named_parameters())
+    with torch.enable_grad():
+        loss = cross_entropy(model(case.batch.inputs), case.batch.targets).mean()
+        true = _flat(dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True)))
+    bound = _Bound(make(), case)
+    estimates = torch.stack([_flat(bound.estimate(step).gradients) for step in range(ESTIMATES)])
+    expect_mean(estimates @ true / true.norm(), float(true.norm()), "the estimate along the gradient")
+    for number in range(DIRECTIONS):
+        u = torch.randn(len(true), generator=torch.Generator().manual_seed(number), dtype=true.dtype)
+        expect_mean(estimates @ u / u.norm(), float(true @ u / u.norm()), "the estimate along a direction")
+
+
+def _flat(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradients[name].flatten() for name in sorted(gradients)])

@@ -1,0 +1,44 @@
+"""Activation mixing (Singhal et al. 2023, "How to guess a gradient", arXiv:2312.04709).
+
+A weight's updates are sums of outer products g xᵀ, so that a trained W_{i+1} holds much of the span of the activations
+x_{i+1} it has seen, and with it so does g_i = M_i W_{i+1}ᵀ g_{i+1}: a random mixture of the batch's activations guesses
+where the gradient is, without knowing a loss.
+"""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from fgcli.extend.options import GuessOptions
+from fgcli.gradient.guess import Needs
+from fgcli.gradient.sites import Site
+
+
+class ActivationMixing:
+    """y_b = M_b Xᵀz_b / √B with z_b ~ N(0, I_B) and X [B, d] the batch's activations: Cov(y_b) = M_b XᵀX M_b / B.
+
+    Settled here: each sample mixes with weights of its own, as fg's guesses are drawn per sample; the 1/√B makes the
+    guess's length that of an activation, whatever the batch's size; x = s · slope, which is the activation for ReLU
+    and leaky ReLU, and stands in for it elsewhere. Biased.
+    """
+
+    needs: ClassVar[Needs] = "matrix"
+
+    def __init__(self, options: GuessOptions) -> None:
+        pass
+
+    def prepare(self, site: Site) -> None:
+        return None
+
+    def noise_dim(self, site: Site, prepared: None) -> int:
+        return len(_activations(site))
+
+    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
+        x = _activations(site)
+        mask = (site.upstream.slope != 0).to(z.dtype) / len(x) ** 0.5
+        return (z @ x) * mask if z.dim() == 2 else (x.T @ z) * mask.unsqueeze(-1)
+
+
+def _activations(site: Site) -> Tensor:
+    assert site.output is not None  # it is there while the engine asks for a guess
+    return site.output * site.upstream.slope

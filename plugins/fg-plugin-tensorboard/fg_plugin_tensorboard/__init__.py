@@ -1,0 +1,29 @@
+"""fg-plugin-tensorboard: the metric sink tensorboard. Imports no torch, as fg loads this module for every command."""
+
+from pydantic import Field
+
+from fgcli.extend.entry import Entry
+from fgcli.extend.hookspecs import hookimpl
+from fgcli.extend.options import Options
+
+FG_CONTRACT = 1
+
+
+class TensorBoardOptions(Options):
+    """Options of tensorboard."""
+
+    log_dir: str | None = Field(
+        default=None, description="Folder for a folder of each run's name; default: tensorboard/ in the run directory."
+    )
+
+
+@hookimpl
+def fg_metric_sinks() -> list[Entry]:
+    return [
+        Entry(
+            "tensorboard",
+            "fg_plugin_tensorboard.sink:TensorBoard",
+            "Losses and accuracies for TensorBoard, as event files.",
+            TensorBoardOptions,
+        )
+    ]

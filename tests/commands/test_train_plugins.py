@@ -1,0 +1,122 @@
+"""`fg train --plugin`, `--sink` and `--sink-option`."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from runs import FLAGS, fg, untimed
+
+from fgcli.extend.registry import load_registry
+
+SOURCE = """
+    import json
+
+    from pydantic import Field
+
+    from fgcli.extend.entry import Entry
+    from fgcli.extend.hookspecs import hookimpl
+    from fgcli.extend.options import GuessOptions, Options
+    from fgcli.guesses.transpose import Transpose
+
+
+    class SinkOptions(Options):
+        indent: int = Field(default=0, ge=0, description="Spaces.")
+        fail: bool = Field(default=False, description="Whether to fail.")
+
+
+    @hookimpl
+    def fg_guess_methods():
+        return [Entry("theirs", "mine_in_a_file:Transpose", "W̃ᵀ.", GuessOptions)]
+
+
+    @hookimpl
+    def fg_metric_sinks():
+        return [Entry("log", "mine_in_a_file:Log", "A file.", SinkOptions)]
+
+
+    class Log:
+        def __init__(self, options):
+            self.options, self.rows = options, []
+
+        def started(self, plan):
+            self.file = plan.run_dir / "log.json"
+
+        def row(self, row):
+            if self.options.fail:
+                raise OSError("no space")
+            self.rows.append(row)
+
+        def finished(self, result):
+            self.file.write_text(json.dumps([self.rows, result], indent=self.options.indent))
+"""
+PLUGIN = ["--plugin", "./mine_in_a_file.py"]
+
+
+@pytest.fixture(autouse=True)
+def _plugin(workplace: Path) -> Iterator[None]:
+    (workplace / "mine_in_a_file.py").write_text(dedent(SOURCE), encoding="utf-8")
+    yield
+    load_registry.cache_clear()
+    sys.modules.pop("mine_in_a_file", None)
+
+
+def test_a_method_of_a_file_trains_as_the_built_in_one() -> None:
+    theirs = fg("train", *FLAGS, *PLUGIN, "--method", "theirs", "--out", "theirs", "--json")
+    ours = fg("train", *FLAGS, "--method", "wt", "--out", "ours", "--json")
+    assert untimed(json.loads(theirs.stdout)) == untimed(json.loads(ours.stdout)) | {"method": "theirs"}
+    assert json.loads(Path("theirs/environment.json").read_text())["plugins"]["method"].startswith(
+        "mine_in_a_file file "
+    )
+    assert json.loads(Path("ours/environment.json").read_text())["plugins"]["method"] == "fgcli 0.1.0"
+
+
+def test_a_file_is_loaded_on_request_only() -> None:
+    done = fg("train", *FLAGS, "--method", "theirs")
+    assert done.exit_code == 2
+    assert "unknown method 'theirs'" in done.stderr
+
+
+def test_a_sink_of_a_file_gets_the_rows_and_the_result() -> None:
+    options = ["--sink", "log", "--sink-option", "log.indent=2"]
+    done = fg("train", *FLAGS, *PLUGIN, *options, "--out", "run", "--json")
+    assert done.exit_code == 0
+    text = Path("run/log.json").read_text()
+    rows, result = json.loads(text)
+    assert result == json.loads(done.stdout)
+    assert rows == [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert text.startswith("[\n  [\n    {\n")
+
+
+def test_a_sink_that_fails_is_a_warning_and_json_stays_json() -> None:
+    options = ["--sink", "log", "--sink-option", "log.fail=true"]
+    done = fg("train", *FLAGS, *PLUGIN, *options, "--out", "run", "--json", "--quiet")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["steps"] == 12
+    assert "fg: warning: metric sink log of mine_in_a_file file " in done.stderr
+    assert "row raised OSError: no space" in done.stderr.splitlines()[-1]
+
+
+BAD = {
+    "unknown sink": ("--sink lag", "--sink: unknown metric sink 'lag'; did you mean 'log'? known metric sinks: log"),
+    "no sink": ("--sink-option log.indent=1", "--sink-option is log.indent; it must be NAME.KEY=VALUE"),
+    "no name": ("--sink log --sink-option indent=1", "--sink-option is indent; it must be NAME.KEY=VALUE"),
+    "unknown option": (
+        "--sink log --sink-option log.indnt=1",
+        "--sink-option: unknown option 'indnt' of metric sink log; did you mean 'indent'?",
+    ),
+    "bad value": ("--sink log --sink-option log.indent=-1", "--sink-option log.indent is -1; it must be at least 0"),
+    "no assignment": ("--sink log --sink-option log.indent", "--sink-option is 'log.indent'; it must be key=value"),
+    "no file": ("--plugin nowhere.py", "--plugin nowhere.py cannot be read: No such file or directory"),
+}
+
+
+@pytest.mark.parametrize(("flags", "said"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(flags: str, said: str) -> None:
+    done = fg("train", *FLAGS, *PLUGIN, *flags.split(), "--out", "run")
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"fg: {said}")
+    assert done.stderr.count("\n") == 1
+    assert not Path("run").exists()

@@ -1,0 +1,39 @@
+"""Packages of plugins, installed into a folder and tested as their authors would, without network."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def install(site: Path, packages: Iterable[Path]) -> None:
+    """Build each by its own pyproject and install it into `site`."""
+    pytest.importorskip("hatchling", reason="the packages are built with hatchling")
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *map(str, packages)]
+    _run(command, site.parent, site)
+
+
+def copy(package: Path, parent: Path) -> Path:
+    """A copy outside of this repository, so that its tests run by its own settings alone."""
+    return Path(shutil.copytree(package, parent / package.name, ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def run_tests(site: Path, packages: Iterable[Path]) -> str:
+    """The output of their tests, with the plugins in `site` installed. Fails where one fails."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
+    return _run([*command, *map(str, packages)], site.parent, site)
+
+
+def _run(command: list[str], folder: Path, site: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "FG_PLUGINS"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

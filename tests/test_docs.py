@@ -1,0 +1,161 @@
+"""docs/plugins.md is run: every file that it shows, every command, every name that it calls public."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+
+import pytest
+from runs import fg
+
+from fgcli.bench.executor import Trial
+from fgcli.extend import hookspecs
+from fgcli.extend.options import GuessOptions
+from fgcli.extend.plugin_file import add_file
+from fgcli.extend.plugins import Plugins
+from fgcli.extend.registry import HOOKS, Registry, load_registry
+from fgcli.testing import check_dataset, check_estimator, check_guess_method
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+FILES: dict[str, str] = dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', TEXT, re.MULTILINE | re.DOTALL))
+SINGLE_FILES = [name for name in FILES if "/" not in name]
+COMMANDS: list[str] = [
+    line for block in re.findall(r"^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL) for line in block.splitlines()
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The files of the page, in a folder of their own; what is imported from there is forgotten afterwards."""
+    for name, text in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    load_registry.cache_clear()
+    for name in SINGLE_FILES:
+        sys.modules.pop(name.removesuffix(".py"), None)
+
+
+def registry(name: str) -> Registry:
+    plugins = Plugins()
+    add_file(plugins, Path(name))
+    return Registry(plugins)
+
+
+def test_the_shown_package_is_the_one_in_plugins() -> None:
+    shown = [name for name in FILES if "/" in name]
+    assert len(shown) == 5
+    for name in shown:
+        assert FILES[name] == (ROOT / "plugins" / name).read_text(encoding="utf-8")
+
+
+def test_from_an_empty_folder_to_an_installed_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hatchling", reason="the packages are built with hatchling")
+    assert len(COMMANDS) == 7
+    # For pip: install into this folder, with what is installed here, and no network.
+    pip = {"PIP_TARGET": "site", "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    paths = {"PYTHONPATH": os.pathsep.join([str(folder / "site"), str(ROOT)]), "FG_CACHE_DIR": str(folder / "cache")}
+    for name, value in (pip | paths | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("FG_PLUGINS")
+    monkeypatch.syspath_prepend(folder / "site")
+    load_registry.cache_clear()
+    said = {}
+    for command in COMMANDS:
+        program, *arguments = shlex.split(command)
+        if program == "fg":
+            done = fg(*arguments)
+            code, said[command] = done.exit_code, done.output
+        else:
+            line = [sys.executable, *({"pip": ["-m", "pip"], "python": []}[program]), *arguments]
+            ended = subprocess.run(line, capture_output=True, text=True, check=False)
+            code, said[command] = ended.returncode, ended.stdout + ended.stderr
+        assert code == 0, f"{command}\n{said[command]}"
+    assert "fg-plugin-example 0.1.0  (module fg_plugin_example)\n  guess method  example" in said["fg plugins"]
+    assert "share      float (>= 0, <= 1) = 0.5" in said["fg methods example"]
+    assert len(list(folder.glob("runs/*/best.txt"))) == 1
+
+
+def test_there_is_an_example_of_every_hook() -> None:
+    for kind, hook in HOOKS.items():
+        assert any(registry(name).names(kind) for name in SINGLE_FILES if f"def {hook}(" in FILES[name])
+
+
+def test_the_page_has_every_hook_with_its_signature() -> None:
+    for hook in HOOKS.values():
+        assert str(signature(getattr(hookspecs, hook))) == "() -> list[fgcli.extend.entry.Entry]"
+        assert f"| `def {hook}() -> list[Entry]` |" in TEXT
+
+
+def test_the_guess_method_keeps_the_contract() -> None:
+    target = registry("my_method.py").entry("guess method", "sphere").load()
+    check_guess_method(lambda: target(GuessOptions()), unbiased=True)
+
+
+def test_the_estimator_keeps_the_contract() -> None:
+    entry = registry("an_estimator.py").entry("estimator", "signs")
+    check_estimator(lambda: entry.load()(entry.options()), any_network=True)
+
+
+def test_the_dataset_keeps_the_contract() -> None:
+    entry = registry("a_dataset.py").entry("dataset", "corners")
+    check_dataset(lambda: entry.load()(entry.options()))
+
+
+def test_the_model_and_the_optimizer_train(folder: Path) -> None:
+    plugins = [f"--plugin={name}" for name in ("a_model.py", "an_optimizer.py", "a_dataset.py")]
+    chosen = ["--model=softmax", "--optimizer=rmsprop", "--dataset=corners", "--method=backprop", "--lr=0.1"]
+    numbers = ["--epochs=3", "--batch-size=50", "--threads=1", "--device=cpu", "--json", "--out=run"]
+    done = fg("train", *plugins, *chosen, *numbers)
+    assert done.exit_code == 0, done.output
+    assert '"test_accuracy": 1.0' in done.stdout
+
+
+def test_the_executor_runs_trials(folder: Path) -> None:
+    entry = registry("an_executor.py").entry("executor", "one-by-one")
+    trials = [
+        Trial(str(code), (sys.executable, "-c", f"exit({code})"), folder, folder / f"{code}.log", 1) for code in (3, 0)
+    ]
+    assert [outcome.exit_code for outcome in entry.load()(entry.options()).run(trials)] == [3, 0]
+
+
+def test_the_subcommand_prints(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "recipe.yaml").write_text("{}")
+    (folder / "result.json").write_text('{"steps": 12}')
+    registry("a_subcommand.py").entry("subcommand", "steps").load()(folder)
+    assert capsys.readouterr().out == "12\n"
+
+
+def test_every_public_name_is_there() -> None:
+    rows = re.findall(r"^\| `(fgcli[\w.]*)` \| (.*) \|$", TEXT, re.MULTILINE)
+    assert len(rows) > 15
+    for module, names in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(import_module(module), name), f"{module}.{name}"
+
+
+def test_plugins_of_this_repository_use_public_names_only() -> None:
+    public = {
+        (module, name)
+        for module, names in re.findall(r"^\| `(fgcli[\w.]*)` \| (.*) \|$", TEXT, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    sources = [path for path in (ROOT / "plugins").rglob("*.py") if "tests" not in path.parts]
+    texts = [*(path.read_text(encoding="utf-8") for path in sources), *FILES.values()]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "fgcli" / "templates").rglob("*.tmpl")]
+    used = {
+        (module, name.strip())
+        for text in texts
+        for module, names in re.findall(r"^ *from (fgcli[\w.]*) import ([\w, ]+)$", text, re.MULTILINE)
+        for name in names.split(",")
+    }
+    assert len(used) > 15
+    assert used - public <= {("fgcli.app", "app"), ("fgcli.gradient.estimator", "Coverage")}

@@ -1,0 +1,358 @@
+"""A plugin's code that misbehaves in a run: the error names what, of which plugin, at which site and in which step."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import pytest
+import torch
+from runs import TINY, Listener, go_on, rows, run
+from torch import nn
+
+from fgcli.errors import RunError, UsageError
+from fgcli.extend.registry import Registry, load_registry
+from fgcli.gradient import checked
+from fgcli.gradient.estimator import Batch, Estimate
+from fgcli.gradient.sites import Site
+from fgcli.recipe import read_recipe, resolve
+from fgcli.training.faults import malformed, not_finite
+from fgcli.training.start import begin, resume
+
+SOURCE = '''
+import torch
+
+from fgcli.extend.entry import Entry
+from fgcli.extend.hookspecs import hookimpl
+from fgcli.extend.options import GuessOptions, Options
+from fgcli.guesses.perturbation import ActivationPerturbation
+from fgcli.guesses.transpose import Transpose
+from fgcli.guesses.weight_perturbation import WeightPerturbation
+
+STEP, SITE = 4, "hidden2"
+
+
+def entries(kind, names, options):
+    return [Entry(name, f"faulty:{name}", f"A {kind}.", options) for name in names]
+
+
+@hookimpl
+def fg_guess_methods():
+    names = ["Sound", "Shape", "Dtype", "Graph", "Number", "Raises", "Prepare", "Noise", "Nan", "Masked", "Sampled"]
+    return entries("guess", [*names, "NoMethod", "Constructor"], GuessOptions)
+
+
+@hookimpl
+def fg_estimators():
+    return entries("estimator", ["EstimatorRaises", "Unknown", "GradientShape", "Nothing", "Bind"], Options)
+
+
+@hookimpl
+def fg_models():
+    return entries("model", ["NoModule", "ModelRaises"], Options)
+
+
+@hookimpl
+def fg_datasets():
+    return entries("dataset", ["NoDataset"], Options)
+
+
+@hookimpl
+def fg_optimizers():
+    return entries("optimizer", ["NoOptimizer"], Options)
+
+
+class Sound(Transpose):
+    def map(self, site, prepared, z):
+        y = super().map(site, prepared, z)
+        return self.spoil(y) if (site.step, site.name) == (STEP, SITE) else y
+
+    def spoil(self, y):
+        return y
+
+
+class Shape(Sound):
+    def spoil(self, y):
+        return y[:, 1:]
+
+
+class Dtype(Sound):
+    def spoil(self, y):
+        return y.double()
+
+
+class Graph(Sound):
+    def spoil(self, y):
+        return y.clone().requires_grad_()
+
+
+class Number(Sound):
+    def spoil(self, y):
+        return 3
+
+
+class Raises(Sound):
+    def spoil(self, y):
+        raise ValueError("no luck")
+
+
+class Prepare(Sound):
+    def prepare(self, site):
+        if (site.step, site.name) == (STEP, SITE):
+            raise ValueError("no luck")
+
+
+class Noise(Sound):
+    def noise_dim(self, site, prepared):
+        return "many" if (site.step, site.name) == (STEP, SITE) else super().noise_dim(site, prepared)
+
+
+class Nan(Sound):
+    def spoil(self, y):
+        return y * torch.nan
+
+
+class Masked(ActivationPerturbation):
+    """NaN where ReLU is off: it does not reach the loss's tangent."""
+
+    needs = "matrix"
+
+    def map(self, site, prepared, z):
+        y = super().map(site, prepared, z)
+        spoilt = y.masked_fill(site.upstream.slope == 0, torch.nan)
+        return spoilt if (site.step, site.name) == (STEP, SITE) else y
+
+
+class Sampled:
+    needs = "nothing"
+
+    def __init__(self, options):
+        pass
+
+    def prepare(self, site):
+        return None
+
+    def sample(self, site, prepared, batch, generator):
+        y = torch.randn(batch, *site.shape, generator=generator)
+        return y * torch.inf if (site.step, site.name) == (STEP, SITE) else y
+
+
+class NoMethod:
+    needs = "nothing"
+
+    def __init__(self, options):
+        pass
+
+
+class Constructor:
+    def __init__(self, options):
+        raise ValueError("no luck")
+
+
+class EstimatorRaises(WeightPerturbation):
+    def estimate(self, model, loss, batch, rng):
+        if rng.step == STEP:
+            raise ValueError("no luck")
+        return super().estimate(model, loss, batch, rng)
+
+
+class Unknown(WeightPerturbation):
+    def estimate(self, model, loss, batch, rng):
+        estimate = super().estimate(model, loss, batch, rng)
+        return estimate if rng.step < STEP else type(estimate)(estimate.losses, {"x": estimate.losses})
+
+
+class GradientShape(WeightPerturbation):
+    def estimate(self, model, loss, batch, rng):
+        estimate = super().estimate(model, loss, batch, rng)
+        gradients = {name: g if rng.step < STEP else g.T for name, g in estimate.gradients.items()}
+        return type(estimate)(estimate.losses, gradients)
+
+
+class Nothing(WeightPerturbation):
+    def estimate(self, model, loss, batch, rng):
+        return super().estimate(model, loss, batch, rng) if rng.step < STEP else None
+
+
+class Bind(WeightPerturbation):
+    def bind(self, model, example):
+        raise ValueError("no luck")
+
+
+def NoModule(options, input_shape, classes, generator):
+    return []
+
+
+def ModelRaises(options, input_shape, classes, generator):
+    raise ValueError("no luck")
+
+
+def NoDataset(options):
+    return None
+
+
+def NoOptimizer(options, parameters, lr):
+    return None
+'''
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    path = tmp_path / "faulty.py"
+    path.write_text(SOURCE)
+    yield load_registry((path,))
+    load_registry.cache_clear()
+    sys.modules.pop("faulty", None)
+
+
+IN_A_RUN = {
+    "Shape": r"site 'hidden2': map returned a tensor of shape \[32, 7\]; it must be \[32, 8\]",
+    "Dtype": r"site 'hidden2': map returned a tensor of dtype torch.float64; it must be torch.float32",
+    "Graph": r"site 'hidden2': map returned a tensor that requires grad; it must record no graph: detach",
+    "Number": r"site 'hidden2': map returned int; it must return a tensor \[32, 8\]",
+    "Raises": r"site 'hidden2': map raised ValueError: no luck",
+    "Prepare": r"site 'hidden2': prepare raised ValueError: no luck",
+    "Noise": r"site 'hidden2': noise_dim returned 'many'; it must return a number of 0 or more",
+    "EstimatorRaises": r"ValueError: no luck",
+    "Unknown": r"it gave a gradient for 'x', which is no parameter of the model",
+    "GradientShape": r"its gradient of hidden1.weight has shape \[40, 8\]; it must have \[8, 40\]",
+    "Nothing": r"estimate returned NoneType; it must return an Estimate",
+}
+
+
+def train(registry: Registry, path: Path, **changes: Any) -> Any:
+    return begin(resolve(None, TINY | {"depth": 3} | changes, registry), path, registry, Listener())
+
+
+@pytest.mark.parametrize(("method", "said"), IN_A_RUN.items())
+def test_a_fault_names_method_plugin_site_and_step(registry: Registry, tmp_path: Path, method: str, said: str) -> None:
+    with pytest.raises(RunError, match=rf"^method {method} of faulty file \w+ failed in step 5: {said} \(seed 0, .*"):
+        train(registry, tmp_path / "run", method=method).run()
+    assert [row["step"] for row in rows(tmp_path / "run")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        ("Nan", "directional derivative"),
+        ("Sampled", "directional derivative"),
+        ("Masked", "gradient of hidden2.weight"),
+    ],
+)
+def test_a_guess_that_is_not_finite_is_found_before_the_update(
+    registry: Registry, tmp_path: Path, method: str, what: str
+) -> None:
+    training = train(registry, tmp_path / "run", method=method)
+    said = rf"^the {what} is not finite in step 5; stopped before the update; method {method} of faulty file \w+, "
+    with pytest.raises(RunError, match=said + r"site 'hidden2': the guess is not finite \(seed 0, "):
+        training.run()
+    assert all(torch.isfinite(parameter).all() for parameter in training.assembly.model.parameters())
+
+
+def test_a_loss_that_is_not_finite_blames_no_guess(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the loss is not finite in step \d+; stopped before the update \(seed"):
+        train(registry, tmp_path / "run", method="Sound", optimizer="sgd", lr=1e30).run()
+
+
+BEFORE_A_RUN = {
+    "NoMethod": ("method", r"failed: TypeError: NoMethod is no guess method: it must have needs, prepare and either"),
+    "Constructor": ("method", r"failed: ValueError: no luck"),
+    "Bind": ("method", r"failed: ValueError: no luck"),
+    "NoModule": ("model", r"gave list; it must give a Module"),
+    "ModelRaises": ("model", r"failed: ValueError: no luck"),
+    "NoDataset": ("dataset", r"gave NoneType; it must give a Dataset"),
+    "NoOptimizer": ("optimizer", r"gave NoneType; it must give a Optimizer"),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_A_RUN)
+def test_a_fault_before_the_run_writes_nothing(registry: Registry, tmp_path: Path, name: str) -> None:
+    section, said = BEFORE_A_RUN[name]
+    changes = {"dataset_options": {}} if section == "dataset" else {}
+    changes |= {"width": None, "depth": None} if section == "model" else {}
+    with pytest.raises(UsageError, match=rf"^{section} {name} of faulty file \w+ {said}"):
+        train(registry, tmp_path / "run", **changes, **{section: name})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_plugin_is_missing_says_which_it_was(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="failed in step 5"):
+        train(registry, tmp_path / "run", method="Raises").run()
+    said = r"unknown method 'Raises'; .*; the run was begun with faulty file \w+, which is not in use"
+    with pytest.raises(UsageError, match=said):
+        go_on(tmp_path / "run")
+    environment = tmp_path / "run" / "environment.json"
+    environment.write_text(environment.read_text().replace("faulty file", "faulty of old"))
+    listener = Listener()
+    resume(tmp_path / "run", None, {}, registry, listener)
+    assert len(listener.warnings) == 1
+    assert "the method is now that of faulty file" in listener.warnings[0]
+    assert "the run was begun with faulty of old" in listener.warnings[0]
+
+
+def test_a_sound_method_of_a_plugin_trains_as_the_built_in_one(registry: Registry, tmp_path: Path) -> None:
+    theirs = train(registry, tmp_path / "theirs", method="faulty:Sound").run()
+    ours = run(tmp_path / "ours", method="wt", depth=3)
+    assert theirs["train_loss"] == ours["train_loss"]
+    written = resolve(read_recipe(tmp_path / "theirs" / "recipe.yaml"), {}, registry)
+    assert written.method == "faulty:Sound"
+
+
+PARAMETERS = {"w": nn.Parameter(torch.zeros(2, 3))}
+
+
+def estimate(gradient: torch.Tensor, **changes: Any) -> Estimate:
+    return Estimate(**{"losses": torch.zeros(4), "gradients": {"w": gradient}} | changes)
+
+
+def test_a_sound_estimate_has_no_fault() -> None:
+    assert malformed(estimate(torch.ones(2, 3)), PARAMETERS) is None
+    assert not_finite(estimate(torch.ones(2, 3))) is None
+    assert not_finite(estimate(torch.ones(2, 3), gradients={})) is None
+
+
+def test_a_sum_that_overflows_is_no_fault() -> None:
+    assert not_finite(estimate(torch.full((2, 3), 3e38))) is None
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_named(value: float) -> None:
+    spoilt = torch.ones(2, 3)
+    spoilt[1, 1] = value
+    assert not_finite(estimate(spoilt)) == "gradient of w"
+    assert not_finite(estimate(spoilt, losses=torch.tensor([value]))) == "loss"
+    assert not_finite(estimate(spoilt, directional_derivative=torch.tensor([value]))) == "directional derivative"
+
+
+def test_gradients_are_held_to_dtype_and_device() -> None:
+    said = "its gradient of w has dtype torch.float64; it must have torch.float32"
+    assert malformed(estimate(torch.ones(2, 3).double()), PARAMETERS) == said
+    said = "its gradient of w has device meta; it must have cpu"
+    assert malformed(estimate(torch.ones(2, 3, device="meta")), PARAMETERS) == said
+
+
+def test_validation_takes_less_than_a_hundredth_of_a_step_at_width_512(registry: Registry, tmp_path: Path) -> None:
+    training = train(registry, tmp_path / "run", method="wt", width=512, dataset_options={}, batch_size=512)
+    batch = Batch(torch.randn(512, 40), torch.randint(10, (512,)))
+    found = training._estimate(batch)
+    guess = torch.randn(512, 512)
+    site = Site("site", nn.Linear(512, 512), (512,))
+
+    def validate() -> None:
+        training._check(found, batch)
+        for _ in range(4):
+            checked._checked(site, "map", guess, (512, 512), guess)
+
+    whole, validation = [], []
+    for _ in range(8):
+        whole.append(time(lambda: training._estimate(batch)))
+        validation.append(time(validate))
+    assert median(validation) < 0.01 * median(whole)
+
+
+def time(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
