@@ -81,13 +81,12 @@ class NewtonSchulzGram:
         self.oversampling = options.oversampling
 
     def prepare(self, site: Site) -> Tracked:
-        left = site.memory.get("left")
-        refresh = left is None or site.step % self.refresh == 0
-        if refresh:
-            left = site.memory["left"] = leading_left_vectors(site.next_weight, self.k * self.oversampling, start=left)
-        basis = image_of(site.next_weight, left)
-        if refresh:  # the Ritz values are the singular values as far as they are tracked
-            site.memory["step"] = _step(LeadingSingular(basis.norm(dim=0)), self.k)
+        weight, left = site.next_weight, site.memory.get("left")
+        if left is None or site.step % self.refresh == 0:
+            left = site.memory["left"] = leading_left_vectors(weight, self.k * self.oversampling, start=left)
+            # The Ritz values are the singular values as far as they are tracked.
+            site.memory["step"] = _step(LeadingSingular(image_of(weight, left).norm(dim=0)), self.k)
+        basis = image_of(weight, left)
         return Tracked(self.table.nearest(float(site.memory["step"])), MaskedBasis.of(basis))
 
     def noise_dim(self, site: Site, prepared: Tracked) -> int:
