@@ -40,8 +40,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     load_registry.cache_clear()
-    for name in SINGLE_FILES:
-        sys.modules.pop(name.removesuffix(".py"), None)
+    shown = {Path(name).stem for name in SINGLE_FILES} | {"fg_plugin_example"}
+    for name in [module for module in sys.modules if module.partition(".")[0] in shown]:
+        del sys.modules[name]
 
 
 def registry(name: str) -> Registry:
