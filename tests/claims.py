@@ -36,10 +36,15 @@ GUESSES = [
     Claim("activation-perturbation", unbiased=True, projector=True),
     Claim("activation-perturbation-relu", unbiased=True, projector=True),
     Claim("wt"),
+    Claim("wperp", {"k": 3, "solver": "ritz"}, projector=True),
+    Claim("wperp", {"k": "rank", "solver": "ritz"}, unbiased=True, projector=True),
+    Claim("wperp", {"k": 3, "solver": "shared"}, projector=True),
+    Claim("wperp", {"k": "rank", "solver": "shared"}, unbiased=True, projector=True),
     Claim("wperp", {"k": 3, "solver": "svd"}, projector=True),
     Claim("wperp", {"k": "rank", "solver": "svd"}, unbiased=True, projector=True),
     Claim("wperp-bottom", {"k": 3}, projector=True),
     Claim("wpre", unbiased=True, projector=True),
+    Claim("wperp-ns", {"k": 3, "solver": "gram"}),
     Claim("wperp-ns", {"k": 3, "solver": "batched"}),
 ]
 ESTIMATORS = [Claim("backprop", unbiased=True), Claim("weight-perturbation", unbiased=True)]

@@ -36,9 +36,9 @@ def dual_forward(
     def join(name: str, module: SiteModule, arguments: tuple[Tensor, ...], s: Tensor) -> Tensor:
         added = perturb(name, arguments[0], s)
         tangent = arriving.pop(name)
-        if tangent is not None:
-            added = linear_part(module, tangent, module.weight).add_(added)
-        return forward_ad.make_dual(s, added)
+        # A tensor of its own in both cases: what the model does in place to s must not reach what `perturb` keeps.
+        tangent = added.clone() if tangent is None else linear_part(module, tangent, module.weight).add_(added)
+        return forward_ad.make_dual(s, tangent)
 
     with hooks(sites, split, nn.Module.register_forward_pre_hook), hooks(sites, join):
         if not directions:

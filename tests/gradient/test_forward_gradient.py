@@ -302,3 +302,30 @@ class Deciding(Branching):
 def test_refused_by_guesses_that_need_the_upstream_jacobian(model: nn.Module, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
         ForwardGradient(Transpose(None)).bind(model, torch.zeros(2, 4))  # type: ignore[arg-type]
+
+
+class InPlace(nn.Module):
+    """In-place operations on the outputs of sites, as many residual networks are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.inner, self.leave = nn.Linear(5, 6), nn.Linear(5, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        h *= 2.0
+        h += self.inner(torch.sin(x))
+        return self.leave(torch.tanh(h))
+
+
+def test_in_place_operations_on_a_sites_output_do_not_change_its_guess() -> None:
+    torch.manual_seed(0)
+    model = InPlace().double()
+    batch = batch_for(model, 6)
+    estimator = ForwardGradient(Isotropic())
+    sites = estimator.bind(model, batch.inputs[:2]).sites
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    delta, guesses = estimate.directional_derivative, drawn(estimator, model, batch)
+    assert delta is not None
+    for name in sites[:2]:
+        torch.testing.assert_close(estimate.gradients[f"{name}.bias"], (delta.unsqueeze(1) * guesses[name]).sum(0))
