@@ -67,3 +67,8 @@ def directional_derivative(losses: Tensor) -> tuple[Tensor, Tensor]:
     """Per-sample losses [batch] and δ [batch], the derivative of each sample's share of the mean loss."""
     primal, tangent = forward_ad.unpack_dual(losses)
     return primal, torch.zeros_like(primal) if tangent is None else tangent / len(primal)
+
+
+def lacks_layer_formulas(device: torch.device) -> bool:
+    """Whether `linear` and the convolutions have no forward-mode formula there."""
+    return device.type == "mps"
