@@ -21,6 +21,7 @@ from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.guess import Isotropic, LinearGuess, SampledGuess
+from fgcli.gradient.probe import output_shapes, refuse_other_uses
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import (
     Site,
@@ -89,11 +90,12 @@ class ForwardGradient:
         refuse_mixing_layers(model)
         candidates = named_site_modules(model)
         refuse_shared_weights(candidates)
-        shapes = _output_shapes(model, candidates, example)
+        shapes = output_shapes(model, candidates, example)
         if not shapes:
             raise ModelRefused("the model has no site: no Linear or Conv2d layer that its forward calls")
         segments = find_segments(model) if self.method.needs != "nothing" else {}
         self._modules = {name: candidates[name] for name in shapes}
+        refuse_other_uses(model, self._modules, example)
         self._driven = {
             name: self._drive(Site(name, candidates[name], shape), segments.get(name)) for name, shape in shapes.items()
         }
@@ -200,25 +202,3 @@ class ForwardGradient:
             name, _, entry = key.rpartition("/")
             self._driven[name].site.memory[entry] = value
         self._prepared_at = None
-
-
-def _output_shapes(model: nn.Module, modules: dict[str, SiteModule], example: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shape of each site's output without the batch axis, in the order of the forward pass.
-
-    Raises ModelRefused for a site that is called twice or whose output's first axis is not the batch.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def record(name: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        if name in shapes:
-            raise ModelRefused(f"site '{name}' is called twice in one forward pass; give each call a layer of its own")
-        if output.shape[0] != len(example):
-            raise ModelRefused(
-                f"site '{name}' has an output of shape {list(output.shape)} for a batch of {len(example)}; "
-                "the first axis must be the batch"
-            )
-        shapes[name] = tuple(output.shape[1:])
-
-    with torch.no_grad(), hooks(modules, record):
-        model(example)
-    return shapes

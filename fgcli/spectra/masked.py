@@ -123,10 +123,12 @@ def _eigen_root(gram: Tensor, k: int, tolerance: float) -> Tensor:
     """T [batch, r, min(k, r)] with T Tᵀ the pseudo-inverse of gram on its top-k eigenvectors, in gram's dtype.
 
     Eigenvalues below `tolerance` of the largest count as zero. In float64: batched single precision fails on
-    repeated zeros.
+    repeated zeros. A matrix that is not finite gives NaN, for the caller to find, not a solver's error.
     """
     device = torch.device("cpu") if gram.device.type == "mps" else gram.device
-    values, vectors = torch.linalg.eigh(gram.to(device, torch.float64))
+    wide = gram.to(device, torch.float64)
+    values, vectors = torch.linalg.eigh(wide.nan_to_num(0.0, 0.0, 0.0))
     kept = values > tolerance * values[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
     scale = torch.where(kept, values, 1).rsqrt() * kept
+    scale[~wide.isfinite().all(2).all(1)] = torch.nan
     return (vectors * scale.unsqueeze(1))[:, :, -k:].flip(2).to(gram)

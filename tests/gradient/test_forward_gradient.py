@@ -271,6 +271,55 @@ def test_refused_by_any_guess(model: nn.Module, message: str) -> None:
         ForwardGradient(Isotropic()).bind(model, torch.zeros(2, 4))
 
 
+class Uses(nn.Module):
+    """Does to its layers what the name of `use` says."""
+
+    def __init__(self, use: str) -> None:
+        super().__init__()
+        self.use = use
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        match self.use:
+            case "weight beside its layer":
+                return self.b(h) + nn.functional.linear(x, self.a.weight)
+            case "input changed in place":
+                h += self.b(h)
+                return h
+            case "keyword":
+                return self.b(input=h)
+            case _:
+                raise ValueError(self.use)
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        ("weight beside its layer", "a parameter of a Linear or Conv2d layer is also used outside that layer"),
+        ("input changed in place", "site 'b' has an input that the model changes in place afterwards"),
+        ("keyword", "site 'b' is called with its input by keyword"),
+    ],
+)
+def test_refused_before_a_gradient_is_silently_wrong(use: str, message: str) -> None:
+    with pytest.raises(ModelRefused, match=message):
+        ForwardGradient(Isotropic()).bind(Uses(use), torch.zeros(2, 4))
+
+
+def test_an_embedding_tied_to_a_site_is_refused() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.embed(x)))
+
+    with pytest.raises(ModelRefused, match="is also used outside that layer"):
+        ForwardGradient(Isotropic()).bind(Tied(), torch.zeros(2, dtype=torch.long))
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()

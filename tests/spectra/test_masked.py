@@ -63,3 +63,14 @@ def test_nothing_is_nan_on_the_zero_matrix(dtype: torch.dtype) -> None:
     gram, z = torch.zeros(2, 5, 5, dtype=dtype), torch.ones(2, 3, dtype=dtype)
     assert not whiten_top(gram, z, 3).any()
     assert not whiten(gram[:, :3, :3], z).any()
+
+
+def test_what_is_not_finite_stays_so_and_spoils_no_other_sample() -> None:
+    gram = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
+    gram[1, 0, 0] = torch.nan
+    gram[2] = torch.inf
+    z = torch.ones(3, 2, dtype=torch.float64)
+    u = whiten_top(gram, z, power_steps=1)
+    assert u[0].isfinite().all()
+    assert u[1].isnan().any()
+    assert u[2].isnan().any()

@@ -1,0 +1,78 @@
+"""Trial passes of a model: which layers it calls as sites, and what it does that would make a guess wrong unnoticed."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from fgcli.gradient.dual import hooks, lacks_layer_formulas
+from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.sites import SiteModule
+
+
+def output_shapes(model: nn.Module, modules: Mapping[str, SiteModule], example: Tensor) -> dict[str, tuple[int, ...]]:
+    """Shape of each called site's output without the batch axis, in the order of the forward pass.
+
+    Raises ModelRefused for a site that is called twice or by keyword, whose output's first axis is not the batch, or
+    whose input is changed in place afterwards.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    inputs: dict[str, tuple[Tensor, int]] = {}
+
+    def record(name: str, _: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if name in shapes:
+            raise ModelRefused(f"site '{name}' is called twice in one forward pass; give each call a layer of its own")
+        if not arguments:
+            raise ModelRefused(f"site '{name}' is called with its input by keyword; pass it by position")
+        if output.shape[0] != len(example):
+            raise ModelRefused(
+                f"site '{name}' has an output of shape {list(output.shape)} for a batch of {len(example)}; "
+                "the first axis must be the batch"
+            )
+        shapes[name] = tuple(output.shape[1:])
+        inputs[name] = arguments[0], arguments[0]._version
+
+    with torch.no_grad(), hooks(modules, record):
+        model(example)
+    for name, (x, version) in inputs.items():
+        if x._version != version:
+            raise ModelRefused(
+                f"site '{name}' has an input that the model changes in place afterwards; its weight gradient needs it: "
+                "use the operation that returns a new tensor"
+            )
+    return shapes
+
+
+def refuse_other_uses(model: nn.Module, sites: Mapping[str, SiteModule], example: Tensor) -> None:
+    """Raises ModelRefused where a site's parameter is used outside its layer too: its gradient there would be lost.
+
+    One pass with tangents on the parameters of all sites, each cut off at its site's output: none may arrive at a
+    site or at the model's output. Raises it as well for an operation that has no forward-mode formula.
+    """
+    if lacks_layer_formulas(example.device):
+        return
+
+    arriving: list[Tensor | None] = []
+
+    def cut(_: str, __: nn.Module, arguments: tuple[Tensor, ...], s: Tensor) -> Tensor:
+        arriving.append(forward_ad.unpack_dual(arguments[0]).tangent)
+        return forward_ad.unpack_dual(s).primal
+
+    of_sites = {id(p) for module in sites.values() for p in module.parameters(recurse=False)}
+    with torch.no_grad(), forward_ad.dual_level(), hooks(sites, cut):
+        duals = {
+            name: forward_ad.make_dual(p.detach(), torch.ones_like(p))
+            for name, p in model.named_parameters()
+            if id(p) in of_sites
+        }
+        try:
+            outputs = torch.func.functional_call(model, duals, (example,))
+        except NotImplementedError as cause:
+            reason = str(cause).splitlines()[0]
+            raise ModelRefused(f"the model has an operation without a forward-mode formula ({reason})") from cause
+        if any(tangent is not None for tangent in (*arriving, forward_ad.unpack_dual(outputs).tangent)):
+            raise ModelRefused(
+                "a parameter of a Linear or Conv2d layer is also used outside that layer, where its gradient would be "
+                "lost; give each use a parameter of its own, or use weight-perturbation"
+            )
