@@ -1,10 +1,12 @@
-"""The spectral norm and the k-th singular value, by the implicitly restarted Lanczos method (Calvetti et al., 1994)."""
+"""Leading singular values and eigenvectors, by the implicitly restarted Lanczos method (Calvetti et al., 1994)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import LinearOperator, eigsh, svds
 from torch import Tensor
 
 
@@ -60,3 +62,31 @@ def _largest(matrix: Tensor, k: int) -> Tensor:
     start = np.random.default_rng(0).standard_normal(smallest)
     values = svds(matrix.numpy(), k=k, v0=start, ncv=basis, solver="arpack", return_singular_vectors=False)
     return torch.from_numpy(np.sort(np.asarray(values))[::-1].copy())
+
+
+def leading_eigenvectors(
+    product: Callable[[Tensor], Tensor], dimension: int, k: int, start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k largest eigenvalues [k], descending, and eigenvectors [dimension, k] of a symmetric operator.
+
+    product: v [dimension] -> H v, all in float64 on the CPU. `start` [dimension] is the first Lanczos vector; without
+    it a fixed random one. An operator known in single precision only is served as well: eigenvalues are found to 1e-5
+    of the largest. Raises ValueError for k outside 1 … dimension.
+    """
+    if not 1 <= k <= dimension:
+        raise ValueError(f"k is {k}; it must be from 1 to {dimension}")
+    basis = max(3 * k, 20)
+    if basis >= dimension:
+        columns = [product(e) for e in torch.eye(dimension, dtype=torch.float64)]
+        dense = torch.stack(columns, 1)
+        values, vectors = torch.linalg.eigh((dense + dense.T) / 2)
+        return values.flip(0)[:k], vectors.flip(1)[:, :k]
+    if start is None:
+        start = torch.from_numpy(np.random.default_rng(0).standard_normal(dimension))
+    # scipy's stubs know neither of these calls.
+    operator = cast("Any", LinearOperator)(
+        (dimension, dimension), matvec=lambda v: product(torch.from_numpy(v.reshape(-1).copy())).numpy(), dtype=float
+    )
+    values, vectors = cast("Any", eigsh)(operator, k=k, which="LA", v0=start.numpy(), ncv=basis, tol=1e-5)
+    order = np.argsort(values)[::-1].copy()
+    return torch.from_numpy(values[order].copy()), torch.from_numpy(vectors[:, order].copy())
