@@ -17,7 +17,8 @@ def draw(found: "list[tuple[State, str, list[LayerOverlap]]]", path: Path) -> No
 
     √(k/d), what a random subspace of the layer's d dimensions gives, is dashed.
     """
-    columns = min(3, len(found))
+    bases = len({basis for _, basis, _ in found})
+    columns = bases if bases > 1 else min(3, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)

@@ -48,4 +48,4 @@ def squares_per_sample(model: nn.Module, loss: Loss, batch: Batch, names: Sequen
     of_one = partial(torch.func.grad(share), chosen)
     with torch.enable_grad():
         gradients = torch.func.vmap(of_one, randomness="error")(batch.inputs, batch.targets)
-    return torch.stack([g.flatten(1).square().sum(1) for g in gradients.values()]).sum(0)
+    return torch.stack([g.detach().flatten(1).square().sum(1) for g in gradients.values()]).sum(0)
