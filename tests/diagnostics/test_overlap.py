@@ -111,9 +111,9 @@ def test_hessian_overlap_is_that_of_the_dense_matrix() -> None:
             torch.func.functional_call(model, {"0.weight": weight.view(5, 3)}, (batch.inputs,)), batch.targets
         ).mean()
 
-    point = model[0].weight.detach().flatten()
+    point = next(model.parameters()).detach().flatten()
     _, vectors = torch.linalg.eigh(torch.func.hessian(loss)(point).detach())
-    (g,) = torch.autograd.grad(loss(point.requires_grad_()), point)
+    (g,) = torch.autograd.grad(loss(point.requires_grad_()), [point])
     expected = [float((vectors.flip(1)[:, :k].T @ g).norm() / g.norm()) for k in (1, 2, 3)]
     assert found["0.weight"].overlap.tolist() == pytest.approx(expected, rel=1e-4)
     assert found[NETWORK].dimension == 30
