@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BASES = ("upstream", "shared", "hessian", "gauss-newton", "random")
 OF_WEIGHTS = ("hessian", "gauss-newton")
-EIGENVECTORS = 20  # of the Hessian, where --max-k does not say
+EIGENVECTORS = 10  # of the Hessian, where --max-k does not say
 
 
 @with_train_flags(leave_out=("epochs", "keep_checkpoints"))
@@ -46,7 +46,7 @@ def analyze_overlap(
     batches: Annotated[int, typer.Option("--batches", help="Training batches to average over.", metavar="N")] = 4,
     max_k: Annotated[
         int | None,
-        typer.Option("--max-k", help="Largest k (default the rank; 20 for hessian, gauss-newton).", metavar="N"),
+        typer.Option("--max-k", help="Largest k (default the rank; 10 for hessian, gauss-newton).", metavar="N"),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the curves into this .png, .svg or .pdf file.")

@@ -21,15 +21,16 @@ CHUNK = 1024  # samples whose graph is recorded in one piece
 
 @dataclass(frozen=True)
 class Eigenspace:
-    """Eigenvalues [k], descending, and orthonormal eigenvectors [parameters, k], in float64 on the CPU."""
+    """Eigenvalues [k], descending, and orthonormal eigenvectors [parameters, k], on the CPU, in the weights' dtype."""
 
     values: Tensor
     vectors: Tensor
 
     def overlaps(self, vector: Tensor) -> Tensor:
         """‖V_kᵀ v‖ / ‖v‖ for the first 1, 2, … k eigenvectors: [k]. NaN for v = 0."""
-        v = vector.detach().cpu().double()
-        return (self.vectors.T @ v).square().cumsum(0).sqrt() / v.norm()
+        v = vector.detach().to(self.vectors)
+        coordinates = (self.vectors.T @ (v / v.norm())).double()
+        return coordinates.square().cumsum(0).clamp_max(1).sqrt()
 
 
 def top_eigenspace(
@@ -49,11 +50,11 @@ def top_eigenspace(
     product = hessian_product if matrix == "hessian" else gauss_newton_product
     apply = product(model, loss, batch, names)
 
-    def in_float64(v: Tensor) -> Tensor:
-        return apply(v.to(parameters[0])).cpu().double()
+    def on_cpu(v: Tensor) -> Tensor:
+        return apply(v.to(parameters[0])).cpu()
 
     dimension = sum(parameter.numel() for parameter in parameters)
-    return Eigenspace(*leading_eigenvectors(in_float64, dimension, min(k, dimension), start))
+    return Eigenspace(*leading_eigenvectors(on_cpu, dimension, min(k, dimension), start, parameters[0].dtype))
 
 
 def hessian_product(model: nn.Module, loss: Loss, batch: Batch, names: Sequence[str]) -> Product:

@@ -65,28 +65,35 @@ def _largest(matrix: Tensor, k: int) -> Tensor:
 
 
 def leading_eigenvectors(
-    product: Callable[[Tensor], Tensor], dimension: int, k: int, start: Tensor | None = None
+    product: Callable[[Tensor], Tensor],
+    dimension: int,
+    k: int,
+    start: Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """The k largest eigenvalues [k], descending, and eigenvectors [dimension, k] of a symmetric operator.
+    """The k largest eigenvalues [k], descending, and eigenvectors [dimension, k] of a symmetric operator, on the CPU.
 
-    product: v [dimension] -> H v, all in float64 on the CPU. `start` [dimension] is the first Lanczos vector; without
-    it a fixed random one. An operator known in single precision only is served as well: eigenvalues are found to 1e-5
-    of the largest. Raises ValueError for k outside 1 … dimension.
+    product: v [dimension] -> H v, both of `dtype`, in which all is computed; float32 halves the memory of the
+    max(2k, 20) Lanczos vectors. Eigenvalues are found to 1e-5 of the largest. `start` [dimension] is the first Lanczos
+    vector; without it a fixed random one. Raises ValueError for k outside 1 … dimension.
     """
     if not 1 <= k <= dimension:
         raise ValueError(f"k is {k}; it must be from 1 to {dimension}")
-    basis = max(3 * k, 20)
+    basis = max(2 * k, 20)
     if basis >= dimension:
-        columns = [product(e) for e in torch.eye(dimension, dtype=torch.float64)]
-        dense = torch.stack(columns, 1)
+        columns = [product(e) for e in torch.eye(dimension, dtype=dtype)]
+        dense = torch.stack(columns, 1).double()
         values, vectors = torch.linalg.eigh((dense + dense.T) / 2)
-        return values.flip(0)[:k], vectors.flip(1)[:, :k]
+        return values.flip(0)[:k].to(dtype), vectors.flip(1)[:, :k].to(dtype)
     if start is None:
         start = torch.from_numpy(np.random.default_rng(0).standard_normal(dimension))
+    start = start.to(dtype)
     # scipy's stubs know neither of these calls.
     operator = cast("Any", LinearOperator)(
-        (dimension, dimension), matvec=lambda v: product(torch.from_numpy(v.reshape(-1).copy())).numpy(), dtype=float
+        (dimension, dimension),
+        matvec=lambda v: product(torch.from_numpy(v.reshape(-1).copy())).numpy(),
+        dtype=start.numpy().dtype,
     )
     values, vectors = cast("Any", eigsh)(operator, k=k, which="LA", v0=start.numpy(), ncv=basis, tol=1e-5)
     order = np.argsort(values)[::-1].copy()
-    return torch.from_numpy(values[order].copy()), torch.from_numpy(vectors[:, order].copy())
+    return torch.from_numpy(values[order].copy()), torch.from_numpy(vectors)[:, torch.from_numpy(order)]

@@ -103,6 +103,14 @@ def test_leading_eigenvectors_are_those_of_the_dense_matrix(n: int) -> None:
     torch.testing.assert_close(vectors.T @ vectors, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
+def test_leading_eigenvectors_in_single_precision() -> None:
+    matrix = symmetric(200).float()
+    values, vectors = leading_eigenvectors(lambda v: matrix @ v, 200, 4, dtype=torch.float32)
+    assert (values.dtype, vectors.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(values.double(), torch.linalg.eigvalsh(symmetric(200)).flip(0)[:4], rtol=1e-4, atol=0)
+    torch.testing.assert_close(matrix @ vectors, vectors * values, rtol=0, atol=2e-2)
+
+
 def test_leading_eigenvectors_from_an_earlier_space_take_fewer_products() -> None:
     matrix = symmetric(200)
     calls = 0
