@@ -63,7 +63,11 @@ def test_help_shows_every_flag_of_train():
 @pytest.mark.parametrize(
     ("command", "own", "left_out"),
     [
-        ("analyze-overlap", "--basis --epochs --batches --max-k --plot --json", "--keep-checkpoints --resume --quiet --sink --sink-option"),
+        (
+            "analyze-overlap",
+            "--basis --epochs --batches --max-k --plot --json",
+            "--keep-checkpoints --resume --quiet --sink --sink-option",
+        ),
         (
             "analyze-moments",
             "--method --own-trajectory --epochs --batches --draws --space --json",

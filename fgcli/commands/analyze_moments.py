@@ -87,7 +87,7 @@ def analyze_moments(
     from fgcli.commands.states import Method, epochs_of, refuse_train_flags, states_of, train_for
     from fgcli.extend.registry import load_registry
 
-    registry, chosen = load_registry(), epochs_of(epochs)
+    registry, chosen = load_registry(tuple(train_flags.get("plugin") or ())), epochs_of(epochs)
     methods = [Method.parse(text) for text in method or []]
     for one in methods:
         registry.find("method", one.name, where="--method")

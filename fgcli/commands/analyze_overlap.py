@@ -72,7 +72,7 @@ def analyze_overlap(
     from fgcli.commands.states import epochs_of, refuse_train_flags, states_of, train_for
     from fgcli.extend.registry import load_registry
 
-    registry, chosen = load_registry(), epochs_of(epochs)
+    registry, chosen = load_registry(tuple(train_flags.get("plugin") or ())), epochs_of(epochs)
     if runs:
         refuse_train_flags(train_flags)
     paths = runs or [train_for(train_flags, chosen, registry)]

@@ -13,17 +13,16 @@ from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, RunError, UsageError
 from fgcli.extend.registry import Registry
 from fgcli.files import read_json
-from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.recipe import Recipe, Source, parse_assignments, read_recipe, resolve
 from fgcli.recipes import find
-from fgcli.training.assembly import Assembly, assemble, cross_entropy, make_estimator
+from fgcli.training.assembly import Assembly, assemble, bound_subject
 from fgcli.training.checkpoints import CheckpointStore
 from fgcli.training.run_directory import RunDirectory, open_run
 from fgcli.training.start import begin
 from fgcli.training.state import restore
 
-_OF_ANY_RUN = ("device", "threads", "batch_size")  # flags that do not say what is trained
+_OF_THE_LOOK = ("device", "threads", "batch_size")  # flags that do not say what is trained
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ class Method:
 
     @classmethod
     def parse(cls, text: str) -> "Method":
-        name, _, options = text.partition(":")
+        name, colon, options = text.rpartition(":")
+        if not colon or "=" not in options:  # `name` alone, or `distribution:name`
+            name, options = text, ""
         return cls(name, parse_assignments([part for part in options.split(",") if part], f"--method {name}:"))
 
     @property
@@ -87,24 +88,14 @@ class Method:
 
     def at(self, state: State, registry: Registry) -> Subject:
         """The method at a state, from a cold start. UsageError where it cannot work with the model."""
-        recipe = self.over(state.assembly.recipe, registry)
-        return _bound(recipe, state, registry)
+        return bound_subject(self.over(state.assembly.recipe, registry), registry, state.assembly, state.step)
 
 
 def own_method(state: State, registry: Registry) -> Subject:
     """The method that trained the run, with the warm starts that it had there."""
-    subject = _bound(state.assembly.recipe, state, registry)
+    subject = bound_subject(state.assembly.recipe, registry, state.assembly, state.step)
     subject.estimator.load_state({name: t.clone() for name, t in state.assembly.estimator.state().items()})
     return subject
-
-
-def _bound(recipe: Recipe, state: State, registry: Registry) -> Subject:
-    model, estimator = state.assembly.model, make_estimator(recipe, registry)
-    try:
-        coverage = estimator.bind(model, state.assembly.dataset.train_inputs[: recipe.batch_size])
-    except ModelRefused as refusal:
-        raise UsageError(f"--method {recipe.method} does not work with model {recipe.model}: {refusal}") from refusal
-    return Subject(model, cross_entropy, estimator, coverage, state.step)
 
 
 def epochs_of(text: str | None) -> list[int]:
@@ -132,7 +123,7 @@ def train_for(
 
 def refuse_train_flags(flags: Mapping[str, Any]) -> None:
     """Where runs are given, nothing is trained."""
-    given = [name for name, value in flags.items() if value is not None and name not in _OF_ANY_RUN]
+    given = [name for name, value in flags.items() if value is not None and name not in (*_OF_THE_LOOK, "plugin")]
     if given:
         flag = f"--{given[0]}".replace("_", "-")
         raise UsageError(f"{flag} says what to train, and a run is given too; leave one of them out")
@@ -148,7 +139,7 @@ def states_of(path: Path, epochs: Sequence[int], flags: Mapping[str, Any], regis
     source = read_recipe(directory.recipe_file)
     _refuse_missing_method(directory, source, registry)
     of_run = resolve(source, {}, registry)
-    given = resolve(source, {name: flags.get(name) for name in _OF_ANY_RUN}, registry)
+    given = resolve(source, {name: flags.get(name) for name in _OF_THE_LOOK}, registry)
     recipe = given.model_copy(update={"threads": flags.get("threads"), "diagnostics": [], "subspace": None})
     store = CheckpointStore(directory.checkpoints, directory.recipe_file.read_text(encoding="utf-8"))
     if not store.steps():
@@ -188,7 +179,7 @@ def _refuse_missing_method(directory: RunDirectory, source: Source, registry: Re
         registry.find("method", name)
     except FgError as error:
         try:
-            origin = read_json(directory.environment_file)["origins"]["method"]
+            origin = read_json(directory.environment_file)["plugins"]["method"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UsageError(f"{directory.path}: {error}") from error
         raise UsageError(

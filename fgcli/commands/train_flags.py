@@ -7,7 +7,7 @@ from typing import Any
 
 from fgcli.commands.train import train
 
-NOT_OF_A_RECIPE = ("resume", "json", "quiet")
+NOT_SHARED = ("resume", "json", "quiet", "sink", "sink_option")
 
 
 def with_train_flags(*, leave_out: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -19,7 +19,7 @@ def with_train_flags(*, leave_out: tuple[str, ...] = ()) -> Callable[[Callable[.
     shared = [
         parameter
         for name, parameter in inspect.signature(train).parameters.items()
-        if name not in (*leave_out, *NOT_OF_A_RECIPE)
+        if name not in (*leave_out, *NOT_SHARED)
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.estimator import Batch, Loss
-from fgcli.spectra.lanczos import leading_eigenvectors
+from fgcli.spectra.eigenvectors import leading_eigenvectors
 
 Matrix = Literal["hessian", "gauss-newton"]
 Product = Callable[[Tensor], Tensor]
@@ -21,7 +21,7 @@ CHUNK = 1024  # samples whose graph is recorded in one piece
 
 @dataclass(frozen=True)
 class Eigenspace:
-    """Eigenvalues [k], descending, and orthonormal eigenvectors [parameters, k], on the CPU, in the weights' dtype."""
+    """Eigenvalues [k], descending, and orthonormal eigenvectors [parameters, k], the latter in the weights' dtype."""
 
     values: Tensor
     vectors: Tensor
@@ -29,7 +29,7 @@ class Eigenspace:
     def overlaps(self, vector: Tensor) -> Tensor:
         """‖V_kᵀ v‖ / ‖v‖ for the first 1, 2, … k eigenvectors: [k]. NaN for v = 0."""
         v = vector.detach().to(self.vectors)
-        coordinates = (self.vectors.T @ (v / v.norm())).double()
+        coordinates = (self.vectors.T @ (v / v.norm())).cpu().double()
         return coordinates.square().cumsum(0).clamp_max(1).sqrt()
 
 
@@ -48,13 +48,11 @@ def top_eigenspace(
     """
     parameters = [dict(model.named_parameters())[name] for name in names]
     product = hessian_product if matrix == "hessian" else gauss_newton_product
-    apply = product(model, loss, batch, names)
-
-    def on_cpu(v: Tensor) -> Tensor:
-        return apply(v.to(parameters[0])).cpu()
-
     dimension = sum(parameter.numel() for parameter in parameters)
-    return Eigenspace(*leading_eigenvectors(on_cpu, dimension, min(k, dimension), start, parameters[0].dtype))
+    if start is None:
+        start = torch.randn(dimension, generator=torch.Generator().manual_seed(0))
+    apply = product(model, loss, batch, names)
+    return Eigenspace(*leading_eigenvectors(apply, min(k, dimension), start.to(parameters[0])))
 
 
 def hessian_product(model: nn.Module, loss: Loss, batch: Batch, names: Sequence[str]) -> Product:

@@ -1,12 +1,10 @@
-"""Leading singular values and eigenvectors, by the implicitly restarted Lanczos method (Calvetti et al., 1994)."""
+"""The spectral norm and the k-th singular value, by the implicitly restarted Lanczos method (Calvetti et al., 1994)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, eigsh, svds
+from scipy.sparse.linalg import svds
 from torch import Tensor
 
 
@@ -62,38 +60,3 @@ def _largest(matrix: Tensor, k: int) -> Tensor:
     start = np.random.default_rng(0).standard_normal(smallest)
     values = svds(matrix.numpy(), k=k, v0=start, ncv=basis, solver="arpack", return_singular_vectors=False)
     return torch.from_numpy(np.sort(np.asarray(values))[::-1].copy())
-
-
-def leading_eigenvectors(
-    product: Callable[[Tensor], Tensor],
-    dimension: int,
-    k: int,
-    start: Tensor | None = None,
-    dtype: torch.dtype = torch.float64,
-) -> tuple[Tensor, Tensor]:
-    """The k largest eigenvalues [k], descending, and eigenvectors [dimension, k] of a symmetric operator, on the CPU.
-
-    product: v [dimension] -> H v, both of `dtype`, in which all is computed; float32 halves the memory of the
-    max(2k, 20) Lanczos vectors. Eigenvalues are found to 1e-5 of the largest. `start` [dimension] is the first Lanczos
-    vector; without it a fixed random one. Raises ValueError for k outside 1 … dimension.
-    """
-    if not 1 <= k <= dimension:
-        raise ValueError(f"k is {k}; it must be from 1 to {dimension}")
-    basis = max(2 * k, 20)
-    if basis >= dimension:
-        columns = [product(e) for e in torch.eye(dimension, dtype=dtype)]
-        dense = torch.stack(columns, 1).double()
-        values, vectors = torch.linalg.eigh((dense + dense.T) / 2)
-        return values.flip(0)[:k].to(dtype), vectors.flip(1)[:, :k].to(dtype)
-    if start is None:
-        start = torch.from_numpy(np.random.default_rng(0).standard_normal(dimension))
-    start = start.to(dtype)
-    # scipy's stubs know neither of these calls.
-    operator = cast("Any", LinearOperator)(
-        (dimension, dimension),
-        matvec=lambda v: product(torch.from_numpy(v.reshape(-1).copy())).numpy(),
-        dtype=start.numpy().dtype,
-    )
-    values, vectors = cast("Any", eigsh)(operator, k=k, which="LA", v0=start.numpy(), ncv=basis, tol=1e-5)
-    order = np.argsort(values)[::-1].copy()
-    return torch.from_numpy(values[order].copy()), torch.from_numpy(vectors)[:, torch.from_numpy(order)]

@@ -93,9 +93,7 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
         twin = _estimator(parts)
         twin_coverage = parts.guarded("method", lambda: _bound(recipe, twin, model, example))
         recorder = make_recorder(recipe, Subject(model, cross_entropy, twin, twin_coverage), dataset, streams)
-    return Assembly(
-        recipe, device, dataset, model, estimator, coverage, optimizer, streams, method, subspace, recorder
-    )
+    return Assembly(recipe, device, dataset, model, estimator, coverage, optimizer, streams, method, subspace, recorder)
 
 
 def bound_subject(recipe: Recipe, registry: Registry, state: Assembly, step: int) -> Subject:

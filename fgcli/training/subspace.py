@@ -42,9 +42,9 @@ class SubspaceUpdates:
 
     def _remember(self, *_: Any) -> None:
         if self._vectors is None or self._updates % self.every == 0:
-            start = None if self._vectors is None else self._vectors.cpu().sum(1)
+            start = None if self._vectors is None else self._vectors.sum(1)
             space = top_eigenspace(self.model, self.loss, self.batch, list(self.parameters), self.k, "hessian", start)
-            self._vectors = space.vectors.to(self._flat())
+            self._vectors = space.vectors.contiguous()
         self._before = self._flat()
 
     @torch.no_grad()

@@ -150,8 +150,8 @@ def test_method_that_this_installation_does_not_know_is_named_with_its_plugin(tm
     recipe = path / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("method: wt", "method: theirs"))
     environment = json.loads((path / "environment.json").read_text())
-    assert environment["origins"]["method"].startswith("fgcli ")
-    environment["origins"]["method"] = "their-plugin 1.0"
+    assert environment["plugins"]["method"].startswith("fgcli ")
+    environment["plugins"]["method"] = "their-plugin 1.0"
     (path / "environment.json").write_text(json.dumps(environment))
     said = refusal(path)
     assert "method 'theirs' is unknown to this installation; the run had it from the plugin their-plugin 1.0" in said

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fgcli.spectra.lanczos import leading_eigenvectors, leading_singular
+from fgcli.spectra.lanczos import leading_singular
 
 
 def random(rows: int, columns: int) -> Tensor:
@@ -82,51 +82,3 @@ def test_same_bits_each_time_and_input_left_alone() -> None:
 def test_what_has_no_singular_values_is_refused(weight: Tensor, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         leading_singular(weight, k)
-
-
-def symmetric(n: int, *, seed: int = 0) -> torch.Tensor:
-    """[n, n] with eigenvalues of both signs."""
-    generator = torch.Generator().manual_seed(seed)
-    q, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
-    return q * torch.linspace(-2, 5, n, dtype=torch.float64) @ q.T
-
-
-@pytest.mark.parametrize("n", [6, 200])
-def test_leading_eigenvectors_are_those_of_the_dense_matrix(n: int) -> None:
-    matrix = symmetric(n)
-    values, vectors = leading_eigenvectors(lambda v: matrix @ v, n, 4)
-    expected, dense = torch.linalg.eigh(matrix)
-    torch.testing.assert_close(values, expected.flip(0)[:4], rtol=1e-4, atol=0)
-    torch.testing.assert_close(
-        (vectors.T @ dense.flip(1)[:, :4]).abs(), torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-2
-    )
-    torch.testing.assert_close(vectors.T @ vectors, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-9)
-
-
-def test_leading_eigenvectors_in_single_precision() -> None:
-    matrix = symmetric(200).float()
-    values, vectors = leading_eigenvectors(lambda v: matrix @ v, 200, 4, dtype=torch.float32)
-    assert (values.dtype, vectors.dtype) == (torch.float32, torch.float32)
-    torch.testing.assert_close(values.double(), torch.linalg.eigvalsh(symmetric(200)).flip(0)[:4], rtol=1e-4, atol=0)
-    torch.testing.assert_close(matrix @ vectors, vectors * values, rtol=0, atol=2e-2)
-
-
-def test_leading_eigenvectors_from_an_earlier_space_take_fewer_products() -> None:
-    matrix = symmetric(200)
-    calls = 0
-
-    def product(v: torch.Tensor) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return matrix @ v
-
-    _, vectors = leading_eigenvectors(product, 200, 3)
-    cold, calls = calls, 0
-    leading_eigenvectors(product, 200, 3, start=vectors.sum(1))
-    assert calls < cold
-
-
-@pytest.mark.parametrize("k", [0, 7])
-def test_leading_eigenvectors_refuse_a_k_that_there_is_not(k: int) -> None:
-    with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to 6"):
-        leading_eigenvectors(lambda v: v, 6, k)
