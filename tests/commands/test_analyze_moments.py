@@ -139,3 +139,32 @@ def test_a_wrong_covariance_is_said_in_words(trained, monkeypatch):
 )
 def test_bad_input(trained, flags, said):
     assert said in refusal(trained / "wt", *flags.split())
+
+
+PLUGIN = """
+from fgcli.extend.entry import Entry
+from fgcli.extend.hookspecs import hookimpl
+
+class Doubled:
+    needs = "nothing"
+    def __init__(self, options): pass
+    def prepare(self, site): return None
+    def noise_dim(self, site, prepared): return site.shape[0]
+    def map(self, site, prepared, z): return 2 * z
+
+@hookimpl
+def fg_guess_methods():
+    return [Entry("doubled", "doubled_method:Doubled", "Twice the noise.")]
+"""
+
+
+def test_a_method_of_ones_own_is_measured_like_the_built_in_ones(trained):
+    Path("doubled_method.py").write_text(PLUGIN)
+    flags = ["--plugin", "doubled_method.py", "--method", "doubled", "--method", "fgcli:wt"]
+    moments = found(trained / "wt", *flags, "--batches", 1, "--draws", 16)
+    assert [one["method"] for one in moments] == ["doubled", "fgcli:wt"]
+    for layer in moments[0]["layers"]:
+        d = {"hidden1": 8, "hidden2": 8, "output": 10}[layer["layer"]]
+        assert layer["exact"]["trace"]["mean"] == pytest.approx(4 * d)
+        assert layer["exact"]["covariance_rms"]["mean"] == pytest.approx(3 * d**0.5 / d)
+        assert max(abs(z) for z in layer["z"].values()) < 5
