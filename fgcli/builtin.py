@@ -121,4 +121,14 @@ def fg_subcommands() -> list[Entry]:
             "fgcli.commands.fit_ns_coeffs:fit_ns_coeffs",
             "Fit the polynomials of W̃⊥-NS: coefficients of a step at each σ_k.",
         ),
+        Entry(
+            "analyze-moments",
+            "fgcli.commands.analyze_moments:analyze_moments",
+            "Bias, variance and covariance of methods at given states of a network.",
+        ),
+        Entry(
+            "analyze-overlap",
+            "fgcli.commands.analyze_overlap:analyze_overlap",
+            "Overlap of the true gradient with the top-k subspace of each layer.",
+        ),
     ]

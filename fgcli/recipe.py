@@ -21,6 +21,7 @@ from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
 
 Count = Annotated[int, Field(ge=1, lt=2**63)]
 OwnOptions = dict[str, Any]
+Diagnostic = Literal["bias", "variance", "mse", "covariance_norm", "cosine", "norm_ratio", "effective_rank", "overlap"]
 Section = Literal["method", "dataset", "model", "optimizer"]
 
 
@@ -47,6 +48,16 @@ class Recipe(Options):
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
     threads: Count | None = Field(default=None, description="CPU threads of torch; by default torch's choice.")
     eval_every: Count = Field(default=10, description="Epochs between two evaluations.")
+    keep_checkpoints: list[Count] = Field(
+        default=[], description="Epochs after which a checkpoint is written that is kept."
+    )
+    diagnostics: list[Diagnostic] = Field(default=[], description="What to record of the guesses during the run.")
+    diagnostics_every: Count = Field(default=10, description="Epochs between two records of the diagnostics.")
+    subspace: Literal["dominant", "bulk"] | None = Field(
+        default=None, description="Project each update onto the loss's top Hessian eigenvectors, or off them."
+    )
+    subspace_k: Count = Field(default=10, description="Number of Hessian eigenvectors that span the subspace.")
+    subspace_every: Count = Field(default=8, description="Updates between two computations of the subspace.")
 
 
 class _Part(NamedTuple):

@@ -26,7 +26,17 @@ print("CODE", code, "HEAVY", [name for name in {heavy!r} if name in sys.modules]
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["fit-ns-coeffs", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["fit-ns-coeffs", "--help"],
+        ["analyze-overlap", "--help"],
+        ["analyze-moments", "--help"],
+        ["--version"],
+    ],
+)
 def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
     program = PROBE.format(arguments=arguments, heavy=HEAVY)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -41,12 +51,34 @@ def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
 FLAGS_OF_TRAIN = """
     --method --dataset --model --width --depth --k --epochs --max-steps --batch-size --lr --optimizer --seed --device
     --threads --bias --no-bias --option --dataset-option --model-option --optimizer-option --recipe --out --resume
-    --eval-every --json --quiet --plugin --sink --sink-option
+    --eval-every --keep-checkpoints --diagnostics --diagnostics-every --subspace --subspace-k --subspace-every --json
+    --quiet --plugin --sink --sink-option
 """
 
 
 def test_help_shows_every_flag_of_train():
     assert set(FLAGS_OF_TRAIN.split()) <= set(fg("train", "--help").stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "own", "left_out"),
+    [
+        (
+            "analyze-overlap",
+            "--basis --epochs --batches --max-k --plot --json",
+            "--keep-checkpoints --resume --quiet --sink --sink-option",
+        ),
+        (
+            "analyze-moments",
+            "--method --own-trajectory --epochs --batches --draws --space --json",
+            "--keep-checkpoints --resume --quiet --k --option --sink --sink-option",
+        ),
+    ],
+)
+def test_commands_that_may_train_have_the_flags_of_train(command, own, left_out):
+    shown = set(fg(command, "--help").stdout.split())
+    assert (set(FLAGS_OF_TRAIN.split()) - set(left_out.split())) | set(own.split()) <= shown
+    assert not set(left_out.split()) & shown
 
 
 def test_version():
@@ -107,7 +139,7 @@ def test_closed_pipe_is_no_error_message():
 
 def test_the_help_lists_every_command_with_its_summary():
     registered = load_registry().registered("subcommand")
-    assert {"train", "methods", "datasets", "models", "plugins", "new-plugin", "fit-ns-coeffs"} <= {
+    assert {"train", "methods", "plugins", "new-plugin", "fit-ns-coeffs", "analyze-overlap", "analyze-moments"} <= {
         one.entry.name for one in registered
     }
     shown = " ".join(fg("--help").stdout.split())

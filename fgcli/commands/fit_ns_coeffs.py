@@ -1,20 +1,18 @@
 """`fg fit-ns-coeffs`: fit the polynomials of W̃⊥-NS, keep them, show their errors. Heavy imports inside the bodies."""
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgcli.commands.figures import check_figure, check_file, save_figure
 from fgcli.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fgcli.spectra.coefficients import CoefficientTable, FitOptions
-
-_PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
 def fit_ns_coeffs(
@@ -63,11 +61,9 @@ def run(options: "FitOptions", *, out: Path | None, plot: Path | None, as_json: 
     from fgcli.spectra.table_file import to_json
 
     if out is not None:
-        _check_file(out, "--out")
+        check_file(out, "--out")
     if plot is not None:
-        if plot.suffix.lower() not in _PLOT_FORMATS:
-            raise UsageError(f"--plot is {plot}; its name must end in {', '.join(_PLOT_FORMATS)}")
-        _check_file(plot, "--plot")
+        check_figure(plot)
     console = Console(stderr=as_json, soft_wrap=True)
     table = _kept_in_cache(options, console) if out is None else _kept_in(out, options, console)
     _print_errors(table, console)
@@ -154,17 +150,6 @@ def _fit(options: "FitOptions") -> "CoefficientTable":
         return fit_table(options, show)
 
 
-def _check_file(path: Path, flag: str) -> None:
-    """UsageError unless a file can be written there; leaves nothing behind."""
-    if path.is_dir():
-        raise UsageError(f"{flag} is {path}, a folder; name a file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write {flag} {path}: {path.parent}: {error.strerror}") from None
-
-
 def _print_errors(table: "CoefficientTable", console: "Console") -> None:
     from rich.table import Table
 
@@ -188,7 +173,6 @@ def _print_errors(table: "CoefficientTable", console: "Console") -> None:
 
 def _draw(table: "CoefficientTable", path: Path) -> None:
     """p^N against the step for each σ, the same bytes each time."""
-    import matplotlib
     import torch
     from matplotlib.figure import Figure
 
@@ -205,10 +189,4 @@ def _draw(table: "CoefficientTable", path: Path) -> None:
         axis.set_visible(False)
     figure.axes[0].legend(fontsize="small")
     figure.supxlabel("singular value")
-    kind = path.suffix.lower()
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(kind)
-    with matplotlib.rc_context({"svg.hashsalt": "fg"}):
-        try:
-            figure.savefig(path, dpi=150, metadata=undated)
-        except OSError as error:
-            raise UsageError(f"cannot write --plot {path}: {error.strerror}") from None
+    save_figure(figure, path)

@@ -1,6 +1,6 @@
 """`fg train`: one run, from flags and a recipe to a run directory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,6 +71,36 @@ def train(
         int | None,
         _option("--eval-every", "Epochs between two evaluations, each with a checkpoint (default 10).", "N"),
     ] = None,
+    keep_checkpoints: Annotated[
+        str | None,
+        _option("--keep-checkpoints", "Epochs after which a checkpoint is written that is kept.", "N,N,…"),
+    ] = None,
+    diagnostics: Annotated[
+        str | None,
+        _option(
+            "--diagnostics",
+            "Record during the run, without changing it: bias, variance, mse, covariance_norm, cosine, norm_ratio, "
+            "effective_rank, overlap.",
+            "NAME,NAME,…",
+        ),
+    ] = None,
+    diagnostics_every: Annotated[
+        int | None, _option("--diagnostics-every", "Epochs between two records of them (default 10).", "N")
+    ] = None,
+    subspace: Annotated[
+        str | None,
+        _option(
+            "--subspace",
+            "Project each update onto the top eigenvectors of the loss's Hessian, or off them: a control.",
+            "dominant|bulk",
+        ),
+    ] = None,
+    subspace_k: Annotated[
+        int | None, _option("--subspace-k", "Number of those eigenvectors (default 10).", "N")
+    ] = None,
+    subspace_every: Annotated[
+        int | None, _option("--subspace-every", "Updates between two computations of them (default 8).", "N")
+    ] = None,
     recipe: Annotated[
         str | None,
         _option("--recipe", "A recipe's file, or the name of a shipped one; flags override it.", "FILE"),
@@ -98,47 +128,51 @@ def train(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")] = False,
 ) -> None:
     """Train a network by a gradient estimator."""
+    flags = dict(locals())
     from fgcli.commands.sinks import make_sinks
     from fgcli.extend.registry import load_registry
-    from fgcli.recipe import parse_assignments
 
     if out is not None and resume is not None:
         raise UsageError("--out and --resume are both given; --resume goes on in its own directory")
-    overrides = {
-        "method": method,
-        "options": parse_assignments(option or [], "--option"),
-        "k": _number_or_text(k),
-        "dataset": dataset,
-        "dataset_options": parse_assignments(dataset_option or [], "--dataset-option"),
-        "model": model,
-        "model_options": parse_assignments(model_option or [], "--model-option"),
-        "width": width,
-        "depth": depth,
-        "bias": bias,
-        "epochs": epochs,
-        "max_steps": max_steps,
-        "batch_size": batch_size,
-        "optimizer": optimizer,
-        "optimizer_options": parse_assignments(optimizer_option or [], "--optimizer-option"),
-        "lr": lr,
-        "seed": seed,
-        "device": device,
-        "threads": threads,
-        "eval_every": eval_every,
-    }
+    overrides = recipe_overrides(flags)
     registry = load_registry(tuple(plugin or ()))
     sinks = make_sinks(registry, sink or [], sink_option or [])
     make = _prepare(overrides, recipe, out, resume, registry)
     _train(make, sinks, json=json, quiet=quiet)
 
 
-def _number_or_text(k: str | None) -> object:
+_PLAIN = (
+    "method", "dataset", "model", "width", "depth", "bias", "epochs", "max_steps", "batch_size", "optimizer", "lr",
+    "seed", "device", "threads", "eval_every", "diagnostics_every", "subspace", "subspace_k", "subspace_every",
+)  # fmt: skip
+_OPTIONS = ("option", "dataset_option", "model_option", "optimizer_option")
+_LISTS = ("keep_checkpoints", "diagnostics")
+
+
+def recipe_overrides(flags: Mapping[str, Any]) -> dict[str, object]:
+    """What flags of train, by the names of its parameters, say over a recipe. Those that are missing say nothing."""
+    from fgcli.recipe import parse_assignments
+
+    overrides: dict[str, object] = {name: flags.get(name) for name in _PLAIN}
+    overrides["k"] = _parsed("k", flags.get("k"))
+    for name in _OPTIONS:
+        flag = f"--{name}".replace("_", "-")
+        overrides[f"{name}s"] = parse_assignments(flags.get(name) or [], flag)
+    for name in _LISTS:
+        text = flags.get(name)
+        parts = None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+        overrides[name] = None if parts is None else [_parsed(name, part) for part in parts]
+    return overrides
+
+
+def _parsed(name: str, text: str | None) -> object:
+    """A number, where the text is one."""
     from fgcli.yaml_reader import scalar
 
     try:
-        return None if k is None else scalar(k)
+        return None if text is None else scalar(text)
     except ValueError as error:
-        raise UsageError(f"--k is {error}") from error
+        raise UsageError(f"--{name} is {error}".replace("_", "-")) from error
 
 
 def _prepare(

@@ -41,6 +41,22 @@ class LinearMap:
     map: Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class DualPass:
+    """What one pass with dual numbers saw and drew."""
+
+    losses: Tensor
+    """[batch]."""
+    directional_derivative: Tensor
+    """δ [batch]."""
+    inputs: dict[str, Tensor]
+    """x of every site."""
+    guesses: dict[str, Tensor]
+    """y of every site, [batch, *site.shape]."""
+    directions: dict[str, Tensor]
+    """Of the parameters that no site covers, by name."""
+
+
 @dataclass
 class _Driven:
     """A site with the guess that drives it and, where the guess needs it, the segment above."""
@@ -121,15 +137,27 @@ class ForwardGradient:
         return _Driven(site, self.method, above)
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        drawn = self.dual_pass(model, loss, batch, rng)
+        delta = drawn.directional_derivative
+        with torch.no_grad():
+            total = delta.sum()
+            gradients = {name: total * direction for name, direction in drawn.directions.items()}
+            for name, y in drawn.guesses.items():
+                guess = y.mul_(delta.view(-1, *[1] * (y.dim() - 1)))
+                gradients |= weight_gradients(self._driven[name].site, drawn.inputs[name], guess)
+        return Estimate(drawn.losses, gradients, delta)
+
+    def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> DualPass:
+        """The pass that `estimate` makes of the same arguments."""
         self._prepare(rng.step)
-        seen: dict[str, tuple[Tensor, Tensor]] = {}
+        inputs: dict[str, Tensor] = {}
+        guesses: dict[str, Tensor] = {}
 
         def perturb(name: str, x: Tensor, s: Tensor) -> Tensor:
             driven = self._driven[name]
             driven.observe(s)
-            y = driven.draw(s, rng)
-            seen[name] = x, y
-            return y
+            inputs[name], guesses[name] = x, driven.draw(s, rng)
+            return guesses[name]
 
         with torch.no_grad(), forward_ad.dual_level():
             directions = {
@@ -139,11 +167,7 @@ class ForwardGradient:
             }
             outputs = dual_forward(model, batch.inputs, self._modules, perturb, directions)
             losses, delta = directional_derivative(loss(outputs, batch.targets))
-            total = delta.sum()
-            gradients = {name: total * direction for name, direction in directions.items()}
-            for name, (x, y) in seen.items():
-                gradients |= weight_gradients(self._driven[name].site, x, y.mul_(delta.view(-1, *[1] * (y.dim() - 1))))
-        return Estimate(losses, gradients, delta)
+        return DualPass(losses, delta, inputs, guesses, directions)
 
     def linear_maps(self, model: nn.Module, inputs: Tensor, step: int) -> dict[str, LinearMap]:
         """The guess of every site as a linear map, after `step` updates and for these inputs [batch, ...].

@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from fgcli.data.dataset import Dataset, check
 from fgcli.devices import resolve_device
+from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, UsageError
 from fgcli.extend.registry import HOOKS, Registry
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.estimator import Coverage, Estimator
+from fgcli.gradient.estimator import Batch, Coverage, Estimator
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.randomness import Streams
 from fgcli.recipe import Recipe, Section, section_options
+from fgcli.training.recorder import Recorder, make_recorder
+from fgcli.training.subspace import SubspaceUpdates
 
 T = TypeVar("T")
 
@@ -38,6 +41,10 @@ class Assembly:
     streams: Streams
     method: str
     """The method with the plugin that it is from, as errors name it."""
+    subspace: SubspaceUpdates | None = None
+    """Takes part in every step of the optimiser, where the recipe asks for it."""
+    recorder: Recorder | None = None
+    """Records diagnostics, where the recipe asks for them."""
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -75,7 +82,27 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
     coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example))
     optimizer = parts.make("optimizer", torch.optim.Optimizer, model.parameters(), recipe.lr)
     method = parts.called("method")
-    return Assembly(recipe, device, dataset, model, estimator, coverage, optimizer, streams, method)
+    subspace, recorder = None, None
+    if recipe.subspace is not None:
+        batch = Batch(dataset.train_inputs, dataset.train_targets)
+        subspace = SubspaceUpdates(
+            recipe.subspace, recipe.subspace_k, recipe.subspace_every, model, cross_entropy, batch, optimizer
+        )
+    if recipe.diagnostics:
+        # An estimator of its own, so that the run's is left as it is.
+        twin = _estimator(parts)
+        twin_coverage = parts.guarded("method", lambda: _bound(recipe, twin, model, example))
+        recorder = make_recorder(recipe, Subject(model, cross_entropy, twin, twin_coverage), dataset, streams)
+    return Assembly(recipe, device, dataset, model, estimator, coverage, optimizer, streams, method, subspace, recorder)
+
+
+def bound_subject(recipe: Recipe, registry: Registry, state: Assembly, step: int) -> Subject:
+    """The recipe's method at another assembly's model, after `step` updates there. UsageError where it cannot work."""
+    parts = _Parts(recipe, registry)
+    estimator = _estimator(parts)
+    example = state.dataset.train_inputs[: recipe.batch_size]
+    coverage = parts.guarded("method", lambda: _bound(recipe, estimator, state.model, example))
+    return Subject(state.model, cross_entropy, estimator, coverage, step)
 
 
 @dataclass(frozen=True)

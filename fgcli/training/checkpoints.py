@@ -38,13 +38,17 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints of one run. `recipe` is any text that names what is trained: those of another are refused."""
+    """The checkpoints of one run. `recipe` is any text that names what is trained: those of another are refused.
+
+    Those of `kept_steps` stay; of the others the newest two.
+    """
 
     folder: Path
     recipe: str
+    kept_steps: frozenset[int] = frozenset()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint and drop all but the newest two. RunError when it cannot be written."""
+        """Write a checkpoint and drop those that are not kept. RunError when it cannot be written."""
         tensor_file, manifest_file = self._files(checkpoint.step)
         temporary = temporary_name(tensor_file)
         try:
@@ -85,6 +89,13 @@ class CheckpointStore:
             raise RunError(f"no usable checkpoint in {self.folder}: {'; '.join(complaints)}")
         return None, []
 
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of that step. RunError when it is damaged."""
+        try:
+            return self._read(step)
+        except Damaged as damage:
+            raise RunError(str(damage)) from damage
+
     def steps(self) -> list[int]:
         """The steps of all completed checkpoints, the oldest first."""
         found = (re.fullmatch(r"step-(\d{10,})\.json", path.name) for path in self.folder.glob("step-*.json"))
@@ -112,8 +123,9 @@ class CheckpointStore:
             raise Damaged(f"{tensor_file}: cannot be read ({error})") from error
 
     def _prune(self, newest: int) -> None:
-        """Keep the newest two up to `newest`; later ones are of a future that was given up for being damaged."""
-        kept = [step for step in self.steps() if step <= newest][-KEPT:]
+        """Keep what is up to `newest` at most; later ones are of a future that was given up for being damaged."""
+        past = [step for step in self.steps() if step <= newest]
+        kept = {*past[-KEPT:], *self.kept_steps.intersection(past)}
         kept_names = {path.name for step in kept for path in self._files(step)}
         ours = [path for path in self.folder.iterdir() if re.match(r"\.?step-\d+\.", path.name)]
         # The manifest goes first, as a checkpoint counts by it.

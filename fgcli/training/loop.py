@@ -16,6 +16,7 @@ from fgcli.training.assembly import Assembly, cross_entropy
 from fgcli.training.checkpoints import CheckpointStore
 from fgcli.training.faults import malformed, not_finite
 from fgcli.training.reporter import Plan, Reporter
+from fgcli.training.rows import append_row, rewind_rows
 from fgcli.training.run_directory import RunDirectory
 from fgcli.training.state import capture, restore
 from fgcli.training.step_times import StepTimes
@@ -29,7 +30,6 @@ class Training:
 
     def __init__(self, assembly: Assembly, run: RunDirectory, reporter: Reporter) -> None:
         self.assembly, self.run_directory, self.reporter = assembly, run, reporter
-        self.store = CheckpointStore(run.checkpoints, run.recipe_file.read_text(encoding="utf-8"))
         self.parameters = dict(assembly.model.named_parameters())
         self.step = 0  # updates done
         self.times = StepTimes()
@@ -39,6 +39,11 @@ class Training:
 
         recipe, samples = assembly.recipe, len(assembly.dataset.train_inputs)
         self.steps_per_epoch = math.ceil(samples / recipe.batch_size)
+        self.store = CheckpointStore(
+            run.checkpoints,
+            run.recipe_file.read_text(encoding="utf-8"),
+            frozenset(epoch * self.steps_per_epoch for epoch in recipe.keep_checkpoints),
+        )
         all_steps = recipe.epochs * self.steps_per_epoch
         self.total_steps = min(all_steps, recipe.max_steps or all_steps)
 
@@ -56,6 +61,7 @@ class Training:
             self.step = checkpoint.step
             self._wall_before, self.times = restore(self.assembly, checkpoint)
         rows, torn = self.run_directory.rewind_metrics(self.step)
+        rewind_rows(self.run_directory.diagnostics_file, self.step if checkpoint else -1)
         if torn:
             self.reporter.warned(f"dropped the torn last line of {self.run_directory.metrics_file}")
         self.last_row = rows[-1] if rows else {}
@@ -70,12 +76,18 @@ class Training:
         self._started = perf_counter()
         self.reporter.started(self._plan())
         self.assembly.model.train()
+        if self.step == 0:
+            self._record_diagnostics()
         for indices in self._batches():
             loss = self._take_step(indices)
             self.step += 1
             self.reporter.stepped(self.step, loss)
-            if self._is_evaluation_due():
+            evaluate = self._is_due(self.assembly.recipe.eval_every)
+            if evaluate:
                 self._evaluate()
+            if self._is_due(self.assembly.recipe.diagnostics_every):
+                self._record_diagnostics()
+            if evaluate or self.step in self.store.kept_steps:
                 self.store.save(capture(self.assembly, self.step, self._wall(), self.times))
         result = self._result()
         self.run_directory.write_result(result)
@@ -153,9 +165,19 @@ class Training:
         where = f"seed {self.assembly.recipe.seed}, {self.run_directory.path}; {last}"
         raise RunError(f"{what} ({where}); {mend}") from cause
 
-    def _is_evaluation_due(self) -> bool:
-        every = self.assembly.recipe.eval_every * self.steps_per_epoch
-        return self.step % every == 0 or self.step == self.total_steps
+    def _is_due(self, epochs: int) -> bool:
+        """Whether it is time for what is done every so many epochs, and at the end."""
+        return self.step % (epochs * self.steps_per_epoch) == 0 or self.step == self.total_steps
+
+    def _record_diagnostics(self) -> None:
+        """Write a row of diagnostics where the recipe asks for them; leaves the run's numbers as they are."""
+        assembly = self.assembly
+        if assembly.recorder is None:
+            return
+        assembly.model.eval()
+        row = assembly.recorder.record(self.step, assembly.estimator.state())
+        assembly.model.train()
+        append_row(self.run_directory.diagnostics_file, {"epoch": self.step / self.steps_per_epoch, **row})
 
     def _evaluate(self) -> None:
         """Write a metrics row. RunError, before anything is written, when a loss is not finite."""

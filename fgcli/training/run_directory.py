@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.errors import RunError, UsageError
-from fgcli.files import from_json, read_json, to_json, write_atomically
+from fgcli.files import read_json, to_json, write_atomically
+from fgcli.training.rows import append_row, read_rows, rewind_rows
 
 
 class Content(Enum):
@@ -45,6 +46,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def diagnostics_file(self) -> Path:
+        """There where the recipe asks for diagnostics."""
+        return self.path / "diagnostics.jsonl"
+
+    @property
     def result_file(self) -> Path:
         return self.path / "result.json"
 
@@ -58,42 +64,13 @@ class RunDirectory:
         write_atomically(self.recipe_file, recipe)
 
     def append_metrics(self, row: Mapping[str, object]) -> None:
-        """Add one row by one write. RunError when the disk takes only a part of it, which is removed again."""
-        line = (to_json(row) + "\n").encode()
-        descriptor = os.open(self.metrics_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            before = os.fstat(descriptor).st_size
-            written = os.write(descriptor, line)
-            if written != len(line):
-                os.ftruncate(descriptor, before)
-                raise RunError(f"cannot write {self.metrics_file}: only {written} of {len(line)} bytes (disk full?)")
-        finally:
-            os.close(descriptor)
+        append_row(self.metrics_file, row)
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], bool]:
-        """All whole rows, and whether a torn last line was left out. RunError for a broken line before the last."""
-        if not self.metrics_file.exists():
-            return [], False
-        # A row ends with its newline: what follows the last one was torn in the write.
-        *lines, torn = self.metrics_file.read_bytes().split(b"\n")
-        rows: list[dict[str, Any]] = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = from_json(line.decode())
-                if not isinstance(row, dict):
-                    raise ValueError("not an object")
-            except ValueError as error:
-                raise RunError(f"{self.metrics_file}, line {number}: not a metrics row ({error})") from error
-            rows.append(row)
-        return rows, bool(torn)
+        return read_rows(self.metrics_file)
 
     def rewind_metrics(self, step: int) -> tuple[list[dict[str, Any]], bool]:
-        """Drop a torn last line and all rows after `step`, in the file too. Returns the rest, and if one was torn."""
-        rows, torn = self.read_metrics()
-        kept = [row for row in rows if row.get("step", 0) <= step]
-        if torn or len(kept) < len(rows):
-            write_atomically(self.metrics_file, "".join(to_json(row) + "\n" for row in kept))
-        return kept, torn
+        return rewind_rows(self.metrics_file, step)
 
     def write_result(self, result: Mapping[str, object]) -> None:
         """Write result.json, which makes this a finished run."""

@@ -18,6 +18,8 @@ def capture(assembly: Assembly, step: int, wall_s: float, times: StepTimes) -> C
     """All of a training after `step` updates. RunError for optimiser state that is neither tensor nor JSON."""
     tensors = {f"model.{name}": tensor for name, tensor in _model_tensors(assembly.model)}
     tensors |= {f"estimator.{name}": tensor for name, tensor in assembly.estimator.state().items()}
+    if assembly.subspace is not None:
+        tensors |= {f"subspace.{name}": tensor for name, tensor in assembly.subspace.state().items()}
     tensors[_WARM] = torch.tensor(times.warm, dtype=torch.float64)
     tensors[_COLD] = torch.tensor(times.cold, dtype=torch.float64)
     return Checkpoint(step, tensors, {"wall_s": wall_s, "optimizer": _pack_optimizer(assembly.optimizer, tensors)})
@@ -42,6 +44,8 @@ def restore(assembly: Assembly, checkpoint: Checkpoint) -> tuple[float, StepTime
         {name: tensor.to(assembly.device) for name, tensor in _with_prefix("estimator.", tensors).items()}
     )
     _unpack_optimizer(assembly.optimizer, checkpoint.data["optimizer"], tensors)
+    if assembly.subspace is not None:
+        assembly.subspace.load_state(_with_prefix("subspace.", tensors), checkpoint.step)
     times = StepTimes(tensors[_WARM].tolist(), tensors[_COLD].tolist())
     return checkpoint.data["wall_s"], times
 

@@ -89,6 +89,13 @@ def test_flags_override_the_recipe_and_the_rest_of_it_holds():
     assert (result["method"], result["lr"], result["model_options"]) == ("backprop", 0.01, {"activation": "gelu"})
 
 
+def test_lists_by_commas():
+    flags = ["--diagnostics", "bias, overlap", "--keep-checkpoints", "1,2", "--out", "run"]
+    result = json.loads(fg("train", *FLAGS, *flags, "--json").stdout)
+    assert (result["diagnostics"], result["keep_checkpoints"]) == (["bias", "overlap"], [1, 2])
+    assert Path("run/diagnostics.jsonl").exists()
+
+
 def test_shipped_recipe_by_its_name():
     done = fg("train", "--recipe", "quickstart", *FLAGS, "--k", "3", "--max-steps", "1", "--json")
     assert json.loads(done.stdout)["method"] == "wperp-ns"
@@ -137,6 +144,12 @@ BAD = {
     "lr inf": ("--lr inf", "--lr is inf; it must be a finite number"),
     "device": ("--device cuda:99", "device cuda:99 is absent; present: "),
     "device name": ("--device gpu", "unknown device 'gpu'; it must be auto, cpu, cuda, cuda:N or mps"),
+    "diagnostics": ("--diagnostics bais", "--diagnostics[0] is 'bais'"),
+    "diagnostics of backprop": ("--method backprop --diagnostics bias", "only overlap can be recorded with it"),
+    "diagnostics every": ("--diagnostics-every 0", "--diagnostics-every is 0; it must be at least 1"),
+    "subspace": ("--subspace top", "--subspace is 'top'"),
+    "subspace k": ("--subspace dominant --subspace-k 0", "--subspace-k is 0; it must be at least 1"),
+    "kept checkpoints": ("--keep-checkpoints 1,x", "--keep-checkpoints[1] is 'x'"),
     "out of another kind": ("--out other", "--out other is not an empty folder"),
     "out is a file": ("--out bad.yaml", "--out bad.yaml is not an empty folder"),
     "nothing to resume": ("--resume other", "--resume other: holds no run"),
@@ -272,7 +285,7 @@ def test_defaults_in_the_help_are_those_of_the_schemas():
     assert {name: str(float(value) if name == "lr" else value) for name, value in told.items()} == {
         name: str(defaults[name]) for name in told
     }
-    assert len(told) == 12
+    assert len(told) == 15
     assert all(parameter.default in (None, False) for parameter in inspect.signature(command.train).parameters.values())
 
 

@@ -196,3 +196,19 @@ def test_damaged_later_one_does_not_push_out_good_ones(store):
 def test_others_may_read_what_their_umask_allows(store):
     tensor_file, manifest_file = save_two(store)
     assert tensor_file.stat().st_mode == manifest_file.stat().st_mode
+
+
+def test_kept_steps_stay_beside_the_newest_two(tmp_path):
+    store = CheckpointStore(tmp_path, "method: wt\n", frozenset({10, 30}))
+    for step in (10, 20, 30, 40, 50, 60):
+        store.save(checkpoint(step))
+    assert store.steps() == [10, 30, 50, 60]
+    assert_is(store.load(10), checkpoint(10))
+
+
+def test_one_step_that_is_damaged_is_said(store):
+    tensor_file, _ = save_two(store)
+    tensor_file.write_bytes(b"")
+    with pytest.raises(RunError, match="damaged"):
+        store.load(20)
+    assert_is(store.load(10), checkpoint(10))

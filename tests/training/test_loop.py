@@ -7,6 +7,7 @@ from runs import Listener, Stopper, go_on, rows, run, tiny_recipe, untimed, weig
 from fgcli.errors import RunError
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Estimate
+from fgcli.training.checkpoints import CheckpointStore
 from fgcli.training.start import begin
 from fgcli.training.state import capture
 
@@ -233,3 +234,12 @@ def test_estimators_run_without_recording_a_graph(tmp_path):
     training.assembly = replace(training.assembly, estimator=Watched())
     training.run()
     assert seen == [False]
+
+
+def test_checkpoints_of_chosen_epochs_are_written_and_kept(tmp_path):
+    plain = run(tmp_path / "plain", epochs=6, eval_every=2)
+    kept = run(tmp_path / "kept", epochs=6, eval_every=2, keep_checkpoints=[1, 2, 50])
+    steps = [CheckpointStore(tmp_path / name / "checkpoints", "").steps() for name in ("plain", "kept")]
+    assert steps == [[12, 18], [3, 6, 12, 18]]
+    assert untimed(rows(tmp_path / "kept")) == untimed(rows(tmp_path / "plain"))
+    assert kept["train_loss"] == plain["train_loss"]

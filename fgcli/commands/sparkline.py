@@ -1,0 +1,15 @@
+"""A curve as a line of text. Imports nothing heavy."""
+
+from collections.abc import Sequence
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int = 24, low: float = 0.0, high: float = 1.0) -> str:
+    """`width` characters, or one for each value where there are fewer, from values between low and high."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    chosen = [values[round(i * (len(values) - 1) / max(1, count - 1))] for i in range(count)]
+    share = [min(max((value - low) / (high - low), 0.0), 1.0) for value in chosen]
+    return "".join(_BARS[round(part * (len(_BARS) - 1))] for part in share)

@@ -1,0 +1,188 @@
+"""The states of networks that diagnostics look at: checkpoints of runs, or of runs trained for it. Imports torch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fgcli.commands.display import Display
+from fgcli.commands.train import recipe_overrides
+from fgcli.diagnostics.batches import draw_batch
+from fgcli.diagnostics.subject import Subject
+from fgcli.errors import FgError, RunError, UsageError
+from fgcli.extend.registry import Registry
+from fgcli.files import read_json
+from fgcli.gradient.estimator import Batch
+from fgcli.recipe import Recipe, Source, parse_assignments, read_recipe, resolve
+from fgcli.recipes import find
+from fgcli.training.assembly import Assembly, assemble, bound_subject
+from fgcli.training.checkpoints import CheckpointStore
+from fgcli.training.run_directory import RunDirectory, open_run
+from fgcli.training.start import begin
+from fgcli.training.state import restore
+
+_OF_THE_LOOK = ("device", "threads", "batch_size")  # flags that do not say what is trained
+
+
+@dataclass(frozen=True)
+class State:
+    """A network as it was after `step` updates of a run."""
+
+    run: Path
+    step: int
+    epoch: float
+    assembly: Assembly
+
+    @property
+    def label(self) -> str:
+        recipe = self.assembly.recipe
+        width = "" if recipe.width is None else f" of width {recipe.width}"
+        return f"{recipe.method}{width} at epoch {self.epoch:g} ({self.run})"
+
+    def batches(self, number: int) -> list[Batch]:
+        """Training batches of the recipe's size, from streams of their own."""
+        data, recipe = self.assembly.dataset, self.assembly.recipe
+        return [
+            draw_batch(data.train_inputs, data.train_targets, recipe.batch_size, self.assembly.streams, index)
+            for index in range(number)
+        ]
+
+    def described(self) -> dict[str, Any]:
+        """For JSON."""
+        recipe = self.assembly.recipe
+        return {
+            "run": str(self.run),
+            "trained_by": recipe.method,
+            "width": recipe.width,
+            "seed": recipe.seed,
+            "epoch": self.epoch,
+            "step": self.step,
+            "batch_size": recipe.batch_size,
+        }
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its options, as `NAME` or `NAME:key=value,key=value` names it."""
+
+    name: str
+    options: Mapping[str, object]
+
+    @classmethod
+    def parse(cls, text: str) -> "Method":
+        name, colon, options = text.rpartition(":")
+        if not colon or "=" not in options:  # `name` alone, or `distribution:name`
+            name, options = text, ""
+        return cls(name, parse_assignments([part for part in options.split(",") if part], f"--method {name}:"))
+
+    @property
+    def label(self) -> str:
+        return ":".join([self.name, ",".join(f"{key}={value}" for key, value in self.options.items())]).rstrip(":")
+
+    def over(self, recipe: Recipe, registry: Registry) -> Recipe:
+        """The recipe with this method in place of its own. UsageError for what the method does not know."""
+        dumped = recipe.model_dump(mode="json")
+        rest = {key: value for key, value in dumped.items() if key not in ("method", "options", "k")}
+        return resolve(Source("the run's recipe", rest), {"method": self.name, "options": self.options}, registry)
+
+    def at(self, state: State, registry: Registry) -> Subject:
+        """The method at a state, from a cold start. UsageError where it cannot work with the model."""
+        return bound_subject(self.over(state.assembly.recipe, registry), registry, state.assembly, state.step)
+
+
+def own_method(state: State, registry: Registry) -> Subject:
+    """The method that trained the run, with the warm starts that it had there."""
+    subject = bound_subject(state.assembly.recipe, registry, state.assembly, state.step)
+    subject.estimator.load_state({name: t.clone() for name, t in state.assembly.estimator.state().items()})
+    return subject
+
+
+def epochs_of(text: str | None) -> list[int]:
+    """`10,100,300`; none for None. UsageError for anything but epochs from 1 up."""
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if bad := [part for part in parts if not part.isascii() or not part.isdigit() or int(part) < 1]:
+        raise UsageError(f"--epochs is {text}, with {bad[0]!r} in it; it must be whole numbers from 1 up: 10,100,300")
+    return sorted({int(part) for part in parts})
+
+
+def train_for(
+    flags: Mapping[str, Any], epochs: Sequence[int], registry: Registry, more: Mapping[str, object] = {}
+) -> Path:
+    """Train what the flags of train say, `more` over them, with checkpoints at `epochs`; the run directory."""
+    source = None if flags.get("recipe") is None else read_recipe(find(flags["recipe"]))
+    overrides = recipe_overrides(flags) | dict(more)
+    if epochs:
+        overrides |= {"epochs": epochs[-1], "keep_checkpoints": list(epochs)}
+    recipe = resolve(source, overrides, registry)
+    with Display(to_stderr=True) as display:
+        training = begin(recipe, flags.get("out"), registry, display)
+        training.run()
+    return training.run_directory.path
+
+
+def refuse_train_flags(flags: Mapping[str, Any]) -> None:
+    """Where runs are given, nothing is trained."""
+    given = [name for name, value in flags.items() if value is not None and name not in (*_OF_THE_LOOK, "plugin")]
+    if given:
+        flag = f"--{given[0]}".replace("_", "-")
+        raise UsageError(f"{flag} says what to train, and a run is given too; leave one of them out")
+
+
+def states_of(path: Path, epochs: Sequence[int], flags: Mapping[str, Any], registry: Registry) -> list[State]:
+    """The states of a finished or interrupted run: the newest checkpoint's, or those at `epochs`.
+
+    Of `flags`, device, threads and batch_size count. UsageError for a folder without a run or without the checkpoints,
+    for checkpoints that cannot be used, and for a method that this installation does not know.
+    """
+    directory = open_run(path)
+    source = read_recipe(directory.recipe_file)
+    _refuse_missing_method(directory, source, registry)
+    of_run = resolve(source, {}, registry)
+    given = resolve(source, {name: flags.get(name) for name in _OF_THE_LOOK}, registry)
+    recipe = given.model_copy(update={"threads": flags.get("threads"), "diagnostics": [], "subspace": None})
+    store = CheckpointStore(directory.checkpoints, directory.recipe_file.read_text(encoding="utf-8"))
+    if not store.steps():
+        raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")
+    samples = len(assemble(recipe, registry).dataset.train_inputs)
+    per_epoch = math.ceil(samples / of_run.batch_size)
+    return [
+        _state(path, store, step, step / per_epoch, recipe, registry) for step in _steps(path, store, epochs, per_epoch)
+    ]
+
+
+def _steps(path: Path, store: CheckpointStore, epochs: Sequence[int], per_epoch: int) -> list[int]:
+    by_epoch = {step / per_epoch: step for step in store.steps()}
+    if missing := [epoch for epoch in epochs if epoch not in by_epoch]:
+        raise UsageError(
+            f"{path} has no checkpoint of epoch {missing[0]}; it has those of epochs "
+            f"{', '.join(f'{epoch:g}' for epoch in by_epoch)} (fg train --keep-checkpoints {missing[0]} keeps it)"
+        )
+    return [by_epoch[epoch] for epoch in epochs] if epochs else [max(by_epoch.values())]
+
+
+def _state(path: Path, store: CheckpointStore, step: int, epoch: float, recipe: Recipe, registry: Registry) -> State:
+    assembly = assemble(recipe, registry)
+    try:
+        restore(assembly, store.load(step))
+    except RunError as error:
+        raise UsageError(f"{path}: {error}") from error
+    assembly.model.eval()
+    return State(path, step, epoch, assembly)
+
+
+def _refuse_missing_method(directory: RunDirectory, source: Source, registry: Registry) -> None:
+    name = source.data.get("method")
+    if not isinstance(name, str):
+        return
+    try:
+        registry.find("method", name)
+    except FgError as error:
+        try:
+            origin = read_json(directory.environment_file)["plugins"]["method"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(f"{directory.path}: {error}") from error
+        raise UsageError(
+            f"{directory.path}: method {name!r} is unknown to this installation; the run had it from the plugin "
+            f"{origin}: install that"
+        ) from error

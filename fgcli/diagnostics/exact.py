@@ -1,0 +1,177 @@
+"""Exact moments of a guess method that is linear in its noise: y = A z, C = A Aᵀ, from the map applied to columns.
+
+Every metric is that of one layer and one batch; g holds the batch's 1/B (Eq. 17 and 18 of the W̃⊥ paper):
+
+bias               ‖(1/B) Σ_b (C_b - I) g_b‖                                              (Eq. 17)
+variance           ‖(1/B) Σ_b E(δ_b y_b - g_b)∘² - ((1/B) Σ_b (C_b - I) g_b)∘²‖           (Eq. 18, ∘² elementwise)
+mse                (1/B) Σ_b E‖δ_b y_b - g_b‖²
+covariance_norm    (1/B) Σ_b ‖C_b - I‖_F
+covariance_rms     the same over d, the root mean square entry: what Tab. 2 of the paper prints
+norm_ratio         √(Σ_b E‖δ_b y_b‖² / Σ_b ‖g_b‖²)
+cosine_squared     the mean of E cos²(δ_b y_b, g_b) where g_b is not 0; known where C_b is a multiple of a projector
+effective_rank     (mean of tr C_b)² / mean of ‖C_b‖_F²: k for a projector of rank k
+trace              (1/B) Σ_b tr C_b
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fgcli.diagnostics.closed_forms import mean_square, mean_square_error
+from fgcli.diagnostics.gradients import site_gradients, squares_per_sample
+from fgcli.diagnostics.subject import Subject
+from fgcli.gradient.estimator import Batch
+
+ENTRIES = 2**22  # of the matrices A of one site held at a time: 32 MiB in float64, and some copies of it
+LARGEST = 2**26  # entries of one sample's A, above which the moments are left to Monte Carlo
+
+
+@dataclass(frozen=True)
+class Covariances:
+    """What is needed of the C_b of one site, by sample."""
+
+    gradient: Tensor
+    """g [batch, d], float64."""
+    along: Tensor
+    """C g [batch, d]."""
+    diagonal: Tensor
+    """[batch, d]."""
+    square: Tensor
+    """‖C‖_F² [batch]."""
+    scaled_projector: bool
+    """Whether every C_b is a multiple of an orthogonal projector."""
+
+    @property
+    def trace(self) -> Tensor:
+        return self.diagonal.sum(1)
+
+    @property
+    def distance(self) -> Tensor:
+        """‖C - I‖_F² [batch]."""
+        return (self.square - 2 * self.trace + self.diagonal.shape[1]).clamp_min(0)
+
+    @property
+    def delta_square(self) -> Tensor:
+        """gᵀCg [batch], the site's part of E δ²."""
+        return (self.gradient * self.along).sum(1)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The moments of one site and batch: those of the mean over the batch as vectors [d], and the metrics."""
+
+    guess: Tensor
+    """(1/B) Σ_b C_b g_b."""
+    bias: Tensor
+    square: Tensor
+    """(1/B) Σ_b E(δ_b y_b - g_b)∘²."""
+    mean_square: float
+    """(1/B) Σ_b E‖δ_b y_b‖²."""
+    distance: float
+    """(1/B) Σ_b ‖C_b - I‖_F²."""
+    metrics: dict[str, float]
+
+
+def exact_moments(subject: Subject, batch: Batch) -> dict[str, Exact] | None:
+    """By site. None where the method is not linear in its noise, or a site too wide for A to be written down.
+
+    Never holds more than ENTRIES of A's entries at a time, but at least one sample's.
+    """
+    covariances = _covariances(subject, batch)
+    if covariances is None:
+        return None
+    delta_square = torch.stack([one.delta_square for one in covariances.values()]).sum(0)
+    delta_square += squares_per_sample(subject.model, subject.loss, batch, subject.coverage.perturbed)
+    return {name: _moments(one, delta_square) for name, one in covariances.items()}
+
+
+def _moments(c: Covariances, delta_square: Tensor) -> Exact:
+    g, d = c.gradient, c.gradient.shape[1]
+    bias = (c.along - g).mean(0)
+    square = mean_square_error(g, c.along, c.diagonal, delta_square).mean(0)
+    total = float(mean_square(c.along, c.diagonal, delta_square).sum(1).mean())
+    norm = float(c.distance.sqrt().mean())
+    trace = float(c.trace.mean())
+    second = float(c.square.mean())
+    gradient_square = float(g.square().sum(1).mean())
+    metrics = {
+        "bias": float(bias.norm()),
+        "variance": float((square - bias.square()).norm()),
+        "mse": float(square.sum()),
+        "covariance_norm": norm,
+        "covariance_rms": norm / d,
+        "effective_rank": trace**2 / second if second > 0 else 0.0,
+        "trace": trace,
+    }
+    if gradient_square > 0:
+        metrics["norm_ratio"] = math.sqrt(total / gradient_square)
+    present = (g.square().sum(1) > 0) & (c.trace > 0)
+    if c.scaled_projector and present.any():
+        share = c.delta_square / (g.square().sum(1) * c.trace)
+        metrics["cosine_squared"] = float(share[present].mean())
+    return Exact(c.along.mean(0), bias, square, total, float(c.distance.mean()), metrics)
+
+
+def _covariances(subject: Subject, batch: Batch) -> dict[str, Covariances] | None:
+    guesses = subject.guesses
+    if guesses is None:
+        return None
+    gradients = site_gradients(subject.model, subject.loss, batch, subject.coverage.sites)
+    try:
+        maps = guesses.linear_maps(subject.model, batch.inputs[:1], subject.step)
+    except TypeError:  # not linear in its noise
+        return None
+    entries = max(gradients[name][0].numel() * linear.noise_dim for name, linear in maps.items())
+    if entries > LARGEST:
+        return None
+    size = max(1, ENTRIES // max(1, entries))
+    parts: dict[str, list[Covariances]] = {name: [] for name in gradients}
+    for start in range(0, len(batch.inputs), size):
+        inputs = batch.inputs[start : start + size]
+        for name, linear in guesses.linear_maps(subject.model, inputs, subject.step).items():
+            g = gradients[name][start : start + size]
+            identity = torch.eye(linear.noise_dim, dtype=g.dtype, device=g.device)
+            a = linear.map(identity.expand(len(g), -1, -1)).flatten(1, -2)
+            parts[name].append(_of_map(wide(a), wide(g.flatten(1))))
+    return {name: _joined(some) for name, some in parts.items()}
+
+
+def wide(values: Tensor) -> Tensor:
+    """In float64; on the CPU where the device has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def _of_map(a: Tensor, g: Tensor) -> Covariances:
+    """Of A [samples, d, n] and g [samples, d]."""
+    coordinates = a.mT @ g.unsqueeze(-1)
+    gram = a.mT @ a if a.shape[2] <= a.shape[1] else a @ a.mT
+    return Covariances(
+        gradient=g,
+        along=(a @ coordinates).squeeze(-1),
+        diagonal=a.square().sum(2),
+        square=gram.square().sum((1, 2)),
+        scaled_projector=_is_scaled_projector(gram),
+    )
+
+
+def _is_scaled_projector(gram: Tensor) -> bool:
+    """Whether the eigenvalues of each matrix are 0 or one common value c: G² x = c G x for a generic x."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(gram.shape[-1], 1, generator=generator, dtype=gram.dtype).to(gram)
+    image = gram @ x
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1)
+    c = gram.square().sum((1, 2)) / torch.where(trace > 0, trace, 1)
+    rest = (gram @ image - c.view(-1, 1, 1) * image).flatten(1).norm(dim=1)
+    return bool((rest <= 1e-4 * c * image.flatten(1).norm(dim=1)).all())
+
+
+def _joined(parts: list[Covariances]) -> Covariances:
+    return Covariances(
+        torch.cat([one.gradient for one in parts]),
+        torch.cat([one.along for one in parts]),
+        torch.cat([one.diagonal for one in parts]),
+        torch.cat([one.square for one in parts]),
+        all(one.scaled_projector for one in parts),
+    )

@@ -1,0 +1,28 @@
+"""What is diagnosed: an estimator at one state of a model."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from fgcli.gradient.estimator import Coverage, Estimator, Loss
+from fgcli.gradient.forward_gradient import ForwardGradient
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An estimator bound to `model`, after `step` updates. `coverage` is what its `bind` returned.
+
+    Diagnostics call `prepare` for that step: give them an estimator of their own (with the run's state loaded), so
+    that the run's is left as it is.
+    """
+
+    model: nn.Module
+    loss: Loss
+    estimator: Estimator
+    coverage: Coverage
+    step: int = 0
+
+    @property
+    def guesses(self) -> ForwardGradient | None:
+        """The estimator, where it guesses gradients of the sites' outputs."""
+        return self.estimator if isinstance(self.estimator, ForwardGradient) else None

@@ -1,0 +1,87 @@
+"""Diagnostics during a run, without a trace in it: another estimator, other random streams, nothing of the run changed.
+
+What is recorded is of one batch, drawn anew for each record from a stream of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from fgcli.data.dataset import Dataset
+from fgcli.diagnostics.batches import draw_batch
+from fgcli.diagnostics.moments import LayerMoments, NothingKnown, moments
+from fgcli.diagnostics.overlap import Overlap, marks, sample_overlaps, upstream_jacobians
+from fgcli.diagnostics.subject import Subject
+from fgcli.errors import UsageError
+from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.estimator import Batch
+from fgcli.gradient.randomness import Streams
+from fgcli.recipe import Recipe
+
+DRAWS = 16  # for what has no closed form
+_DRAWN = {"cosine"}
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Measures what was asked for: `names` of fgcli.recipe.Diagnostic."""
+
+    names: Sequence[str]
+    subject: Subject
+    dataset: Dataset
+    batch_size: int
+    streams: Streams
+
+    def record(self, step: int, state: dict[str, Tensor]) -> dict[str, Any]:
+        """After `step` updates, given the run's estimator state: {"step": ..., "layers": {layer: {name: value}}}."""
+        self.subject.estimator.load_state({name: tensor.clone() for name, tensor in state.items()})
+        subject = replace(self.subject, step=step)
+        batch = draw_batch(self.dataset.train_inputs, self.dataset.train_targets, self.batch_size, self.streams, step)
+        layers: dict[str, dict[str, Any]] = {}
+        if asked := [name for name in self.names if name != "overlap"]:
+            for one in self._moments(subject, batch, asked):
+                layers[one.layer] = {name: _value(one, name) for name in asked}
+        if "overlap" in self.names:
+            rng = self.streams.at(step)
+            for layer, overlap in sample_overlaps(subject.model, subject.loss, batch, "upstream", rng).items():
+                layers.setdefault(layer, {})["overlap"] = _curve(overlap)
+        return {"step": step, "layers": layers}
+
+    def _moments(self, subject: Subject, batch: Batch, asked: Sequence[str]) -> list[LayerMoments]:
+        streams = Streams(self.streams.generator("diagnostics-draws", subject.step).initial_seed())
+        try:
+            return moments(subject, [batch], DRAWS if _DRAWN.intersection(asked) else 0, streams)
+        except NothingKnown:
+            return moments(subject, [batch], DRAWS, streams)
+
+
+def make_recorder(recipe: Recipe, subject: Subject, dataset: Dataset, streams: Streams) -> Recorder:
+    """The recorder that a recipe asks for. UsageError for what cannot be measured of this method and model."""
+    if subject.guesses is None and set(recipe.diagnostics) != {"overlap"}:
+        raise UsageError(
+            f"--diagnostics is {','.join(recipe.diagnostics)}, but method {recipe.method} guesses no gradient of a "
+            "layer's output; only overlap can be recorded with it"
+        )
+    if "overlap" in recipe.diagnostics:
+        try:
+            upstream_jacobians(subject.model, dataset.train_inputs[:1])
+        except ModelRefused as refusal:
+            raise UsageError(f"--diagnostics overlap: {refusal}") from refusal
+    return Recorder(recipe.diagnostics, subject, dataset, recipe.batch_size, streams)
+
+
+def _value(moments: LayerMoments, name: str) -> float | None:
+    """Exact where known; None where it has no value (a layer whose gradient is 0 has no cosine)."""
+    measured = moments.exact.get(name) or moments.monte_carlo.get(name)
+    return None if measured is None else measured.mean
+
+
+def _curve(overlap: Overlap) -> dict[str, Any]:
+    ks = marks(len(overlap.overlap))
+    return {
+        "k": list(ks),
+        "overlap": [float(overlap.overlap[k - 1]) for k in ks],
+        "squared": [float(overlap.squared[k - 1]) for k in ks],
+    }
