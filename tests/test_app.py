@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import typer
-from runs import fg
+from tiny_runs import fg
 from typer.testing import CliRunner
 
 from fgcli import __version__

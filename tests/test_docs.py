@@ -11,7 +11,7 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
-from runs import fg
+from tiny_runs import fg
 
 from fgcli.bench.executor import Trial
 from fgcli.extend import hookspecs

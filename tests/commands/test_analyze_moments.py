@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import FLAGS, fg, run
+from tiny_runs import FLAGS, fg, run
 
 TRAIN = [flag for flag in FLAGS if flag not in ("--epochs", "4")]
 METRICS = {

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import FLAGS, Stopper, fg, run
+from tiny_runs import FLAGS, Stopper, fg, run
 
 TRAIN = [flag for flag in FLAGS if flag not in ("--epochs", "4")]
 

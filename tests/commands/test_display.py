@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import FLAGS
+from tiny_runs import FLAGS
 
 from fgcli.commands.display import Display, WarningsOnly, show_result
 from fgcli.gradient.estimator import Coverage

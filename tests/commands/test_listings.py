@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_plugins import ONE_METHOD, install
-from runs import fg
+from tiny_runs import fg
 
 from fgcli.extend.registry import load_registry
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import packages
 import pytest
-from runs import fg
+from tiny_runs import fg
 
 from fgcli.commands.new_plugin import Kind, write_plugin
 from fgcli.extend.registry import HOOKS

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import FLAGS, Stopper, fg, rows, run, untimed
+from tiny_runs import FLAGS, Stopper, fg, rows, run, untimed
 
 from fgcli.commands import train as command
 from fgcli.models.options import MLPOptions

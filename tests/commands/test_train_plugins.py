@@ -7,7 +7,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from runs import FLAGS, fg, untimed
+from tiny_runs import FLAGS, fg, untimed
 
 from fgcli.extend.registry import load_registry
 

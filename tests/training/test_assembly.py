@@ -1,6 +1,6 @@
 import pytest
 import torch
-from runs import tiny_recipe
+from tiny_runs import tiny_recipe
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry

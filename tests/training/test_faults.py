@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import TINY, Listener, go_on, rows, run
+from tiny_runs import TINY, Listener, go_on, rows, run
 from torch import nn
 
 from fgcli.errors import RunError, UsageError

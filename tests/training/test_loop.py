@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from runs import Listener, Stopper, go_on, rows, run, tiny_recipe, untimed, weights
+from tiny_runs import Listener, Stopper, go_on, rows, run, tiny_recipe, untimed, weights
 
 from fgcli.errors import RunError
 from fgcli.extend.registry import load_registry

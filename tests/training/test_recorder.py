@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from runs import Listener, Stopper, go_on, rows, run, tiny_recipe, untimed, weights
+from tiny_runs import Listener, Stopper, go_on, rows, run, tiny_recipe, untimed, weights
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import Listener, Stopper, rows, run, untimed
+from tiny_runs import Listener, Stopper, rows, run, untimed
 
 from fgcli.training import sinks
 from fgcli.training.reporter import Plan

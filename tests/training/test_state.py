@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from runs import tiny_recipe
+from tiny_runs import tiny_recipe
 from torch import nn
 
 from fgcli.errors import RunError

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 from networks import batch_for, chain, cross_entropy
-from runs import Stopper, go_on, rows, run, untimed, weights
+from tiny_runs import Stopper, go_on, rows, run, untimed, weights
 
 from fgcli.training.subspace import SubspaceUpdates
 
