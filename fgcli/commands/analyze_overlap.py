@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,7 +12,7 @@ from fgcli.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from fgcli.commands.states import State
-    from fgcli.diagnostics.overlap import LayerOverlap
+    from fgcli.diagnostics.overlap import LayerOverlap, SampleBasis, WeightBasis
 
 BASES = ("upstream", "shared", "hessian", "gauss-newton", "random")
 OF_WEIGHTS = ("hessian", "gauss-newton")
@@ -100,14 +100,15 @@ def _measure(state: "State", basis: str, batches: int, max_k: int | None) -> "li
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         _refuse_above(max_k, parameters, "the number of parameters")
         k = max_k or EIGENVECTORS
-        return averaged([weight_overlaps(model, cross_entropy, batch, basis, k) for batch in data])  # type: ignore[arg-type]
+        matrix = cast("WeightBasis", basis)
+        return averaged([weight_overlaps(model, cross_entropy, batch, matrix, k) for batch in data])
     try:
         ranks = [min(one.weight.shape) for one in upstream_jacobians(model, data[0].inputs[:1]).values()]
     except ModelRefused as refusal:
         raise UsageError(f"--basis {basis}: {refusal}") from refusal
     _refuse_above(max_k, max(ranks, default=0), "the largest rank of an upstream Jacobian")
     found = [
-        sample_overlaps(model, cross_entropy, batch, basis, state.assembly.streams.at(number))  # type: ignore[arg-type]
+        sample_overlaps(model, cross_entropy, batch, cast("SampleBasis", basis), state.assembly.streams.at(number))
         for number, batch in enumerate(data)
     ]
     return averaged([{name: one.up_to(max_k) for name, one in layers.items()} for layers in found])

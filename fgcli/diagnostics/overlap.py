@@ -31,6 +31,7 @@ from fgcli.gradient.upstream import LinearUpstream
 from fgcli.spectra.nested import nested_coordinates, principal_coordinates
 
 SampleBasis = Literal["upstream", "shared", "random"]
+WeightBasis = Literal["hessian", "gauss-newton"]
 NETWORK = "network"
 
 
@@ -65,9 +66,7 @@ def sample_overlaps(model: nn.Module, loss: Loss, batch: Batch, basis: SampleBas
     }
 
 
-def weight_overlaps(
-    model: nn.Module, loss: Loss, batch: Batch, matrix: Literal["hessian", "gauss-newton"], k: int
-) -> dict[str, Overlap]:
+def weight_overlaps(model: nn.Module, loss: Loss, batch: Batch, matrix: WeightBasis, k: int) -> dict[str, Overlap]:
     """By parameter that requires grad, each with its own block, and for all of them together under NETWORK."""
     gradients = parameter_gradients(model, loss, batch)
     groups = {name: [name] for name in gradients} | {NETWORK: list(gradients)}

@@ -86,3 +86,15 @@ def test_sigma_is_computed_once_every_refresh(monkeypatch: pytest.MonkeyPatch) -
         one.step = step
         method.prepare(one)
     assert len(calls) == 3
+
+
+def test_tracked_space_follows_w() -> None:
+    method = newton_schulz(NewtonSchulzOptions(k=2, oversampling=1, refresh=5))
+    moved = site(weight(9, 9, gap_at=2, seed=3), None, step=4)
+    moved.memory |= {"left": torch.eye(9, 2, dtype=torch.float64), "step": torch.tensor(0.5)}
+    method.prepare(moved)
+    assert torch.equal(moved.memory["left"], torch.eye(9, 2, dtype=torch.float64))
+    moved.step = 5
+    method.prepare(moved)
+    exact = torch.linalg.svd(weight(9, 9, gap_at=2, seed=3)).U[:, :2]
+    torch.testing.assert_close(moved.memory["left"] @ moved.memory["left"].T, exact @ exact.T, rtol=0, atol=1e-4)

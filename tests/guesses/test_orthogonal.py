@@ -115,3 +115,11 @@ def test_tracked_space_follows_w_and_is_kept_between_refreshes() -> None:
     method.prepare(moved)
     exact = torch.linalg.svd(weight(9, 9, gap_at=2, seed=3)).U[:, :2]
     torch.testing.assert_close(moved.memory["left"] @ moved.memory["left"].T, exact @ exact.T, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["ritz", "shared"])
+def test_whole_rank_counts_units_of_negative_slope(solver: str) -> None:
+    """GELU's slope is below 0 for some inputs: such a unit is in Im(W̃ᵀ) as much as any other."""
+    slope = torch.tensor([[1.0, -0.1, 0.0, 0.5, -2.0, 0.0]], dtype=torch.float64)
+    found = covariance(orthogonal(OrthogonalOptions(k="rank", solver=solver)), weight(6, 6), slope)  # type: ignore[arg-type]
+    torch.testing.assert_close(found[0], torch.diag((slope[0] != 0).double()))

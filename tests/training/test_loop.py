@@ -42,6 +42,16 @@ def test_evaluation_covers_the_whole_splits(tmp_path):
     assert result["test_accuracy"] == (outputs.argmax(1) == dataset.test_targets).double().mean().item()
 
 
+def test_evaluation_is_in_eval_mode_and_training_goes_on_in_train_mode(tmp_path):
+    training = make(tmp_path / "run", method="backprop", epochs=1)
+    modes = []
+    training.assembly.model.register_forward_hook(lambda model, _, __: modes.append(model.training))
+    training._evaluate()
+    assert modes
+    assert not any(modes)
+    assert training.assembly.model.training
+
+
 def test_epoch_visits_every_sample_once_in_an_order_of_its_own(tmp_path):
     training = make(tmp_path / "run", epochs=2)
     seen = []
