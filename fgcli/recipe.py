@@ -84,6 +84,14 @@ class Source:
     values: Mapping[Path, Position] = field(default_factory=dict)
     keys: Mapping[Path, Position] = field(default_factory=dict)
 
+    def place(self, path: Path, *, key: bool = False) -> str:
+        """file:line:column of the value at `path`, or of its key. What stands nowhere, as it is missing, is where its
+        mapping stands."""
+        positions = self.keys if key else self.values
+        while path and path not in positions:
+            path = path[:-1]
+        return f"{self.name}:{positions[path].line}:{positions[path].column}" if path else self.name
+
 
 class _Given(NamedTuple):
     """A value that somebody gave, and the place that messages about it begin with."""
@@ -95,17 +103,12 @@ class _Given(NamedTuple):
     def place(self, rest: Path = (), *, key: bool = False) -> str:
         """file:line:column, or the flag."""
         path = (*self.path, *rest)
-        if self.source is None:
-            return _flag(path)
-        positions = self.source.keys if key else self.source.values
-        while path and path not in positions:  # what is missing stands nowhere: point at what lacks it
-            path = path[:-1]
-        return f"{self.source.name}:{positions[path].line}:{positions[path].column}" if path else self.source.name
+        return _flag(path) if self.source is None else self.source.place(path, key=key)
 
     def called(self, rest: Path = ()) -> str:
         """The beginning of a sentence about the value: "recipe.yaml:3:9: epochs" or "--epochs"."""
         path = (*self.path, *rest)
-        return _flag(path) if self.source is None else f"{self.place(rest)}: {_dotted(path)}"
+        return _flag(path) if self.source is None else f"{self.place(rest)}: {dotted(path)}"
 
 
 @dataclass
@@ -181,7 +184,12 @@ def section_options(recipe: Recipe, section: Section, registry: Registry) -> Opt
 
 def dump(recipe: Recipe) -> str:
     """YAML that `read_recipe` and `resolve` turn into an equal recipe; keys in the order of `Recipe`."""
-    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
+    return dump_plain(recipe.model_dump(mode="json"))
+
+
+def dump_plain(data: Mapping[str, object]) -> str:
+    """YAML of plain data that `read_yaml` reads back as it was."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -205,6 +213,9 @@ def _is_plain(text: str) -> bool:
 
 
 def _layer(data: Mapping[str, object], source: Source | None) -> _Layer:
+    if source and "grid" in data:
+        place = source.place(("grid",), key=True)
+        raise UsageError(f"{place}: this is a sweep of many runs; run it with: fg bench {source.name}")
     for key in data:
         if key not in Recipe.model_fields:
             raise unknown("recipe key", key, Recipe.model_fields, where=_Given(None, (key,), source).place(key=True))
@@ -268,7 +279,7 @@ def _refuse(owner: str, error: ValidationError, data: Mapping[str, object], give
     if given:
         raise UsageError(f"{given.called(path[1:])} {sentence}") from error
     if path:
-        raise UsageError(f"option {_dotted(path)} of {owner} {sentence}") from error
+        raise UsageError(f"option {dotted(path)} of {owner} {sentence}") from error
     # A check of several options together: the place is that of the first, where all are from the file.
     places = [given.place() for given in givens.values() if given.source]
     prefix = f"{places[0]}: " if places and len(places) == len(givens) else ""
@@ -286,10 +297,11 @@ def _refuse_k_above_width(recipe: Recipe, givens: Mapping[str, _Given]) -> None:
 
 
 def _name(given: _Given) -> str:
-    return _flag(given.path) if given.source is None else _dotted(given.path)
+    return _flag(given.path) if given.source is None else dotted(given.path)
 
 
-def _dotted(path: Path) -> str:
+def dotted(path: Path) -> str:
+    """A path as messages spell it: `views[0].where.label`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
@@ -297,8 +309,8 @@ def _flag(path: Path) -> str:
     """The flag that gives the value at `path`. What has no flag (a grid may override it) is named as in a file."""
     first, *rest = path
     if first == "options":
-        return f"--option {_dotted(tuple(rest))}".strip()
+        return f"--option {dotted(tuple(rest))}".strip()
     if first in {part.options for part in _PARTS.values()}:
-        return _dotted(path)
+        return dotted(path)
     flag = "--bias/--no-bias" if first == "bias" else f"--{first}".replace("_", "-")
-    return flag + _dotted(tuple(rest))
+    return flag + dotted(tuple(rest))

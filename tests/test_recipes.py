@@ -4,13 +4,18 @@ from fgcli import recipes
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import Recipe, read_recipe, resolve
+from fgcli.sweep.read import is_sweep, parse_sweep, resolve_trials
 
 
 def test_every_shipped_recipe_is_valid():
     files = list(recipes.folder().rglob("*.y*ml"))
     assert files
     for file in files:
-        assert isinstance(resolve(read_recipe(file), {}, load_registry()), Recipe)
+        source = read_recipe(file)
+        if is_sweep(source):
+            assert resolve_trials(parse_sweep(source), source, load_registry())
+        else:
+            assert isinstance(resolve(source, {}, load_registry()), Recipe)
 
 
 def test_shipped_by_name():

@@ -1,0 +1,129 @@
+"""The trials of a sweep: which runs there should be, under which names, in which order. Imports no torch."""
+
+import itertools
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+from fgcli.sweep.schema import METHODS, SEED, Grid, Method, Sweep
+from fgcli.sweep.views import LABEL, Scalar, as_key
+from fgcli.yaml_reader import Path
+
+MAX_TRIALS = 10_000
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One run of a sweep."""
+
+    name: str
+    """Unique within the sweep, and harmless as a file name."""
+    label: str
+    axes: Mapping[str, Scalar]
+    """The value of each axis, the seed's among them."""
+    overrides: Mapping[str, Any]
+    """Keys of a run's recipe: base, axes and method put together."""
+    places: Mapping[Path, Path] = field(repr=False)
+    """Where in the sweep each of them is from: overrides' paths to the sweep's."""
+
+    def value(self, axis: str) -> Scalar:
+        """Its label, or its value on an axis. KeyError for what is none."""
+        return self.label if axis == LABEL else self.axes[axis]
+
+    def is_in(self, where: Mapping[str, Sequence[Scalar]]) -> bool:
+        """Whether it is among those that a view's `where` chooses."""
+        return all(as_key(self.value(axis)) in map(as_key, chosen) for axis, chosen in where.items())
+
+    @property
+    def group(self) -> tuple[str, tuple[tuple[str, Scalar], ...]]:
+        """The label, and the axes without the seed: trials that differ in the seed alone."""
+        return self.label, tuple((key, value) for key, value in self.axes.items() if key != SEED)
+
+
+def plan(sweep: Sweep) -> list[PlannedTrial]:
+    """Every trial: seed by seed, so that each seed makes a whole table; then axis by axis, and the methods innermost.
+
+    Where the sweep has a search of the learning rate, its outcome is still missing in `overrides`.
+    """
+    return list(_trials(sweep, sweep.grid.axes, list(enumerate(sweep.grid.seed)), ("grid", SEED)))
+
+
+def plan_tuning(sweep: Sweep) -> list[PlannedTrial]:
+    """The trials of the search of the learning rate, which is among their axes; none without such a search."""
+    if sweep.tune is None:
+        return []
+    axes = sweep.grid.axes | {"lr": sweep.tune.lr}
+    trials = _trials(sweep, axes, list(enumerate(sweep.tune.seed)), ("tune", SEED), {"lr": ("tune", "lr")})
+    if sweep.tune.epochs is None:
+        return list(trials)
+    epochs, place = {"epochs": sweep.tune.epochs}, {("epochs",): ("tune", "epochs")}
+    return [replace(one, overrides={**one.overrides, **epochs}, places={**one.places, **place}) for one in trials]
+
+
+def size(grid: Grid) -> int:
+    """The number of trials."""
+    return len(grid.methods) * len(grid.seed) * prod(len(values) for values in grid.axes.values())
+
+
+def _trials(
+    sweep: Sweep,
+    axes: Mapping[str, Sequence[Scalar]],
+    seeds: list[tuple[int, int]],
+    seed_place: Path,
+    other_places: Mapping[str, Path] | None = None,
+) -> Iterator[PlannedTrial]:
+    slugs = _slugs(sweep.labels())
+    choices = [list(enumerate(values)) for values in axes.values()]
+    for seed_index, seed in seeds:
+        for chosen in itertools.product(*choices):
+            point = {key: value for key, (_, value) in zip(axes, chosen, strict=True)} | {SEED: seed}
+            places = {
+                key: (*(other_places or {}).get(key, ("grid", key)), index)
+                for key, (index, _) in zip(axes, chosen, strict=True)
+            } | {SEED: (*seed_place, seed_index)}
+            for number, (method, slug) in enumerate(zip(sweep.grid.methods, slugs, strict=True)):
+                name = "-".join([slug, *(f"{key}{_harmless(as_key(value))}" for key, value in point.items())])
+                overrides, origins = _merged(sweep.base, method, number)
+                for key, value in point.items():
+                    overrides[key], origins[(key,)] = value, places[key]
+                yield PlannedTrial(name, method.label, point, overrides, origins)
+
+
+def _merged(base: Mapping[str, Any], method: Method, number: int) -> tuple[dict[str, Any], dict[Path, Path]]:
+    """The method's keys over those of the base; mappings of options merge key by key."""
+    merged: dict[str, Any] = {}
+    places: dict[Path, Path] = {}
+    for source, prefix in ((base, ("base",)), (method.overrides, ("grid", METHODS, number))):
+        for key, value in source.items():
+            old = merged.get(key)
+            if isinstance(value, Mapping) and isinstance(old, Mapping):
+                merged[key] = {**old, **value}
+                places |= {(key, inner): (*prefix, key, inner) for inner in value}
+            else:
+                merged[key] = value
+                places[(key,)] = (*prefix, key)
+    return merged, places
+
+
+def _slugs(labels: list[str]) -> list[str]:
+    """A harmless name for each label, in small letters: file systems may not tell large ones from them."""
+    plain = [_harmless(_ascii(label)).lower() or "method" for label in labels]
+    seen: Counter[str] = Counter()
+    slugs: list[str] = []
+    for slug in plain:
+        seen[slug] += 1
+        slugs.append(slug if seen[slug] == 1 else f"{slug}.{seen[slug]}")
+    return slugs
+
+
+def _ascii(label: str) -> str:
+    """W̃⊥ as Wperp: accents and raised letters without what makes them so."""
+    return unicodedata.normalize("NFKD", label.replace("⊥", "perp")).encode("ascii", "ignore").decode()
+
+
+def _harmless(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.")[:60]
