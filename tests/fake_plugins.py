@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
-from fgcli.extend.plugins import Origin, Plugins
+from fgcli.extend.plugins import Origin, Plugins, load_plugins
 from fgcli.extend.registry import Registry
 
 ONE_METHOD = """
@@ -35,6 +35,13 @@ def plugin(**hooks: list[Entry]) -> object:
 def registry(**hooks: list[Entry]) -> Registry:
     """A registry of one plugin."""
     plugins = Plugins()
+    plugins.register(plugin(**hooks), Origin("fake", "1.0"))
+    return Registry(plugins)
+
+
+def registry_with(**hooks: list[Entry]) -> Registry:
+    """The registry of the built-ins and one plugin."""
+    plugins = load_plugins()
     plugins.register(plugin(**hooks), Origin("fake", "1.0"))
     return Registry(plugins)
 

@@ -51,6 +51,14 @@ def residual() -> Residual:
     return Residual().double()
 
 
+def layers_that_draw(options: object, input_shape: tuple[int], classes: int, generator: object) -> nn.Module:
+    """A plugin's model with Dropout, weights by torch's own start, and a BatchNorm in eval mode."""
+    norm = nn.BatchNorm1d(8).eval()
+    return nn.Sequential(
+        nn.Linear(*input_shape, 8), norm, nn.Dropout(0.5), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, classes)
+    )
+
+
 def batch_for(model: nn.Module, size: int, seed: int = 5) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     first = next(model.parameters())

@@ -22,11 +22,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How an estimator trains each parameter of a model; all by name."""
+    """How an estimator trains a model's parameters. Without sites it has a way of its own for all but the frozen."""
 
     sites: tuple[str, ...]
+    """Layers, by name, whose outputs are perturbed and whose parameters' gradients follow from that."""
     perturbed: tuple[str, ...] = ()
-    """Parameters that no site covers, trained by weight perturbation in the same pass."""
+    """Parameters, by name, that no site covers, trained by weight perturbation in the same pass."""
     frozen: tuple[str, ...] = ()
     """Parameters that no site covers, left as they are."""
 

@@ -149,6 +149,7 @@ class ForwardGradient:
 
     def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> DualPass:
         """The pass that `estimate` makes of the same arguments."""
+        refuse_mixing_layers(model)
         self._prepare(rng.step)
         inputs: dict[str, Tensor] = {}
         guesses: dict[str, Tensor] = {}

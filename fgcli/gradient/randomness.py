@@ -1,6 +1,8 @@
 """Random streams that are derived, never advanced: a key names a stream, and the same key draws it again."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -21,16 +23,42 @@ class Streams:
         self, purpose: str, step: int = 0, site: str = "", device: torch.device | str = "cpu"
     ) -> torch.Generator:
         """The stream of that key, at its start, on `device`."""
+        generator = torch.Generator(device)
+        generator.manual_seed(self._seed(purpose, step, site))
+        return generator
+
+    @contextmanager
+    def for_layers(self, purpose: str, step: int, device: torch.device) -> Iterator[None]:
+        """Within it torch's default generators are at that stream's start, afterwards as they were before.
+
+        Layers such as Dropout draw from nothing else.
+        """
+        generators = _default_generators(device)
+        states = [generator.get_state() for generator in generators]
+        for generator in generators:  # torch.manual_seed does this for every backend, and takes a hundred times as long
+            generator.manual_seed(self._seed(purpose, step, ""))
+        try:
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+    def _seed(self, purpose: str, step: int, site: str) -> int:
         key = f"{self.seed}/{purpose}/{step}/{site}".encode()
         # The CPU generator keeps the low 32 bits of a seed: a hash's low bits differ where a counter's might not.
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
-        generator = torch.Generator(device)
-        generator.manual_seed(seed)
-        return generator
+        return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
     def at(self, step: int) -> "StepRng":
         """The streams of one training step."""
         return StepRng(self, step)
+
+
+def _default_generators(device: torch.device) -> list[torch.Generator]:
+    own = {
+        "cuda": lambda: [torch.cuda.default_generators[device.index or 0]],
+        "mps": lambda: [torch.mps._get_default_mps_generator()],
+    }
+    return [torch.default_generator, *own.get(device.type, list)()]
 
 
 @dataclass(frozen=True)

@@ -80,12 +80,22 @@ def refuse_shared_weights(sites: Mapping[str, SiteModule]) -> None:
 
 
 def refuse_mixing_layers(model: nn.Module) -> None:
-    """Raises ModelRefused where a BatchNorm in train mode mixes the samples of a batch."""
+    """Raises ModelRefused where a BatchNorm mixes the samples of a batch.
+
+    Cheap enough for every estimate: modes may change after `bind`.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        if module.training:
             raise ModelRefused(
                 f"layer '{name}' ({type(module).__name__}) is in train mode, where it mixes the samples of a batch "
                 "and changes its buffers; use GroupNorm or LayerNorm, or put it into eval mode"
+            )
+        if module.running_mean is None:
+            raise ModelRefused(
+                f"layer '{name}' ({type(module).__name__}) tracks no running statistics, so that it mixes the samples "
+                "of a batch in eval mode too; use GroupNorm or LayerNorm"
             )
 
 

@@ -25,9 +25,10 @@ class WeightPerturbation:
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
         refuse_mixing_layers(model)
         self._sites = named_site_modules(model)
-        return Coverage(tuple(name for name, p in model.named_parameters() if p.requires_grad))
+        return Coverage(sites=())
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        refuse_mixing_layers(model)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         with torch.no_grad(), forward_ad.dual_level():
             directions = {name: rng.normal("weight", name, tuple(p.shape), p) for name, p in parameters.items()}

@@ -76,7 +76,8 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
     dataset = _dataset(parts, device)
     # Drawn on the CPU, so that all devices start from the same weights.
     init = streams.generator("init")
-    model = parts.make("model", nn.Module, dataset.input_shape, dataset.classes, init).to(device)
+    with streams.for_layers("init-layers", 0, init.device):  # where a model leaves weights to torch's own start
+        model = parts.make("model", nn.Module, dataset.input_shape, dataset.classes, init).to(device)
     estimator = _estimator(parts)
     example = dataset.train_inputs[: recipe.batch_size]
     coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example))

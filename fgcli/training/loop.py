@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -75,7 +76,6 @@ class Training:
         """
         self._started = perf_counter()
         self.reporter.started(self._plan())
-        self.assembly.model.train()
         if self.step == 0:
             self._record_diagnostics()
         for indices in self._batches():
@@ -117,9 +117,10 @@ class Training:
         assembly, device = self.assembly, self.assembly.device
         batch = Batch(assembly.dataset.train_inputs[indices], assembly.dataset.train_targets[indices])
 
-        start = _now(device)
-        estimate = self._estimate(batch)
-        estimated = _now(device)
+        with assembly.streams.for_layers("layers", self.step, device):
+            start = _now(device)
+            estimate = self._estimate(batch)
+            estimated = _now(device)
         self._check(estimate, batch)
         checked = _now(device)
         for name, parameter in self.parameters.items():
@@ -154,7 +155,8 @@ class Training:
         if not isinstance(assembly.estimator, FindsFaults):
             return None
         try:
-            return assembly.estimator.find_fault(assembly.model, batch, assembly.streams.at(self.step))
+            with assembly.streams.for_layers("layers", self.step, assembly.device):
+                return assembly.estimator.find_fault(assembly.model, batch, assembly.streams.at(self.step))
         except Exception:  # the fault itself is told all the same
             return None
 
@@ -174,18 +176,16 @@ class Training:
         assembly = self.assembly
         if assembly.recorder is None:
             return
-        assembly.model.eval()
-        row = assembly.recorder.record(self.step, assembly.estimator.state())
-        assembly.model.train()
+        with self._measuring():
+            row = assembly.recorder.record(self.step, assembly.estimator.state())
         append_row(self.run_directory.diagnostics_file, {"epoch": self.step / self.steps_per_epoch, **row})
 
     def _evaluate(self) -> None:
         """Write a metrics row. RunError, before anything is written, when a loss is not finite."""
         dataset = self.assembly.dataset
-        self.assembly.model.eval()
-        train_loss, train_accuracy = self._measure(dataset.train_inputs, dataset.train_targets)
-        test_loss, test_accuracy = self._measure(dataset.test_inputs, dataset.test_targets)
-        self.assembly.model.train()
+        with self._measuring():
+            train_loss, train_accuracy = self._measure(dataset.train_inputs, dataset.train_targets)
+            test_loss, test_accuracy = self._measure(dataset.test_inputs, dataset.test_targets)
         for split, loss in (("training", train_loss), ("test", test_loss)):
             if not math.isfinite(loss):
                 self._stop(f"the {split} loss is not finite after step {self.step}")
@@ -200,6 +200,19 @@ class Training:
         }
         self.run_directory.append_metrics(self.last_row)
         self.reporter.evaluated(self.last_row)
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """The model in eval mode; then each layer in its own again: a BatchNorm put into eval mode stays there."""
+        assembly = self.assembly
+        modes = [(module, module.training) for module in assembly.model.modules()]
+        assembly.model.eval()
+        try:
+            with assembly.streams.for_layers("evaluation", self.step, assembly.device):
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def _measure(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
         """Mean loss and accuracy over a whole split."""

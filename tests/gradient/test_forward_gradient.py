@@ -7,6 +7,7 @@ import torch
 from networks import batch_for, chain, cross_entropy, residual, site_gradients
 from torch import Tensor, nn
 
+from fgcli.extend.options import GuessOptions, Options
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.forward_gradient import ForwardGradient
@@ -14,6 +15,7 @@ from fgcli.gradient.guess import Isotropic, Needs
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Site, weight_gradients
 from fgcli.guesses.transpose import Transpose
+from fgcli.guesses.weight_perturbation import WeightPerturbation
 
 RNG = Streams(3).at(7)
 
@@ -262,6 +264,10 @@ def tied() -> nn.Module:
         (Shared(), "site 'layer' is called twice"),
         (tied(), "sites '0' and '2' share a parameter"),
         (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), r"layer '1' \(BatchNorm1d\) is in train mode"),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)).eval(),
+            r"layer '1' \(BatchNorm1d\) tracks no running statistics",
+        ),
         (nn.Sequential(nn.ReLU()), "has no site"),
         (nn.Sequential(nn.Flatten(0), nn.Linear(8, 4)), "first axis must be the batch"),
     ],
@@ -269,6 +275,30 @@ def tied() -> nn.Module:
 def test_refused_by_any_guess(model: nn.Module, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
         ForwardGradient(Isotropic()).bind(model, torch.zeros(2, 4))
+
+
+def test_batch_norm_is_noticed_in_the_mode_that_it_has_at_each_estimate() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
+    model[1].eval()
+    batch = batch_for(model, 5)
+    for estimator in (ForwardGradient(Isotropic()), WeightPerturbation(Options())):
+        estimator.bind(model, batch.inputs)
+        assert estimator.estimate(model, cross_entropy, batch, RNG).losses.isfinite().all()
+        model.train()
+        with pytest.raises(ModelRefused, match=r"layer '1' \(BatchNorm1d\) is in train mode"):
+            estimator.estimate(model, cross_entropy, batch, RNG)
+        model[1].eval()
+
+
+def test_a_layer_that_is_the_whole_model_is_the_output_layer() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3).double()
+    batch = batch_for(model, 4)
+    estimators = [ForwardGradient(Transpose(GuessOptions())), ForwardGradient(Isotropic())]
+    assert [estimator.bind(model, batch.inputs).sites for estimator in estimators] == [("",), ("",)]
+    wt, isotropic = (estimator.estimate(model, cross_entropy, batch, RNG).gradients for estimator in estimators)
+    assert wt.keys() == {"weight", "bias"}
+    assert all(torch.equal(wt[name], isotropic[name]) for name in wt)
 
 
 class Uses(nn.Module):

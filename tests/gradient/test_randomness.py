@@ -30,3 +30,17 @@ def test_step_rng_is_the_stream_of_that_step() -> None:
     assert drawn.dtype == torch.float64
     expected = torch.randn(4, generator=Streams(1).generator("guess", 2, "a"), dtype=torch.float64)
     assert torch.equal(drawn, expected)
+
+
+def test_layers_draw_from_their_own_stream_and_leave_no_trace() -> None:
+    def mask(step: int) -> list[float]:
+        with Streams(1).for_layers("layers", step, torch.device("cpu")):
+            return torch.nn.functional.dropout(torch.ones(64)).tolist()
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = mask(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert mask(2) == first
+    assert mask(3) != first

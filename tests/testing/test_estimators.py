@@ -97,7 +97,7 @@ class StateOfNumbers(Sound):
 class CallsFrozenWhatItTrains(Sound):
     def bind(self, *arguments: Any) -> Coverage:
         coverage = super().bind(*arguments)
-        return replace(coverage, frozen=coverage.sites[:1])
+        return replace(coverage, frozen=("0.weight",))
 
 
 BROKEN = {

@@ -63,3 +63,11 @@ def test_refused_model_is_a_usage_error(monkeypatch):
     monkeypatch.setattr(ForwardGradient, "bind", refuse)
     with pytest.raises(UsageError, match="method wt cannot train model mlp: site 'conv1' has no upstream Jacobian"):
         assemble(tiny_recipe(), load_registry())
+
+
+@pytest.mark.parametrize(
+    ("method", "sites"),
+    [("backprop", ()), ("weight-perturbation", ()), ("wt", ("hidden1", "hidden2", "output"))],
+)
+def test_sites_are_layers_whose_outputs_are_perturbed(method, sites):
+    assert assemble(tiny_recipe(method=method), load_registry()).coverage.sites == sites

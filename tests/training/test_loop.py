@@ -2,13 +2,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_runs import Listener, Stopper, go_on, rows, run, tiny_recipe, untimed, weights
+from fake_plugins import registry_with
+from tiny_runs import TINY, Listener, Stopper, go_on, rows, run, tiny_recipe, untimed, weights
 
 from fgcli.errors import RunError
+from fgcli.extend.entry import Entry
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Estimate
+from fgcli.recipe import resolve
+from fgcli.training.assembly import assemble
 from fgcli.training.checkpoints import CheckpointStore
-from fgcli.training.start import begin
+from fgcli.training.start import begin, resume
 from fgcli.training.state import capture
 
 METHODS = ("backprop", "weight-perturbation", "activation-perturbation", "wt", "wperp")
@@ -98,6 +102,24 @@ def test_resumed_run_ends_as_the_uninterrupted_one(tmp_path, method):
         assert untimed(go_on(path)) == untimed(whole)
         assert untimed(rows(path)) == untimed(rows(tmp_path / "whole"))
         assert weights(path) == weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("method", ["backprop", "weight-perturbation", "activation-perturbation"])
+def test_layers_that_draw_are_resumed_to_the_bit_and_keep_their_modes(tmp_path, method):
+    registry = registry_with(fg_models=[Entry("layers", "networks:layers_that_draw", "Dropout and BatchNorm.")])
+    recipe = resolve(None, TINY | {"width": None, "depth": None, "model": "layers", "method": method}, registry)
+    other_seed = recipe.model_copy(update={"seed": 1})
+    training = begin(recipe, tmp_path / "whole", registry, Listener())
+    whole = training.run()
+    assert [layer.training for layer in training.assembly.model.children()] == [True, False, True, True, True, True]
+    torch.rand(5)  # whatever else a process draws
+    with pytest.raises(KeyboardInterrupt):
+        begin(recipe, tmp_path / "stopped", registry, Stopper(7)).run()
+    torch.rand(5)
+    assert untimed(resume(tmp_path / "stopped", None, {}, registry, Listener()).run()) == untimed(whole)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    first, second = (next(assemble(r, registry).model.parameters()) for r in (recipe, other_seed))
+    assert not torch.equal(first, second)
 
 
 def test_resume_twice(tmp_path):
