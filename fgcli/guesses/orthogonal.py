@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fgcli.gradient.guess import LinearGuess, Needs
 from fgcli.gradient.sites import Site
+from fgcli.gradient.upstream import LinearUpstream
 from fgcli.guesses.options import OrthogonalBottomOptions, OrthogonalOptions
 from fgcli.spectra.dense import right_singular_vectors
 from fgcli.spectra.masked import MaskedBasis, whiten, whiten_top
@@ -102,22 +103,42 @@ class OrthogonalTracked:
 
 
 class OrthogonalBottom:
-    """y = V_k z with the k smallest singular values of the reduced SVD, zeros among them. A control, not a method."""
+    """y = V_k z with the k smallest singular values of the reduced SVD, zeros among them. A control, not a method.
+
+    Where at least k of them are 0 because so many units are inactive, which vectors belong to them is nobody's choice:
+    any k-dimensional space of inactive units will do, and is found without an SVD.
+    """
 
     needs: ClassVar[Needs] = "matrix"
 
     def __init__(self, options: OrthogonalBottomOptions) -> None:
         self.k = options.k
 
-    def prepare(self, site: Site) -> None:
-        return None
+    def prepare(self, site: Site) -> MaskedBasis:
+        weight = site.next_weight
+        generator = torch.Generator().manual_seed(0)
+        basis = torch.randn(weight.shape[1], _capped(self.k, site), generator=generator, dtype=torch.float64)
+        return MaskedBasis.of(basis.to(weight))
 
-    def noise_dim(self, site: Site, prepared: None) -> int:
+    def noise_dim(self, site: Site, prepared: MaskedBasis) -> int:
         return _capped(self.k, site)
 
-    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        vectors, _ = right_singular_vectors(site.upstream.dense())
-        return _columns(vectors[:, :, -z.shape[1] :], z)
+    def map(self, site: Site, prepared: MaskedBasis, z: Tensor) -> Tensor:
+        upstream, k = site.upstream, z.shape[1]
+        inactive = upstream.slope == 0
+        zeros = min(site.next_weight.shape) - (~inactive).sum(1)  # at least so many singular values are 0
+        easy = zeros >= k
+        y = z.new_empty(len(z), inactive.shape[1], *z.shape[2:])
+        y[easy] = prepared.in_chunks(partial(_whitened, prepared), inactive[easy].to(z.dtype), z[easy])
+        if not easy.all():
+            rest = LinearUpstream(upstream.weight, upstream.slope[~easy])
+            y[~easy] = _columns(right_singular_vectors(rest.dense())[0][:, :, -k:], z[~easy])
+        return y
+
+
+def _whitened(prepared: MaskedBasis, diagonal: Tensor, z: Tensor) -> Tensor:
+    """N(0, projector onto span(M_b B)) from z ~ N(0, I)."""
+    return prepared.combine(diagonal, whiten(prepared.gram(diagonal), z))
 
 
 def _capped(k: int | str, site: Site) -> int:

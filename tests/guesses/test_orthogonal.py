@@ -102,6 +102,20 @@ def test_bottom_takes_the_smallest_singular_values_zeros_among_them() -> None:
     torch.testing.assert_close(image @ found[3], torch.zeros(8, 8, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(("d_out", "d_in"), [(9, 8), (8, 8), (5, 8)])
+def test_bottom_has_the_energy_of_the_smallest_singular_values_for_every_mask(d_out: int, d_in: int) -> None:
+    """Which vectors belong to repeated zeros is free; ‖W̃A‖² and the rank are not. Five active units of eight leave
+    three zeros, where an SVD is spared; six leave two, where it is not."""
+    matrix = weight(d_out, d_in)
+    mask = (torch.arange(d_in) < torch.arange(d_in + 1).unsqueeze(1)).double()
+    found = covariance(OrthogonalBottom(OrthogonalBottomOptions(k=3)), matrix, mask)
+    torch.testing.assert_close(found @ found, found)
+    torch.testing.assert_close(found.diagonal(dim1=1, dim2=2).sum(1), torch.full((d_in + 1,), 3.0).double())
+    jacobians = matrix * mask.unsqueeze(1)
+    energy = (jacobians @ found @ jacobians.mT).diagonal(dim1=1, dim2=2).sum(1)
+    torch.testing.assert_close(energy, torch.linalg.svdvals(jacobians)[:, -3:].square().sum(1))
+
+
 def test_tracked_space_follows_w_and_is_kept_between_refreshes() -> None:
     method = orthogonal(OrthogonalOptions(k=2, solver="shared", refresh=5))
     first = site(weight(9, 9, gap_at=2), None)
