@@ -20,6 +20,8 @@ from fgcli.extend.registry import Registry
 from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
 
 Count = Annotated[int, Field(ge=1, lt=2**63)]
+# The largest servers have 768; some thousands more, and the thread library ends the process without a word.
+Threads = Annotated[int, Field(ge=1, le=1024)]
 OwnOptions = dict[str, Any]
 Diagnostic = Literal["bias", "variance", "mse", "covariance_norm", "cosine", "norm_ratio", "effective_rank", "overlap"]
 Section = Literal["method", "dataset", "model", "optimizer"]
@@ -46,7 +48,7 @@ class Recipe(Options):
     lr: float = Field(default=1e-4, gt=0, description="Learning rate.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Names the run: data order, initialisation, guesses.")
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
-    threads: Count | None = Field(default=None, description="CPU threads of torch; by default torch's choice.")
+    threads: Threads | None = Field(default=None, description="CPU threads of torch; by default torch's choice.")
     eval_every: Count = Field(default=10, description="Epochs between two evaluations.")
     keep_checkpoints: list[Count] = Field(
         default=[], description="Epochs after which a checkpoint is written that is kept."
@@ -130,17 +132,16 @@ def read_recipe(path: str | os.PathLike[str]) -> Source:
 
 
 def parse_assignments(assignments: Iterable[str], flag: str = "--option") -> dict[str, object]:
-    """`["key=value", ...]` to a mapping, the values typed as unquoted YAML 1.2 scalars."""
+    """`["key=value", ...]` to a mapping, the values typed as YAML 1.2 scalars, or `[1, 2]` as lists of them."""
     parsed: dict[str, object] = {}
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        key = key.strip()
+        key, equals, text = (part.strip() for part in assignment.partition("="))
         if not key or not equals:
             raise UsageError(f"{flag} is {shown(assignment)}; it must be key=value")
         if key in parsed:
             raise UsageError(f"{flag} {key} is given twice; give it once")
         try:
-            parsed[key] = scalar(text.strip())
+            parsed[key] = read_yaml(text, f"{flag} {key}").data if text.startswith("[") else scalar(text)
         except ValueError as error:
             raise UsageError(f"{flag} {key} is {error}") from error
     return parsed
@@ -306,11 +307,9 @@ def dotted(path: Path) -> str:
 
 
 def _flag(path: Path) -> str:
-    """The flag that gives the value at `path`. What has no flag (a grid may override it) is named as in a file."""
+    """The flag that gives the value at `path`: `--width`, `--dataset-option padding[0]`."""
     first, *rest = path
-    if first == "options":
-        return f"--option {dotted(tuple(rest))}".strip()
-    if first in {part.options for part in _PARTS.values()}:
-        return dotted(path)
     flag = "--bias/--no-bias" if first == "bias" else f"--{first}".replace("_", "-")
+    if first in {part.options for part in _PARTS.values()}:
+        return f"{flag.removesuffix('s')} {dotted(tuple(rest))}".strip()
     return flag + dotted(tuple(rest))

@@ -117,7 +117,7 @@ def test_k_is_one_option_in_both_places(text: str, overrides: dict[str, object])
     assert "k" not in recipe.options
 
 
-@pytest.mark.parametrize(("given", "k"), [("rank", "rank"), ("10", 10), (10, 10)])
+@pytest.mark.parametrize(("given", "k"), [("rank", "rank"), (10, 10)])
 def test_k_takes_a_number_or_rank(given: object, k: object) -> None:
     assert resolve(None, {"method": "wperp", "k": given}, REGISTRY).k == k
 
@@ -140,6 +140,10 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"max_steps": 2**63}, f"--max-steps is {2**63}; it must be below {2**63}"),
     ({"eval_every": -1}, "--eval-every is -1; it must be at least 1"),
     ({"threads": 0}, "--threads is 0; it must be at least 1"),
+    ({"threads": 1025}, "--threads is 1025; it must be at most 1024"),
+    ({"epochs": "3"}, "--epochs is '3'; it must be a whole number"),
+    ({"bias": 1}, "--bias/--no-bias is 1; it must be true or false"),
+    ({"bias": "yes"}, "--bias/--no-bias is 'yes'; it must be true or false"),
     ({"seed": -1}, "--seed is -1; it must be at least 0"),
     ({"seed": 2**63}, f"--seed is {2**63}; it must be below {2**63}"),
     ({"lr": 0}, "--lr is 0; it must be above 0"),
@@ -168,6 +172,10 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"method": "backprop", "options": {"x": 1}}, "--option x: unknown option 'x' of method backprop; there are none"),
     ({"method": "wperp", "options": {"solver": "s"}}, "--option solver is 's'; it must be 'svd' or 'ritz'"),
     ({"method": "wperp", "options": {"pair": [1, "a"]}}, "--option pair[1] is 'a'; it must be a whole number"),
+    ({"method": "wperp", "options": {"pair": [1, "2"]}}, "--option pair[1] is '2'; it must be a whole number"),
+    ({"dataset": "ordered", "dataset_options": {"low": "a"}}, "--dataset-option low is 'a'; it must be a whole number"),
+    ({"model_options": {"activation": "a"}}, "--model-option activation is 'a'; it must be 'relu' or 'gelu'"),
+    ({"optimizer_options": {"x": 1}}, "--optimizer-option x: unknown option 'x' of optimizer adamw; there are none"),
     ({"method": "wperp", "options": {"k": 1}, "k": 1}, "--k and --option k say the same; give one of them"),
     ({"dataset": "ordered", "dataset_options": {"low": 2}}, "dataset ordered: low is 2; it must be at most high, 1"),
     ({"dataset": "needy"}, "option path of dataset needy is missing; it has no default"),
@@ -187,6 +195,10 @@ REFUSED_FILES = [
     ("method: wt\n\nepochs: many", "r.yaml:3:9: epochs is 'many'; it must be a whole number"),
     ("lr: .nan", "r.yaml:1:5: lr is nan; it must be a finite number"),
     ("lr:", "r.yaml:1:4: lr is empty; it must be a number"),
+    ("seed: 1_000", "r.yaml:1:7: seed is '1_000'; it must be a whole number"),
+    ('seed: "10"', "r.yaml:1:7: seed is '10'; it must be a whole number"),
+    ("threads: 100000", "r.yaml:1:10: threads is 100000; it must be at most 1024"),
+    ("bias: yes", "r.yaml:1:7: bias is 'yes'; it must be true or false"),
     ("epochs: true", "r.yaml:1:9: epochs is true; it must be a whole number"),
     ("width: [1]", "r.yaml:1:8: width is [1]; it must be a whole number"),
     ("method: 5", "r.yaml:1:9: method is 5; it must be the name of a method"),
@@ -228,6 +240,11 @@ def test_a_method_whose_plugin_is_broken_quotes_the_cause() -> None:
     plugins.register(plugin(fg_models=[None]), Origin("torn", "3.1"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match=r"unknown method 'wt'.*set aside as broken: torn 3\.1: TypeError"):
         resolve(None, {}, Registry(plugins))
+
+
+def test_numbers_are_those_of_yaml_1_2() -> None:
+    recipe = from_text("epochs: 010\nseed: 0o10\nwidth: 1e3\nlr: 1")
+    assert (recipe.epochs, recipe.seed, recipe.width, recipe.lr) == (10, 8, 1000, 1.0)
 
 
 def test_section_options_are_what_the_targets_take() -> None:
@@ -355,8 +372,10 @@ def test_what_is_no_recipe(text: str, message: str, tmp_path: Path) -> None:
 
 def test_parse_assignments() -> None:
     given = ["solver=svd", "n=3", "x=1e-3", "flag=true", "word=no", "empty=", "path=a=b", " spaced = 1 "]
+    given += ["list=[0.9, 1e-3]", "nested = [[a, no], []]", "brace={a}"]
     assert parse_assignments(given) == {
         "solver": "svd", "n": 3, "x": 1e-3, "flag": True, "word": "no", "empty": None, "path": "a=b", "spaced": 1,
+        "list": [0.9, 1e-3], "nested": [["a", "no"], []], "brace": "{a}",
     }  # fmt: skip
 
 
@@ -365,6 +384,8 @@ def test_parse_assignments() -> None:
     [
         (["solver"], "--option is 'solver'; it must be key=value"),
         (["=svd"], "--option is '=svd'; it must be key=value"),
+        (["a=[1, 2"], "--option a:1:6: not valid YAML: .*"),
+        (["a=[&x 1, *x]"], r"--option a:1:8: aliases .*"),
         (["a=1", "a=2"], "--option a is given twice; give it once"),
         (["a=" + "9" * 5000], "--option a is a number of 5000 characters; at most 100 are allowed"),
     ],

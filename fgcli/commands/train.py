@@ -43,32 +43,32 @@ def train(
         list[str] | None, _option("--dataset-option", "Option of the dataset; repeatable.", "KEY=VALUE")
     ] = None,
     model: Annotated[str | None, _option("--model", "Model (default mlp).", "NAME")] = None,
-    width: Annotated[int | None, _option("--width", "Units of every hidden layer (default 128).", "N")] = None,
-    depth: Annotated[int | None, _option("--depth", "Number of hidden layers (default 3).", "N")] = None,
+    width: Annotated[str | None, _option("--width", "Units of every hidden layer (default 128).", "N")] = None,
+    depth: Annotated[str | None, _option("--depth", "Number of hidden layers (default 3).", "N")] = None,
     bias: Annotated[bool | None, _option("--bias/--no-bias", "Give every layer a bias (default --no-bias).")] = None,
     model_option: Annotated[
         list[str] | None, _option("--model-option", "Another option of the model; repeatable.", "KEY=VALUE")
     ] = None,
-    epochs: Annotated[int | None, _option("--epochs", "Passes over the training set (default 300).", "N")] = None,
+    epochs: Annotated[str | None, _option("--epochs", "Passes over the training set (default 300).", "N")] = None,
     max_steps: Annotated[
-        int | None, _option("--max-steps", "Stop after this many updates, also inside an epoch.", "N")
+        str | None, _option("--max-steps", "Stop after this many updates, also inside an epoch.", "N")
     ] = None,
-    batch_size: Annotated[int | None, _option("--batch-size", "Samples per update (default 512).", "N")] = None,
-    lr: Annotated[float | None, _option("--lr", "Learning rate (default 0.0001).", "X")] = None,
+    batch_size: Annotated[str | None, _option("--batch-size", "Samples per update (default 512).", "N")] = None,
+    lr: Annotated[str | None, _option("--lr", "Learning rate (default 0.0001).", "X")] = None,
     optimizer: Annotated[str | None, _option("--optimizer", "Optimiser (default adamw).", "NAME")] = None,
     optimizer_option: Annotated[
         list[str] | None,
         _option("--optimizer-option", "Option of the optimiser; repeatable.", "KEY=VALUE"),
     ] = None,
     seed: Annotated[
-        int | None, _option("--seed", "Names the run's data order, weights and guesses (default 0).", "N")
+        str | None, _option("--seed", "Names the run's data order, weights and guesses (default 0).", "N")
     ] = None,
     device: Annotated[
         str | None, _option("--device", "Where to compute (default auto).", "auto|cpu|cuda|cuda:N|mps")
     ] = None,
-    threads: Annotated[int | None, _option("--threads", "CPU threads; torch's choice if not given.", "N")] = None,
+    threads: Annotated[str | None, _option("--threads", "CPU threads; torch's choice if not given.", "N")] = None,
     eval_every: Annotated[
-        int | None,
+        str | None,
         _option("--eval-every", "Epochs between two evaluations, each with a checkpoint (default 10).", "N"),
     ] = None,
     keep_checkpoints: Annotated[
@@ -85,7 +85,7 @@ def train(
         ),
     ] = None,
     diagnostics_every: Annotated[
-        int | None, _option("--diagnostics-every", "Epochs between two records of them (default 10).", "N")
+        str | None, _option("--diagnostics-every", "Epochs between two records of them (default 10).", "N")
     ] = None,
     subspace: Annotated[
         str | None,
@@ -96,10 +96,10 @@ def train(
         ),
     ] = None,
     subspace_k: Annotated[
-        int | None, _option("--subspace-k", "Number of those eigenvectors (default 10).", "N")
+        str | None, _option("--subspace-k", "Number of those eigenvectors (default 10).", "N")
     ] = None,
     subspace_every: Annotated[
-        int | None, _option("--subspace-every", "Updates between two computations of them (default 8).", "N")
+        str | None, _option("--subspace-every", "Updates between two computations of them (default 8).", "N")
     ] = None,
     recipe: Annotated[
         str | None,
@@ -141,9 +141,10 @@ def train(
     _train(make, sinks, json=json, quiet=quiet)
 
 
-_PLAIN = (
-    "method", "dataset", "model", "width", "depth", "bias", "epochs", "max_steps", "batch_size", "optimizer", "lr",
-    "seed", "device", "threads", "eval_every", "diagnostics_every", "subspace", "subspace_k", "subspace_every",
+_PLAIN = ("method", "dataset", "model", "bias", "optimizer", "device", "subspace")
+_NUMBERS = (
+    "k", "width", "depth", "epochs", "max_steps", "batch_size", "lr", "seed", "threads", "eval_every",
+    "diagnostics_every", "subspace_k", "subspace_every",
 )  # fmt: skip
 _OPTIONS = ("option", "dataset_option", "model_option", "optimizer_option")
 _LISTS = ("keep_checkpoints", "diagnostics")
@@ -154,7 +155,7 @@ def recipe_overrides(flags: Mapping[str, Any]) -> dict[str, object]:
     from fgcli.recipe import parse_assignments
 
     overrides: dict[str, object] = {name: flags.get(name) for name in _PLAIN}
-    overrides["k"] = _parsed("k", flags.get("k"))
+    overrides |= {name: _parsed(name, flags.get(name)) for name in _NUMBERS}
     for name in _OPTIONS:
         flag = f"--{name}".replace("_", "-")
         overrides[f"{name}s"] = parse_assignments(flags.get(name) or [], flag)
@@ -166,11 +167,12 @@ def recipe_overrides(flags: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _parsed(name: str, text: str | None) -> object:
-    """A number, where the text is one."""
+    """A number, where the text is one; checked like that of a recipe."""
     from fgcli.yaml_reader import scalar
 
     try:
-        return None if text is None else scalar(text)
+        value = None if text is None else scalar(text)
+        return text if value is None else value
     except ValueError as error:
         raise UsageError(f"--{name} is {error}".replace("_", "-")) from error
 

@@ -1,11 +1,17 @@
 """Option schemas: what a method, dataset, model or optimiser lets its users set. Imports no torch."""
 
-from collections.abc import Iterator
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticKnownError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
 
 
 class Options(BaseModel):
@@ -26,15 +32,16 @@ class Options(BaseModel):
             if field.alias or field.validation_alias:
                 raise TypeError(f"{cls.__name__}.{name} has an alias; an option has one name only")
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse `epochs: true`, which pydantic would read as 1."""
-        if isinstance(value, bool) and info.field_name:
-            accepted = list(_plain_types(cls.model_fields[info.field_name].annotation))
-            if bool not in accepted and (int in accepted or float in accepted):
-                raise PydanticKnownError("int_type" if int in accepted else "float_type")
-        return value
+    def _nothing_is_read_as_something_else(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse `epochs: true`, `seed: "3"` and `bias: 1`, which pydantic would read as 1, 3 and true."""
+        made = handler(data)
+        if isinstance(data, Mapping):
+            faults = [fault for name in data for fault in _misread((name,), data[name], getattr(made, name))]
+            if faults:
+                raise ValidationError.from_exception_data(cls.__name__, faults)
+        return made
 
 
 class GuessOptions(Options):
@@ -46,12 +53,12 @@ class GuessOptions(Options):
     )
 
 
-def _plain_types(annotation: object) -> Iterator[object]:
-    """The members of a union, without what is annotated on them; any other type is its own only member."""
-    if get_origin(annotation) is Annotated:
-        yield from _plain_types(get_args(annotation)[0])
-    elif get_origin(annotation) in (Union, UnionType):
-        for member in get_args(annotation):
-            yield from _plain_types(member)
-    else:
-        yield annotation
+def _misread(path: tuple[str | int, ...], given: object, taken: object) -> Iterator[InitErrorDetails]:
+    """Where a number or a truth value was made of something that is none, in `given` and the lists within."""
+    if isinstance(taken, bool | int | float):
+        if isinstance(given, str) or isinstance(given, bool) != isinstance(taken, bool):
+            kind = "bool_type" if isinstance(taken, bool) else "int_type" if isinstance(taken, int) else "float_type"
+            yield InitErrorDetails(type=kind, loc=path, input=given)
+    elif isinstance(given, list | tuple) and isinstance(taken, list | tuple):
+        for index, (one, made) in enumerate(zip(given, taken, strict=False)):
+            yield from _misread((*path, index), one, made)

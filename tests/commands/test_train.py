@@ -89,6 +89,20 @@ def test_flags_override_the_recipe_and_the_rest_of_it_holds():
     assert (result["method"], result["lr"], result["model_options"]) == ("backprop", 0.01, {"activation": "gelu"})
 
 
+def test_numbers_are_read_as_in_a_recipe():
+    done = fg("train", *FLAGS, "--width", "1e1", "--epochs", "010", "--max-steps", "1", "--json")
+    result = json.loads(done.stdout)
+    assert (result["width"], result["epochs"]) == (10, 10)
+
+
+def test_options_that_are_lists():
+    flags = ["--optimizer-option", "betas=[0.5, 0.75]", "--dataset-option", "padding=[36, 50]", "--out", "run"]
+    result = json.loads(fg("train", *FLAGS, *flags, "--json").stdout)
+    assert (result["optimizer_options"]["betas"], result["dataset_options"]["padding"]) == ([0.5, 0.75], [36, 50])
+    again = json.loads(fg("train", "--recipe", "run/recipe.yaml", "--json").stdout)
+    assert untimed(again) == untimed(result)
+
+
 def test_lists_by_commas():
     flags = ["--diagnostics", "bias, overlap", "--keep-checkpoints", "1,2", "--out", "run"]
     result = json.loads(fg("train", *FLAGS, *flags, "--json").stdout)
@@ -116,7 +130,7 @@ BAD = {
     "option value": ("--method wperp --option solver=qr", "--option solver is "),
     "option syntax": ("--option solver", "--option is 'solver'; it must be key=value"),
     "dataset option": ("--dataset-option sed=1", "unknown option 'sed' of dataset mnist1d; did you mean 'seed'?"),
-    "model option": ("--model-option activation=rely", "activation is "),
+    "model option": ("--model-option activation=rely", "fg: --model-option activation is "),
     "optimizer option": (
         "--optimizer-option beta=1",
         "unknown option 'beta' of optimizer adamw; did you mean 'betas'?",
@@ -134,14 +148,20 @@ BAD = {
     "eval every": ("--eval-every 0", "--eval-every is 0; it must be at least 1"),
     "threads": ("--threads 0", "--threads is 0; it must be at least 1"),
     "seed": ("--seed -1", "--seed is -1; it must be at least 0"),
+    "threads beyond all machines": ("--threads 100000", "--threads is 100000; it must be at most 1024"),
+    "no whole number": ("--width 1.5", "--width is 1.5; it must be a whole number"),
+    "no number": ("--epochs many", "--epochs is 'many'; it must be a whole number"),
+    "nothing": ("--seed=", "--seed is ''; it must be a whole number"),
+    "list too short": ("--dataset-option padding=[1]", "--dataset-option padding[1] is missing"),
+    "list of another kind": ("--optimizer-option betas=[0.9,x]", "--optimizer-option betas[1] is 'x'"),
     "k": ("--method wperp --k 0", "--k is 0"),
     "k name": ("--method wperp --k all", "--k is 'all'"),
     "k above width": ("--method wperp --k 9", "--k is 9; it must be at most the width, 8"),
     "k of a method without": ("--k 3", "--k is given, but method wt has no option k"),
     "lr 0": ("--lr 0", "--lr is 0"),
     "lr negative": ("--lr -1", "--lr is -1"),
-    "lr nan": ("--lr nan", "--lr is nan; it must be a finite number"),
-    "lr inf": ("--lr inf", "--lr is inf; it must be a finite number"),
+    "lr nan": ("--lr nan", "--lr is 'nan'; it must be a finite number"),
+    "lr inf": ("--lr inf", "--lr is 'inf'; it must be a finite number"),
     "device": ("--device cuda:99", "device cuda:99 is absent; present: "),
     "device name": ("--device gpu", "unknown device 'gpu'; it must be auto, cpu, cuda, cuda:N or mps"),
     "diagnostics": ("--diagnostics bais", "--diagnostics[0] is 'bais'"),

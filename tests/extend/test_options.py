@@ -11,6 +11,7 @@ class Sample(Options):
     real: float | None = Field(default=None, description="A real.")
     flag: bool = Field(default=False, description="A flag.")
     either: int | bool = Field(default=0, description="Both.")
+    pairs: list[tuple[int, float]] = Field(default=[], description="Pairs.")
 
 
 @pytest.mark.parametrize("given", [{"number": True}, {"real": False}, {"real": float("nan")}, {"real": float("inf")}])
@@ -23,6 +24,23 @@ def test_true_and_nan_are_no_numbers(given: dict[str, object]) -> None:
 def test_what_a_field_takes(given: dict[str, object]) -> None:
     (name, value), *_ = given.items()
     assert getattr(Sample.model_validate(given), name) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"number": "4"}, ("number",)),
+        ({"real": "1_000"}, ("real",)),
+        ({"flag": 1}, ("flag",)),
+        ({"flag": "yes"}, ("flag",)),
+        ({"pairs": [[1, 2], [3, "4"]]}, ("pairs", 1, 1)),
+        ({"pairs": [[True, 2]]}, ("pairs", 0, 0)),
+    ],
+)
+def test_nothing_is_read_as_something_else(given: dict[str, object], place: tuple[object, ...]) -> None:
+    with pytest.raises(ValidationError, match=r"should be a valid ") as caught:
+        Sample.model_validate(given)
+    assert [fault["loc"] for fault in caught.value.errors()] == [place]
 
 
 def test_unknown_keys_are_refused() -> None:
