@@ -1,5 +1,6 @@
 """Small networks and batches that several tests share, in float64."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -59,6 +60,82 @@ def layers_that_draw(options: object, input_shape: tuple[int], classes: int, gen
     )
 
 
+class Convolutions(nn.Module):
+    """Convolutions with GroupNorm and both kinds of pooling, in one or two dimensions."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        conv, self.pool, average = (
+            (nn.Conv1d, F.max_pool1d, nn.AdaptiveAvgPool1d)
+            if dimensions == 1
+            else (nn.Conv2d, F.max_pool2d, nn.AdaptiveAvgPool2d)
+        )
+        self.first, self.second = conv(2, 4, 3, padding=1), conv(4, 4, 2, stride=2, groups=2)
+        self.norm, self.average = nn.GroupNorm(2, 4), average(1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.pool(self.norm(self.first(x)), 2, stride=1))
+        return self.head(self.average(self.second(x)).flatten(1))
+
+
+class Attention(nn.Module):
+    """Self-attention of separate projections behind a LayerNorm, and a residual MLP; three tokens of four numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.query, self.key, self.value = (nn.Linear(4, 4, bias=False) for _ in range(3))
+        self.norm = nn.LayerNorm(4)
+        self.inner, self.leave, self.head = nn.Linear(4, 6), nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        h = self.norm(x)
+        q, k, v = (f(h).unflatten(2, (2, 2)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        x = x + self.leave(F.relu(self.inner(x)))
+        return self.head(x.mean(1))
+
+
+class PastAll(nn.Module):
+    """A residual stream that reaches the output past the last site, changed in place as residual networks often are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 6), nn.Linear(6, 4)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        h = h * 2.0
+        h += self.second(self.act(self.first(torch.tanh(h))))
+        return h
+
+
+ANY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "convolutions-1d": (lambda: Convolutions(1), (2, 7)),
+    "convolutions-2d": (lambda: Convolutions(2), (2, 5, 4)),
+    "residual": (Residual, (2, 6, 6)),
+    "attention": (Attention, (3, 4)),
+    "past-all-sites": (PastAll, (5,)),
+}
+
+
+def any_network(name: str, size: int = 3) -> tuple[nn.Module, Batch]:
+    """A network of ANY, with weights well above PyTorch's default scale, and a batch for it."""
+    torch.manual_seed(2)
+    make, shape = ANY[name]
+    model = make().double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(2)
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
+    return model, Batch(inputs, torch.randint(3, (size,), generator=generator))
+
+
 def batch_for(model: nn.Module, size: int, seed: int = 5) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     first = next(model.parameters())
@@ -74,8 +151,9 @@ def site_gradients(model: nn.Module, batch: Batch, sites: tuple[str, ...]) -> di
     outputs: dict[str, Tensor] = {}
     modules = dict(model.named_modules())
 
-    def record(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
+    def record(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> Tensor:
         outputs[name] = s
+        return s.clone()  # what the model does to it in place comes after s_i
 
     handles = [modules[name].register_forward_hook(partial(record, name)) for name in sites]
     loss = cross_entropy(model(batch.inputs), batch.targets).mean()

@@ -25,6 +25,7 @@ from fgcli.gradient.chain import OutputLayer, Segment, find_segments
 from fgcli.gradient.dual import hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.probe import output_shapes
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import named_site_modules
 from fgcli.gradient.upstream import LinearUpstream
@@ -84,8 +85,9 @@ def weight_overlaps(model: nn.Module, loss: Loss, batch: Batch, matrix: WeightBa
 
 def upstream_jacobians(model: nn.Module, inputs: Tensor) -> dict[str, LinearUpstream]:
     """W̃ of every site but the output layer, for these inputs [batch, ...]. Raises ModelRefused where it has none."""
+    modules = named_site_modules(model)
     segments: dict[str, Segment] = {}
-    for name, above in find_segments(model).items():
+    for name, above in find_segments(model, output_shapes(model, modules, inputs[:1])).items():
         if isinstance(above, Segment):
             segments[name] = above
         elif not isinstance(above, OutputLayer):
@@ -98,7 +100,6 @@ def upstream_jacobians(model: nn.Module, inputs: Tensor) -> dict[str, LinearUpst
     def observe(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
         found[name] = LinearUpstream(segments[name].next_layer.weight.detach(), segments[name].slope(s))
 
-    modules = named_site_modules(model)
     with (
         torch.no_grad(),
         torch.autograd.forward_ad.dual_level(),

@@ -1,4 +1,4 @@
-"""Finding, for each site, the elementwise activation and the linear layer above it.
+"""Finding, for each site, what lies above it: an elementwise activation and a linear layer, or any other segment.
 
 torch.fx follows the model's forward once; what lies between two sites is then read off the graph.
 """
@@ -12,7 +12,8 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fgcli.gradient.sites import is_site
+from fgcli.gradient.segment import GraphSegment, graph_segment
+from fgcli.gradient.trace import NotTraceable, Traced
 from fgcli.gradient.upstream import relu_slope
 
 ELEMENTWISE_MODULES = (
@@ -74,61 +75,51 @@ class OutputLayer:
     """The site has no site above it."""
 
 
-class _SiteTracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_site(m) or super().is_leaf_module(m, module_qualified_name)
+Above = Segment | GraphSegment | OutputLayer | NoSegment
 
 
-def find_segments(model: nn.Module) -> dict[str, Segment | OutputLayer | NoSegment]:
-    """What lies above each site, by the site's name.
+def find_segments(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Above]:
+    """What lies above each site, by the site's name; shapes of the sites' outputs, without the batch axis.
 
-    A model that torch.fx cannot follow has NoSegment at every site, with the cause.
+    A Segment, the fast path, where s_i is a vector. A model that torch.fx cannot follow has NoSegment at every site,
+    with the cause.
     """
-    if is_site(model):  # nothing calls it in a graph of its own forward
+    if "" in shapes:  # the model is one layer, which torch.fx would look into
         return {"": OutputLayer()}
-    modules = dict(model.named_modules())
     try:
-        graph = _SiteTracer().trace(model)
-    except Exception as cause:  # fx raises whatever the user's forward does when it meets a proxy
-        reason = f"is in a model that torch.fx cannot follow ({type(cause).__name__}: {str(cause).splitlines()[0]})"
-        return {name: NoSegment(reason) for name, module in modules.items() if is_site(module)}
+        traced = Traced(model, shapes)
+    except NotTraceable as cause:
+        return dict.fromkeys(shapes, NoSegment(str(cause)))
     return {
-        str(node.target): _segment_above(node, modules)
-        for node in graph.nodes
-        if node.op == "call_module" and is_site(modules[str(node.target)])
+        name: _above(traced, name, shape) if name in traced.site_nodes else NoSegment("is not in torch.fx's graph")
+        for name, shape in shapes.items()
     }
 
 
-def _segment_above(node: fx.Node, modules: dict[str, nn.Module]) -> Segment | OutputLayer | NoSegment:
-    if not _leads_to_a_site(node, modules):
-        return OutputLayer()
+def _above(traced: Traced, name: str, shape: tuple[int, ...]) -> Above:
+    linear = _linear_segment(traced, traced.site_nodes[name])
+    if isinstance(linear, Segment) and len(shape) == 1:
+        return linear
+    reason = linear if isinstance(linear, str) else f"has outputs of shape {list(shape)}, not vectors"
+    return graph_segment(traced, name, reason) or OutputLayer()
+
+
+def _linear_segment(traced: Traced, node: fx.Node) -> Segment | str:
+    """The Segment, or why there is none."""
     activations: list[Activation] = []
     while True:
         users = list(node.users)
         if len(users) != 1:
-            return NoSegment(f"has an output that {len(users)} operations use")
+            return f"has an output that {len(users)} operations use"
         before, node = node, users[0]
-        module = modules[str(node.target)] if node.op == "call_module" else None
-        if isinstance(module, nn.Linear) and is_site(module):
+        module = traced.module(node)
+        if isinstance(module, nn.Linear) and traced.is_site(node):
             return Segment(tuple(activations), module)
         activation = _elementwise(node, before, module)
         if activation is None:
             name = f"'{node.target}' ({type(module).__name__})" if module else f"'{node.name}'"
-            return NoSegment(f"is followed by {name}, which is neither a Linear nor an elementwise activation")
+            return f"is followed by {name}, which is neither a Linear nor an elementwise activation"
         activations.append(activation)
-
-
-def _leads_to_a_site(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    ahead, seen = list(node.users), set[fx.Node]()
-    while ahead:
-        user = ahead.pop()
-        if user in seen:
-            continue
-        seen.add(user)
-        if user.op == "call_module" and is_site(modules[str(user.target)]):
-            return True
-        ahead.extend(user.users)
-    return False
 
 
 def _elementwise(node: fx.Node, before: fx.Node, module: nn.Module | None) -> Activation | None:

@@ -10,6 +10,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient.sites import SiteModule, linear_part
+from fgcli.gradient.upstream import math_attention
 
 Perturb = Callable[[str, Tensor, Tensor], Tensor]
 """(site, its input x [batch, ...], its output s [batch, ...]) -> what is added to the tangent of s."""
@@ -40,7 +41,7 @@ def dual_forward(
         tangent = added.clone() if tangent is None else linear_part(module, tangent, module.weight).add_(added)
         return forward_ad.make_dual(s, tangent)
 
-    with hooks(sites, split, nn.Module.register_forward_pre_hook), hooks(sites, join):
+    with math_attention(), hooks(sites, split, nn.Module.register_forward_pre_hook), hooks(sites, join):
         if not directions:
             return model(inputs)
         parameters = dict(model.named_parameters())

@@ -5,7 +5,7 @@ Each site adds its guess y_{i,b} to the tangent of s_{i,b}; the tangent of the l
 (Baydin et al. 2022; Ren et al. 2023). There is no reverse pass and no recorded graph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -15,15 +15,17 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient import checked
-from fgcli.gradient.chain import OutputLayer, Segment, find_segments
+from fgcli.gradient.chain import Above, NoSegment, OutputLayer, Segment, find_segments
 from fgcli.gradient.checked import Guess
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.guess import Isotropic, LinearGuess, SampledGuess
-from fgcli.gradient.probe import output_shapes, refuse_other_uses
+from fgcli.gradient.probe import output_shapes, refuse_disagreement, refuse_missing_formulas, refuse_other_uses
 from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.segment import GraphSegment, Lookahead
 from fgcli.gradient.sites import (
+    LAYERS,
     Site,
     SiteModule,
     named_site_modules,
@@ -63,11 +65,11 @@ class _Driven:
 
     site: Site
     guess: Guess
-    segment: Segment | None = None
+    segment: Segment | GraphSegment | None = None
     prepared: Any = None
 
     def observe(self, s: Tensor) -> None:
-        if self.segment is not None:
+        if isinstance(self.segment, Segment):
             self.site.slope = self.segment.slope(s)
 
     def draw(self, s: Tensor, rng: StepRng) -> Tensor:
@@ -100,6 +102,7 @@ class ForwardGradient:
         self._driven: dict[str, _Driven] = {}
         self._modules: dict[str, SiteModule] = {}
         self._coverage = Coverage(())
+        self._lookahead: Lookahead | None = None
         self._prepared_at: int | None = None
 
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
@@ -108,13 +111,19 @@ class ForwardGradient:
         refuse_shared_weights(candidates)
         shapes = output_shapes(model, candidates, example)
         if not shapes:
-            raise ModelRefused("the model has no site: no Linear or Conv2d layer that its forward calls")
-        segments = find_segments(model) if self.method.needs != "nothing" else {}
+            raise ModelRefused(f"the model has no site: no {LAYERS} layer that its forward calls")
+        above = find_segments(model, shapes) if self.method.needs != "nothing" else {}
         self._modules = {name: candidates[name] for name in shapes}
+        refuse_missing_formulas(model, self._modules, example)
         refuse_other_uses(model, self._modules, example)
         self._driven = {
-            name: self._drive(Site(name, candidates[name], shape), segments.get(name)) for name, shape in shapes.items()
+            name: self._drive(Site(name, candidates[name], shape), above.get(name)) for name, shape in shapes.items()
         }
+        graphs = {name: one.segment for name, one in self._driven.items() if isinstance(one.segment, GraphSegment)}
+        self._lookahead = Lookahead(graphs) if graphs else None
+        if self._lookahead is not None:
+            refuse_disagreement(model, self._lookahead.traced, self._modules, example)
+            self._lookahead.refuse_unusable(example)
         covered = {name for driven in self._driven.values() for name, _ in driven.site.parameters()}
         rest = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in covered)
         perturbed, frozen = (rest, ()) if self.uncovered == "perturb" else ((), rest)
@@ -122,18 +131,24 @@ class ForwardGradient:
         self._prepared_at = None
         return self._coverage
 
-    def _drive(self, site: Site, above: object) -> _Driven:
-        if self.method.needs == "nothing":
+    def _drive(self, site: Site, above: Above | None) -> _Driven:
+        if above is None:
             return _Driven(site, self.method)
         if isinstance(above, OutputLayer):
             return _Driven(site, Isotropic())
-        if not isinstance(above, Segment) or len(site.shape) != 1:
-            reason = getattr(above, "reason", f"has outputs of shape {list(site.shape)}, not vectors")
+        if isinstance(above, NoSegment):
             raise ModelRefused(
-                f"site '{site.name}' ({type(site.module).__name__}) {reason}; a method that needs the upstream "
-                "Jacobian takes a chain of Linear layers and elementwise activations: use activation-perturbation here"
+                f"site '{site.name}' ({type(site.module).__name__}) {above.reason}, so that its upstream Jacobian is "
+                "not known; make the forward one that it can follow (no branches on values), or use "
+                "activation-perturbation"
             )
-        site.next_layer = above.next_layer
+        if isinstance(above, GraphSegment) and self.method.needs == "matrix":
+            raise ModelRefused(
+                f"site '{site.name}' ({type(site.module).__name__}) {above.reason}; a method that needs the upstream "
+                "Jacobian as a matrix takes a chain of Linear layers and elementwise activations: use a solver or "
+                "method that only applies it, or activation-perturbation"
+            )
+        site.next_layer = above.next_layer if isinstance(above, Segment) else None
         return _Driven(site, self.method, above)
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
@@ -152,12 +167,14 @@ class ForwardGradient:
         refuse_mixing_layers(model)
         self._prepare(rng.step)
         inputs: dict[str, Tensor] = {}
-        guesses: dict[str, Tensor] = {}
+        guesses = dict(self._draw_ahead(batch.inputs, rng))
 
         def perturb(name: str, x: Tensor, s: Tensor) -> Tensor:
-            driven = self._driven[name]
-            driven.observe(s)
-            inputs[name], guesses[name] = x, driven.draw(s, rng)
+            inputs[name] = x
+            if name not in guesses:
+                driven = self._driven[name]
+                driven.observe(s)
+                guesses[name] = driven.draw(s, rng)
             return guesses[name]
 
         with torch.no_grad(), forward_ad.dual_level():
@@ -170,6 +187,14 @@ class ForwardGradient:
             losses, delta = directional_derivative(loss(outputs, batch.targets))
         return DualPass(losses, delta, inputs, guesses, directions)
 
+    def _draw_ahead(self, inputs: Tensor, rng: StepRng) -> Iterator[tuple[str, Tensor]]:
+        """The guesses of the sites that have a GraphSegment."""
+        for name, s, jacobian in self._lookahead(inputs) if self._lookahead else ():
+            driven = self._driven[name]
+            driven.site.jacobian = jacobian
+            yield name, driven.draw(s, rng)
+            driven.site.jacobian = None  # what its graph holds is let go
+
     def linear_maps(self, model: nn.Module, inputs: Tensor, step: int) -> dict[str, LinearMap]:
         """The guess of every site as a linear map, after `step` updates and for these inputs [batch, ...].
 
@@ -177,13 +202,16 @@ class ForwardGradient:
         """
         self._prepare(step)
         maps: dict[str, LinearMap] = {}
+        ahead = {name: jacobian for name, _, jacobian in self._lookahead(inputs)} if self._lookahead else {}
 
         def observe(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
             driven = self._driven[name]
             if not isinstance(driven.guess, LinearGuess):
                 raise TypeError(f"{type(driven.guess).__name__} is not linear in its noise")
             driven.observe(s)
-            site = replace(driven.site, output=s)  # keeps this batch when a later pass observes another
+            site = replace(
+                driven.site, output=s, jacobian=ahead.get(name)
+            )  # keeps this batch when a later pass observes another
             noise_dim = checked.noise_dim(driven.guess, site, driven.prepared)
             maps[name] = LinearMap(noise_dim, partial(checked.mapped, driven.guess, site, driven.prepared))
 
@@ -194,11 +222,14 @@ class ForwardGradient:
     def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
         """The first site whose guess is not finite in that step's estimate, drawn again from its key; None if none."""
         found: list[str] = []
+        ahead = dict(self._draw_ahead(batch.inputs, rng))
 
         def look(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
+            if found or not torch.isfinite(s).all():
+                return
             driven = self._driven[name]
             driven.observe(s)
-            if not found and torch.isfinite(s).all() and not torch.isfinite(driven.draw(s, rng)).all():
+            if not torch.isfinite(ahead[name] if name in ahead else driven.draw(s, rng)).all():
                 found.append(f"site '{name}': the guess is not finite")
 
         with torch.no_grad(), forward_ad.dual_level(), hooks(self._modules, look):

@@ -6,9 +6,11 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from fgcli.gradient.dual import hooks, lacks_layer_formulas
+from fgcli.gradient.dual import dual_forward, hooks, lacks_layer_formulas
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.sites import SiteModule
+from fgcli.gradient.sites import LAYERS, SiteModule
+from fgcli.gradient.trace import Traced
+from fgcli.gradient.upstream import math_attention
 
 
 def output_shapes(model: nn.Module, modules: Mapping[str, SiteModule], example: Tensor) -> dict[str, tuple[int, ...]]:
@@ -44,6 +46,27 @@ def output_shapes(model: nn.Module, modules: Mapping[str, SiteModule], example: 
     return shapes
 
 
+def refuse_missing_formulas(model: nn.Module, sites: Mapping[str, SiteModule], example: Tensor) -> None:
+    """Raises ModelRefused, naming the site before it, for an operation that has no forward-mode formula."""
+    last = ["the model's input"]
+
+    def nothing(name: str, _: Tensor, s: Tensor) -> Tensor:
+        last.append(f"site '{name}'")
+        return torch.zeros_like(s)
+
+    of_sites = {id(p) for module in sites.values() for p in module.parameters(recurse=False)}
+    directions = {n: torch.zeros_like(p) for n, p in model.named_parameters() if id(p) not in of_sites}
+    with torch.no_grad(), forward_ad.dual_level():
+        try:
+            dual_forward(model, example[:2], sites, nothing, directions)
+        except NotImplementedError as cause:
+            reason = str(cause).splitlines()[0]
+            raise ModelRefused(
+                f"{last[-1]} is followed by an operation without a forward-mode formula ({reason}); use an operation "
+                "that has one, or the method backprop"
+            ) from cause
+
+
 def refuse_other_uses(model: nn.Module, sites: Mapping[str, SiteModule], example: Tensor) -> None:
     """Raises ModelRefused where a site's parameter is used outside its layer too: its gradient there would be lost.
 
@@ -60,19 +83,38 @@ def refuse_other_uses(model: nn.Module, sites: Mapping[str, SiteModule], example
         return forward_ad.unpack_dual(s).primal
 
     of_sites = {id(p) for module in sites.values() for p in module.parameters(recurse=False)}
-    with torch.no_grad(), forward_ad.dual_level(), hooks(sites, cut):
+    with torch.no_grad(), forward_ad.dual_level(), math_attention(), hooks(sites, cut):
         duals = {
             name: forward_ad.make_dual(p.detach(), torch.ones_like(p))
             for name, p in model.named_parameters()
             if id(p) in of_sites
         }
-        try:
-            outputs = torch.func.functional_call(model, duals, (example,))
-        except NotImplementedError as cause:
-            reason = str(cause).splitlines()[0]
-            raise ModelRefused(f"the model has an operation without a forward-mode formula ({reason})") from cause
+        outputs = torch.func.functional_call(model, duals, (example,))
         if any(tangent is not None for tangent in (*arriving, forward_ad.unpack_dual(outputs).tangent)):
             raise ModelRefused(
-                "a parameter of a Linear or Conv2d layer is also used outside that layer, where its gradient would be "
+                f"a parameter of a {LAYERS} layer is also used outside that layer, where its gradient would be "
                 "lost; give each use a parameter of its own, or use weight-perturbation"
+            )
+
+
+def refuse_disagreement(model: nn.Module, traced: Traced, sites: Mapping[str, SiteModule], example: Tensor) -> None:
+    """Raises ModelRefused, naming the site, where the traced graph computes another output than the model itself."""
+    outputs: dict[str, Tensor] = {}
+
+    def record(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
+        outputs[name] = s.clone()
+
+    with torch.no_grad(), math_attention(), hooks(sites, record):
+        model(example)
+    nodes = {name: traced.site_nodes[name] for name in outputs if name in traced.site_nodes}
+    values = traced.run(example, nodes.values())
+    for name, node in nodes.items():
+        own, again = outputs[name], values[node]
+        largest = own.abs().max().clamp_min(torch.finfo(own.dtype).tiny)
+        if own.isfinite().all() and not (again - own).abs().max() <= 1e-3 * largest:
+            raise ModelRefused(
+                f"site '{name}' has another output when the model is computed a second time: something before it "
+                "draws random numbers (dropout in train mode), keeps state, or changes a tensor in place that is used "
+                "again under its old name; put the layer into eval mode or use the operation that returns a new "
+                "tensor, or use activation-perturbation"
             )

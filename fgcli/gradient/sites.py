@@ -1,5 +1,6 @@
 """Sites: the parametrised layers whose outputs s_i a guess perturbs, and what their weights' gradients are made of."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -8,9 +9,10 @@ from torch import Tensor, nn
 from typing_extensions import TypeIs
 
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.upstream import LinearUpstream
+from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 
-SiteModule = nn.Linear | nn.Conv2d
+SiteModule = nn.Linear | nn.Conv1d | nn.Conv2d
+LAYERS = "Linear, Conv1d or Conv2d"
 
 
 @dataclass
@@ -27,8 +29,15 @@ class Site:
     """What a method keeps from one `prepare` to the next (warm starts). Checkpointed with the run."""
     next_layer: nn.Linear | None = None
     slope: Tensor | None = None
+    jacobian: UpstreamJacobian | None = None
+    """W̃ of the present batch, where the site has no `next_layer`."""
     output: Tensor | None = None
     """s_i [batch, *shape] of the present batch, for guesses made of activations. None in `prepare`."""
+
+    @property
+    def dim(self) -> int:
+        """d_i, the dimension of s_i."""
+        return math.prod(self.shape)
 
     @property
     def next_weight(self) -> Tensor:
@@ -38,8 +47,13 @@ class Site:
         return self.next_layer.weight.detach()
 
     @property
-    def upstream(self) -> LinearUpstream:
+    def upstream(self) -> UpstreamJacobian:
         """W̃_{i+1} of the present batch. Not known in `prepare`, which sees no samples."""
+        return self.linear_upstream if self.jacobian is None else self.jacobian
+
+    @property
+    def linear_upstream(self) -> LinearUpstream:
+        """W̃_{i+1} of the present batch with its weight and slope, for methods that need the matrix."""
         if self.slope is None:
             raise RuntimeError(f"site '{self.name}' has no upstream Jacobian here; ask for it in map, with needs set")
         return LinearUpstream(self.next_weight, self.slope)
@@ -51,13 +65,13 @@ class Site:
 
 
 def is_site(module: nn.Module) -> TypeIs[SiteModule]:
-    """Whether a weight gradient is known for this layer: a Linear or Conv2d that computes what its class does.
+    """Whether a weight gradient is known for this layer: a Linear, Conv1d or Conv2d that computes what its class does.
 
     A subclass with a forward of its own, or a weight made by a parametrisation, is none; its parameters are
     then ones that no site covers.
     """
     return any(
-        isinstance(module, kind) and type(module).forward is kind.forward for kind in (nn.Linear, nn.Conv2d)
+        isinstance(module, kind) and type(module).forward is kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d)
     ) and isinstance(module._parameters.get("weight"), nn.Parameter)
 
 
@@ -127,20 +141,20 @@ def weight_gradients(site: Site, inputs: Tensor, output_gradient: Tensor) -> dic
         elif isinstance(module, nn.Linear):
             gradients[name] = output_gradient.flatten(0, -2).T @ inputs.flatten(0, -2)
         else:
-            gradients[name] = _conv2d_weight_gradient(module, inputs, output_gradient)
+            gradients[name] = _convolution_weight_gradient(module, inputs, output_gradient)
     return gradients
 
 
-def _conv2d_weight_gradient(module: nn.Conv2d, inputs: Tensor, output_gradient: Tensor) -> Tensor:
+def _convolution_weight_gradient(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, output_gradient: Tensor) -> Tensor:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         inputs = nn.functional.pad(
             inputs,
             module._reversed_padding_repeated_twice,
             mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
         )
-        padding: tuple[int, ...] = (0, 0)
+        padding = [0] * len(module.stride)
     else:
-        padding = tuple(module.padding)
+        padding = list(module.padding)
     _, gradient, _ = torch.ops.aten.convolution_backward(
         output_gradient,
         inputs,
@@ -150,7 +164,7 @@ def _conv2d_weight_gradient(module: nn.Conv2d, inputs: Tensor, output_gradient: 
         padding,
         module.dilation,
         False,
-        (0, 0),
+        [0] * len(module.stride),
         module.groups,
         (False, True, False),
     )

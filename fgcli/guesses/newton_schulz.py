@@ -93,7 +93,7 @@ class NewtonSchulzGram:
         return prepared.basis.basis.shape[1]
 
     def map(self, site: Site, prepared: Tracked, z: Tensor) -> Tensor:
-        return prepared.basis.in_chunks(partial(self._map, prepared), site.upstream.slope, z)
+        return prepared.basis.in_chunks(partial(self._map, prepared), site.linear_upstream.slope, z)
 
     def _map(self, prepared: Tracked, slope: Tensor, z: Tensor) -> Tensor:
         gram = prepared.basis.gram(slope)

@@ -90,7 +90,7 @@ class OrthogonalTracked:
         return _capped(self.k, site)
 
     def map(self, site: Site, prepared: MaskedBasis | None, z: Tensor) -> Tensor:
-        slope = site.upstream.slope
+        slope = site.linear_upstream.slope
         if prepared is None:
             active = (slope != 0).to(z.dtype)
             return z * (active if z.dim() == 2 else active.unsqueeze(-1))

@@ -34,5 +34,5 @@ class MaskedActivationPerturbation:
         return site.shape[0]
 
     def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        mask = (site.upstream.slope != 0).to(z.dtype)
+        mask = (site.linear_upstream.slope != 0).to(z.dtype)
         return z * (mask if z.dim() == 2 else mask.unsqueeze(-1))

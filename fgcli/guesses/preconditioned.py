@@ -34,5 +34,5 @@ class Preconditioned:
     def map(self, site: Site, prepared: MaskedBasis | None, z: Tensor) -> Tensor:
         if prepared is None:
             return z.clone()
-        slope = site.upstream.slope
+        slope = site.linear_upstream.slope
         return prepared.in_chunks(lambda slope, z: prepared.combine(slope, whiten(prepared.gram(slope), z)), slope, z)

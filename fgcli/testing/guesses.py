@@ -31,7 +31,7 @@ def check_guess_method(
     """
     __tracebackhide__ = True
     needs = _check_declaration(make())
-    for case in cases(any_network=needs == "nothing"):
+    for case in cases(any_network=needs != "matrix"):
         _check_finite(make, case)
     case = Case("a network", model := chain(), batch_for(model))
     _check_side_effects(make, case)

@@ -33,7 +33,7 @@ def slope(segment: object, s: Tensor) -> Tensor:
 
 def test_functional_activations_and_their_chains() -> None:
     model = Functional()
-    segments = find_segments(model)
+    segments = find_segments(model, dict.fromkeys("abcd", (4,)))
     s = torch.tensor([[-1.0, 0.0, 0.5, 2.0]], dtype=torch.float64)
     torch.testing.assert_close(slope(segments["a"], s), torch.tensor([[0.3, 0.3, 1.0, 1.0]], dtype=torch.float64))
     torch.testing.assert_close(slope(segments["b"], s), torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64))
@@ -49,7 +49,7 @@ def test_fast_relu_slope_equals_the_general_one_and_leaves_s_alone(inplace: bool
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(inplace), nn.Linear(5, 2))
     s = torch.tensor([[-2.0, -0.0, 0.0, 1e-30, 3.0]], dtype=torch.float64)
     kept = s.clone()
-    segment = find_segments(model)["0"]
+    segment = find_segments(model, {"0": (5,), "2": (2,)})["0"]
     assert isinstance(segment, Segment)
     fast = slope(segment, s)
     general = slope(Segment((*segment.activations, Activation(nn.Identity())), segment.next_layer), s)
@@ -61,7 +61,7 @@ def test_upstream_operator_equals_its_dense_matrix() -> None:
     model = chain(4, 6, 3)
     s = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weight = dict(model.named_parameters())["2.weight"].detach()
-    upstream = LinearUpstream(weight, slope(find_segments(model)["0"], s))
+    upstream = LinearUpstream(weight, slope(find_segments(model, {"0": (6,), "2": (3,)})["0"], s))
     dense = torch.stack([weight @ torch.diag((row > 0).double()) for row in s])
     assert torch.equal(upstream.dense(), dense)
     v, u = torch.randn(5, 6, 2, dtype=torch.float64), torch.randn(5, 3, 2, dtype=torch.float64)

@@ -13,7 +13,8 @@ from fgcli.gradient.estimator import Batch
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import Isotropic, Needs
 from fgcli.gradient.randomness import Streams
-from fgcli.gradient.sites import Site, weight_gradients
+from fgcli.gradient.sites import Site, is_site, weight_gradients
+from fgcli.guesses.perturbation import MaskedActivationPerturbation
 from fgcli.guesses.transpose import Transpose
 from fgcli.guesses.weight_perturbation import WeightPerturbation
 
@@ -96,17 +97,20 @@ def test_weight_gradients_are_the_naive_formula(network: str) -> None:
         nn.Conv2d(2, 4, 4, padding="same"),
         nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular", groups=2, bias=False),
         nn.Linear(6, 4),
+        nn.Conv1d(12, 4, 3, stride=2, padding=1, dilation=2),
+        nn.Conv1d(12, 4, 3, padding="same", padding_mode="reflect", groups=2),
     ],
-    ids=["plain", "uneven", "same", "same-even", "circular-groups", "linear-on-tokens"],
+    ids=["plain", "uneven", "same", "same-even", "circular-groups", "linear-on-tokens", "1d", "1d-reflect"],
 )
 def test_gradients_of_a_layer_equal_autograd(layer: nn.Module) -> None:
     """With the true gradient in place of a guess, Eq. 3 is the chain rule itself."""
     layer = layer.double()
     x = torch.randn(3, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.flatten(1, 2) if isinstance(layer, nn.Conv1d) else x
     s = layer(x)
     g = torch.randn(s.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     expected = torch.autograd.grad(s, list(layer.parameters()), g)
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    assert is_site(layer)
     found = weight_gradients(Site("layer", layer, tuple(s.shape[1:])), x, g)
     for (name, _), value in zip(layer.named_parameters(), expected, strict=True):
         torch.testing.assert_close(found[f"layer.{name}"], value)
@@ -326,7 +330,7 @@ class Uses(nn.Module):
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        ("weight beside its layer", "a parameter of a Linear or Conv2d layer is also used outside that layer"),
+        ("weight beside its layer", "a parameter of a Linear, Conv1d or Conv2d layer is also used outside that layer"),
         ("input changed in place", "site 'b' has an input that the model changes in place afterwards"),
         ("keyword", "site 'b' is called with its input by keyword"),
     ],
@@ -373,14 +377,14 @@ class Deciding(Branching):
         (Deciding(), r"site 'first' \(Linear\) is in a model that torch.fx cannot follow \(TraceError"),
         (
             nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
-            r"site '0' \(Linear\) is followed by '1' \(LayerNorm\).*use activation-perturbation",
+            r"site '0' \(Linear\) is followed by '1' \(LayerNorm\).*or activation-perturbation",
         ),
         (nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Linear(4, 4), nn.Linear(4, 2)), r"site '1' .* shape \[1, 4\]"),
     ],
 )
-def test_refused_by_guesses_that_need_the_upstream_jacobian(model: nn.Module, message: str) -> None:
+def test_refused_by_guesses_that_need_the_upstream_jacobian_as_a_matrix(model: nn.Module, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
-        ForwardGradient(Transpose(None)).bind(model, torch.zeros(2, 4))  # type: ignore[arg-type]
+        ForwardGradient(MaskedActivationPerturbation(GuessOptions())).bind(model, torch.zeros(2, 4))
 
 
 class InPlace(nn.Module):

@@ -52,6 +52,8 @@ def test_a_sampled_method_passes_with_the_covariance_it_claims() -> None:
 class Wt(Transpose):
     """Sound, as a base of what is broken."""
 
+    needs: ClassVar[Any] = "matrix"
+
     def __init__(self) -> None:
         pass
 
@@ -85,7 +87,7 @@ class WrongNoise(Wt):
 
 class NoColumns(Wt):
     def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        return (z @ site.next_weight) * site.upstream.slope
+        return (z @ site.next_weight) * site.linear_upstream.slope
 
 
 class Raises(Wt):
@@ -101,7 +103,7 @@ class LooksAtSamplesTooEarly(Wt):
 class NanUnderZeroMask(Wt):
     def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
         y = super().map(site, prepared, z)
-        slope = site.upstream.slope
+        slope = site.linear_upstream.slope
         return y / slope.norm(dim=1).view(-1, *[1] * (y.dim() - 1)) if z.dim() == 2 else y
 
 
@@ -196,7 +198,7 @@ class RecordsAGraph(Wt):
         with torch.enable_grad():
             assert site.next_layer is not None
             columns = site.next_layer.weight.T @ (z.unsqueeze(-1) if z.dim() == 2 else z)
-            y = columns * site.upstream.slope.unsqueeze(-1)
+            y = columns * site.linear_upstream.slope.unsqueeze(-1)
         return y.squeeze(-1) if z.dim() == 2 else y
 
 

@@ -117,7 +117,7 @@ class Masked(ActivationPerturbation):
 
     def map(self, site, prepared, z):
         y = super().map(site, prepared, z)
-        spoilt = y.masked_fill(site.upstream.slope == 0, torch.nan)
+        spoilt = y.masked_fill(site.linear_upstream.slope == 0, torch.nan)
         return spoilt if (site.step, site.name) == (STEP, SITE) else y
 
 

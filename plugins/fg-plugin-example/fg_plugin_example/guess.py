@@ -21,8 +21,8 @@ class Example:
         return None
 
     def noise_dim(self, site: Site, prepared: None) -> int:
-        return site.shape[0] + site.upstream.output_dim
+        return site.dim + site.upstream.output_dim
 
     def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        white, above = z.split([site.shape[0], site.upstream.output_dim], dim=1)
+        white, above = z.split([site.dim, site.upstream.output_dim], dim=1)
         return self.share**0.5 * white + (1 - self.share) ** 0.5 * site.upstream.apply_transpose(above)

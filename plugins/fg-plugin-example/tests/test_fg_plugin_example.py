@@ -14,7 +14,7 @@ from fgcli.testing import check_guess_method
 
 def covariance(site: Site, share: float) -> Tensor:
     w = site.upstream.dense()
-    return share * torch.eye(site.shape[0], dtype=w.dtype) + (1 - share) * w.mT @ w
+    return share * torch.eye(site.dim, dtype=w.dtype) + (1 - share) * w.mT @ w
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 1])

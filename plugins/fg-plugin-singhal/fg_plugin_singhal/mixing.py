@@ -35,10 +35,10 @@ class ActivationMixing:
 
     def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
         x = _activations(site)
-        mask = (site.upstream.slope != 0).to(z.dtype) / len(x) ** 0.5
+        mask = (site.linear_upstream.slope != 0).to(z.dtype) / len(x) ** 0.5
         return (z @ x) * mask if z.dim() == 2 else (x.T @ z) * mask.unsqueeze(-1)
 
 
 def _activations(site: Site) -> Tensor:
     assert site.output is not None  # it is there while the engine asks for a guess
-    return site.output * site.upstream.slope
+    return site.output * site.linear_upstream.slope

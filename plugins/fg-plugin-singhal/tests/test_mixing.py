@@ -15,7 +15,7 @@ def make() -> ActivationMixing:
 
 def covariance(site: Site) -> Tensor:
     assert site.output is not None
-    slope = site.upstream.slope
+    slope = site.linear_upstream.slope
     x = site.output * slope
     mask = (slope != 0).to(x.dtype)
     return mask.unsqueeze(2) * (x.T @ x / len(x)) * mask.unsqueeze(1)
