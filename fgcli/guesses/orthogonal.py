@@ -124,7 +124,7 @@ class OrthogonalBottom:
         return _capped(self.k, site)
 
     def map(self, site: Site, prepared: MaskedBasis, z: Tensor) -> Tensor:
-        upstream, k = site.upstream, z.shape[1]
+        upstream, k = site.linear_upstream, z.shape[1]
         inactive = upstream.slope == 0
         zeros = min(site.next_weight.shape) - (~inactive).sum(1)  # at least so many singular values are 0
         easy = zeros >= k
