@@ -32,6 +32,14 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def exception_text(error: BaseException) -> str:
+    """`TypeError: what it says`, also of an exception that fails to say anything."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}, which has no text of its own"
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> UsageError:
     """The error for a name that does not exist: the nearest spelling and the known ones.
 

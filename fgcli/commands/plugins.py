@@ -22,6 +22,7 @@ def plugins(
         "plugins": [_describe(registry, origin) for origin in registry.origins],
         "broken": [_describe_broken(broken) for broken in registry.broken],
         "left_out": [_names(origin) for origin in registry.left_out],
+        "missing": list(registry.missing),
     }
     if json:
         print(json_text.dumps(listing))
@@ -68,9 +69,10 @@ def _show(listing: dict[str, Any], complaints: list[str], verbose: bool) -> None
                 say(f"    {added['name']}  {added['target']}", "dim")
         if plugin["imports_torch"]:
             say("  slow: it imports torch when it is loaded; move that into what its targets name", "yellow")
-    for broken, complaint in zip(listing["broken"], complaints, strict=True):
+    for complaint in complaints:
         say(f"broken: {complaint}", "red")
-        if verbose:
-            say(broken["traceback"])
+    for broken in listing["broken"] if verbose else ():
+        say(f"{broken['distribution']} {broken['version']}:", "red")
+        say(broken["traceback"])
     for origin in listing["left_out"]:
         say(f"left out by {ALLOWED}: {origin['distribution']} {origin['version']}", "dim")

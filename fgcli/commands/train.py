@@ -1,6 +1,8 @@
 """`fg train`: one run, from flags and a recipe to a run directory."""
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -204,7 +206,9 @@ def _train(make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool
     from fgcli.training.sinks import SinkReporter
 
     result: dict[str, Any] | None = None
-    with WarningsOnly() if quiet else Display(to_stderr=json) as display:
+    # What a plugin prints goes to standard error where standard output is for JSON alone.
+    printed = redirect_stdout(sys.stderr) if json else nullcontext()
+    with printed, WarningsOnly() if quiet else Display(to_stderr=json) as display:
         training = make(display)
         training.reporter = reporter = SinkReporter(display, sinks)
         try:

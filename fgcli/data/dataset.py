@@ -31,8 +31,8 @@ class Dataset:
 
 def check(dataset: Dataset) -> None:
     """Raise UsageError, naming data set, split and first offending index, unless a run can train on it."""
-    if dataset.classes < 1:
-        raise UsageError(f"dataset {dataset.name!r}: classes is {dataset.classes}; it must be at least 1")
+    if not isinstance(dataset.classes, int) or dataset.classes < 1:
+        raise UsageError(f"dataset {dataset.name!r}: classes is {dataset.classes!r}; it must be a number, at least 1")
     _Split(dataset, "train", dataset.train_inputs, dataset.train_targets).check()
     _Split(dataset, "test", dataset.test_inputs, dataset.test_targets).check()
     train, test = tuple(dataset.train_inputs.shape[1:]), tuple(dataset.test_inputs.shape[1:])
@@ -59,6 +59,9 @@ class _Split:
         raise UsageError(f"dataset {self.dataset.name!r}, {self.name} split: {what}")
 
     def _check_sizes(self) -> None:
+        for what, given in (("inputs", self.inputs), ("targets", self.targets)):
+            if not isinstance(given, Tensor):
+                self._refuse(f"{what} are a {type(given).__name__}; they must be a tensor")
         if self.inputs.dim() < 2:
             self._refuse(f"inputs have shape {list(self.inputs.shape)}; they must be [n, ...features]")
         if self.targets.dim() != 1:

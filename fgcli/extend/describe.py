@@ -36,7 +36,7 @@ def describe_options(schema: type[Options]) -> list[dict[str, Any]]:
             "name": name,
             "type": type_text(field.annotation, field.metadata),
             "required": field.is_required(),
-            "default": None if field.is_required() else _jsonable(field.get_default(call_default_factory=True)),
+            "default": None if field.is_required() else _jsonable(field.default),
             "description": field.description,
         }
         for name, field in schema.model_fields.items()

@@ -6,7 +6,7 @@ from functools import reduce
 from importlib import import_module
 from typing import Any, Literal
 
-from fgcli.errors import UsageError
+from fgcli.errors import UsageError, exception_text
 from fgcli.extend.options import Options
 
 Rank = Literal["rank"]
@@ -29,11 +29,11 @@ class Entry:
     options: type[Options] = field(default=Options)
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
             raise ValueError(f"name is {self.name!r}; it must be letters, digits, '.', '_' and '-'")
-        if not _TARGET.fullmatch(self.target):
+        if not (isinstance(self.target, str) and _TARGET.fullmatch(self.target)):
             raise ValueError(f"target of {self.name} is {self.target!r}; it must be 'module:attribute'")
-        if not self.summary or not self.summary.isprintable():
+        if not (isinstance(self.summary, str) and self.summary and self.summary.isprintable()):
             raise ValueError(f"summary of {self.name} is {self.summary!r}; it must be one line of text")
         if not (isinstance(self.options, type) and issubclass(self.options, Options)):
             raise TypeError(f"options of {self.name} is {self.options!r}; it must be a subclass of Options")
@@ -43,6 +43,6 @@ class Entry:
         module, _, attribute = self.target.partition(":")
         try:
             return reduce(getattr, attribute.split("."), import_module(module))
-        except Exception as cause:
-            message = f"{self.name} cannot be loaded from {self.target}: {type(cause).__name__}: {cause}"
+        except (Exception, SystemExit) as cause:
+            message = f"{self.name} cannot be loaded from {self.target}: {exception_text(cause)}"
             raise UsageError(message) from cause

@@ -18,7 +18,7 @@ class Options(BaseModel):
     """Base of every option schema: frozen, unknown keys refused, no NaN or infinity, each field described.
 
     Put bounds on the type that they belong to: `k: Annotated[int, Field(ge=1)] | Literal["rank"]`.
-    A subclass whose field lacks a description, or has an alias, is a TypeError when it is defined.
+    A subclass whose field lacks a description, or has an alias or a default_factory, is a TypeError when it is defined.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -31,6 +31,8 @@ class Options(BaseModel):
                 raise TypeError(f"{cls.__name__}.{name} has no description; give it Field(description=...)")
             if field.alias or field.validation_alias:
                 raise TypeError(f"{cls.__name__}.{name} has an alias; an option has one name only")
+            if field.default_factory is not None:  # listings, which show defaults, call no code of a plugin
+                raise TypeError(f"{cls.__name__}.{name} has a default_factory; give it a plain default")
 
     @model_validator(mode="wrap")
     @classmethod

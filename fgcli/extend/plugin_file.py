@@ -6,7 +6,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from fgcli.errors import UsageError
+from fgcli.errors import UsageError, exception_text
 from fgcli.extend.plugins import Origin, Plugins
 
 
@@ -26,8 +26,10 @@ def add_file(plugins: Plugins, path: Path) -> Origin:
         plugins.register(_imported(path.resolve()), origin)
     except UsageError:
         raise
-    except (Exception, SystemExit) as cause:
-        raise UsageError(f"--plugin {path} cannot be used: {type(cause).__name__}: {cause}") from cause
+    except KeyboardInterrupt:
+        raise
+    except BaseException as cause:
+        raise UsageError(f"--plugin {path} cannot be used: {exception_text(cause)}") from cause
     return origin
 
 

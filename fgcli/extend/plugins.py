@@ -19,7 +19,7 @@ from typing import NamedTuple
 from pluggy import PluginManager
 
 from fgcli import __version__
-from fgcli.errors import one_line
+from fgcli.errors import exception_text, one_line
 from fgcli.extend import hookspecs
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import CONTRACT
@@ -75,6 +75,8 @@ class Plugins:
     def __init__(self) -> None:
         self.broken: list[Broken] = []
         self.left_out: list[Origin] = []
+        self.missing: list[str] = []
+        """Distributions that FG_PLUGINS names and that are not installed."""
         self.heavy: list[Origin] = []
         """Those that import torch when they are loaded, and so slow down every command."""
         self._manager = PluginManager(hookspecs.PROJECT)
@@ -107,11 +109,8 @@ class Plugins:
         """Load and register one entry point; whatever goes wrong is kept in `broken`."""
         origin = _origin(point)
         was_loaded = "torch" in sys.modules
-        try:
-            with _silenced():
-                self.register(point.load(), origin)
-        except (Exception, SystemExit) as cause:
-            self._set_aside(origin, cause)
+        with self.setting_aside(origin), _silenced():
+            self.register(_loaded(point), origin)
         if not was_loaded and "torch" in sys.modules:
             self.heavy.append(origin)
 
@@ -119,18 +118,27 @@ class Plugins:
         """What the plugins return from `hooks`; a plugin that fails in one of them is set aside whole."""
         hooks, found = list(hooks), []
         taken: set[tuple[str, str, str]] = set()
-        for plugin, origin in list(self._good):
-            try:
+        good: list[tuple[object, Origin]] = []
+        for plugin, origin in self._good:
+            with self.setting_aside(origin):
                 with _silenced():
                     own = [Registered(hook, origin, entry) for hook in hooks for entry in self._call(hook, plugin)]
                 _refuse_taken_names(own, taken)
-            except (Exception, SystemExit) as cause:
-                self._good.remove((plugin, origin))
-                self._manager.unregister(plugin)
-                self._set_aside(origin, cause)
-            else:
                 found += own
+                good.append((plugin, origin))
+        self._good = good
         return found
+
+    @contextmanager
+    def setting_aside(self, origin: Origin) -> Iterator[None]:
+        """Whatever a plugin's code raises within, an exit too, is kept in `broken`; an interrupt is the user's."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise
+        except BaseException as cause:
+            trace = "".join(traceback.format_exception(cause))
+            self.broken.append(Broken(origin, one_line(exception_text(cause)), trace))
 
     def _call(self, hook: str, plugin: object) -> Iterator[Entry]:
         # Not through the hook's own call: there, one plugin that raises takes the others with it.
@@ -156,13 +164,9 @@ class Plugins:
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise LookupError(f"there is no hook {caller.name}{hint}")
 
-    def _set_aside(self, origin: Origin, cause: BaseException) -> None:
-        trace = "".join(traceback.format_exception(cause))
-        self.broken.append(Broken(origin, one_line(f"{type(cause).__name__}: {cause}"), trace))
 
-
-def load_plugins(found: Iterable[EntryPoint] | None = None) -> Plugins:
-    """The built-ins and the installed plugins, or those of `found` in place of the installed ones.
+def load_plugins() -> Plugins:
+    """The built-ins and the installed plugins.
 
     Where the environment variable FG_PLUGINS is set, only the distributions that it names, with commas between; where
     it is empty, none.
@@ -170,17 +174,22 @@ def load_plugins(found: Iterable[EntryPoint] | None = None) -> Plugins:
     plugins = Plugins()
     plugins.register(import_module(BUILT_IN), Origin(BUILT_IN_DISTRIBUTION, __version__, BUILT_IN))
     allowed = _allowed(os.environ.get(ALLOWED))
-    seen: set[str] = set()
-    for point in entry_points(group=GROUP) if found is None else found:
+    points = sorted(entry_points(group=GROUP), key=lambda point: (_origin(point).distribution, point.name))
+    for point in points:
         origin = _origin(point)
-        seen.add(normalized(origin.distribution))
         if allowed is None or normalized(origin.distribution) in allowed:
             plugins.add(point)
         else:
             plugins.left_out.append(origin)
-    for name in sorted((allowed or set()) - seen - {BUILT_IN_DISTRIBUTION}):
-        plugins.broken.append(Broken(Origin(name, "?"), f"{ALLOWED} names it, but it is not installed"))
+    known = {normalized(_origin(point).distribution) for point in points} | {BUILT_IN_DISTRIBUTION}
+    plugins.missing += sorted((allowed or set()) - known)
     return plugins
+
+
+def _loaded(point: EntryPoint) -> object:
+    if not point.pattern.match(point.value):
+        raise ValueError(f"its entry point {point.name} is {point.value!r}; it must be the name of a module")
+    return point.load()
 
 
 def normalized(distribution: str) -> str:
@@ -194,7 +203,7 @@ def _allowed(text: str | None) -> set[str] | None:
 
 def _refuse_other_contract(plugin: object) -> None:
     made_for = getattr(plugin, "FG_CONTRACT", 1)
-    if made_for != CONTRACT:
+    if type(made_for) is not int or made_for != CONTRACT:
         raise LookupError(f"it is made for contract {made_for!r} of fg's plugins, and this fg has contract {CONTRACT}")
 
 
@@ -219,6 +228,7 @@ def _silenced() -> Iterator[None]:
 
 
 def _origin(point: EntryPoint) -> Origin:
-    if point.dist is None:
-        return Origin(point.value, "unpackaged", point.module)
-    return Origin(str(point.dist.name), str(point.dist.version), point.module)
+    assert point.dist is not None  # it is of a distribution
+    matched = point.pattern.match(point.value)
+    module = matched["module"] if matched else ""
+    return Origin(point.dist.name or module, point.dist.version or "of unknown version", module)

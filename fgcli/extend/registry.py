@@ -36,6 +36,7 @@ class Registry:
         registered = plugins.collect(HOOKS.values())
         self.broken: tuple[Broken, ...] = tuple(plugins.broken)
         self.left_out: tuple[Origin, ...] = tuple(plugins.left_out)
+        self.missing: tuple[str, ...] = tuple(plugins.missing)
         self.heavy: tuple[Origin, ...] = tuple(plugins.heavy)
         self.origins: tuple[Origin, ...] = tuple(plugins.origins)
         self._found: dict[Kind, list[Registered]] = {
@@ -87,10 +88,12 @@ class Registry:
         return kind, one.entry
 
     def complaints(self) -> list[str]:
-        """One line for each plugin that was set aside: which distribution, why, and how to disable it."""
+        """One line for each plugin that was set aside or is missing: which distribution, why, and the mend."""
         others = dict.fromkeys(one.distribution for one in self.origins if not one.is_called(BUILT_IN_DISTRIBUTION))
         mend = f"to disable it, uninstall it or set {ALLOWED}={','.join(others)}"
-        return [f"plugin {one.origin} is set aside: {one.cause}; {mend}" for one in self.broken]
+        broken = [f"plugin {one.origin} is set aside: {one.cause}; {mend}" for one in self.broken]
+        absent = "which is not installed: install it, or leave it out"
+        return broken + [f"{ALLOWED} names {name}, {absent}" for name in self.missing]
 
     def _unknown(self, kind: Kind | Literal["method"], name: str, distribution: str, where: str) -> UsageError:
         """The name may be one that a plugin not in use would have registered: say why those are missing."""
@@ -102,6 +105,7 @@ class Registry:
             error = unknown(kind, name, names, where=where)
         reasons = [f"set aside as broken: {'; '.join(map(str, self.broken))}"] if self.broken else []
         reasons += [f"left out by {ALLOWED}: {', '.join(map(str, self.left_out))}"] if self.left_out else []
+        reasons += [f"named by {ALLOWED}, but not installed: {', '.join(self.missing)}"] if self.missing else []
         return UsageError("; ".join([str(error), *reasons])) if reasons else error
 
 

@@ -14,8 +14,13 @@ Guess = LinearGuess | SampledGuess
 
 
 def prepare(guess: Guess, site: Site) -> Any:
-    """What `guess.prepare` gives. GuessFault where it raises."""
-    return _call(site, "prepare", guess.prepare, site)
+    """What `guess.prepare` gives. GuessFault where it raises, or keeps in `site.memory` what no checkpoint holds."""
+    prepared = _call(site, "prepare", guess.prepare, site)
+    for key, value in site.memory.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            kept = f"{key!r}, a {type(value).__name__}"
+            raise GuessFault(site.name, f"prepare left {kept}, in site.memory; it must hold tensors, by name")
+    return prepared
 
 
 def noise_dim(guess: LinearGuess, site: Site, prepared: Any) -> int:
@@ -46,7 +51,7 @@ def sampled(guess: SampledGuess, site: Site, prepared: Any, s: Tensor, generator
 def _call(site: Site, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return function(*arguments)
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:
         raise GuessFault(site.name, f"{name} raised {type(cause).__name__}: {cause}") from cause
 
 
@@ -57,6 +62,7 @@ def _checked(site: Site, name: str, y: Any, shape: tuple[int, ...], like: Tensor
         ("shape", tuple(y.shape), shape),
         ("dtype", y.dtype, like.dtype),
         ("device", y.device, like.device),
+        ("layout", y.layout, like.layout),
     ):
         if found != expected:
             given, wanted = (list(v) if isinstance(v, tuple) else v for v in (found, expected))

@@ -8,7 +8,7 @@ Each site adds its guess y_{i,b} to the tangent of s_{i,b}; the tangent of the l
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -20,7 +20,7 @@ from fgcli.gradient.checked import Guess
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
-from fgcli.gradient.guess import Isotropic, LinearGuess, SampledGuess
+from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, SampledGuess
 from fgcli.gradient.probe import output_shapes, refuse_disagreement, refuse_missing_formulas, refuse_other_uses
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.segment import GraphSegment, Lookahead
@@ -94,9 +94,11 @@ class ForwardGradient:
     """
 
     def __init__(self, method: Guess, uncovered: Literal["perturb", "freeze"] = "perturb") -> None:
-        if not isinstance(method, LinearGuess | SampledGuess):
+        if isinstance(method, LinearGuess) == isinstance(method, SampledGuess):
             parts = "needs, prepare and either noise_dim and map, or sample"
             raise TypeError(f"{type(method).__name__} is no guess method: it must have {parts}")
+        if method.needs not in get_args(Needs):
+            raise TypeError(f"{type(method).__name__}.needs is {method.needs!r}; it must be one of {get_args(Needs)}")
         self.method = method
         self.uncovered = uncovered
         self._driven: dict[str, _Driven] = {}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fgcli.data.dataset import Dataset, check
 from fgcli.devices import resolve_device
 from fgcli.diagnostics.subject import Subject
-from fgcli.errors import FgError, UsageError
+from fgcli.errors import FgError, UsageError, exception_text
 from fgcli.extend.registry import HOOKS, Registry
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator
@@ -78,6 +78,7 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
     init = streams.generator("init")
     with streams.for_layers("init-layers", 0, init.device):  # where a model leaves weights to torch's own start
         model = parts.make("model", nn.Module, dataset.input_shape, dataset.classes, init).to(device)
+    _check_outputs(parts, model, dataset)
     estimator = _estimator(parts)
     example = dataset.train_inputs[: recipe.batch_size]
     coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example))
@@ -132,16 +133,31 @@ class _Parts:
             return call()
         except FgError:
             raise
-        except Exception as cause:
-            fault = f"{type(cause).__name__}: {cause}"
+        except (Exception, SystemExit) as cause:
+            fault = exception_text(cause)
             raise UsageError(f"{self.called(section)} failed: {fault} (`fg --debug ...` shows where)") from cause
 
 
 def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor) -> Coverage:
     try:
-        return estimator.bind(model, example)
+        coverage = estimator.bind(model, example)
     except ModelRefused as refusal:
         raise UsageError(f"method {recipe.method} cannot train model {recipe.model}: {refusal}") from refusal
+    if not isinstance(coverage, Coverage):
+        raise TypeError(f"bind returned {type(coverage).__name__}; it must return a Coverage")
+    return coverage
+
+
+def _check_outputs(parts: _Parts, model: nn.Module, dataset: Dataset) -> None:
+    """UsageError that names the model, and no method, where it does not give one logit a class."""
+    inputs = dataset.train_inputs[:2]
+    with torch.no_grad():
+        outputs = parts.guarded("model", lambda: model.eval()(inputs))
+    model.train()
+    if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), dataset.classes):
+        found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        wanted = f"it must give [{len(inputs)}, {dataset.classes}], a number for each of the classes"
+        raise UsageError(f"{parts.called('model')} gave {found} for {len(inputs)} samples; {wanted}")
 
 
 def _dataset(parts: _Parts, device: torch.device) -> Dataset:

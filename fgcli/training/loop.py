@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fgcli.devices import peak_memory_bytes, synchronize
-from fgcli.errors import FgError, RunError
+from fgcli.errors import FgError, RunError, exception_text
 from fgcli.gradient.errors import GuessFault
 from fgcli.gradient.estimator import Batch, Estimate, FindsFaults
 from fgcli.training.assembly import Assembly, cross_entropy
@@ -125,19 +125,26 @@ class Training:
         checked = _now(device)
         for name, parameter in self.parameters.items():
             parameter.grad = estimate.gradients.get(name)
-        assembly.optimizer.step()
+        with self._blaming(f"optimizer {assembly.recipe.optimizer}"):
+            assembly.optimizer.step()
         self.times.add(1e3 * (_now(device) - checked + estimated - start))
         return estimate.losses.mean().item()
 
     def _estimate(self, batch: Batch) -> Estimate:
         assembly = self.assembly
-        try:
+        with self._blaming(assembly.method):
             return assembly.estimator.estimate(assembly.model, cross_entropy, batch, assembly.streams.at(self.step))
+
+    @contextmanager
+    def _blaming(self, what: str) -> Iterator[None]:
+        """Stop the run where a plugin's code raises: `what` says whose it is."""
+        try:
+            yield
         except FgError:
             raise
-        except Exception as cause:
-            fault = str(cause) if isinstance(cause, GuessFault) else f"{type(cause).__name__}: {cause}"
-            self._stop(f"{assembly.method} failed in step {self.step + 1}: {fault}", cause)
+        except (Exception, SystemExit) as cause:
+            fault = str(cause) if isinstance(cause, GuessFault) else exception_text(cause)
+            self._stop(f"{what} failed in step {self.step + 1}: {fault}", cause)
 
     def _check(self, estimate: Estimate, batch: Batch) -> None:
         """Stop before the update on what an optimiser cannot use: of another shape, or not finite."""
@@ -160,7 +167,7 @@ class Training:
         except Exception:  # the fault itself is told all the same
             return None
 
-    def _stop(self, what: str, cause: Exception | None = None) -> NoReturn:
+    def _stop(self, what: str, cause: BaseException | None = None) -> NoReturn:
         saved = self.store.steps()
         last = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
         mend = "`fg --debug ...` shows where" if cause else "a smaller --lr may help"

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
+from fgcli.errors import exception_text
 from fgcli.training.reporter import Plan, Reporter
 
 PATIENCE = 10.0  # seconds that a run waits at its end for a sink to have written all
@@ -63,8 +64,8 @@ class GuardedSink:
             while (item := self._calls.get()) is not None:
                 doing, argument = item
                 getattr(sink, doing)(argument)
-        except (Exception, SystemExit) as error:
-            self.fault = f"{doing} raised {type(error).__name__}: {error}"
+        except BaseException as error:  # an interrupt of the user's reaches the main thread alone
+            self.fault = f"{doing} raised {exception_text(error)}"
 
 
 class SinkReporter:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgcli.errors import RunError
+from fgcli.errors import RunError, exception_text
+from fgcli.extend.explain import shown
 from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint
 from fgcli.training.step_times import StepTimes
@@ -15,9 +16,12 @@ _WARM, _COLD = "training.step_ms", "training.warm_up_step_ms"
 
 
 def capture(assembly: Assembly, step: int, wall_s: float, times: StepTimes) -> Checkpoint:
-    """All of a training after `step` updates. RunError for optimiser state that is neither tensor nor JSON."""
+    """All of a training after `step` updates.
+
+    RunError for state of the optimiser that is neither tensor nor JSON, and of the estimator that is no tensor.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in _model_tensors(assembly.model)}
-    tensors |= {f"estimator.{name}": tensor for name, tensor in assembly.estimator.state().items()}
+    tensors |= {f"estimator.{name}": tensor for name, tensor in _estimator_state(assembly).items()}
     if assembly.subspace is not None:
         tensors |= {f"subspace.{name}": tensor for name, tensor in assembly.subspace.state().items()}
     tensors[_WARM] = torch.tensor(times.warm, dtype=torch.float64)
@@ -48,6 +52,18 @@ def restore(assembly: Assembly, checkpoint: Checkpoint) -> tuple[float, StepTime
         assembly.subspace.load_state(_with_prefix("subspace.", tensors), checkpoint.step)
     times = StepTimes(tensors[_WARM].tolist(), tensors[_COLD].tolist())
     return checkpoint.data["wall_s"], times
+
+
+def _estimator_state(assembly: Assembly) -> dict[str, Tensor]:
+    try:
+        state = assembly.estimator.state()
+    except (Exception, SystemExit) as cause:
+        fault = exception_text(cause)
+        raise RunError(f"cannot write a checkpoint: state of {assembly.method} raised {fault}") from cause
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        given = f"state of {assembly.method} gave {shown(state)}"
+        raise RunError(f"cannot write a checkpoint: {given}; it must give a mapping of names to tensors")
+    return state
 
 
 def _model_tensors(model: torch.nn.Module) -> Iterable[tuple[str, Tensor]]:

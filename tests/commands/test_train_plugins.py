@@ -45,6 +45,7 @@ SOURCE = """
             self.file = plan.run_dir / "log.json"
 
         def row(self, row):
+            print("a row")
             if self.options.fail:
                 raise OSError("no space")
             self.rows.append(row)

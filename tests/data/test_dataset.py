@@ -78,6 +78,9 @@ def test_lengths_that_differ_are_refused():
         ({"train_targets": torch.zeros(6, 1, dtype=torch.int64)}, r"targets have shape \[6, 1\]"),
         ({"test_inputs": torch.zeros(3, 6)}, r"train input has shape \[2, 3\], a test input \[6\]"),
         ({"classes": 0}, "classes is 0"),
+        ({"classes": "ten"}, "classes is 'ten'; it must be a number"),
+        ({"train_inputs": [[1.0]] * 6}, "inputs are a list; they must be a tensor"),
+        ({"test_targets": None}, "targets are a NoneType; they must be a tensor"),
     ],
 )
 def test_shapes_that_cannot_be_trained_on_are_refused(change, message):

@@ -22,7 +22,6 @@ class Sample(Options):
     flag: bool = Field(default=False, description="Flag.")
     needed: int = Field(description="Needed.")
     solver: Literal["svd", "ritz"] = Field(default="svd", description="Solver.")
-    made: list[str] = Field(default_factory=lambda: ["x"], description="Made.")
 
 
 SHOWN = {

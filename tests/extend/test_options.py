@@ -67,5 +67,12 @@ def test_a_field_has_one_name() -> None:
             x: int = Field(default=1, alias="y", description="X.")
 
 
+def test_a_default_is_a_plain_value() -> None:
+    with pytest.raises(TypeError, match=r"Bad\.x has a default_factory; give it a plain default"):
+
+        class Bad(Options):
+            x: int = Field(default_factory=int, description="X.")
+
+
 def test_uncovered_parameters_are_perturbed_by_default() -> None:
     assert GuessOptions().uncovered == "perturb"

@@ -24,6 +24,11 @@ def _all_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 BROKEN = {
     "fails at import": ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
     "leaves at import": ("import sys; sys.exit(3)", "SystemExit: 3"),
+    "raises what is no Exception": ("class Odd(BaseException): pass\nraise Odd('no luck')", "Odd: no luck"),
+    "raises what has no text": (
+        "class Mute(Exception):\n    def __str__(self): return 1 // 0\nraise Mute",
+        "Mute, which has no text of its own",
+    ),
     "is no Python": ("def (", "SyntaxError: "),
     "misses a dependency": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     "misspells a hook": (
@@ -45,6 +50,10 @@ BROKEN = {
         HEAD + "\n    FG_CONTRACT = 7\n    @hookimpl\n    def fg_models(): return []",
         "LookupError: it is made for contract 7 of fg's plugins, and this fg has contract 1",
     ),
+    "is made for a contract that is no number": (
+        HEAD + "\n    FG_CONTRACT = True\n    @hookimpl\n    def fg_models(): return []",
+        "LookupError: it is made for contract True of fg's plugins, and this fg has contract 1",
+    ),
     "registers a name twice": (
         HEAD + "\n    @hookimpl\n    def fg_models(): return [Entry('x', 'a:b', 'S.'), Entry('x', 'c:d', 'S.')]",
         "ValueError: fg_models returned 'x', which bad-registers-a-name-twice 2.1 registers twice",
@@ -61,6 +70,10 @@ BROKEN = {
     "replaces a command of fg": (
         HEAD + "\n    @hookimpl\n    def fg_subcommands(): return [Entry('train', 'a:b', 'S.')]",
         "ValueError: fg_subcommands returned 'train', a command of fg itself; give it another name",
+    ),
+    "has a name that is no text": (
+        HEAD + "\n    @hookimpl\n    def fg_models(): return [Entry(3, 'a:b', 'S.')]",
+        "ValueError: name is 3; it must be letters",
     ),
     "has an unsafe name": (
         HEAD + "\n    @hookimpl\n    def fg_models(): return [Entry('../x', 'a:b', 'S.')]",
@@ -165,8 +178,20 @@ def test_fg_plugins_allows_those_that_it_names(
 
 def test_fg_plugins_that_names_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FG_PLUGINS", "not-there")
-    (broken,) = Registry(load_plugins()).broken
-    assert str(broken) == "not-there ?: FG_PLUGINS names it, but it is not installed"
+    registry = Registry(load_plugins())
+    assert registry.missing == ("not-there",)
+    assert registry.complaints() == ["FG_PLUGINS names not-there, which is not installed: install it, or leave it out"]
+    with pytest.raises(UsageError, match=r"unknown method 'theirs'; .*; named by FG_PLUGINS, but not installed: not-t"):
+        registry.method("theirs")
+
+
+@pytest.mark.parametrize("value", ["", "no module!! : x"])
+def test_an_entry_point_that_names_no_module(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "no-module", "")
+    (tmp_path / "no_module-1.0.dist-info" / "entry_points.txt").write_text(f"[fg]\nx = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    said = f"no-module 1.0: ValueError: its entry point x is {value!r}; it must be the name of a module"
+    assert [str(broken) for broken in load_plugins().broken] == [said]
 
 
 def test_complaints_say_which_why_and_how_to_disable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

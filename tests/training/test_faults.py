@@ -37,17 +37,19 @@ def entries(kind, names, options):
 @hookimpl
 def fg_guess_methods():
     names = ["Sound", "Shape", "Dtype", "Graph", "Number", "Raises", "Prepare", "Noise", "Nan", "Masked", "Sampled"]
-    return entries("guess", [*names, "NoMethod", "Constructor"], GuessOptions)
+    names += ["Leaves", "Memory", "Sparse"]
+    return entries("guess", [*names, "NoMethod", "Constructor", "Exits", "Needs", "Both"], GuessOptions)
 
 
 @hookimpl
 def fg_estimators():
-    return entries("estimator", ["EstimatorRaises", "Unknown", "GradientShape", "Nothing", "Bind"], Options)
+    names = ["EstimatorRaises", "Unknown", "GradientShape", "Nothing", "Bind", "Unbound", "State"]
+    return entries("estimator", names, Options)
 
 
 @hookimpl
 def fg_models():
-    return entries("model", ["NoModule", "ModelRaises"], Options)
+    return entries("model", ["NoModule", "ModelRaises", "ForwardRaises", "FewOutputs"], Options)
 
 
 @hookimpl
@@ -57,7 +59,7 @@ def fg_datasets():
 
 @hookimpl
 def fg_optimizers():
-    return entries("optimizer", ["NoOptimizer"], Options)
+    return entries("optimizer", ["NoOptimizer", "StepRaises"], Options)
 
 
 class Sound(Transpose):
@@ -105,6 +107,22 @@ class Noise(Sound):
         return "many" if (site.step, site.name) == (STEP, SITE) else super().noise_dim(site, prepared)
 
 
+class Leaves(Sound):
+    def spoil(self, y):
+        raise SystemExit(0)
+
+
+class Sparse(Sound):
+    def spoil(self, y):
+        return y.to_sparse()
+
+
+class Memory(Sound):
+    def prepare(self, site):
+        if (site.step, site.name) == (STEP, SITE):
+            site.memory["count"] = 3
+
+
 class Nan(Sound):
     def spoil(self, y):
         return y * torch.nan
@@ -147,6 +165,19 @@ class Constructor:
         raise ValueError("no luck")
 
 
+class Exits:
+    def __init__(self, options):
+        raise SystemExit(0)
+
+
+class Needs(Sound):
+    needs = "all"
+
+
+class Both(Sound):
+    sample = Sampled.sample
+
+
 class EstimatorRaises(WeightPerturbation):
     def estimate(self, model, loss, batch, rng):
         if rng.step == STEP:
@@ -177,6 +208,16 @@ class Bind(WeightPerturbation):
         raise ValueError("no luck")
 
 
+class Unbound(WeightPerturbation):
+    def bind(self, model, example):
+        return None
+
+
+class State(WeightPerturbation):
+    def state(self):
+        return {"count": 3}
+
+
 def NoModule(options, input_shape, classes, generator):
     return []
 
@@ -185,12 +226,33 @@ def ModelRaises(options, input_shape, classes, generator):
     raise ValueError("no luck")
 
 
+class Spoilt(torch.nn.Linear):
+    def forward(self, x):
+        raise ValueError("no luck")
+
+
+def ForwardRaises(options, input_shape, classes, generator):
+    return Spoilt(40, classes)
+
+
+def FewOutputs(options, input_shape, classes, generator):
+    return torch.nn.Linear(40, 4)
+
+
 def NoDataset(options):
     return None
 
 
 def NoOptimizer(options, parameters, lr):
     return None
+
+
+class StepRaises(torch.optim.SGD):
+    def __init__(self, options, parameters, lr):
+        super().__init__(parameters, lr=lr)
+
+    def step(self, closure=None):
+        raise ValueError("no luck")
 '''
 
 
@@ -210,6 +272,9 @@ IN_A_RUN = {
     "Number": r"site 'hidden2': map returned int; it must return a tensor \[32, 8\]",
     "Raises": r"site 'hidden2': map raised ValueError: no luck",
     "Prepare": r"site 'hidden2': prepare raised ValueError: no luck",
+    "Leaves": r"site 'hidden2': map raised SystemExit: 0",
+    "Sparse": r"site 'hidden2': map returned a tensor of layout torch.sparse_coo; it must be torch.strided",
+    "Memory": r"site 'hidden2': prepare left 'count', a int, in site.memory; it must hold tensors, by name",
     "Noise": r"site 'hidden2': noise_dim returned 'many'; it must return a number of 0 or more",
     "EstimatorRaises": r"ValueError: no luck",
     "Unknown": r"it gave a gradient for 'x', which is no parameter of the model",
@@ -227,6 +292,17 @@ def test_a_fault_names_method_plugin_site_and_step(registry: Registry, tmp_path:
     with pytest.raises(RunError, match=rf"^method {method} of faulty file \w+ failed in step 5: {said} \(seed 0, .*"):
         train(registry, tmp_path / "run", method=method).run()
     assert [row["step"] for row in rows(tmp_path / "run")] == [3]
+
+
+def test_an_optimizer_that_raises_is_named(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"^optimizer StepRaises failed in step 1: ValueError: no luck \(seed 0, .*"):
+        train(registry, tmp_path / "run", optimizer="StepRaises").run()
+
+
+def test_estimator_state_that_cannot_be_written_is_named(registry: Registry, tmp_path: Path) -> None:
+    said = r"^cannot write a checkpoint: state of method State of faulty file \w+ gave {'count': 3}; it must give a map"
+    with pytest.raises(RunError, match=said):
+        train(registry, tmp_path / "run", method="State").run()
 
 
 @pytest.mark.parametrize(
@@ -255,6 +331,12 @@ def test_a_loss_that_is_not_finite_blames_no_guess(registry: Registry, tmp_path:
 BEFORE_A_RUN = {
     "NoMethod": ("method", r"failed: TypeError: NoMethod is no guess method: it must have needs, prepare and either"),
     "Constructor": ("method", r"failed: ValueError: no luck"),
+    "Exits": ("method", r"failed: SystemExit: 0"),
+    "Needs": ("method", r"failed: TypeError: Needs.needs is 'all'; it must be one of \('nothing', 'operator', 'matr"),
+    "Both": ("method", r"failed: TypeError: Both is no guess method: it must have needs, prepare and either"),
+    "Unbound": ("method", r"failed: TypeError: bind returned NoneType; it must return a Coverage"),
+    "ForwardRaises": ("model", r"failed: ValueError: no luck"),
+    "FewOutputs": ("model", r"gave \[2, 4\] for 2 samples; it must give \[2, 10\], a number for each of the classes"),
     "Bind": ("method", r"failed: ValueError: no luck"),
     "NoModule": ("model", r"gave list; it must give a Module"),
     "ModelRaises": ("model", r"failed: ValueError: no luck"),
