@@ -139,8 +139,9 @@ def states_of(path: Path, epochs: Sequence[int], flags: Mapping[str, Any], regis
     source = read_recipe(directory.recipe_file)
     _refuse_missing_method(directory, source, registry)
     of_run = resolve(source, {}, registry)
-    given = resolve(source, {name: flags.get(name) for name in _OF_THE_LOOK}, registry)
-    recipe = given.model_copy(update={"threads": flags.get("threads"), "diagnostics": [], "subspace": None})
+    look = {name: value for name, value in recipe_overrides(flags).items() if name in _OF_THE_LOOK}
+    given = resolve(source, look, registry)
+    recipe = given.model_copy(update={"threads": look["threads"], "diagnostics": [], "subspace": None})
     store = CheckpointStore(directory.checkpoints, directory.recipe_file.read_text(encoding="utf-8"))
     if not store.steps():
         raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")

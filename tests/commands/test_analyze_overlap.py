@@ -105,7 +105,7 @@ def test_run_is_only_read(trained):
 
 
 def test_batch_size_of_the_look_is_free_and_epochs_are_still_the_runs(trained):
-    (one,) = found(trained, "--batch-size", 5, "--batches", 1, "--epochs", 3)["overlaps"]
+    (one,) = found(trained, "--batch-size", 5, "--threads", 1, "--batches", 1, "--epochs", 3)["overlaps"]
     assert (one["batch_size"], one["epoch"], one["step"]) == (5, 3, 9)
 
 

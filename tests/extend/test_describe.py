@@ -21,6 +21,7 @@ class Sample(Options):
     name: str | None = Field(default=None, description="Name.")
     flag: bool = Field(default=False, description="Flag.")
     needed: int = Field(description="Needed.")
+    made: list[str] = Field(default=["x"], description="Made.")
     solver: Literal["svd", "ritz"] = Field(default="svd", description="Solver.")
 
 

@@ -240,7 +240,7 @@ BROKEN = {
     KeepsWhatItGives: r"map at site '0': expected y to be the engine's alone, found y used again|to guess the same",
     PreparesAtEveryMap: r"prepare at site '0': expected 1 call in update 0, found 3 calls",
     KeepsStateToItself: r"a resumed run at site '0': expected the guess of the uninterrupted one",
-    KeepsNoTensor: r"site.memory: expected tensors only, as they are checkpointed, found {'0/count': 3",
+    KeepsNoTensor: r"site '0': prepare left 'count', a int, in site.memory; it must hold tensors, by name",
     RecordsAGraph: r"site '0': map returned a tensor that requires grad; it must record no graph: detach",
     IgnoresItsGenerator: r"randomness: expected another guess in another step, found the same at sites 0, 2, 4, 6",
     SamplesOneForAll: r"the guess at site '0' along a direction: expected a mean of 0, found .* inf standard errors",
