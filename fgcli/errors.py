@@ -32,12 +32,13 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def exception_text(error: BaseException) -> str:
-    """`TypeError: what it says`, also of an exception that fails to say anything."""
+def exception_text(error: BaseException, limit: int = 300) -> str:
+    """`TypeError: what it says`, cut at `limit` characters; also of an exception that fails to say anything."""
     try:
-        return f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {error}"
     except Exception:
-        return f"{type(error).__name__}, which has no text of its own"
+        text = f"{type(error).__name__}, which has no text of its own"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> UsageError:

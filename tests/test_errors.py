@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from fgcli.errors import FgError, RunError, UsageError, unknown
+from fgcli.errors import FgError, RunError, UsageError, exception_text, unknown
 
 
 def test_exit_codes() -> None:
@@ -41,3 +41,10 @@ def test_imports_neither_torch_nor_pydantic() -> None:
     code = "import sys, fgcli.errors; print(sorted({'torch', 'pydantic', 'yaml'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_an_exceptions_text_is_cut() -> None:
+    text = exception_text(ValueError("x" * 1000))
+    assert text.startswith("ValueError: xxx")
+    assert text.endswith("x…")
+    assert len(text) == 300

@@ -37,7 +37,7 @@ def mapped(guess: LinearGuess, site: Site, prepared: Any, z: Tensor) -> Tensor:
     A method may give the y of a site of several axes as vectors [batch, site.dim(, columns)].
     """
     y = _call(site, "map", guess.map, site, prepared, z)
-    if isinstance(y, Tensor) and y.shape == (len(z), site.dim, *z.shape[2:]):
+    if len(site.shape) > 1 and isinstance(y, Tensor) and y.shape == (len(z), site.dim, *z.shape[2:]):
         y = y.unflatten(1, site.shape)
     return _checked(site, "map", y, (len(z), *site.shape, *z.shape[2:]), z)
 
