@@ -23,6 +23,7 @@ from fgcli.guesses.options import NewtonSchulzOptions
 from fgcli.spectra.coefficients import CoefficientTable
 from fgcli.spectra.lanczos import LeadingSingular, leading_singular
 from fgcli.spectra.masked import MaskedBasis
+from fgcli.spectra.scaling import near_one
 from fgcli.spectra.step_polynomial import StepPolynomial
 from fgcli.spectra.table_file import find_table
 from fgcli.spectra.tracking import image_of, leading_left_vectors
@@ -51,7 +52,7 @@ class NewtonSchulzBatched:
         return site.upstream.output_dim
 
     def map(self, site: Site, prepared: StepPolynomial, z: Tensor) -> Tensor:
-        dense = site.upstream.dense()
+        dense = near_one(site.upstream.dense())
         wide = dense.shape[1] <= dense.shape[2]
         bound = spectral_norm_bound(dense @ dense.mT if wide else dense.mT @ dense)
         transformed = prepared.apply(dense / bound.view(-1, 1, 1))
@@ -81,13 +82,14 @@ class NewtonSchulzGram:
         self.oversampling = options.oversampling
 
     def prepare(self, site: Site) -> Tracked:
-        weight, left = site.next_weight, site.memory.get("left")
-        if left is None or site.step % self.refresh == 0:
-            left = site.memory["left"] = leading_left_vectors(weight, self.k * self.oversampling, start=left)
-            # The Ritz values are the singular values as far as they are tracked.
-            site.memory["step"] = _step(LeadingSingular(image_of(weight, left).norm(dim=0)), self.k)
-        basis = image_of(weight, left)
-        return Tracked(self.table.nearest(float(site.memory["step"])), MaskedBasis.of(basis))
+        weight, memory = site.next_weight, site.memory
+        refreshed = "left" not in memory or site.step % self.refresh == 0
+        if refreshed:
+            memory["left"] = leading_left_vectors(weight, self.k * self.oversampling, start=memory.get("left"))
+        basis = MaskedBasis.of(image_of(weight, memory["left"]))
+        if refreshed:  # the Ritz values are the singular values as far as they are tracked, up to a factor
+            memory["step"] = _step(LeadingSingular(basis.basis.norm(dim=0)), self.k)
+        return Tracked(self.table.nearest(float(memory["step"])), basis)
 
     def noise_dim(self, site: Site, prepared: Tracked) -> int:
         return prepared.basis.basis.shape[1]

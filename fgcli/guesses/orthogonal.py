@@ -11,7 +11,6 @@ span of M_b V_r, r > k; with r = rank(W) and enough power steps that is W̃⊥ i
 anything of size batch × d × d, and both guess within Im(W̃ᵀ) exactly.
 """
 
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -22,7 +21,7 @@ from fgcli.gradient.sites import Site
 from fgcli.gradient.upstream import LinearUpstream
 from fgcli.guesses.options import OrthogonalBottomOptions, OrthogonalOptions
 from fgcli.spectra.dense import right_singular_vectors
-from fgcli.spectra.masked import MaskedBasis, whiten, whiten_top
+from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.tracking import has_full_column_rank, image_of, leading_left_vectors
 
 
@@ -94,12 +93,7 @@ class OrthogonalTracked:
         if prepared is None:
             active = (slope != 0).to(z.dtype)
             return z * (active if z.dim() == 2 else active.unsqueeze(-1))
-        return prepared.in_chunks(partial(self._map, prepared), slope, z)
-
-    def _map(self, prepared: MaskedBasis, slope: Tensor, z: Tensor) -> Tensor:
-        gram, k = prepared.gram(slope), z.shape[1]
-        u = whiten(gram, z) if k == gram.shape[-1] else whiten_top(gram, z, self.power_steps)
-        return prepared.combine(slope, u)
+        return prepared.projected(slope, z, self.power_steps)
 
 
 class OrthogonalBottom:
@@ -129,16 +123,11 @@ class OrthogonalBottom:
         zeros = min(site.next_weight.shape) - (~inactive).sum(1)  # at least so many singular values are 0
         easy = zeros >= k
         y = z.new_empty(len(z), inactive.shape[1], *z.shape[2:])
-        y[easy] = prepared.in_chunks(partial(_whitened, prepared), inactive[easy].to(z.dtype), z[easy])
+        y[easy] = prepared.projected(inactive[easy].to(z.dtype), z[easy])
         if not easy.all():
             rest = LinearUpstream(upstream.weight, upstream.slope[~easy])
             y[~easy] = _columns(right_singular_vectors(rest.dense())[0][:, :, -k:], z[~easy])
         return y
-
-
-def _whitened(prepared: MaskedBasis, diagonal: Tensor, z: Tensor) -> Tensor:
-    """N(0, projector onto span(M_b B)) from z ~ N(0, I)."""
-    return prepared.combine(diagonal, whiten(prepared.gram(diagonal), z))
 
 
 def _capped(k: int | str, site: Site) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 from fgcli.extend.options import GuessOptions
 from fgcli.gradient.guess import Needs
 from fgcli.gradient.sites import Site
-from fgcli.spectra.masked import MaskedBasis, whiten
+from fgcli.spectra.masked import MaskedBasis
 
 
 class Preconditioned:
@@ -34,5 +34,4 @@ class Preconditioned:
     def map(self, site: Site, prepared: MaskedBasis | None, z: Tensor) -> Tensor:
         if prepared is None:
             return z.clone()
-        slope = site.linear_upstream.slope
-        return prepared.in_chunks(lambda slope, z: prepared.combine(slope, whiten(prepared.gram(slope), z)), slope, z)
+        return prepared.projected(site.linear_upstream.slope, z)

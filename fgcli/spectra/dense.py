@@ -9,11 +9,15 @@ def right_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
     Singular values descend. The rank counts those above max(m, n) · eps · σ₁ in the precision of the input. Computed in
     float64, where repeated zeros do not break the batched solver as they do in float32, and on the CPU where the
-    device has no float64 (MPS). V has the input's dtype and device.
+    device has no float64 (MPS). V has the input's dtype and device. A matrix that is not finite has V of NaN and its
+    full rank, for the caller to find, not a solver's error.
     """
-    _, n, m = matrices.shape[0], matrices.shape[2], matrices.shape[1]
+    m, n = matrices.shape[1:]
     device = torch.device("cpu") if matrices.device.type == "mps" else matrices.device
-    _, values, vh = torch.linalg.svd(matrices.to(device, torch.float64), full_matrices=False)
+    wide = matrices.to(device, torch.float64)
+    finite = wide.isfinite().all(2).all(1)
+    _, values, vh = torch.linalg.svd(wide.nan_to_num(0.0, 0.0, 0.0), full_matrices=False)
+    vh[~finite] = torch.nan
     threshold = max(m, n) * torch.finfo(matrices.dtype).eps * values[:, :1]
-    rank = (values > threshold).sum(1)
+    rank = (values > threshold).sum(1).masked_fill(~finite, min(m, n))
     return vh.mT.to(matrices), rank.to(matrices.device)

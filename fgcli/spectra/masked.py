@@ -4,14 +4,21 @@ All samples share the matrix; only the diagonal differs. The Gram matrix BᵀM_b
 of the squared diagonals with the products of B's columns, which depend on B alone.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from fgcli.spectra.scaling import near_one
+
 CHUNK = 2**22  # entries of the Gram matrices held at a time
+PRODUCTS = 2**24  # entries of products of columns that are kept; a basis with more goes without
+
+Exact = Callable[[Tensor], tuple[Tensor, float]]
+"""Gram matrices of the samples with these indices, in float64, and the eigenvalue over the largest that counts as 0."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +26,23 @@ class MaskedBasis:
     """A basis B [d, r], not necessarily orthonormal, ready to be masked sample by sample."""
 
     basis: Tensor
-    products: Tensor
-    """[d, r(r+1)/2]: products of pairs of columns."""
+    """B up to a power of two, which no span and no projector depends on."""
+    products: Tensor | None
+    """[d, r(r+1)/2]: products of pairs of columns; None where they would take more room than they save time."""
 
     @classmethod
     def of(cls, basis: Tensor) -> "MaskedBasis":
-        i, j, _ = _pairs(basis.shape[1], basis.device)
+        basis = near_one(basis)
+        d, r = basis.shape
+        if d * r * (r + 1) // 2 > PRODUCTS:
+            return cls(basis, None)
+        i, j, _ = _pairs(r, basis.device)
         return cls(basis, basis.index_select(1, i).mul_(basis.index_select(1, j)))
 
     def in_chunks(self, function: Callable[[Tensor, Tensor], Tensor], diagonal: Tensor, z: Tensor) -> Tensor:
-        """function(diagonals [batch, d], noise [batch, ...]), in parts whose Gram matrices fit into CHUNK entries."""
-        size = max(1, CHUNK // self.basis.shape[1] ** 2)
+        """function(diagonals [batch, d], noise [batch, ...]), in parts of no more than CHUNK entries."""
+        d, r = self.basis.shape
+        size = max(1, CHUNK // (r * (d if self.products is None else r)))
         if len(z) <= size:
             return function(diagonal, z)
         parts = zip(diagonal.split(size), z.split(size), strict=True)
@@ -37,9 +50,36 @@ class MaskedBasis:
 
     def gram(self, diagonal: Tensor) -> Tensor:
         """BᵀM_b²B: diagonals [batch, d] -> [batch, r, r]."""
+        if self.products is None:
+            masked = self.basis * diagonal.unsqueeze(-1)
+            return masked.mT @ masked
         r = self.basis.shape[1]
         _, _, position = _pairs(r, diagonal.device)
         return ((diagonal * diagonal) @ self.products).index_select(1, position).unflatten(1, (r, r))
+
+    def projected(self, diagonal: Tensor, z: Tensor, power_steps: int = 0) -> Tensor:
+        """y_b = M_b B T z: z [batch, k(, columns)] of covariance I -> [batch, d(, columns)] of a projector's.
+
+        The projector is that onto the span of M_b B if k = r (`whiten`), else onto its top-k Ritz space (`whiten_top`).
+        """
+
+        def part(diagonal: Tensor, z: Tensor) -> Tensor:
+            gram, exact = self.gram(diagonal), partial(self._exact_gram, diagonal)
+            whole = z.shape[1] == gram.shape[-1]
+            u = whiten(gram, z, exact) if whole else whiten_top(gram, z, power_steps, exact)
+            return self.combine(diagonal, u)
+
+        return self.in_chunks(part, diagonal, z)
+
+    def _exact_gram(self, diagonal: Tensor, index: Tensor) -> tuple[Tensor, float]:
+        """A sample at a time. B itself is known to max(d, r) eps of its largest singular value, as in `dense`."""
+        device = torch.device("cpu") if self.basis.device.type == "mps" else self.basis.device
+        wide = self.basis.to(device, torch.float64)
+        grams = wide.new_empty(len(index), wide.shape[1], wide.shape[1])
+        for gram, row in zip(grams, diagonal[index.to(diagonal.device)].to(wide), strict=True):
+            masked = wide * row.unsqueeze(1)
+            torch.mm(masked.T, masked, out=gram)
+        return grams, max((max(wide.shape) * torch.finfo(self.basis.dtype).eps) ** 2, rounding(grams))
 
     def combine(self, diagonal: Tensor, coordinates: Tensor) -> Tensor:
         """M_b B u_b: diagonals [batch, d], coordinates [batch, r] or [batch, r, columns] -> [batch, d(, columns)]."""
@@ -57,23 +97,23 @@ def _pairs(r: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return i, j, position.flatten()
 
 
-def whiten(gram: Tensor, z: Tensor) -> Tensor:
+def whiten(gram: Tensor, z: Tensor, exact: Exact | None = None) -> Tensor:
     """u = T z with T Tᵀ = gram⁺, so that B u has the covariance of a projector if gram = BᵀB and Cov(z) = I.
 
     gram [batch, r, r], z [batch, r] or [batch, r, columns]; u has the shape of z. A Cholesky factor serves; samples
     where it does not exist to working precision (dependent columns, an all-zero mask) get the pseudo-inverse from an
-    eigendecomposition.
+    eigendecomposition, of the `exact` Gram matrix where eigenvalues are near the rounding of this one.
     """
     columns = z.unsqueeze(-1) if z.dim() == 2 else z
-    factor, _ = torch.linalg.cholesky_ex(gram, upper=True)  # the lower one takes a third longer
+    factor, failed = torch.linalg.cholesky_ex(gram, upper=True)  # the lower one takes a third longer
     u = torch.linalg.solve_triangular(factor, columns, upper=True)
-    weak = _weak(factor, gram, gram)
+    weak = _weak(factor, failed == 0, gram, gram)
     if weak is not None:
-        u[weak] = _eigen_root(gram[weak], gram.shape[-1], rounding(gram)) @ columns[weak]
+        u[weak] = _eigen_root(gram, weak, gram.shape[-1], exact).to(u) @ columns[weak]
     return u.squeeze(-1) if z.dim() == 2 else u
 
 
-def whiten_top(gram: Tensor, z: Tensor, power_steps: int) -> Tensor:
+def whiten_top(gram: Tensor, z: Tensor, power_steps: int, exact: Exact | None = None) -> Tensor:
     """As `whiten`, within the top-k Ritz space of every sample: gram [batch, r, r], z [batch, k(, columns)], k < r.
 
     u [batch, r(, columns)] = X T z, where X = gram^power_steps E_k, and E_k are the first k coordinates. Its span is
@@ -91,11 +131,11 @@ def whiten_top(gram: Tensor, z: Tensor, power_steps: int) -> Tensor:
     for _ in range(power_steps):
         x, image = image, wide @ image
     inner = x.mT @ image
-    factor, _ = torch.linalg.cholesky_ex(inner, upper=True)
+    factor, failed = torch.linalg.cholesky_ex(inner, upper=True)
     u = x @ torch.linalg.solve_triangular(factor, columns, upper=True)
-    weak = _weak(factor, inner, gram.to(device))
+    weak = _weak(factor, failed == 0, inner, gram.to(device))
     if weak is not None:
-        u[weak] = _eigen_root(wide[weak], k, rounding(gram)) @ columns[weak]
+        u[weak] = _eigen_root(gram, weak, k, exact).to(u) @ columns[weak]
     u = u.to(z)
     return u.squeeze(-1) if z.dim() == 2 else u
 
@@ -105,30 +145,59 @@ def rounding(gram: Tensor) -> float:
     return 8 * gram.shape[-1] * torch.finfo(gram.dtype).eps
 
 
-def _weak(factor: Tensor, factored: Tensor, gram: Tensor) -> Tensor | None:
+def _weak(factor: Tensor, usable: Tensor, factored: Tensor, gram: Tensor) -> Tensor | None:
     """Indices of the samples for which a Cholesky factor [batch, k, k] is not to be trusted; None where it is for all.
 
-    The error of what is solved with it is about eps over the smallest square of a pivot relative to its diagonal entry:
-    badly scaled columns do no harm. A factorisation that failed has a pivot that is 0 or no number. And the first k
-    basis vectors must be more than rounding beside the largest: their squared lengths are the diagonal of `gram`.
+    usable [batch]: where the factorisation succeeded. What is solved with it is off by about eps tr(R⁻¹), R being what
+    was factored, scaled to a unit diagonal, so that badly scaled columns do no harm; √eps of the result's precision is
+    allowed. As det R ≤ e λ_min(R), the pivots alone show most samples to be sound: tr(R⁻¹) ≤ e k / det R. What
+    underflowed has lost its digits. And the first k basis vectors must be more than rounding beside the largest: their
+    squared lengths are the diagonal of `gram`.
     """
-    least = 64 * rounding(factored) + torch.finfo(factored.dtype).eps ** 0.6
-    sound = factor.diagonal(dim1=1, dim2=2).square() > least * factored.diagonal(dim1=1, dim2=2)
+    k, numbers = factor.shape[-1], torch.finfo(factored.dtype)
+    limit = torch.finfo(gram.dtype).eps ** 0.5 / numbers.eps
+    diagonal = factored.diagonal(dim1=1, dim2=2)
     squares = gram.diagonal(dim1=1, dim2=2)
-    sound &= squares[:, : sound.shape[1]] > rounding(gram) * squares.amax(1, keepdim=True)
-    return None if bool(sound.all()) else (~sound.all(1)).nonzero().squeeze(1)
+    usable = usable & (diagonal > numbers.tiny / numbers.eps).all(1)
+    usable &= (squares[:, :k] > rounding(gram) * squares.amax(1, keepdim=True)).all(1)
+    determinant = (factor.diagonal(dim1=1, dim2=2).square() / diagonal).prod(1)
+    sound = usable & (determinant > math.e * k / limit)
+    if bool(sound.all()):
+        return None
+    unsure = (~sound).nonzero().squeeze(1)
+    identity = torch.eye(k, dtype=factor.dtype, device=factor.device).expand(len(unsure), k, k)
+    inverse = torch.linalg.solve_triangular(factor[unsure], identity, upper=True)
+    trace = (diagonal[unsure] * inverse.square().sum(2)).sum(1)
+    weak = unsure[~(usable[unsure] & (trace < limit))]
+    return weak if len(weak) else None
 
 
-def _eigen_root(gram: Tensor, k: int, tolerance: float) -> Tensor:
-    """T [batch, r, min(k, r)] with T Tᵀ the pseudo-inverse of gram on its top-k eigenvectors, in gram's dtype.
+def _eigen_root(gram: Tensor, index: Tensor, k: int, exact: Exact | None) -> Tensor:
+    """T [len(index), r, min(k, r)], T Tᵀ the pseudo-inverse of those Gram matrices on their top-k eigenvectors.
 
-    Eigenvalues below `tolerance` of the largest count as zero. In float64: batched single precision fails on
-    repeated zeros. A matrix that is not finite gives NaN, for the caller to find, not a solver's error.
+    What is lost in the rounding of `gram` is looked up in `exact`. In float64.
+    """
+    values, vectors = _eigen(gram[index.to(gram.device)])
+    zero = rounding(gram)
+    if exact is not None and gram.dtype != torch.float64:
+        doubtful = (~(values[:, -k] > 256 * zero * values[:, -1])).nonzero().squeeze(1)
+        if len(doubtful):
+            wide, zero = exact(index[doubtful])
+            values[doubtful], vectors[doubtful] = _eigen(wide)
+    values, vectors = values[:, -k:].flip(1), vectors[:, :, -k:].flip(2)
+    kept = values > zero * values[:, :1].clamp_min(torch.finfo(torch.float64).tiny)
+    scale = torch.where(kept, values, 1).rsqrt() * kept
+    return vectors * torch.where(values.isnan(), torch.nan, scale).unsqueeze(1)
+
+
+def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [batch, r], ascending, and eigenvectors of Gram matrices [batch, r, r], in float64.
+
+    Batched single precision fails on repeated zeros. A matrix that is not finite has eigenvalues NaN, for the caller to
+    find, not a solver's error.
     """
     device = torch.device("cpu") if gram.device.type == "mps" else gram.device
     wide = gram.to(device, torch.float64)
     values, vectors = torch.linalg.eigh(wide.nan_to_num(0.0, 0.0, 0.0))
-    kept = values > tolerance * values[:, -1:].clamp_min(torch.finfo(torch.float64).tiny)
-    scale = torch.where(kept, values, 1).rsqrt() * kept
-    scale[~wide.isfinite().all(2).all(1)] = torch.nan
-    return (vectors * scale.unsqueeze(1))[:, :, -k:].flip(2).to(gram)
+    values[~wide.isfinite().all(2).all(1)] = torch.nan
+    return values, vectors

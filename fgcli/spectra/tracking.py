@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fgcli.spectra.scaling import near_one
+
 COLD_STEPS = 8
 
 
@@ -12,6 +14,7 @@ def leading_left_vectors(matrix: Tensor, r: int, start: Tensor | None = None) ->
     From `start` (an earlier Q) one block power step with Rayleigh–Ritz; without it COLD_STEPS from a fixed random
     block. r is capped at min(m, n); with r = m the space is whole and exact. RᵀR for R = matrixᵀQ is diagonal,
     descending: its entries are the Ritz values, below the true σ² by what the power steps have not yet found.
+    ValueError for a matrix that is not finite.
     """
     r = min(r, *matrix.shape)
     steps = 1 if start is not None else COLD_STEPS
@@ -20,8 +23,10 @@ def leading_left_vectors(matrix: Tensor, r: int, start: Tensor | None = None) ->
         start = torch.randn(matrix.shape[0], r, generator=generator, dtype=torch.float64).to(matrix)
     q = start
     for _ in range(steps):
-        q = _orthonormal(matrix @ image_of(matrix, q))
-    image = image_of(matrix, q)
+        q = _orthonormal(near_one(matrix @ near_one(image_of(matrix, q))))
+    image = near_one(image_of(matrix, q))
+    if not bool(image.isfinite().all()):
+        raise ValueError("the weight holds values that are not finite")
     device = torch.device("cpu") if matrix.device.type == "mps" else matrix.device
     _, rotation = torch.linalg.eigh((image.T @ image).to(device, torch.float64))
     return q @ rotation.flip(1).to(q)
@@ -48,6 +53,7 @@ def has_full_column_rank(matrix: Tensor) -> bool:
     if n > m:
         return False
     wide = matrix.detach().cpu().double() if matrix.device.type == "mps" else matrix.double()
+    wide = near_one(wide)
     gram = wide.T @ wide
     factor, info = torch.linalg.cholesky_ex(gram)
     smallest = factor.diagonal().square().amin()

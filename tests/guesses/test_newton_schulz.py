@@ -61,6 +61,15 @@ def test_single_precision_is_finite_and_near_double(name: str, solver: str) -> N
     torch.testing.assert_close(single.double(), covariance(method, matrix, mask), rtol=0, atol=5e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e20])
+@pytest.mark.parametrize("solver", ["batched", "gram"])
+def test_the_scale_of_the_weight_does_not_matter(solver: str, scale: float) -> None:
+    matrix, mask = weight(8, 9).float(), masks(9).float()
+    method = newton_schulz(NewtonSchulzOptions(k=3, solver=solver))  # type: ignore[arg-type]
+    found, expected = covariance(method, scale * matrix, mask), covariance(method, matrix, mask)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+
+
 def test_bound_is_never_below_the_norm_and_near_it() -> None:
     matrices = weight(9, 7).unsqueeze(0) * masks(7).unsqueeze(1)
     bound = spectral_norm_bound(matrices.mT @ matrices)

@@ -3,9 +3,14 @@
 import pytest
 import torch
 from masks import covariance, masks, naive_top_k_projector, site, weight
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fgcli.guesses.options import OrthogonalBottomOptions, OrthogonalOptions
+from fgcli.extend.options import GuessOptions
+from fgcli.gradient.guess import LinearGuess
+from fgcli.guesses.newton_schulz import newton_schulz
+from fgcli.guesses.options import NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
 from fgcli.guesses.orthogonal import OrthogonalBottom, orthogonal
+from fgcli.guesses.preconditioned import Preconditioned
 
 WEIGHTS = {
     "square": weight(8, 8),
@@ -137,3 +142,50 @@ def test_whole_rank_counts_units_of_negative_slope(solver: str) -> None:
     slope = torch.tensor([[1.0, -0.1, 0.0, 0.5, -2.0, 0.0]], dtype=torch.float64)
     found = covariance(orthogonal(OrthogonalOptions(k="rank", solver=solver)), weight(6, 6), slope)  # type: ignore[arg-type]
     torch.testing.assert_close(found[0], torch.diag((slope[0] != 0).double()))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20])
+@pytest.mark.parametrize("solver", ["ritz", "shared", "svd"])
+@pytest.mark.parametrize("k", [3, "rank"])
+def test_the_scale_of_the_weight_does_not_matter(k: int | str, solver: str, scale: float) -> None:
+    mask = masks(9).float()
+    for matrix in (weight(4, 9).float(), weight(9, 9).float()):
+        method = orthogonal(OrthogonalOptions(k=k, solver=solver))  # type: ignore[arg-type]
+        found, expected = covariance(method, scale * matrix, mask), covariance(method, matrix, mask)
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return made
+
+
+@pytest.mark.parametrize(
+    ("method", "d_out"),
+    [
+        (orthogonal(OrthogonalOptions()), 64),
+        (orthogonal(OrthogonalOptions(solver="shared")), 64),
+        (orthogonal(OrthogonalOptions(k="rank")), 64),
+        (orthogonal(OrthogonalOptions(k="rank")), 10),
+        (newton_schulz(NewtonSchulzOptions()), 64),
+        (Preconditioned(GuessOptions()), 10),
+    ],
+)
+def test_nothing_of_size_batch_d_d_is_made(method: LinearGuess, d_out: int) -> None:
+    batch, d = 200, 64
+    matrix, mask = weight(d_out, d).float(), masks(d)[torch.arange(batch) % 7].float()
+    one = site(matrix, mask)
+    z = torch.ones(batch, method.noise_dim(one, method.prepare(one)))
+    with Largest() as largest:
+        method.map(one, method.prepare(one), z)
+    assert batch * d <= largest.elements <= batch * d * d // 8

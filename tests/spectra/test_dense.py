@@ -21,3 +21,12 @@ def test_rank_and_vectors_under_masks(shape: tuple[int, int], rank: int | None, 
     for sample, v, r in zip(dense, vectors, found.tolist(), strict=True):
         kept = v[:, :r]
         torch.testing.assert_close(sample @ kept @ kept.T, sample, rtol=0, atol=tolerance)
+
+
+def test_what_is_not_finite_stays_so_and_spoils_no_other_sample() -> None:
+    matrices = weight(5, 4).repeat(3, 1, 1)
+    matrices[1, 0, 0], matrices[2, 1, 1] = torch.nan, torch.inf
+    vectors, rank = right_singular_vectors(matrices)
+    assert vectors[0].isfinite().all()
+    assert vectors[1:].isnan().all()
+    assert rank.tolist() == [4, 4, 4]

@@ -14,10 +14,17 @@ def bases() -> dict[str, Tensor]:
     return {"tall": weight(9, 4), "single": weight(9, 1), "dependent": dependent, "zero": zero}
 
 
+def projectors(ready: MaskedBasis, diagonal: Tensor, k: int, power_steps: int = 0) -> Tensor:
+    """A Aᵀ of the map from noise, in float64: [batch, d, d]."""
+    z = torch.eye(k, dtype=diagonal.dtype).expand(len(diagonal), k, k)
+    a = ready.projected(diagonal, z, power_steps).double()
+    return a @ a.mT
+
+
 @pytest.mark.parametrize("name", bases())
 def test_gram_and_combine_are_the_plain_products(name: str) -> None:
-    basis, diagonal = bases()[name], masks(9) * 1.5
-    ready = MaskedBasis.of(basis)
+    diagonal, ready = masks(9) * 1.5, MaskedBasis.of(bases()[name])
+    basis = ready.basis
     dense = torch.stack([torch.diag(row) @ basis for row in diagonal])
     torch.testing.assert_close(ready.gram(diagonal), dense.mT @ dense)
     u = torch.randn(len(diagonal), basis.shape[1], 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -56,6 +63,50 @@ def test_whiten_top_finds_the_leading_eigenvectors() -> None:
     torch.testing.assert_close(a @ a.mT, u @ u.mT, rtol=0, atol=1e-6)
     one = torch.stack([whiten_top(gram, z[..., j], 4) for j in range(3)], dim=-1)
     torch.testing.assert_close(dense @ one, a)
+
+
+@pytest.mark.parametrize("power_steps", [0, 1, 2, 4, 6, 9])
+def test_a_graded_diagonal_leaves_a_projector_after_any_number_of_power_steps(power_steps: int) -> None:
+    """Small columns drown in large ones step by step: each pivot may look sound where the whole factor is not."""
+    slopes = torch.logspace(0, -4, 12, dtype=torch.float64)[[0, 10, 4, 6, 7, 1, 3, 5, 2, 8, 11, 9]].unsqueeze(0)
+    rounded = torch.eye(12, dtype=torch.float64) + 1e-16 * torch.randn(
+        12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    c = projectors(MaskedBasis.of(rounded), slopes, 10, power_steps)
+    torch.testing.assert_close(c @ c, c, rtol=0, atol=1e-6)
+    assert float(c.diagonal(dim1=1, dim2=2).sum()) == pytest.approx(10, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [6, 4])
+def test_single_precision_keeps_directions_that_squaring_would_lose(k: int) -> None:
+    """σ_6 = 1e-4 σ_1: its square is below the rounding of a Gram matrix in float32, not below that of the basis."""
+    u, _, vh = torch.linalg.svd(weight(30, 6), full_matrices=False)
+    basis = (u * torch.logspace(0, -4, 6, dtype=torch.float64) @ vh).float()
+    diagonal = torch.ones(2, 30)
+    diagonal[1, ::3] = 0
+    c = projectors(MaskedBasis.of(basis), diagonal, k, power_steps=2)
+    for sample, row in zip(c, diagonal.double(), strict=True):
+        exact = torch.linalg.svd(basis.double() * row.unsqueeze(1), full_matrices=False).U[:, :k]
+        torch.testing.assert_close(sample, exact @ exact.T, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e20])
+def test_slopes_of_any_size_in_single_precision(scale: float) -> None:
+    basis, diagonal = weight(9, 4).float(), torch.full((1, 9), scale)
+    expected = projectors(MaskedBasis.of(basis), torch.ones(1, 9), 4)
+    torch.testing.assert_close(projectors(MaskedBasis.of(basis), diagonal, 4), expected, rtol=0, atol=1e-5)
+
+
+def test_a_basis_too_wide_for_its_products_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    diagonal, basis = masks(9) * 1.5, weight(9, 4)
+    expected = projectors(MaskedBasis.of(basis), diagonal, 3, power_steps=2)
+    gram = MaskedBasis.of(basis).gram(diagonal)
+    monkeypatch.setattr(masked, "PRODUCTS", 9 * 10 - 1)
+    monkeypatch.setattr(masked, "CHUNK", 2 * 9 * 4)
+    wide = MaskedBasis.of(basis)
+    assert wide.products is None
+    torch.testing.assert_close(wide.gram(diagonal), gram)
+    torch.testing.assert_close(projectors(wide, diagonal, 3, power_steps=2), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

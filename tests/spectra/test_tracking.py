@@ -3,6 +3,7 @@
 import pytest
 import torch
 from masks import weight
+from torch import Tensor
 
 from fgcli.spectra.tracking import has_full_column_rank, leading_left_vectors
 
@@ -46,3 +47,20 @@ def test_full_column_rank(dtype: torch.dtype) -> None:
     assert not has_full_column_rank(weight(9, 8, rank=7).to(dtype))
     assert not has_full_column_rank(weight(7, 8).to(dtype))
     assert not has_full_column_rank(weight(8, 8, rank=0).to(dtype))
+    assert has_full_column_rank((1e-150 * weight(9, 8)).to(torch.float64))
+
+
+@pytest.mark.parametrize("start", [None, torch.eye(9, 3)])
+@pytest.mark.parametrize("scale", [1e-30, 1e20, 1e30])
+def test_the_scale_of_the_matrix_does_not_matter(scale: float, start: Tensor | None) -> None:
+    matrix = weight(9, 8).float()
+    q, expected = leading_left_vectors(scale * matrix, 3, start), leading_left_vectors(matrix, 3, start)
+    torch.testing.assert_close(q @ q.T, expected @ expected.T, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_is_refused(value: float) -> None:
+    matrix = weight(9, 8)
+    matrix[2, 3] = value
+    with pytest.raises(ValueError, match="the weight holds values that are not finite"):
+        leading_left_vectors(matrix, 3)

@@ -1,0 +1,18 @@
+"""Scaling by powers of two, which changes no digit: squares of what is near one neither under- nor overflow."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def near_one(x: Tensor) -> Tensor:
+    """x [...] times the power of two that brings its largest absolute value into [1/2, 1).
+
+    Left as it is where that value is 0 or not finite; as far as the range of the dtype allows where it is subnormal.
+    """
+    largest = max(float(x.amax()), -float(x.amin()))
+    if largest == 0 or not math.isfinite(largest):
+        return x
+    limit = math.frexp(torch.finfo(x.dtype).max)[1] - 2
+    return x * 2.0 ** max(-limit, min(limit, -math.frexp(largest)[1]))
