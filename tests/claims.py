@@ -47,4 +47,8 @@ GUESSES = [
     Claim("wperp-ns", {"k": 3, "solver": "gram"}),
     Claim("wperp-ns", {"k": 3, "solver": "batched"}),
 ]
-ESTIMATORS = [Claim("backprop", unbiased=True), Claim("weight-perturbation", unbiased=True)]
+ESTIMATORS = [
+    Claim("backprop", unbiased=True),
+    Claim("weight-perturbation", unbiased=True),
+    Claim("backprop-checkpoint", unbiased=True),
+]

@@ -1,5 +1,7 @@
 """Backpropagation, the reference: reverse-mode AD through the whole network."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -18,14 +20,19 @@ class Backprop:
         return Coverage(sites=())
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        with torch.enable_grad():
-            losses = loss(model(batch.inputs), batch.targets)
-            gradients = torch.autograd.grad(losses.mean(), list(parameters.values()), materialize_grads=True)
-        return Estimate(losses.detach(), dict(zip(parameters, gradients, strict=True)))
+        return exact(model, model, loss, batch)
 
     def state(self) -> dict[str, Tensor]:
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         pass
+
+
+def exact(model: nn.Module, forward: Callable[[Tensor], Tensor], loss: Loss, batch: Batch) -> Estimate:
+    """The gradient of the mean loss by reverse mode; `forward` gives the model's outputs [batch, ...] of its inputs."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        losses = loss(forward(batch.inputs), batch.targets)
+        gradients = torch.autograd.grad(losses.mean(), list(parameters.values()), materialize_grads=True)
+    return Estimate(losses.detach(), dict(zip(parameters, gradients, strict=True)))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fgcli.extend.entry import Rank
-from fgcli.extend.options import GuessOptions
+from fgcli.extend.options import GuessOptions, Options
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -56,4 +56,12 @@ class NewtonSchulzOptions(GuessOptions):
     )
     coeffs: str | None = Field(
         default=None, description="A table of coefficients from `fg fit-ns-coeffs`; default: the cached or shipped one."
+    )
+
+
+class CheckpointOptions(Options):
+    """Options of backpropagation with checkpointing."""
+
+    segments: Count | None = Field(
+        default=None, description="Stretches that an nn.Sequential is cut into; by default the root of its length."
     )

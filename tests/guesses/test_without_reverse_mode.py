@@ -9,7 +9,7 @@ from networks import batch_for, chain, cross_entropy
 
 from fgcli.gradient.randomness import Streams
 
-FORWARD = [*GUESSES, *(claim for claim in ESTIMATORS if claim.method != "backprop")]
+FORWARD = [*GUESSES, *(claim for claim in ESTIMATORS if not claim.method.startswith("backprop"))]
 
 
 def _refusing(name: str) -> Callable[..., None]:

@@ -1,0 +1,61 @@
+"""Backpropagation with activation checkpointing (Chen et al. 2016, arXiv:1604.06174): less memory, one more forward."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.randomness import StepRng
+from fgcli.guesses.backprop import exact
+from fgcli.guesses.options import CheckpointOptions
+
+
+class BackpropCheckpoint:
+    """The exact gradient of the mean loss. What a segment computes is dropped, and computed again on the way back.
+
+    The segments are stretches of an nn.Sequential, and the direct children of any other model. A layer that keeps
+    running statistics updates them twice.
+    """
+
+    def __init__(self, options: CheckpointOptions) -> None:
+        self._segments = options.segments
+
+    def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+        return Coverage(tuple(name for name, p in model.named_parameters() if p.requires_grad))
+
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        return exact(model, partial(self._outputs, model), loss, batch)
+
+    def _outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        if isinstance(model, nn.Sequential):
+            segments = min(self._segments or round(math.sqrt(len(model))), len(model))
+            return checkpoint_sequential(model, max(1, segments), inputs, use_reentrant=False)
+        with _checkpointed(list(model.children())):
+            return model(inputs)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        pass
+
+
+@contextmanager
+def _checkpointed(modules: list[nn.Module]) -> Iterator[None]:
+    """Each module's forward is checkpointed meanwhile."""
+
+    def wrapped(forward: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    try:
+        for module in modules:
+            module.forward = wrapped(module.forward)
+        yield
+    finally:
+        for module in modules:
+            del module.forward

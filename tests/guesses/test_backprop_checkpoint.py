@@ -1,0 +1,75 @@
+"""Checkpointing: the gradient of backpropagation, layers run twice, and less stored."""
+
+import pytest
+import torch
+from networks import batch_for, chain, cross_entropy
+from torch import nn
+
+from fgcli.bench.flops import count_flops
+from fgcli.extend.options import Options
+from fgcli.gradient.randomness import Streams
+from fgcli.guesses.backprop import Backprop
+from fgcli.guesses.backprop_checkpoint import BackpropCheckpoint
+from fgcli.guesses.options import CheckpointOptions
+
+RNG = Streams(0).at(0)
+
+
+class Blocks(nn.Module):
+    """No nn.Sequential, with children that are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = chain(5, 7, 5), chain(5, 7, 5, seed=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.first(x)
+        return x + self.second(x)
+
+
+LINEAR = 2 * 6 * 5 * 7  # operations of the first layer for a batch of 6
+
+
+@pytest.mark.parametrize(
+    ("model", "segments", "again"),
+    [
+        (chain(5, 7, 7, 4), None, LINEAR),  # two stretches, of 2 and 3 layers: the last one is not run again
+        (chain(5, 7, 7, 4), 1, 0),
+        (Blocks(), None, 2 * LINEAR),  # the first layer of each block; what follows it needs no more
+    ],
+)
+def test_the_gradient_of_backpropagation(model: nn.Module, segments: int | None, again: int) -> None:
+    batch = batch_for(model, 6)
+    reference, checkpointed = Backprop(Options()), BackpropCheckpoint(CheckpointOptions(segments=segments))
+    expected = reference.estimate(model, cross_entropy, batch, RNG)
+    found = checkpointed.estimate(model, cross_entropy, batch, RNG)
+    assert found.losses.equal(expected.losses)
+    assert all(found.gradients[name].equal(gradient) for name, gradient in expected.gradients.items())
+    extra = count_flops(lambda: checkpointed.estimate(model, cross_entropy, batch, RNG))
+    extra -= count_flops(lambda: reference.estimate(model, cross_entropy, batch, RNG))
+    assert extra == again
+    assert all("forward" not in vars(module) for module in model.modules())
+
+
+def test_it_stores_less() -> None:
+    model = chain(8, *[64] * 12, 4)
+    batch = batch_for(model, 512)
+
+    def stored(estimator: Backprop | BackpropCheckpoint) -> int:
+        """The most bytes that autograd keeps at once beside the parameters: what is saved in the first forward."""
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            sizes.append(sum(kept.values()))
+            return cross_entropy(outputs, targets)
+
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            estimator.estimate(model, loss, batch, RNG)
+        return sizes[0]
+
+    assert stored(BackpropCheckpoint(CheckpointOptions())) < 0.5 * stored(Backprop(Options()))
