@@ -1,10 +1,11 @@
 """All that is built in, through the same hooks as anybody's. Imports no torch."""
 
+from fgcli.bench.options import LocalOptions
 from fgcli.data.options import DigitsOptions, Mnist1dOptions
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
 from fgcli.extend.options import GuessOptions, Options
-from fgcli.guesses.options import NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
+from fgcli.guesses.options import CheckpointOptions, NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
 from fgcli.models.options import MLPOptions
 from fgcli.training.options import AdamOptions, AdamWOptions, SGDOptions
 
@@ -67,6 +68,12 @@ def fg_estimators() -> list[Entry]:
             Options,
         ),
         Entry(
+            "backprop-checkpoint",
+            "fgcli.guesses.backprop_checkpoint:BackpropCheckpoint",
+            "Backpropagation that stores the ends of segments only, and computes the rest again: less memory.",
+            CheckpointOptions,
+        ),
+        Entry(
             "weight-perturbation",
             "fgcli.guesses.weight_perturbation:WeightPerturbation",
             "One Gaussian direction in weight space for the whole batch; unbiased, of high variance.",
@@ -108,9 +115,16 @@ def fg_optimizers() -> list[Entry]:
 
 
 @hookimpl
+def fg_executors() -> list[Entry]:
+    return [Entry("local", "fgcli.bench.local:LocalExecutor", "Processes of this machine.", LocalOptions)]
+
+
+@hookimpl
 def fg_subcommands() -> list[Entry]:
     return [
         Entry("train", "fgcli.commands.train:train", "Train a network by a gradient estimator."),
+        Entry("bench", "fgcli.commands.bench:bench", "Run the trials of a sweep: methods, widths, seeds."),
+        Entry("recipes", "fgcli.commands.recipes:recipes", "List, show, copy or check recipes."),
         Entry("methods", "fgcli.commands.listings:methods", "List guess methods and estimators, with their options."),
         Entry("datasets", "fgcli.commands.listings:datasets", "List datasets, with their options."),
         Entry("models", "fgcli.commands.listings:models", "List models, with their options."),

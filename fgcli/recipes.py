@@ -18,14 +18,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
-def find(name_or_path: str) -> Path:
+def find(name_or_path: str, where: str = "--recipe") -> Path:
     """The file of a recipe: a path, or the name of a shipped one. UsageError for what is neither.
 
-    What looks like a path (it has a separator or a suffix) is one, whether or not it exists: reading it tells.
+    `where` is what messages begin with. What looks like a path (it has a separator or a suffix) is one, whether or not
+    it exists: reading it tells.
     """
     path = Path(name_or_path)
     if path.is_file() or len(path.parts) != 1 or path.suffix:
         return path
     if name_or_path not in names():
-        raise unknown("recipe", name_or_path, names(), where="--recipe")
+        raise unknown("recipe", name_or_path, names(), where=where)
     return folder() / f"{name_or_path}.yaml"

@@ -34,6 +34,8 @@ print("CODE", code, "HEAVY", [name for name in {heavy!r} if name in sys.modules]
         ["fit-ns-coeffs", "--help"],
         ["analyze-overlap", "--help"],
         ["analyze-moments", "--help"],
+        ["bench", "--help"],
+        ["recipes", "validate", "table3"],
         ["--version"],
     ],
 )
@@ -139,9 +141,17 @@ def test_closed_pipe_is_no_error_message():
 
 def test_the_help_lists_every_command_with_its_summary():
     registered = load_registry().registered("subcommand")
-    assert {"train", "methods", "plugins", "new-plugin", "fit-ns-coeffs", "analyze-overlap", "analyze-moments"} <= {
-        one.entry.name for one in registered
-    }
+    assert {
+        "train",
+        "methods",
+        "plugins",
+        "new-plugin",
+        "fit-ns-coeffs",
+        "analyze-overlap",
+        "analyze-moments",
+        "bench",
+        "recipes",
+    } <= {one.entry.name for one in registered}
     shown = " ".join(fg("--help").stdout.split())
     assert all(f"{one.entry.name} {one.entry.summary}" in shown for one in registered)
 

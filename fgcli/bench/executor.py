@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -39,4 +39,21 @@ class Executor(Protocol):
         A trial that fails is an outcome and no exception; the others go on. Retrying is the caller's. Closing the
         iterator early (Ctrl-C) ends what runs.
         """
+        ...
+
+
+class Placement(NamedTuple):
+    """How an executor will run trials."""
+
+    at_once: int
+    said: str
+    """The same in words, for the user."""
+
+
+@runtime_checkable
+class PlacesTrials(Protocol):
+    """What an executor may have beside `run`: looked at before anything is started."""
+
+    def place(self, threads: int) -> Placement:
+        """How trials of that many threads will be run. UsageError where they have no room."""
         ...

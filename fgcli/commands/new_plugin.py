@@ -34,7 +34,7 @@ _USE = {
     Kind.DATASET: "fg train --dataset {}",
     Kind.MODEL: "fg train --model {}",
     Kind.OPTIMIZER: "fg train --optimizer {}",
-    Kind.EXECUTOR: "fg plugins --verbose",
+    Kind.EXECUTOR: "fg bench RECIPE --executor {}",
     Kind.METRIC_SINK: "fg train --sink {}",
     Kind.SUBCOMMAND: "fg {} --help",
 }

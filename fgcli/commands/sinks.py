@@ -1,14 +1,12 @@
 """`--sink` and `--sink-option`: which metric sinks a run has. Imports no torch."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
-
-from fgcli.errors import UsageError, unknown
+from fgcli.commands.entry_options import checked_options
+from fgcli.errors import UsageError
 from fgcli.extend.entry import Entry
-from fgcli.extend.explain import first_fault
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
 from fgcli.recipe import parse_assignments
@@ -26,20 +24,10 @@ def make_sinks(registry: Registry, names: Iterable[str], assignments: Iterable[s
     sinks: dict[str, Callable[[], Any]] = {}
     for name, given in options.items():
         one = registry.find("metric sink", name, where="--sink")
-        sinks[f"{name} of {one.origin}"] = partial(_make, one.entry, _checked(name, one.entry, given))
+        options_of = checked_options("metric sink", one.entry, given, "--sink-option", f"{name}.")
+        sinks[f"{name} of {one.origin}"] = partial(_make, one.entry, options_of)
     return sinks
 
 
 def _make(entry: Entry, options: Options) -> Any:
     return entry.load()(options)
-
-
-def _checked(name: str, entry: Entry, given: Mapping[str, object]) -> Options:
-    for key in given:
-        if key not in entry.options.model_fields:
-            raise unknown(f"option of metric sink {name}", key, entry.options.model_fields, where="--sink-option")
-    try:
-        return entry.options.model_validate(given)
-    except ValidationError as error:
-        path, sentence = first_fault(error, given)
-        raise UsageError(f"--sink-option {name}{''.join(f'.{step}' for step in path)} {sentence}") from error

@@ -72,6 +72,16 @@ class Sweep(Options):
         """The same over other seeds."""
         return self.model_copy(update={"grid": self.grid.model_copy(update={SEED: seeds})})
 
+    def with_threads(self, threads: int | None) -> "Sweep":
+        """The same with that many threads a trial; where None, as many as it says, or 1: sums on several threads
+        differ in the last bits, so that results must not hang on how many trials run at once."""
+        if threads is None and any("threads" in given for given in self._givers()):
+            return self
+        return self.model_copy(update={"base": {**self.base, "threads": threads or 1}})
+
+    def _givers(self) -> list[dict[str, Any]]:
+        return [self.base, self.grid.axes, *(method.overrides for method in self.grid.methods)]
+
 
 def dump_sweep(sweep: Sweep) -> str:
     """YAML that reads back to an equal sweep, with every default filled in."""

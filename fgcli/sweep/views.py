@@ -80,7 +80,9 @@ class Referenced(View):
     """A view beside which numbers of a publication stand."""
 
     reference: dict[str, Any] = Field(
-        default={}, description="Published numbers, nested by the values of `reference_axes`; keys are text."
+        default={},
+        description="Published numbers, nested: by the value of each of `rows`, of `columns`, and by the key of the "
+        "value where there are several; of a figure by `by` and `x`. Keys are text: quote numbers.",
     )
     reference_name: str = Field(default="paper", description="Where those numbers are from.")
 

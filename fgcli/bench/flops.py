@@ -1,0 +1,62 @@
+"""Floating-point operations of a step, by PyTorch's counter: those of matrix products, convolutions and factorisations.
+
+A multiply-add is two. What works element by element (activations, the optimiser, random numbers) is not counted. The
+tangents of forward-mode AD are counted as any other product. Factorisations are counted by Golub and Van Loan, Matrix
+Computations, 4th ed.; PyTorch's counter itself knows none of them.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+Shape = tuple[int, ...]
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """What calling `run` takes."""
+    with FlopCounterMode(display=False, custom_mapping=_FACTORISATIONS) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def _cholesky(shape: Shape, *rest: Any, **named: Any) -> int:
+    *batch, _, n = shape
+    return math.prod(batch) * n**3 // 3
+
+
+def _triangular_solve(shape: Shape, right: Shape, *rest: Any, **named: Any) -> int:
+    *batch, _, n = shape
+    columns = right[-1]
+    return math.prod(batch) * n**2 * columns
+
+
+def _qr(shape: Shape, *rest: Any, **named: Any) -> int:
+    """Householder's, with Q formed: 4 (m² n - m n² + n³/3) for the thin one is twice that of R alone."""
+    *batch, rows, columns = shape
+    m, n = max(rows, columns), min(rows, columns)
+    return math.prod(batch) * 2 * (2 * n**2 * m - 2 * n**3 // 3)
+
+
+def _symmetric_eigen(shape: Shape, *rest: Any, **named: Any) -> int:
+    *batch, _, n = shape
+    return math.prod(batch) * 9 * n**3
+
+
+def _svd(shape: Shape, *rest: Any, **named: Any) -> int:
+    """The thin one, U and V formed, m ≥ n: 14 m n² + 8 n³."""
+    *batch, rows, columns = shape
+    m, n = max(rows, columns), min(rows, columns)
+    return math.prod(batch) * (14 * m * n**2 + 8 * n**3)
+
+
+_ATEN = torch.ops.aten
+_FACTORISATIONS: dict[Any, Any] = {
+    _ATEN.linalg_cholesky_ex: _cholesky,
+    _ATEN.linalg_solve_triangular: _triangular_solve,
+    _ATEN.linalg_qr: _qr,
+    _ATEN._linalg_eigh: _symmetric_eigen,
+    _ATEN._linalg_svd: _svd,
+}

@@ -1,0 +1,127 @@
+"""The built-in executor: trials as processes of this machine, a few at once."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from fgcli.bench.executor import Outcome, Placement, Trial
+from fgcli.bench.options import LocalOptions
+from fgcli.errors import UsageError
+
+POLL_S = 0.05
+GRACE_S = 10.0
+"""From asking a process to end to killing it."""
+
+# A killed bench must not leave trials behind that write where the next one does. Linux ends a process with its parent
+# where it was asked to; elsewhere the next bench waits for what still runs (see `_open_log`).
+_DIE_WITH_PARENT = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(137)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The variables of a process that may use that many threads; torch reads them when it is imported."""
+    return os.environ | {"OMP_NUM_THREADS": str(threads)}
+
+
+class LocalExecutor:
+    """Trials are started from the thread that asks for outcomes."""
+
+    def __init__(self, options: LocalOptions) -> None:
+        self.jobs = options.jobs
+
+    def place(self, threads: int) -> Placement:
+        """As many at once as were asked for; UsageError where the cores have no room for their threads."""
+        jobs = self._jobs(threads)
+        if jobs * threads > cores():
+            raise UsageError(
+                f"--jobs {jobs} with {threads} threads a trial needs {jobs * threads} cores, and this machine has "
+                f"{cores()}; at most {max(1, cores() // threads)} jobs, or fewer --threads"
+            )
+        trials, each = ("trial" if jobs == 1 else "trials"), ("thread" if threads == 1 else "threads")
+        return Placement(jobs, f"{jobs} {trials} at once, {threads} {each} each, on {cores()} cores")
+
+    def run(self, trials: Iterable[Trial]) -> Iterator[Outcome]:
+        waiting = iter(trials)
+        running: list[tuple[Trial, subprocess.Popen[bytes]]] = []
+        try:
+            while True:
+                while len(running) < self._jobs(max((one.threads for one, _ in running), default=1)):
+                    trial = next(waiting, None)
+                    if trial is None:
+                        break
+                    running.append((trial, _start(trial)))
+                if not running:
+                    return
+                ended = [(trial, process) for trial, process in running if process.poll() is not None]
+                for trial, process in ended:
+                    running.remove((trial, process))
+                    yield Outcome(trial, process.returncode)
+                if not ended:
+                    time.sleep(POLL_S)
+        finally:
+            _end([process for _, process in running])
+
+    def _jobs(self, threads: int) -> int:
+        return self.jobs or max(1, cores() // threads)
+
+
+def _start(trial: Trial) -> subprocess.Popen[bytes]:
+    command = list(trial.command)
+    if sys.platform == "linux":
+        command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *command]
+    with _open_log(trial) as log:
+        # A session of its own: Ctrl-C reaches this process alone, which ends the trials in its own way.
+        return subprocess.Popen(
+            command,
+            env=environment(trial.threads),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _open_log(trial: Trial) -> BinaryIO:
+    """The log, locked. The process inherits the lock with its output: while one of an earlier bench is still alive, a
+    second one of the same trial waits here."""
+    log = trial.log.open("ab")
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX)
+    except BaseException:
+        log.close()
+        raise
+    return log
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask all to end, and kill those that do not, or at once where the user is impatient (a second Ctrl-C)."""
+    try:
+        for process in processes:
+            _signal(process, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    finally:
+        for process in processes:
+            _signal(process, signal.SIGKILL)
+            process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, number)

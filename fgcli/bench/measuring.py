@@ -1,0 +1,129 @@
+"""Asks `fgcli.bench.measure`, in processes of its own, what the trials of a sweep take. Imports no torch."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fgcli.bench.local import environment
+from fgcli.bench.run import Job, last_lines
+from fgcli.errors import RunError
+from fgcli.files import read_json, to_json, write_atomically
+from fgcli.recipe import dump
+from fgcli.sweep.plan import PlannedTrial
+
+SCHEMA = 1
+MACHINE = ("device", "device_name", "threads", "torch")
+START_S = 3.0
+"""From the start of a trial's process to its first step, without what `probe` sees: Python and torch are imported."""
+
+Trials = Sequence[tuple[PlannedTrial, Job]]
+
+
+def measure(mode: str, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """What the process says, a row a job. RunError with its last line where it fails."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = [folder / f"{number}.yaml" for number in range(len(jobs))]
+        for file, job in zip(files, jobs, strict=True):
+            file.write_text(dump(job.recipe), encoding="utf-8")
+        command = [sys.executable, "-m", "fgcli.bench.measure", mode, str(folder / "rows.json"), *map(str, files)]
+        for plugin in jobs[0].plugins:
+            command += ["--plugin", str(plugin)]
+        log = folder / "log"
+        with log.open("wb") as output:
+            ended = subprocess.run(
+                command,
+                env=environment(jobs[0].threads),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if ended.returncode != 0:
+            said = last_lines(log)
+            raise RunError(f"measuring {', '.join(job.name for job in jobs)} failed: {said[-1] if said else 'killed'}")
+        return read_json(folder / "rows.json")
+
+
+def first_of_each_group(trials: Trials) -> Trials:
+    """One trial of those that differ in the seed alone."""
+    return list({trial.group: (trial, job) for trial, job in reversed(trials)}.values())[::-1]
+
+
+def time_steps(trials: Trials, file: Path, said: Callable[[str], None]) -> None:
+    """Write timing.json: of each method at each point of the grid. What the file has of this machine already, stays."""
+    points: dict[tuple[Any, ...], list[tuple[PlannedTrial, Job]]] = {}
+    for trial, job in first_of_each_group(trials):
+        points.setdefault(trial.group[1], []).append((trial, job))
+    timing = _recorded(file)
+    for axes, ones in points.items():
+        if all(_row(timing, trial) for trial, _ in ones):
+            continue
+        said(f"timing {', '.join(trial.label for trial, _ in ones)} at {_words(axes)}")
+        measured = measure("turn", [job for _, job in ones])
+        machine = {key: measured[0][key] for key in MACHINE}
+        if timing and any(timing.get(key) != value for key, value in machine.items()):
+            timing = {}  # of another machine: nothing of it can stand beside this
+        rows = [row for row in timing.get("rows", []) if not any(_is_of(row, trial) for trial, _ in ones)]
+        for (trial, job), row in zip(ones, measured, strict=True):
+            values = {key: value for key, value in row.items() if key not in MACHINE}
+            rows.append({"label": trial.label, "axes": dict(axes), **values, **measure("memory", [job])[0]})
+        timing = {"schema": SCHEMA, **machine, "rows": rows}
+        write_atomically(file, to_json(timing) + "\n")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long what is missing of a group will take."""
+
+    trials: int
+    seconds: float
+    """Of one trial."""
+    from_runs: bool
+    """From finished runs, and not from a few steps."""
+
+
+def estimate(trials: Trials) -> dict[Any, Estimate]:
+    """By group, for the trials that are missing: from the group's finished ones, or from a few steps of one."""
+    missing: dict[Any, list[Job]] = {}
+    seconds: dict[Any, list[float]] = {}
+    for trial, job in trials:
+        if job.is_finished():
+            seconds.setdefault(trial.group, []).append(job.result()["wall_s"] + START_S)
+        else:
+            missing.setdefault(trial.group, []).append(job)
+    unknown = [group for group in missing if group not in seconds]
+    probed = measure("probe", [missing[group][0] for group in unknown]) if unknown else []
+    by_group = {group: row["seconds"] + START_S for group, row in zip(unknown, probed, strict=True)}
+    return {
+        group: Estimate(len(jobs), by_group[group], from_runs=False)
+        if group in by_group
+        else Estimate(len(jobs), sum(seconds[group]) / len(seconds[group]), from_runs=True)
+        for group, jobs in missing.items()
+    }
+
+
+def _recorded(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        timing = read_json(file)
+        return timing if timing["schema"] == SCHEMA and isinstance(timing["rows"], list) else {}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}  # it is written anew
+
+
+def _row(timing: Mapping[str, Any], trial: PlannedTrial) -> bool:
+    return any(_is_of(row, trial) for row in timing.get("rows", []))
+
+
+def _is_of(row: Mapping[str, Any], trial: PlannedTrial) -> bool:
+    return row["label"] == trial.label and row["axes"] == dict(trial.group[1])
+
+
+def _words(axes: Sequence[tuple[str, Any]]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in axes) or "the one point of the grid"

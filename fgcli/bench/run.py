@@ -1,0 +1,158 @@
+"""Runs the trials of a sweep that are missing. Imports no torch."""
+
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fgcli.bench.directory import SweepDirectory
+from fgcli.bench.executor import Executor, Outcome, Trial
+from fgcli.errors import FgError, RunError
+from fgcli.files import read_json, write_atomically
+from fgcli.recipe import Recipe, dump
+from fgcli.training.rows import append_row
+
+ATTEMPTS = 2
+LAST_LINES = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial that is to be run, with its files."""
+
+    name: str
+    recipe: Recipe
+    recipe_file: Path
+    run_dir: Path
+    log: Path
+    plugins: tuple[Path, ...] = ()
+    """Plugin files that the trial needs."""
+
+    @property
+    def threads(self) -> int:
+        return self.recipe.threads or 1
+
+    def is_finished(self) -> bool:
+        return (self.run_dir / "result.json").exists()
+
+    def result(self) -> dict[str, Any]:
+        """RunError for a result that cannot be read."""
+        try:
+            return read_json(self.run_dir / "result.json")
+        except (OSError, ValueError) as error:
+            raise RunError(f"cannot read {self.run_dir / 'result.json'}: {error}") from error
+
+    def prepared(self, *, afresh: bool) -> Trial:
+        """What an executor starts: a new run, or the rest of one that was begun. `afresh` drops what was begun."""
+        if self.run_dir.exists() and (afresh or not (self.run_dir / "recipe.yaml").exists()):
+            shutil.rmtree(self.run_dir)
+        where = "--resume" if self.run_dir.exists() else "--out"
+        write_atomically(self.recipe_file, dump(self.recipe))
+        command = [sys.executable, "-m", "fgcli", "train", "--quiet", "--recipe", str(self.recipe_file)]
+        command += [where, str(self.run_dir)]
+        for plugin in self.plugins:
+            command += ["--plugin", str(plugin)]
+        return Trial(self.name, tuple(command), self.run_dir, self.log, self.threads)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that did not finish, after all attempts."""
+
+    job: Job
+    exit_code: int | None
+    """None where no process was ever started."""
+    last_lines: tuple[str, ...]
+
+
+class Watcher(Protocol):
+    """Is told what happens."""
+
+    def started(self, job: Job, attempt: int) -> None: ...
+
+    def finished(self, job: Job) -> None: ...
+
+    def failed(self, failure: Failure, *, again: bool) -> None: ...
+
+
+def run_jobs(
+    jobs: Sequence[Job], executor: Executor, directory: SweepDirectory, watcher: Watcher
+) -> dict[str, Failure]:
+    """Run what is not finished; a trial that fails is tried once more after the others. Returns what failed, by name.
+
+    Whatever ends this early (Ctrl-C, an executor that raises) ends the trials that run.
+    """
+    failures: dict[str, Failure] = {}
+    todo = list(jobs)
+    for attempt in range(1, ATTEMPTS + 1):
+        todo = [job for job in todo if not job.is_finished()]
+        outcomes = _outcomes(todo, executor, attempt, failures, watcher)
+        by_name = {job.name: job for job in todo}
+        for name, exit_code in outcomes:
+            job = by_name.pop(name)
+            if exit_code == 0 and job.is_finished():
+                failures.pop(name, None)
+                watcher.finished(job)
+            else:
+                failures[name] = _failure(job, exit_code, directory, attempt)
+                watcher.failed(failures[name], again=attempt < ATTEMPTS)
+        for job in by_name.values():
+            failures[job.name] = Failure(job, None, ("the executor gave no outcome",))
+            watcher.failed(failures[job.name], again=attempt < ATTEMPTS)
+        todo = [failure.job for failure in failures.values()]
+    return {name: failure for name, failure in failures.items() if not failure.job.is_finished()}
+
+
+def _outcomes(
+    todo: Sequence[Job], executor: Executor, attempt: int, failures: dict[str, Failure], watcher: Watcher
+) -> Iterator[tuple[str, int]]:
+    """Each trial's name and exit code, as the executor gives them. RunError where the executor itself fails."""
+
+    def offered() -> Iterable[Trial]:
+        for job in todo:
+            before = failures.get(job.name)
+            # What was killed goes on; what failed by itself may have failed for what it left behind.
+            killed = before is None or before.exit_code is None or before.exit_code < 0
+            trial = job.prepared(afresh=not killed)
+            watcher.started(job, attempt)
+            yield trial
+
+    outcomes = executor.run(offered())
+    names = {job.name for job in todo}
+    try:
+        for outcome in outcomes:
+            if not isinstance(outcome, Outcome) or outcome.trial.name not in names:
+                raise RunError(f"the executor gave {outcome!r}, which is no outcome of a trial that runs")
+            names.remove(outcome.trial.name)
+            yield outcome.trial.name, outcome.exit_code
+    except (FgError, OSError):
+        raise
+    except Exception as cause:
+        raise RunError(f"the executor failed: {type(cause).__name__}: {cause}") from cause
+    finally:
+        close = getattr(outcomes, "close", None)
+        if close is not None:
+            close()
+
+
+def _failure(job: Job, exit_code: int, directory: SweepDirectory, attempt: int) -> Failure:
+    lines = tuple(last_lines(job.log))
+    append_row(
+        directory.failed_file,
+        {"trial": job.name, "attempt": attempt, "exit_code": exit_code, "last_lines": list(lines)},
+    )
+    return Failure(job, exit_code, lines)
+
+
+def last_lines(log: Path) -> list[str]:
+    """The end of a log; none where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 4096))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-LAST_LINES:]

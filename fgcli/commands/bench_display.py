@@ -1,0 +1,108 @@
+"""What `fg bench` shows: a live table of the trials on a terminal, a plain line for each event elsewhere."""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fgcli.bench.run import Failure, Job
+from fgcli.files import from_json
+
+RECENT = 6
+"""Finished trials that stay in the live table."""
+
+
+class BenchDisplay:
+    """Counts trials and shows them; a `Watcher`. One rich Live, on while it is entered."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(highlight=False)
+        self._quiet = quiet
+        self._total = self._done = self._failed = 0
+        self._running: dict[str, tuple[Job, float, int]] = {}
+        self._recent: deque[tuple[str, str, str]] = deque(maxlen=RECENT)
+        self._live = Live(
+            get_renderable=self._table, console=self._console, auto_refresh=True, refresh_per_second=2, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._quiet:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if not self._quiet:
+            self._console.print(Text(line), soft_wrap=True)
+
+    def expects(self, total: int) -> None:
+        """So many trials are to be run from now on."""
+        self._total, self._done, self._failed = total, 0, 0
+
+    def started(self, job: Job, attempt: int) -> None:
+        self._running[job.name] = (job, time.monotonic(), attempt)
+        if not self._live.is_started:
+            self.say(f"started {job.name}" + (", once more" if attempt > 1 else ""))
+
+    def finished(self, job: Job) -> None:
+        _, began, _ = self._running.pop(job.name)
+        self._done += 1
+        result = job.result()
+        accuracies = f"accuracy {result['train_accuracy']:.3f} train {result['test_accuracy']:.3f} test"
+        took = f"{time.monotonic() - began:.1f} s"
+        self._recent.append((job.name, accuracies, took))
+        if not self._live.is_started:
+            self.say(f"finished {job.name}: {accuracies}, {took} ({self._done} of {self._total})")
+
+    def failed(self, failure: Failure, *, again: bool) -> None:
+        name = failure.job.name
+        self._running.pop(name, None)
+        self._failed += not again
+        why = failure.last_lines[-1] if failure.last_lines else f"exit code {failure.exit_code}"
+        then = "; it is tried once more" if again else ""
+        self.say(f"failed {name} (exit code {failure.exit_code}): {why}{then}")
+
+    def _table(self) -> Table:
+        failed = f", {self._failed} failed" if self._failed else ""
+        table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
+        for column in ("trial", "", "epoch", "time"):
+            table.add_column(column, justify="right" if column in ("epoch", "time") else "left")
+        for name, accuracies, took in self._recent:
+            table.add_row(Text(name), accuracies, "", took, style="dim")
+        for name, (job, began, attempt) in list(self._running.items()):
+            row = _last_row(job)
+            accuracies = f"accuracy {row['train_accuracy']:.3f} train {row['test_accuracy']:.3f} test" if row else ""
+            epoch = f"{row['epoch']:g}/{job.recipe.epochs}" if row else f"0/{job.recipe.epochs}"
+            state = accuracies + (", second attempt" if attempt > 1 else "")
+            table.add_row(Text(name), state, epoch, f"{time.monotonic() - began:.0f} s")
+        return table
+
+
+def _last_row(job: Job) -> Mapping[str, Any] | None:
+    """The newest evaluation; None while there is none, or it is just being written."""
+    try:
+        lines = (job.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        row = from_json(lines[-1])
+        return row if row.keys() >= {"train_accuracy", "test_accuracy", "epoch"} else None
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def show_failures(failures: Mapping[str, Failure]) -> None:
+    """What failed for good, to standard error: exit code, last lines, log."""
+    console = Console(stderr=True, highlight=False)
+    for name, failure in failures.items():
+        console.print(Text(f"fg: trial {name} failed (exit code {failure.exit_code}); its log: {failure.job.log}"))
+        for line in failure.last_lines:
+            console.print(Text(f"    {line}"), soft_wrap=True)

@@ -1,0 +1,244 @@
+"""What `fg bench` does: plan, search of the learning rate, trials, timing. Imports no torch."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fgcli.bench.directory import SweepDirectory, widened
+from fgcli.bench.executor import Executor, Placement, PlacesTrials
+from fgcli.bench.measuring import time_steps
+from fgcli.bench.run import Failure, Job, run_jobs
+from fgcli.bench.tuning import Choice, Group, as_json, choose, without_lr
+from fgcli.commands.bench_display import BenchDisplay, show_failures
+from fgcli.commands.bench_estimate import show_estimate
+from fgcli.commands.entry_options import checked_options
+from fgcli.errors import RunError, UsageError
+from fgcli.extend.registry import Registry, load_registry
+from fgcli.files import to_json, write_atomically
+from fgcli.recipe import Source, parse_assignments
+from fgcli.recipes import find
+from fgcli.sweep.plan import PlannedTrial, plan, plan_tuning
+from fgcli.sweep.read import read_sweep, resolve_trial, resolve_trials
+from fgcli.sweep.schema import Sweep
+from fgcli.yaml_reader import scalar
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line."""
+
+    recipe: str
+    out: Path | None = None
+    jobs: int | None = None
+    threads: int | None = None
+    only: tuple[str, ...] = ()
+    limit: int | None = None
+    seeds: str | None = None
+    dry_run: bool = False
+    timing: bool = False
+    executor: str = "local"
+    executor_options: tuple[str, ...] = ()
+    plugins: tuple[Path, ...] = ()
+    quiet: bool = False
+
+
+class Interrupted(RunError):
+    """By Ctrl-C."""
+
+    exit_code = 130
+
+
+class Terminated(RunError):
+    """By a polite kill, or a terminal that was closed."""
+
+    exit_code = 143
+
+
+def run(request: Request) -> None:
+    """Run what is missing. Exit code 1 where a trial failed."""
+    bench = _Bench(request)
+    if request.dry_run:
+        bench.estimate()
+        return
+    with _stoppable(f"fg bench {request.recipe} --out {bench.directory.path}"), bench.directory.locked():
+        failures = bench.run()
+    if failures:
+        show_failures(failures)
+        raise RunError(f"{len(failures)} of the trials failed; what is in {bench.directory.path} stays")
+
+
+@dataclass
+class _Bench:
+    request: Request
+    registry: Registry = field(init=False)
+    source: Source = field(init=False)
+    sweep: Sweep = field(init=False)
+    directory: SweepDirectory = field(init=False)
+    executor: Executor = field(init=False)
+    placement: Placement | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        """All that can be refused is refused here, before anything is written."""
+        request = self.request
+        self.registry = load_registry(request.plugins)
+        file = find(request.recipe, where="RECIPE")
+        sweep, self.source = read_sweep(file)
+        self._asked_seeds = sweep.grid.seed if request.seeds is None else _seeds(request.seeds)
+        sweep = sweep.with_seeds(self._asked_seeds).with_threads(request.threads)
+        self.directory = SweepDirectory(request.out or Path("runs") / file.stem)
+        self.sweep = widened(sweep, self.directory.recorded(), self.directory.path)
+        self.trials = self._chosen(plan(self.sweep))
+        recipes = resolve_trials(self.sweep, self.source, self.registry)
+        self.executor = self._make_executor()
+        threads = max((recipe.threads or 1 for recipe in recipes.values()), default=1)
+        self.placement = self.executor.place(threads) if isinstance(self.executor, PlacesTrials) else None
+
+    def run(self) -> dict[str, Failure]:
+        """Under the folder's lock."""
+        self.sweep = widened(self.sweep, self.directory.recorded(), self.directory.path)
+        self.directory.record(self.sweep)
+        with BenchDisplay(quiet=self.request.quiet) as display:
+            if self.placement is not None:
+                display.say(f"{self.directory.path}: {self.placement.said}")
+            choices = self._tuned(display)
+            pairs = [(trial, self._job(trial, choices)) for trial in self._limited(self.trials)]
+            jobs = [job for _, job in pairs if job is not None and not job.is_finished()]
+            display.expects(len(jobs))
+            failures = run_jobs(jobs, self.executor, self.directory, display)
+            failures |= {trial.name: _untuned(self, trial) for trial, job in pairs if job is None}
+            if self.request.timing:
+                timed = [(trial, job) for trial in self.trials if (job := self._job(trial, choices)) is not None]
+                time_steps(timed, self.directory.timing_file, display.say)
+            finished = sum(self._is_finished(trial) for trial in plan(self.sweep))
+            display.say(f"{self.directory.path}: {finished} of {len(plan(self.sweep))} trials are finished")
+        return failures
+
+    def estimate(self) -> None:
+        """--dry-run."""
+        first: dict[str, object] = {} if self.sweep.tune is None else {"lr": self.sweep.tune.lr[0]}
+        trials = self._limited(self.trials)
+        groups = {trial.group for trial in trials}
+        search = [(one, self._made(one, tuning=True)) for one in self._search(groups)]
+        pairs = [(trial, self._made(trial, first)) for trial in trials]
+        show_estimate(search, pairs, self.placement)
+
+    def _tuned(self, display: BenchDisplay) -> dict[Group, Choice]:
+        if self.sweep.tune is None:
+            return {}
+        search = [(one, self._made(one, tuning=True)) for one in self._search({t.group for t in self.trials})]
+        missing = [job for _, job in search if not job.is_finished()]
+        display.expects(len(missing))
+        if missing:
+            display.say(f"search of the learning rate: {len(missing)} trials")
+        run_jobs(missing, self.executor, self.directory, display)
+        choices = choose(self.sweep.tune, search)
+        write_atomically(self.directory.tuned_file, to_json(as_json(self.sweep.tune, choices)) + "\n")
+        for choice in choices.values():
+            edge = ", at the edge of what was tried" if choice.at_the_edge else ""
+            where = "".join(f", {key} {value}" for key, value in choice.axes.items())
+            display.say(f"{choice.label}{where}: lr {choice.lr}{edge}")
+        return choices
+
+    def _search(self, groups: set[Any]) -> list[PlannedTrial]:
+        return [one for one in plan_tuning(self.sweep) if without_lr(one) in groups]
+
+    def _chosen(self, trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+        """By --seeds and --only. UsageError for a pattern that chooses nothing."""
+        found = [trial for trial in trials if trial.axes["seed"] in self._asked_seeds]
+        patterns = self.request.only
+        for pattern in patterns:
+            if not any(_fits(trial, pattern) for trial in found):
+                labels = ", ".join(self.sweep.labels())
+                raise UsageError(
+                    f"--only is {pattern!r}, which no trial is called; labels: {labels}; a name is like {found[0].name}"
+                )
+        return [trial for trial in found if not patterns or any(_fits(trial, pattern) for pattern in patterns)]
+
+    def _limited(self, trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
+        if self.request.limit is None:
+            return list(trials)
+        return [trial for trial in trials if not self._is_finished(trial)][: self.request.limit]
+
+    def _is_finished(self, trial: PlannedTrial) -> bool:
+        return (self.directory.run_dir(trial.name) / "result.json").exists()
+
+    def _job(self, trial: PlannedTrial, choices: dict[Group, Choice]) -> Job | None:
+        """None where the search found no learning rate."""
+        if self.sweep.tune is None:
+            return self._made(trial)
+        lr = choices[trial.group].lr
+        return None if lr is None else self._made(trial, {"lr": lr})
+
+    def _made(self, trial: PlannedTrial, overrides: dict[str, object] | None = None, *, tuning: bool = False) -> Job:
+        directory = self.directory
+        return Job(
+            name=f"tuning-{trial.name}" if tuning else trial.name,
+            recipe=resolve_trial(trial, self.source, self.registry, overrides),
+            recipe_file=directory.recipe_file(trial.name, tuning=tuning),
+            run_dir=directory.run_dir(trial.name, tuning=tuning),
+            log=directory.log(trial.name, tuning=tuning),
+            plugins=self.request.plugins,
+        )
+
+    def _make_executor(self) -> Executor:
+        request = self.request
+        entry = self.registry.entry("executor", request.executor, where="--executor")
+        given = parse_assignments(request.executor_options, "--executor-option")
+        if request.jobs is not None:
+            if "jobs" not in entry.options.model_fields:
+                raise UsageError(f"--jobs is given, but executor {entry.name} has no option jobs; leave it out")
+            if "jobs" in given:
+                raise UsageError("--jobs and --executor-option jobs say the same; give one of them")
+            given["jobs"] = request.jobs
+        options = checked_options("executor", entry, given, "--executor-option")
+        try:
+            return entry.load()(options)
+        except (UsageError, RunError):
+            raise
+        except Exception as cause:
+            raise UsageError(f"executor {entry.name} failed: {type(cause).__name__}: {cause}") from cause
+
+
+def _untuned(bench: _Bench, trial: PlannedTrial) -> Failure:
+    job = bench._made(trial, {"lr": 1.0})
+    return Failure(job, None, ("every learning rate of the search failed",))
+
+
+def _fits(trial: PlannedTrial, pattern: str) -> bool:
+    return trial.label == pattern or fnmatchcase(trial.name, pattern)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [scalar(part.strip()) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    whole = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63]
+    if not seeds or len(whole) != len(seeds) or len(set(whole)) != len(whole):
+        raise UsageError(f"--seeds is {text!r}; it must be whole numbers from 0, each once, with commas between: 0,1,2")
+    return whole
+
+
+@contextlib.contextmanager
+def _stoppable(command: str) -> Iterator[None]:
+    """Ctrl-C and a polite kill become an error, so that the trials are ended, too."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        kind = Interrupted if number == signal.SIGINT else Terminated
+        raise kind(f"stopped; what was finished stays, and the rest is run by: {command}")
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

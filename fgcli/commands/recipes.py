@@ -1,0 +1,124 @@
+"""`fg recipes`: list, show, copy and check recipes, and what may stand in one. Imports no torch."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fgcli.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from fgcli.recipe import Source
+
+
+class Action(StrEnum):
+    LIST = "list"
+    SHOW = "show"
+    COPY = "copy"
+    VALIDATE = "validate"
+    SCHEMA = "schema"
+
+
+def recipes(
+    action: Annotated[Action, typer.Argument(help="list; show NAME; copy NAME FILE; validate NAME...; schema.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of shipped recipes, or files.")
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", help="validate: also use the plugin in this file, which is executed; repeatable."),
+    ] = None,
+) -> None:
+    """List, show, copy or check recipes, or show what may stand in one."""
+    given = names or []
+    if action is Action.LIST:
+        _expect(action, given, 0, 0)
+        _list()
+    elif action is Action.SHOW:
+        _expect(action, given, 1, 1)
+        print(_text(given[0]), end="")
+    elif action is Action.COPY:
+        _expect(action, given, 2, 2)
+        _copy(given[0], Path(given[1]))
+    elif action is Action.VALIDATE:
+        _expect(action, given, 1, None)
+        for name in given:
+            print(_validated(name, tuple(plugin or ())))
+    else:
+        _expect(action, given, 0, 0)
+        from fgcli.commands.recipe_schema import schema_text
+
+        print(schema_text(), end="")
+
+
+def _expect(action: Action, given: list[str], least: int, most: int | None) -> None:
+    if len(given) >= least and (most is None or len(given) <= most):
+        return
+    wanted = {
+        Action.SHOW: "one recipe: fg recipes show table3",
+        Action.COPY: "a recipe and a new file: fg recipes copy table3 mine.yaml",
+        Action.VALIDATE: "recipes: fg recipes validate mine.yaml",
+    }.get(action, "no names")
+    raise UsageError(f"fg recipes {action} is given {len(given)} names; it takes {wanted}")
+
+
+def _list() -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from fgcli.recipe import read_recipe
+    from fgcli.recipes import find, names
+
+    table = Table.grid(padding=(0, 2))
+    for name in names():
+        source = read_recipe(find(name))
+        table.add_row(Text(name, "bold"), *map(Text, _kind_and_title(source)))
+    Console(highlight=False).print(table)
+
+
+def _kind_and_title(source: "Source") -> tuple[str, str]:
+    """`100 runs` and the title of a sweep; `a run` and its method."""
+    from fgcli.sweep.plan import size
+    from fgcli.sweep.read import is_sweep, parse_sweep
+
+    if not is_sweep(source):
+        return "a run", str(source.data.get("title") or source.data.get("method") or "")
+    sweep = parse_sweep(source)
+    return f"{size(sweep.grid)} runs", sweep.title
+
+
+def _text(name: str) -> str:
+    from fgcli.recipes import find
+    from fgcli.yaml_reader import read_text
+
+    return read_text(find(name, where="NAME"))
+
+
+def _copy(name: str, to: Path) -> None:
+    text = _text(name)
+    try:
+        with to.open("x", encoding="utf-8") as file:  # never over what is there
+            file.write(text)
+    except FileExistsError as error:
+        raise UsageError(f"{to} exists; give another name, or remove it") from error
+    except OSError as error:
+        raise RunError(f"cannot write {to}: {error.strerror}") from error
+    print(f"wrote {to}; change it, then: fg recipes validate {to}")
+
+
+def _validated(name: str, plugins: tuple[Path, ...]) -> str:
+    from fgcli.extend.registry import load_registry
+    from fgcli.recipe import read_recipe, resolve
+    from fgcli.recipes import find
+    from fgcli.sweep.read import is_sweep, parse_sweep, resolve_trials
+
+    registry = load_registry(plugins)
+    source = read_recipe(find(name, where="NAME"))
+    if not is_sweep(source):
+        recipe = resolve(source, {}, registry)
+        return f"{source.name}: a run, method {recipe.method}, {recipe.epochs} epochs; fg train --recipe {name}"
+    sweep = parse_sweep(source)
+    trials = resolve_trials(sweep, source, registry)
+    return f"{source.name}: a sweep of {len(trials)} runs, {len(sweep.views)} views; fg bench {name}"

@@ -1,0 +1,158 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import tiny_recipe
+
+from fgcli.bench import measure, measuring
+from fgcli.bench.flops import count_flops
+from fgcli.bench.run import Job
+from fgcli.extend.registry import load_registry
+from fgcli.sweep.plan import PlannedTrial
+
+WIDTHS = [(40, 8), (8, 8), (8, 10)]  # of the layers of tiny_recipe
+PRODUCT = 2 * 32  # operations of a product by one weight, for a batch of 32
+
+
+def test_operations_are_those_of_a_count_by_hand() -> None:
+    forward = sum(PRODUCT * d_in * d_out for d_in, d_out in WIDTHS)
+    back = sum(PRODUCT * d_in * d_out for d_in, d_out in WIDTHS[1:])  # through every layer but the first
+    expected = {
+        "backprop": forward + back + forward,  # the last: the weights' gradients
+        "weight-perturbation": 3 * forward,  # x W, x dW and dx W: PyTorch multiplies the first layer's dx = 0, too
+        "activation-perturbation": forward + back + forward,
+    }
+    for method, operations in expected.items():
+        stepper = measure.Stepper(tiny_recipe(method=method), load_registry())
+        assert count_flops(stepper) == operations, method
+
+
+def test_factorisations_are_counted() -> None:
+    import torch
+
+    assert count_flops(lambda: torch.linalg.cholesky_ex(torch.eye(6).expand(5, 6, 6))) == 5 * 6**3 // 3
+    triangle = torch.eye(6).expand(5, 6, 6)
+    right = torch.ones(5, 6, 2)
+    assert count_flops(lambda: torch.linalg.solve_triangular(triangle, right, upper=False)) == 5 * 36 * 2
+    assert count_flops(lambda: torch.linalg.svd(torch.ones(5, 4, 6), full_matrices=False)) == 5 * (14 * 6 * 16 + 8 * 64)
+    assert count_flops(lambda: torch.linalg.eigh(triangle)) == 5 * 9 * 216
+    assert count_flops(lambda: torch.linalg.qr(torch.ones(7, 3))) == 2 * (2 * 9 * 7 - 2 * 27 // 3)
+
+
+def test_a_step_is_that_of_the_training_loop(tmp_path: Path) -> None:
+    """Of a run whose only batch is the stepper's; the order of its samples does not matter to this method."""
+    recipe = {"batch_size": 80, "epochs": 3, "method": "weight-perturbation"}
+    stepper = measure.Stepper(tiny_recipe(**recipe), load_registry())
+    for _ in range(3):
+        stepper()
+    trained = measure.begin(tiny_recipe(**recipe), tmp_path / "run", load_registry(), measure.Silent())
+    trained.run()
+    weights, expected = stepper.assembly.model.state_dict(), trained.assembly.model.state_dict()
+    for name, weight in weights.items():
+        assert weight.allclose(expected[name], atol=1e-6), name
+
+
+def test_recipes_are_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "BLOCKS", (2, 3))
+    monkeypatch.setattr(measure, "FLOPS_STEPS", 10)
+    order: list[str] = []
+    step = measure.Stepper.__call__
+
+    def spied(stepper: measure.Stepper) -> float:
+        order.append(stepper.assembly.recipe.method)
+        step(stepper)
+        return 0.1
+
+    monkeypatch.setattr(measure.Stepper, "__call__", spied)
+    rows = measure.measure_in_turn([tiny_recipe(method=name) for name in ("wt", "backprop")], load_registry())
+    warm_up = ["wt"] * 3 + ["backprop"] * 3
+    assert order[: 6 + 12] == warm_up + 3 * (["wt"] * 2 + ["backprop"] * 2)  # blocks of 0.2 s
+    assert [row["timed_samples"] for row in rows] == [6, 6]
+    assert [row["timed_step_ms"] for row in rows] == [pytest.approx(100)] * 2
+    assert rows[1]["step_flops"] == 2 * 2 * 32 * (320 + 64 + 80) + 2 * 32 * 144
+    assert (rows[0]["device"], rows[0]["threads"]) == ("cpu", 1)
+
+
+def test_memory_of_a_step_is_what_it_holds_beyond_what_it_found() -> None:
+    row = measure.measure_memory(tiny_recipe(method="backprop", width=64), load_registry())
+    activations, gradients = 4 * 32 * 2 * 64, 4 * (40 * 64 + 64 * 64 + 64 * 10)
+    assert gradients + activations / 2 < row["step_peak_bytes"] < 4 * (activations + gradients)
+    assert row["process_peak_bytes"] > 50 * 2**20
+
+
+def test_a_probe_leaves_nothing_and_counts_every_part() -> None:
+    recipe = tiny_recipe(method="wt", epochs=10, eval_every=5, diagnostics=["bias"], diagnostics_every=2)
+    row = measure.probe(recipe, load_registry())
+    assert row["seconds"] > 0
+    assert list(Path.cwd().iterdir()) == [Path.cwd() / "sweep.yaml"]
+    training: Any = type("Training", (), {"steps_per_epoch": 3})
+    assert measure._counts(recipe, training) == (30, 3, 6)
+
+
+def job(folder: Path, name: str, **recipe: Any) -> Job:
+    return Job(name, tiny_recipe(**recipe), folder / "r.yaml", folder / name, folder / "log")
+
+
+def trials(folder: Path) -> list[tuple[PlannedTrial, Job]]:
+    return [
+        (
+            PlannedTrial(f"{label}-{width}-{seed}", label, {"width": width, "seed": seed}, {}, {}),
+            job(folder, f"{label}-{width}-{seed}", method=label, width=width),
+        )
+        for width in (8, 16)
+        for label in ("wt", "backprop")
+        for seed in (0, 1)
+    ]
+
+
+MACHINE = {"device": "cpu", "device_name": "a", "threads": 1, "torch": "2"}
+
+
+def test_each_method_of_a_point_in_one_process_and_memory_in_one_each(tmp_path, monkeypatch) -> None:
+    calls: list[tuple[str, list[str]]] = []
+
+    def fake(mode: str, jobs: list[Job]) -> list[dict[str, Any]]:
+        calls.append((mode, [one.name for one in jobs]))
+        row = {"timed_step_ms": 1.0, **MACHINE} if mode == "turn" else {"step_peak_bytes": 7}
+        return [row for _ in jobs]
+
+    monkeypatch.setattr(measuring, "measure", fake)
+    file = tmp_path / "timing.json"
+    measuring.time_steps(trials(tmp_path), file, lambda _: None)
+    assert calls == [
+        ("turn", ["wt-8-0", "backprop-8-0"]),
+        ("memory", ["wt-8-0"]),
+        ("memory", ["backprop-8-0"]),
+        ("turn", ["wt-16-0", "backprop-16-0"]),
+        ("memory", ["wt-16-0"]),
+        ("memory", ["backprop-16-0"]),
+    ]
+    timing = json.loads(file.read_text())
+    assert {key: timing[key] for key in MACHINE} == MACHINE
+    assert timing["rows"][3] == {"label": "backprop", "axes": {"width": 16}, "timed_step_ms": 1.0, "step_peak_bytes": 7}
+    calls.clear()
+    measuring.time_steps(trials(tmp_path), file, lambda _: None)
+    assert calls == []
+    monkeypatch.setitem(MACHINE, "device_name", "another")
+    timing["rows"].pop()
+    file.write_text(json.dumps(timing))
+    measuring.time_steps(trials(tmp_path), file, lambda _: None)
+    timing = json.loads(file.read_text())
+    assert (timing["device_name"], len(timing["rows"])) == ("another", 2)  # nothing of the machine before
+
+
+def test_an_estimate_is_from_finished_runs_where_there_are_some(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(measuring, "measure", lambda mode, jobs: [{"seconds": 5.0} for _ in jobs])
+    some = trials(tmp_path)[:4]
+    for name, wall in (("wt-8-0", 10.0),):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps({"wall_s": wall}))
+    found = measuring.estimate(some)
+    assert found[some[0][0].group] == measuring.Estimate(1, 13.0, from_runs=True)
+    assert found[some[2][0].group] == measuring.Estimate(2, 8.0, from_runs=False)
+
+
+def test_measure_asks_a_process(tmp_path) -> None:
+    (row,) = measuring.measure("probe", [job(tmp_path, "one", method="wt", epochs=1)])
+    assert row["seconds"] > 0

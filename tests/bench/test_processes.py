@@ -1,0 +1,55 @@
+"""`fg bench` with real trials: killed and started again, one at once or two, the results are the same to the bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import fg, untimed
+
+from fgcli.bench import local
+
+
+def content(run: Path) -> tuple[Any, ...]:
+    """The result and the metrics, without times, and the recipe."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((run / "result.json").read_text())
+    return untimed(result), untimed(rows), (run / "recipe.yaml").read_text()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about")
+
+
+def test_killed_and_started_again_ends_as_if_nothing_had_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "cores", lambda: 2)
+    result = fg("bench", "sweep.yaml", "--out", "whole", "--seeds", "0", "--jobs", "2")
+    assert result.exit_code == 0, result.stderr
+    assert "whole: 2 trials at once, 1 thread each, on 2 cores" in result.stdout
+
+    # One trial at once, and the bench killed in the middle of it.
+    flags = ["bench", "sweep.yaml", "--out", "killed", "--seeds", "0", "--jobs", "1", "--only", "W̃ᵀ"]
+    bench = subprocess.Popen([sys.executable, "-m", "fgcli", *flags], stdout=subprocess.DEVNULL)
+    run = Path("killed/trials/wt-seed0")
+    metrics = run / "metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
+    os.kill(bench.pid, signal.SIGKILL)
+    bench.wait()
+    assert not (run / "result.json").exists()
+    begun = (run / "environment.json").read_bytes()
+
+    result = fg(*flags)
+    assert result.exit_code == 0, result.stderr
+    assert (run / "environment.json").read_bytes() == begun  # resumed, not begun again
+    assert "begins again" not in Path("killed/logs/wt-seed0.log").read_text()
+    assert content(run) == content(Path("whole/trials/wt-seed0"))

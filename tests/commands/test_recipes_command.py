@@ -1,0 +1,78 @@
+import re
+from pathlib import Path
+
+import pytest
+from tiny_runs import fg
+
+from fgcli import recipes
+from fgcli.commands.recipe_schema import schema_text
+from fgcli.extend.registry import load_registry
+from fgcli.recipe import Recipe, Source
+from fgcli.sweep.read import parse_sweep, resolve_trials
+from fgcli.sweep.views import VALUE_KEYS
+from fgcli.yaml_reader import read_yaml
+
+PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+def test_list_has_every_shipped_recipe_with_its_kind_and_title():
+    lines = {line.split()[0]: line for line in fg("recipes", "list").stdout.splitlines()}
+    assert sorted(lines) == recipes.names()
+    assert re.fullmatch(r"table3 +100 runs +Training accuracy by width \(Tab. 3\) *", lines["table3"])
+    assert re.fullmatch(r"quickstart +a run +wperp-ns *", lines["quickstart"])
+
+
+def test_show_prints_the_file():
+    assert fg("recipes", "show", "quickstart").stdout == recipes.find("quickstart").read_text(encoding="utf-8")
+
+
+def test_copy_is_the_file_and_never_over_another():
+    assert fg("recipes", "copy", "table3", "mine.yaml").exit_code == 0
+    assert Path("mine.yaml").read_bytes() == recipes.find("table3").read_bytes()
+    Path("mine.yaml").write_text("mine")
+    done = fg("recipes", "copy", "table3", "mine.yaml")
+    assert (done.exit_code, done.stderr) == (2, "fg: mine.yaml exists; give another name, or remove it\n")
+    assert Path("mine.yaml").read_text() == "mine"
+
+
+def test_validate_says_what_each_is():
+    done = fg("recipes", "validate", "quickstart", "table3")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[0].endswith("a run, method wperp-ns, 200 epochs; fg train --recipe quickstart")
+    assert done.stdout.splitlines()[1].endswith("a sweep of 100 runs, 2 views; fg bench table3")
+
+
+def test_validate_refuses_with_the_place():
+    Path("mine.yaml").write_text("grid: {methods: [wt], width: [0]}")
+    done = fg("recipes", "validate", "mine.yaml")
+    assert (done.exit_code, done.stderr) == (2, "fg: mine.yaml:1:31: width is 0; it must be at least 1\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show"], "fg recipes show is given 0 names; it takes one recipe: fg recipes show table3"),
+        (["copy", "table3"], "fg recipes copy is given 1 names; it takes a recipe and a new file"),
+        (["list", "x"], "fg recipes list is given 1 names; it takes no names"),
+        (["show", "tabel3"], "NAME: unknown recipe 'tabel3'; did you mean 'table3'?"),
+    ],
+)
+def test_refused(arguments, message):
+    done = fg("recipes", *arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"fg: {message}")
+
+
+def test_the_page_has_the_schema_of_the_code():
+    assert fg("recipes", "schema").stdout == schema_text()
+    assert PAGE.endswith(schema_text())
+    assert all(f"| `{key}` |" in schema_text() for key in Recipe.model_fields)
+    assert all(f"`{key}`" in schema_text() for key in VALUE_KEYS)
+
+
+def test_the_sweep_of_the_page_is_valid():
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    document = read_yaml(text, "docs/recipes.md")
+    assert isinstance(document.data, dict)
+    source = Source("docs/recipes.md", document.data, document.values, document.keys)
+    assert len(resolve_trials(parse_sweep(source), source, load_registry())) == 18
