@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,7 @@ def test_closing_ends_what_runs_politely_and_then_by_force(tmp_path, monkeypatch
     outcomes = LocalExecutor(LocalOptions(jobs=3)).run(trials)
     assert next(outcomes).trial.name == "quick"
     until(lambda: all((tmp_path / f"{name}.log").read_text() for name in ("deaf", "polite")))
+    assert isinstance(outcomes, Generator)
     outcomes.close()
     assert not any(alive(pid) for pid in started)
     assert "bye" in (tmp_path / "polite.log").read_text()
