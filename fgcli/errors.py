@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar
 
 
 class FgError(Exception):
@@ -11,7 +10,7 @@ class FgError(Exception):
     Control characters are escaped, so whatever a file or a plugin put into the message stays on that line.
     """
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -25,6 +24,10 @@ class RunError(FgError):
     """A known fault in the middle of a run."""
 
     exit_code = 1
+
+
+class WriteError(RunError):
+    """A file could not be written: a full disk, say. What was written before is whole."""
 
 
 def one_line(text: str) -> str:

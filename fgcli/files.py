@@ -2,10 +2,27 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 JSON_LIMIT = 64 * 2**20  # bytes; the largest JSON file of ours that is read
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a file. OSError when it cannot be read; ValueError when it is no regular file, or above `limit`."""
+    # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size > limit:
+            raise ValueError(f"larger than {limit} bytes")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def to_json(value: object) -> str:
@@ -33,9 +50,7 @@ def from_json(text: str) -> Any:
 
 def read_json(path: Path) -> Any:
     """The value of a JSON file. OSError when it cannot be read, ValueError when it is not strict JSON."""
-    if path.stat().st_size > JSON_LIMIT:
-        raise ValueError(f"larger than {JSON_LIMIT} bytes")
-    return from_json(path.read_text(encoding="utf-8"))
+    return from_json(read_regular(path, JSON_LIMIT).decode())
 
 
 def sync_file(path: Path) -> None:
@@ -60,13 +75,20 @@ def temporary_name(path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a kill at any moment, sees the old content or the new one, never a part."""
+    """Write a file so that a reader, or a kill at any moment, sees the old content or the new one, never a part.
+
+    OSError, with a file's name, when it cannot be written.
+    """
     temporary = temporary_name(path)
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        put_in_place(temporary, path)
-    except BaseException:
         temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # made here: through a link of that name, another file would be written
+            file.write(content.encode() if isinstance(content, str) else content)
+        put_in_place(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -53,6 +53,10 @@ class Recipe(Options):
     keep_checkpoints: list[Count] = Field(
         default=[], description="Epochs after which a checkpoint is written that is kept."
     )
+    keep_last: Count = Field(default=2, description="How many of the newest checkpoints are kept, beside the best.")
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        default="stop", description="When a loss, guess or gradient is not finite: stop, or leave that update out."
+    )
     diagnostics: list[Diagnostic] = Field(default=[], description="What to record of the guesses during the run.")
     diagnostics_every: Count = Field(default=10, description="Epochs between two records of the diagnostics.")
     subspace: Literal["dominant", "bulk"] | None = Field(

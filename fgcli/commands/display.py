@@ -3,13 +3,15 @@
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from fgcli.commands.output import Lossy
+from fgcli.errors import one_line
 from fgcli.training.reporter import Plan, Silent
 
 
@@ -25,14 +27,14 @@ class WarningsOnly(Silent):
         pass
 
     def warned(self, message: str) -> None:
-        print(f"fg: warning: {message}", file=sys.stderr)
+        print(f"fg: warning: {one_line(message)}", file=_lossy(sys.stderr))
 
 
 class Display(WarningsOnly):
     """A bar with time left, loss and accuracy on a terminal; elsewhere a plain line for each evaluation."""
 
     def __init__(self, *, to_stderr: bool) -> None:
-        self._console = Console(stderr=to_stderr)
+        self._console = Console(file=_lossy(sys.stderr if to_stderr else sys.stdout))
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -95,12 +97,17 @@ def show_result(result: Mapping[str, Any]) -> None:
     for names, how in _uncovered(result["perturbed"], result["frozen"]):
         facts.add_row(how, Text(names))
 
-    console = Console()
+    console = Console(file=_lossy(sys.stdout))
     console.print(_title(result))
     console.print(table)
     console.print(facts)
     # Outside the grid: a path that is cut or wrapped cannot be copied.
     console.print(Text(f"run directory  {result['run_dir']}"), soft_wrap=True)
+
+
+def _lossy(stream: TextIO) -> IO[str]:
+    lost = "fg: warning: standard output cannot be written; the run goes on without it"
+    return cast("IO[str]", Lossy(stream, "" if stream is sys.stderr else lost))
 
 
 def _title(result: Mapping[str, Any]) -> Text:

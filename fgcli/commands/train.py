@@ -1,5 +1,6 @@
 """`fg train`: one run, from flags and a recipe to a run directory."""
 
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stdout
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fgcli.errors import RunError, UsageError
+from fgcli.errors import UsageError
 from fgcli.files import to_json
 
 if TYPE_CHECKING:  # these import torch, or pydantic
@@ -17,12 +18,6 @@ if TYPE_CHECKING:  # these import torch, or pydantic
     from fgcli.training.loop import Training
     from fgcli.training.reporter import Reporter
     from fgcli.training.sinks import Sinks
-
-
-class Interrupted(RunError):
-    """Stopped by Ctrl-C."""
-
-    exit_code = 130
 
 
 def _option(flag: str, help: str, metavar: str | None = None) -> Any:
@@ -76,6 +71,18 @@ def train(
     keep_checkpoints: Annotated[
         str | None,
         _option("--keep-checkpoints", "Epochs after which a checkpoint is written that is kept.", "N,N,…"),
+    ] = None,
+    keep_last: Annotated[
+        int | None,
+        _option("--keep-last", "How many of the newest checkpoints to keep, beside the best (default 2).", "N"),
+    ] = None,
+    on_nonfinite: Annotated[
+        str | None,
+        _option(
+            "--on-nonfinite",
+            "When a loss, guess or gradient is not finite: stop, or leave that update out (default stop).",
+            "stop|skip",
+        ),
     ] = None,
     diagnostics: Annotated[
         str | None,
@@ -143,9 +150,9 @@ def train(
     _train(make, sinks, json=json, quiet=quiet)
 
 
-_PLAIN = ("method", "dataset", "model", "bias", "optimizer", "device", "subspace")
+_PLAIN = ("method", "dataset", "model", "bias", "optimizer", "device", "on_nonfinite", "subspace")
 _NUMBERS = (
-    "k", "width", "depth", "epochs", "max_steps", "batch_size", "lr", "seed", "threads", "eval_every",
+    "k", "width", "depth", "epochs", "max_steps", "batch_size", "lr", "seed", "threads", "eval_every", "keep_last",
     "diagnostics_every", "subspace_k", "subspace_every",
 )  # fmt: skip
 _OPTIONS = ("option", "dataset_option", "model_option", "optimizer_option")
@@ -185,7 +192,7 @@ def _prepare(
     """What makes the training, once a reporter is there. Most of what is refused is refused here."""
     from fgcli.recipe import read_recipe, resolve
     from fgcli.recipes import find
-    from fgcli.training.run_directory import check_free
+    from fgcli.training.run_directory import check_free, check_resumable
 
     source = None if recipe is None else read_recipe(find(recipe))
     if resume is None:
@@ -196,6 +203,7 @@ def _prepare(
         from fgcli.training.start import begin
 
         return partial(begin, resolved, out, registry)
+    check_resumable(resume)
     from fgcli.training import start
 
     return partial(start.resume, resume, source, overrides, registry)
@@ -203,6 +211,7 @@ def _prepare(
 
 def _train(make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool, quiet: bool) -> None:
     from fgcli.commands.display import Display, WarningsOnly, show_result
+    from fgcli.training.interrupts import Interrupted
     from fgcli.training.sinks import SinkReporter
 
     result: dict[str, Any] | None = None
@@ -215,11 +224,13 @@ def _train(make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool
             result = training.run()
         except KeyboardInterrupt as interrupt:
             raise Interrupted(
-                f"interrupted after step {training.step}; go on with: fg train --resume {training.run_directory.path}"
+                f"interrupted at once, after step {training.step}; go on, from the last checkpoint, with: "
+                f"{training.run_directory.resume_command}",
+                signal.SIGINT,
             ) from interrupt
         finally:
             reporter.finished(result)
     if json:
-        print(to_json(result))
+        print(to_json(result), flush=True)
     elif not quiet and result is not None:
         show_result(result)

@@ -7,20 +7,21 @@ ever unpickled.
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from fgcli.errors import RunError
-from fgcli.files import put_in_place, read_json, temporary_name, to_json, write_atomically
+from fgcli.errors import RunError, WriteError
+from fgcli.files import put_in_place, read_json, read_regular, temporary_name, to_json, write_atomically
 
 SCHEMA = 1
-KEPT = 2  # the newest two: should the last be damaged, there is one before it
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,19 @@ class Damaged(Exception):
 class CheckpointStore:
     """The checkpoints of one run. `recipe` is any text that names what is trained: those of another are refused.
 
-    Those of `kept_steps` stay; of the others the newest two.
+    Those of `kept_steps` stay, and the newest `keep_last`: of two, should the last be damaged, one is left.
     """
 
     folder: Path
     recipe: str
     kept_steps: frozenset[int] = frozenset()
+    keep_last: int = 2
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint and drop those that are not kept. RunError when it cannot be written."""
+    def save(self, checkpoint: Checkpoint, best: int | None = None) -> None:
+        """Write a checkpoint and drop those that are not kept, as that of step `best` is.
+
+        WriteError when it cannot be written.
+        """
         tensor_file, manifest_file = self._files(checkpoint.step)
         temporary = temporary_name(tensor_file)
         try:
@@ -71,20 +76,27 @@ class CheckpointStore:
             write_atomically(manifest_file, to_json(manifest) + "\n")
         except (OSError, SafetensorError, ValueError) as error:
             temporary.unlink(missing_ok=True)
-            raise RunError(f"cannot write the checkpoint {tensor_file}: {error}") from error
-        self._prune(checkpoint.step)
+            raise WriteError(f"cannot write the checkpoint {tensor_file}: {error}") from error
+        self._prune(checkpoint.step, best)
 
-    def load_newest(self) -> tuple[Checkpoint | None, list[str]]:
+    def load_newest(
+        self, take: Callable[[Checkpoint], object] = lambda checkpoint: None
+    ) -> tuple[Checkpoint | None, list[str]]:
         """The newest usable checkpoint, and what is wrong with each newer one; None when none was ever completed.
 
-        RunError when there are checkpoints and all are damaged: a run never restarts silently.
+        Usable is what is whole and what `take` takes: it raises RunError for one that does not fit. RunError when there
+        are checkpoints and none is usable: a run never restarts silently.
         """
         complaints: list[str] = []
         for step in reversed(self.steps()):
             try:
-                return self._read(step), complaints
+                checkpoint = self._read(step)
+                take(checkpoint)
+                return checkpoint, complaints
             except Damaged as damage:
                 complaints.append(str(damage))
+            except RunError as misfit:
+                complaints.append(f"{self._files(step)[0]}: {misfit}")
         if complaints:
             raise RunError(f"no usable checkpoint in {self.folder}: {'; '.join(complaints)}")
         return None, []
@@ -108,25 +120,26 @@ class CheckpointStore:
     def _read(self, step: int) -> Checkpoint:
         tensor_file, manifest_file = self._files(step)
         manifest = _read_manifest(manifest_file, step)
-        if manifest["recipe_sha256"] != _sha256(self.recipe):
+        if manifest.recipe_sha256 != _sha256(self.recipe):
             raise Damaged(f"{manifest_file}: was written under another recipe than the run's recipe.yaml of today")
+        stated = manifest.tensors
         try:
             # What was checked is what is loaded: the file is read once.
-            content = tensor_file.read_bytes()
-            if hashlib.sha256(content).hexdigest() != manifest["tensors"]["sha256"]:
+            content = read_regular(tensor_file, stated.bytes)
+            if hashlib.sha256(content).hexdigest() != stated.sha256:
                 raise Damaged(
                     f"{tensor_file}: damaged, its {len(content)} bytes do not match the sha256 of the "
-                    f"{manifest['tensors']['bytes']} bytes written"
+                    f"{stated.bytes} bytes written"
                 )
-            return Checkpoint(step, load(content), manifest["data"])
-        except (OSError, SafetensorError) as error:
+            return Checkpoint(step, load(content), manifest.data)
+        except (OSError, ValueError, MemoryError, SafetensorError) as error:
             raise Damaged(f"{tensor_file}: cannot be read ({error})") from error
 
-    def _prune(self, newest: int) -> None:
+    def _prune(self, newest: int, best: int | None) -> None:
         """Keep what is up to `newest` at most; later ones are of a future that was given up for being damaged."""
         past = [step for step in self.steps() if step <= newest]
-        kept = {*past[-KEPT:], *self.kept_steps.intersection(past)}
-        kept_names = {path.name for step in kept for path in self._files(step)}
+        kept = {*past[-self.keep_last :], *self.kept_steps.intersection(past), best}
+        kept_names = {path.name for step in kept if step is not None for path in self._files(step)}
         ours = [path for path in self.folder.iterdir() if re.match(r"\.?step-\d+\.", path.name)]
         # The manifest goes first, as a checkpoint counts by it.
         for path in sorted(ours, key=lambda path: path.suffix != ".json"):
@@ -134,7 +147,27 @@ class CheckpointStore:
                 path.unlink(missing_ok=True)
 
 
-def _read_manifest(path: Path, step: int) -> dict[str, Any]:
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Tensors(_Strict):
+    file: str
+    bytes: int
+    sha256: str
+
+
+class _Manifest(_Strict):
+    """What stands beside the tensors."""
+
+    schema_: int = Field(alias="schema")
+    step: int
+    recipe_sha256: str
+    tensors: _Tensors
+    data: dict[str, Any]
+
+
+def _read_manifest(path: Path, step: int) -> _Manifest:
     try:
         manifest = read_json(path)
     except (OSError, ValueError) as error:
@@ -146,7 +179,11 @@ def _read_manifest(path: Path, step: int) -> dict[str, Any]:
     sha256 = manifest.pop("sha256", None)
     if sha256 != _sha256(to_json(manifest)) or manifest.get("step") != step:
         raise Damaged(f"{path}: damaged, it does not match its own sha256")
-    return manifest
+    try:
+        return _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Damaged(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def _savable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -30,10 +30,17 @@ def not_finite(estimate: Estimate) -> str | None:
     for what, values in (("loss", estimate.losses), ("directional derivative", estimate.directional_derivative)):
         if values is not None and not torch.isfinite(values).all():
             return what
-    # A guess's NaN in a unit that ReLU has switched off does not reach δ. A sum takes a tenth of isfinite's time.
-    sums = [gradient.sum().float() for gradient in estimate.gradients.values()]
+    # A guess's NaN in a unit that ReLU has switched off does not reach δ.
+    name = first_not_finite(estimate.gradients)
+    return None if name is None else f"gradient of {name}"
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity, or None."""
+    # A sum takes a tenth of isfinite's time.
+    sums = [tensor.sum().float() for tensor in tensors.values()]
     if sums and not torch.isfinite(torch.stack(sums)).all():
-        for name, gradient in estimate.gradients.items():
-            if not torch.isfinite(gradient).all():  # the sum alone may overflow
-                return f"gradient of {name}"
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():  # the sum alone may overflow
+                return name
     return None

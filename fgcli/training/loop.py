@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -10,30 +9,34 @@ import torch
 from torch import Tensor
 
 from fgcli.devices import peak_memory_bytes, synchronize
-from fgcli.errors import FgError, RunError, exception_text
+from fgcli.errors import FgError, RunError, WriteError, exception_text
 from fgcli.gradient.errors import GuessFault
 from fgcli.gradient.estimator import Batch, Estimate, FindsFaults
 from fgcli.training.assembly import Assembly, cross_entropy
-from fgcli.training.checkpoints import CheckpointStore
-from fgcli.training.faults import malformed, not_finite
+from fgcli.training.checkpoints import Checkpoint, CheckpointStore
+from fgcli.training.evaluation import evaluate, measuring
+from fgcli.training.faults import first_not_finite, malformed, not_finite
+from fgcli.training.interrupts import Interrupted, StopRequest, stop_request
 from fgcli.training.reporter import Plan, Reporter
 from fgcli.training.rows import append_row, rewind_rows
 from fgcli.training.run_directory import RunDirectory
-from fgcli.training.state import capture, restore
-from fgcli.training.step_times import StepTimes
+from fgcli.training.state import Progress, capture, restore
 
-EVALUATION_BATCH = 1024
 RESULT_SCHEMA = 1
+_RESULTS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")  # of the last metrics row
 
 
 class Training:
-    """One run, from its first step or from its newest checkpoint. Made once it is certain that it shall run."""
+    """One run, from its first step or from its newest checkpoint. Made once it is certain that it shall run.
+
+    Holds the run directory's lock until `run` returns or raises.
+    """
 
     def __init__(self, assembly: Assembly, run: RunDirectory, reporter: Reporter) -> None:
         self.assembly, self.run_directory, self.reporter = assembly, run, reporter
         self.parameters = dict(assembly.model.named_parameters())
-        self.step = 0  # updates done
-        self.times = StepTimes()
+        self.step = 0  # steps done
+        self.progress = Progress()
         self.last_row: dict[str, Any] = {}
         self._wall_before = 0.0  # seconds that earlier processes spent on this run
         self._started = perf_counter()
@@ -44,6 +47,7 @@ class Training:
             run.checkpoints,
             run.recipe_file.read_text(encoding="utf-8"),
             frozenset(epoch * self.steps_per_epoch for epoch in recipe.keep_checkpoints),
+            recipe.keep_last,
         )
         all_steps = recipe.epochs * self.steps_per_epoch
         self.total_steps = min(all_steps, recipe.max_steps or all_steps)
@@ -51,29 +55,53 @@ class Training:
     def resume(self) -> None:
         """Take up the newest usable checkpoint, and drop the metrics rows that were written after it.
 
-        A run that was stopped before its first checkpoint begins again. RunError when all checkpoints are damaged.
+        A run that was stopped before its first checkpoint begins again. RunError when no checkpoint is usable.
         """
-        checkpoint, complaints = self.store.load_newest()
+
+        def take(checkpoint: Checkpoint) -> None:
+            self.progress = restore(self.assembly, checkpoint)
+
+        checkpoint, complaints = self.store.load_newest(take)
         for complaint in complaints:
             self.reporter.warned(f"{complaint}; the checkpoint before it is used")
         if checkpoint is None:
             self.reporter.warned("the run was stopped before its first checkpoint; it begins again")
         else:
             self.step = checkpoint.step
-            self._wall_before, self.times = restore(self.assembly, checkpoint)
+        self._wall_before = self.progress.wall_s
         rows, torn = self.run_directory.rewind_metrics(self.step)
         rewind_rows(self.run_directory.diagnostics_file, self.step if checkpoint else -1)
         if torn:
             self.reporter.warned(f"dropped the torn last line of {self.run_directory.metrics_file}")
-        self.last_row = rows[-1] if rows else {}
+        self._take_up_rows(rows)
+
+    def _take_up_rows(self, rows: list[dict[str, Any]]) -> None:
+        """The last row may be needed for the result, so one that got lost with the file is measured anew."""
+        period = self.assembly.recipe.eval_every * self.steps_per_epoch
+        due = {*range(period, self.step + 1, period), *([self.step] if self.step == self.total_steps else [])}
+        if missing := len(due.difference(row["step"] for row in rows)):
+            self.reporter.warned(f"{self.run_directory.metrics_file} has lost {missing} of {len(due)} rows")
+        if rows and rows[-1].keys() >= set(_RESULTS):
+            self.last_row = rows[-1]
+        if self.step in due and self.last_row.get("step") != self.step:
+            self._evaluate()
 
     @torch.no_grad()
     def run(self) -> dict[str, Any]:
         """Train to the end; returns the content of result.json.
 
-        RunError when a loss or a directional derivative is not finite: before the update, so that the last
-        checkpoint is good.
+        RunError when a loss, a directional derivative, a guess or a weight is not finite: before the update, so that
+        the last checkpoint is good. Interrupted, after a checkpoint, when a signal asks for it.
         """
+        try:
+            with stop_request() as request:
+                return self._run(request)
+        except WriteError as error:
+            raise RunError(f"{error}; once it can be, go on with: {self.run_directory.resume_command}") from error
+        finally:
+            self.run_directory.release()
+
+    def _run(self, request: StopRequest) -> dict[str, Any]:
         self._started = perf_counter()
         self.reporter.started(self._plan())
         if self.step == 0:
@@ -82,16 +110,31 @@ class Training:
             loss = self._take_step(indices)
             self.step += 1
             self.reporter.stepped(self.step, loss)
-            evaluate = self._is_due(self.assembly.recipe.eval_every)
-            if evaluate:
+            evaluated = self._is_due(self.assembly.recipe.eval_every)
+            if evaluated:
                 self._evaluate()
             if self._is_due(self.assembly.recipe.diagnostics_every):
                 self._record_diagnostics()
-            if evaluate or self.step in self.store.kept_steps:
-                self.store.save(capture(self.assembly, self.step, self._wall(), self.times))
+            stop = request.by
+            if evaluated or stop or self.step in self.store.kept_steps:
+                self._save()
+            if stop:
+                raise Interrupted(
+                    f"stopped by {stop.name} after step {self.step}, with a checkpoint; go on with: "
+                    f"{self.run_directory.resume_command}",
+                    stop,
+                )
+        if skipped := self.progress.skipped:
+            self.reporter.warned(f"{skipped} of {self.step} updates were left out, as something was not finite")
         result = self._result()
         self.run_directory.write_result(result)
         return result
+
+    def _save(self) -> None:
+        self._refuse_bad_weights()
+        self.progress.wall_s = self._wall()
+        best = self.progress.best
+        self.store.save(capture(self.assembly, self.step, self.progress), None if best is None else best[1])
 
     def _plan(self) -> Plan:
         return Plan(
@@ -115,19 +158,22 @@ class Training:
     def _take_step(self, indices: Tensor) -> float:
         """One update; returns the batch's mean loss. Times the estimator and the optimiser, and nothing else."""
         assembly, device = self.assembly, self.assembly.device
+        self._refuse_bad_weights()
         batch = Batch(assembly.dataset.train_inputs[indices], assembly.dataset.train_targets[indices])
 
         with assembly.streams.for_layers("layers", self.step, device):
             start = _now(device)
             estimate = self._estimate(batch)
             estimated = _now(device)
-        self._check(estimate, batch)
-        checked = _now(device)
-        for name, parameter in self.parameters.items():
-            parameter.grad = estimate.gradients.get(name)
-        with self._blaming(f"optimizer {assembly.recipe.optimizer}"):
-            assembly.optimizer.step()
-        self.times.add(1e3 * (_now(device) - checked + estimated - start))
+        if fault := self._find_fault(estimate, batch):
+            self._skip(fault)
+        else:
+            checked = _now(device)
+            for name, parameter in self.parameters.items():
+                parameter.grad = estimate.gradients.get(name)
+            with self._blaming(f"optimizer {assembly.recipe.optimizer}"):
+                assembly.optimizer.step()
+            self.progress.times.add(1e3 * (_now(device) - checked + estimated - start))
         return estimate.losses.mean().item()
 
     def _estimate(self, batch: Batch) -> Estimate:
@@ -146,18 +192,30 @@ class Training:
             fault = str(cause) if isinstance(cause, GuessFault) else exception_text(cause)
             self._stop(f"{what} failed in step {self.step + 1}: {fault}", cause)
 
-    def _check(self, estimate: Estimate, batch: Batch) -> None:
-        """Stop before the update on what an optimiser cannot use: of another shape, or not finite."""
+    def _find_fault(self, estimate: Estimate, batch: Batch) -> str | None:
+        """What is not finite, in one clause. Stops on what is of another shape, which no later step mends."""
         if fault := malformed(estimate, self.parameters):
             self._stop(f"{self.assembly.method} failed in step {self.step + 1}: {fault}")
         what = not_finite(estimate)
         if what is None:
-            return
-        where = None if what == "loss" else self._find_fault(batch)
-        blamed = f"; {self.assembly.method}, {where}" if where else ""
-        self._stop(f"the {what} is not finite in step {self.step + 1}; stopped before the update{blamed}")
+            return None
+        where = None if what == "loss" else self._find_site(batch)
+        blamed = f" ({self.assembly.method}, {where})" if where else ""
+        return f"the {what} is not finite in step {self.step + 1}{blamed}"
 
-    def _find_fault(self, batch: Batch) -> str | None:
+    def _skip(self, fault: str) -> None:
+        """Leave an update out, where the recipe allows it, or stop before it."""
+        if self.assembly.recipe.on_nonfinite == "stop":
+            self._stop(f"{fault}; stopped before the update")
+        self.progress.skipped += 1
+        if self.progress.skipped == 1:
+            self.reporter.warned(f"{fault}; this update is left out, and later ones like it without a word")
+
+    def _refuse_bad_weights(self) -> None:
+        if name := first_not_finite(self.parameters):
+            self._stop(f"the weight {name} is not finite after step {self.step}; stopped before the next update")
+
+    def _find_site(self, batch: Batch) -> str | None:
         assembly = self.assembly
         if not isinstance(assembly.estimator, FindsFaults):
             return None
@@ -183,70 +241,37 @@ class Training:
         assembly = self.assembly
         if assembly.recorder is None:
             return
-        with self._measuring():
+        with measuring(self.assembly, self.step):
             row = assembly.recorder.record(self.step, assembly.estimator.state())
         append_row(self.run_directory.diagnostics_file, {"epoch": self.step / self.steps_per_epoch, **row})
 
     def _evaluate(self) -> None:
         """Write a metrics row. RunError, before anything is written, when a loss is not finite."""
-        dataset = self.assembly.dataset
-        with self._measuring():
-            train_loss, train_accuracy = self._measure(dataset.train_inputs, dataset.train_targets)
-            test_loss, test_accuracy = self._measure(dataset.test_inputs, dataset.test_targets)
-        for split, loss in (("training", train_loss), ("test", test_loss)):
+        measured = evaluate(self.assembly, self.step)
+        for split, loss in (("training", measured["train_loss"]), ("test", measured["test_loss"])):
             if not math.isfinite(loss):
                 self._stop(f"the {split} loss is not finite after step {self.step}")
-        self.last_row = {
-            "step": self.step,
-            "epoch": self.step / self.steps_per_epoch,
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-            "wall_s": self._wall(),
-        }
+        if self.progress.best is None or measured["train_loss"] < self.progress.best[0]:
+            self.progress.best = (measured["train_loss"], self.step)
+        place = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+        self.last_row = {**place, **measured, "wall_s": self._wall()}
         self.run_directory.append_metrics(self.last_row)
         self.reporter.evaluated(self.last_row)
-
-    @contextmanager
-    def _measuring(self) -> Iterator[None]:
-        """The model in eval mode; then each layer in its own again: a BatchNorm put into eval mode stays there."""
-        assembly = self.assembly
-        modes = [(module, module.training) for module in assembly.model.modules()]
-        assembly.model.eval()
-        try:
-            with assembly.streams.for_layers("evaluation", self.step, assembly.device):
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
-
-    def _measure(self, inputs: Tensor, targets: Tensor) -> tuple[float, float]:
-        """Mean loss and accuracy over a whole split."""
-        loss, correct = 0.0, 0
-        for some_inputs, some_targets in zip(
-            inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True
-        ):
-            outputs = self.assembly.model(some_inputs)
-            loss += cross_entropy(outputs, some_targets).sum().item()
-            correct += int((outputs.argmax(dim=1) == some_targets).sum().item())
-        return loss / len(inputs), correct / len(inputs)
 
     def _wall(self) -> float:
         return self._wall_before + perf_counter() - self._started
 
     def _result(self) -> dict[str, Any]:
         recipe, coverage = self.assembly.recipe, self.assembly.coverage
-        lower, median, upper = self.times.quartiles()
-        row = self.last_row
+        lower, median, upper = self.progress.times.quartiles()
+        best = self.progress.best
         return {
             "schema": RESULT_SCHEMA,
             **recipe.model_dump(mode="json"),
             "steps": self.step,
-            "train_accuracy": row["train_accuracy"],
-            "test_accuracy": row["test_accuracy"],
-            "train_loss": row["train_loss"],
-            "test_loss": row["test_loss"],
+            "skipped_updates": self.progress.skipped,
+            **{name: self.last_row[name] for name in _RESULTS},
+            "best_step": None if best is None else best[1],
             "wall_s": self._wall(),
             "step_ms_median": median,
             "step_ms_quartiles": [lower, upper],

@@ -1,20 +1,23 @@
 """A run's folder: recipe.yaml, environment.json, metrics.jsonl, checkpoints/ and, written last, result.json.
 
-A folder with a recipe and a result is a finished run; with a recipe alone it is an unfinished one. Nothing here
-imports torch, so that reports can read runs quickly.
+A folder with a recipe and a result is a finished run; with a recipe alone it is an unfinished one. Whoever writes
+into it holds its lock. Nothing here imports torch, so that reports can read runs quickly.
 """
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from fgcli.errors import RunError, UsageError
+from fgcli.errors import RunError, UsageError, WriteError
 from fgcli.files import read_json, to_json, write_atomically
+from fgcli.training import lock
+from fgcli.training.lock import RunLock
 from fgcli.training.rows import append_row, read_rows, rewind_rows
 
 
@@ -29,9 +32,10 @@ class Content(Enum):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run. Made by `create` or `open_run`."""
+    """The files of one run. Made by `create` or `open_unfinished`, which lock it, or by `open_run`, to be read."""
 
     path: Path
+    lock: RunLock | None = field(default=None, compare=False)
 
     @property
     def recipe_file(self) -> Path:
@@ -58,6 +62,15 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def resume_command(self) -> str:
+        return f"fg train --resume {shlex.quote(str(self.path))}"
+
+    def release(self) -> None:
+        """Let another process work here."""
+        if self.lock is not None:
+            self.lock.release()
+
     def describe(self, recipe: str, environment: Mapping[str, object]) -> None:
         """Write down what is run and where. The recipe comes last: with it the folder is a run."""
         write_atomically(self.environment_file, to_json(environment) + "\n")
@@ -73,8 +86,11 @@ class RunDirectory:
         return rewind_rows(self.metrics_file, step)
 
     def write_result(self, result: Mapping[str, object]) -> None:
-        """Write result.json, which makes this a finished run."""
-        write_atomically(self.result_file, to_json(result) + "\n")
+        """Write result.json, which makes this a finished run. WriteError when the disk is full, say."""
+        try:
+            write_atomically(self.result_file, to_json(result) + "\n")
+        except OSError as error:
+            raise WriteError(f"cannot write {self.result_file}: {error.strerror}") from error
 
     def read_result(self) -> dict[str, Any]:
         """The content of result.json. RunError when it is missing or broken."""
@@ -93,11 +109,27 @@ def content(path: Path) -> Content:
     run = RunDirectory(path)
     if run.recipe_file.exists():
         return Content.FINISHED_RUN if run.result_file.exists() else Content.UNFINISHED_RUN
-    return Content.SOMETHING_ELSE if any(path.iterdir()) else Content.NOTHING
+    return Content.NOTHING if _is_free(run) else Content.SOMETHING_ELSE
+
+
+def _is_free(run: RunDirectory) -> bool:
+    """Whether a folder is empty, or holds what a run leaves that was killed before its recipe was written."""
+    names = {entry.name for entry in run.path.iterdir()}
+    if lock.NAME not in names:
+        return not names
+    if run.checkpoints.is_dir() and any(run.checkpoints.iterdir()):
+        return False
+    ours = {lock.NAME, run.checkpoints.name, run.environment_file.name}
+    return all(name in ours or re.fullmatch(r"\.(environment\.json|recipe\.yaml)\.\d+\.tmp", name) for name in names)
 
 
 def check_free(path: Path) -> None:
-    """Refuse an --out that is taken. Writes nothing."""
+    """Refuse an --out that is taken, or in use. Writes nothing."""
+    lock.refuse_in_use(path)
+    _check_content(path)
+
+
+def _check_content(path: Path) -> None:
     found = content(path)
     if found is Content.FINISHED_RUN:
         raise UsageError(f"--out {path} holds a finished run; give a new folder, or remove that one")
@@ -108,22 +140,27 @@ def check_free(path: Path) -> None:
 
 
 def create(out: Path | None, label: str) -> RunDirectory:
-    """The folder of a new run: `out`, or a fresh one runs/LABEL-TIME in the working directory.
+    """The folder of a new run, locked: `out`, or a fresh one runs/LABEL-TIME in the working directory.
 
     Of several processes that ask at once for the same folder one gets it, and the others the error of a taken one.
     """
+    path = out
     try:
-        if out is None:
-            return RunDirectory(_fresh(Path("runs"), label))
-        check_free(out)
-        out.mkdir(parents=True, exist_ok=True)
-        # Making a folder either makes it or fails, in one act: whoever makes this one owns the run.
-        RunDirectory(out).checkpoints.mkdir()
-    except FileExistsError as error:
-        raise UsageError(f"--out {out} was taken by another run at this moment; give a new folder") from error
+        if path is None:
+            path = _fresh(Path("runs"), label)
+        else:
+            check_free(path)
+            path.mkdir(parents=True, exist_ok=True)
+        run = RunDirectory(path, lock.acquire(path))
+        try:
+            _check_content(path)  # once more, as nobody can change it now
+            run.checkpoints.mkdir(exist_ok=True)
+        except BaseException:
+            run.release()
+            raise
     except OSError as error:
-        raise UsageError(f"cannot make the run directory {error.filename}: {error.strerror}") from error
-    return RunDirectory(out)
+        raise UsageError(f"cannot make the run directory {error.filename or path}: {error.strerror}") from error
+    return run
 
 
 def _fresh(parent: Path, label: str) -> Path:
@@ -136,9 +173,8 @@ def _fresh(parent: Path, label: str) -> Path:
             path.mkdir()
         except FileExistsError:
             number += 1
-            continue
-        RunDirectory(path).checkpoints.mkdir()
-        return path
+        else:
+            return path
 
 
 def slug(text: str) -> str:
@@ -147,16 +183,44 @@ def slug(text: str) -> str:
 
 
 def open_run(path: Path) -> RunDirectory:
-    """The run in a folder, finished or not. UsageError when there is none."""
+    """The run in a folder, finished or not, to be read. UsageError when there is none, or one with links in it."""
     if content(path) not in (Content.FINISHED_RUN, Content.UNFINISHED_RUN):
         raise UsageError(f"{path} holds no run: there is no file {path / 'recipe.yaml'}")
-    return RunDirectory(path)
+    run = RunDirectory(path)
+    _refuse_links(run)
+    return run
 
 
-def open_unfinished(path: Path) -> RunDirectory:
-    """The run to resume. UsageError when the folder holds none, or a finished one."""
+def check_resumable(path: Path) -> None:
+    """UsageError when the folder holds no run, a finished one, one with links in it, or one in use. Writes nothing."""
     if content(path) is Content.FINISHED_RUN:
         raise UsageError(f"--resume {path}: this run is finished; its result is in {path / 'result.json'}")
     if content(path) is not Content.UNFINISHED_RUN:
         raise UsageError(f"--resume {path}: holds no run, as there is no file {path / 'recipe.yaml'}")
-    return RunDirectory(path)
+    _refuse_links(RunDirectory(path))
+    lock.refuse_in_use(path)
+
+
+def open_unfinished(path: Path) -> RunDirectory:
+    """The run to resume, locked. UsageError as `check_resumable`."""
+    check_resumable(path)
+    run = RunDirectory(path, lock.acquire(path))
+    try:
+        # Another process may have finished it meanwhile.
+        if run.result_file.exists():
+            raise UsageError(f"--resume {path}: this run is finished; its result is in {run.result_file}")
+    except BaseException:
+        run.release()
+        raise
+    return run
+
+
+def _refuse_links(run: RunDirectory) -> None:
+    """A run's files are its own: through a link, somebody else's would be read, or written."""
+    files = [run.recipe_file, run.environment_file, run.metrics_file, run.diagnostics_file, run.result_file]
+    entries = [*files, run.path / lock.NAME, run.checkpoints]
+    if run.checkpoints.is_dir():
+        entries += run.checkpoints.iterdir()
+    for entry in entries:
+        if entry.is_symlink():
+            raise UsageError(f"{entry} is a link to {os.readlink(entry)}; put the file itself in its place")

@@ -1,6 +1,7 @@
 """Beginning a run, and taking one up again: all checks first, then the run directory."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from fgcli.errors import UsageError
@@ -21,8 +22,10 @@ def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Report
     """A new run in `out`, or in a fresh folder under ./runs. UsageError before anything is written."""
     assembly = assemble(settle(recipe), registry)
     run = run_directory.create(out, _label(recipe))
-    run.describe(dump(assembly.recipe), describe_environment(assembly.device, _plugins(recipe, registry)))
-    return Training(assembly, run, reporter)
+    with _released_on_error(run):
+        _say_missing_lock(run, reporter)
+        run.describe(dump(assembly.recipe), describe_environment(assembly.device, _plugins(recipe, registry)))
+        return Training(assembly, run, reporter)
 
 
 def resume(
@@ -30,9 +33,37 @@ def resume(
 ) -> Training:
     """The unfinished run in `path`, at its newest checkpoint. A recipe file and flags may only say what it has.
 
-    UsageError when they say something else, or there is no run to resume; RunError when all checkpoints are damaged.
+    UsageError when they say something else, there is no run to resume, or another process is at it; RunError when all
+    checkpoints are damaged.
     """
     run = run_directory.open_unfinished(path)
+    with _released_on_error(run):
+        _say_missing_lock(run, reporter)
+        recipe = _recipe_of(run, source, overrides, registry, reporter)
+        training = Training(assemble(recipe, registry), run, reporter)
+        training.resume()
+        return training
+
+
+@contextmanager
+def _released_on_error(run: RunDirectory) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        run.release()
+        raise
+
+
+def _say_missing_lock(run: RunDirectory, reporter: Reporter) -> None:
+    if run.lock is not None and run.lock.missing:
+        reporter.warned(f"{run.path} cannot be locked ({run.lock.missing}); start no second process on it")
+
+
+def _recipe_of(
+    run: RunDirectory, source: Source | None, overrides: Mapping[str, object], registry: Registry, reporter: Reporter
+) -> Recipe:
+    """The run's recipe, once the given one and the plugins in use have been held against it."""
+    path = run.path
     of_run = read_recipe(run.recipe_file)
     began_with = _recorded_plugins(run)
     try:
@@ -50,9 +81,7 @@ def resume(
         if given is not None:
             _refuse_difference(path, name, getattr(recipe, name), given)
     _refuse_other_recipe(path, recipe, resolve(source or of_run, overrides, registry))
-    training = Training(assemble(recipe, registry), run, reporter)
-    training.resume()
-    return training
+    return recipe
 
 
 def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:

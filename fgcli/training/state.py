@@ -1,6 +1,7 @@
 """What a checkpoint of a training holds: into tensors and JSON data, and back."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,8 +16,21 @@ from fgcli.training.step_times import StepTimes
 _WARM, _COLD = "training.step_ms", "training.warm_up_step_ms"
 
 
-def capture(assembly: Assembly, step: int, wall_s: float, times: StepTimes) -> Checkpoint:
-    """All of a training after `step` updates.
+@dataclass
+class Progress:
+    """What a run has come to, beside its weights."""
+
+    wall_s: float = 0.0
+    """Seconds that it has taken, in all its processes."""
+    times: StepTimes = field(default_factory=StepTimes)
+    skipped: int = 0
+    """Updates left out, as something was not finite."""
+    best: tuple[float, int] | None = None
+    """The lowest training loss of an evaluation, and its step."""
+
+
+def capture(assembly: Assembly, step: int, progress: Progress) -> Checkpoint:
+    """All of a training after `step` steps.
 
     RunError for state of the optimiser that is neither tensor nor JSON, and of the estimator that is no tensor.
     """
@@ -24,22 +38,31 @@ def capture(assembly: Assembly, step: int, wall_s: float, times: StepTimes) -> C
     tensors |= {f"estimator.{name}": tensor for name, tensor in _estimator_state(assembly).items()}
     if assembly.subspace is not None:
         tensors |= {f"subspace.{name}": tensor for name, tensor in assembly.subspace.state().items()}
-    tensors[_WARM] = torch.tensor(times.warm, dtype=torch.float64)
-    tensors[_COLD] = torch.tensor(times.cold, dtype=torch.float64)
-    return Checkpoint(step, tensors, {"wall_s": wall_s, "optimizer": _pack_optimizer(assembly.optimizer, tensors)})
+    tensors[_WARM] = torch.tensor(progress.times.warm, dtype=torch.float64)
+    tensors[_COLD] = torch.tensor(progress.times.cold, dtype=torch.float64)
+    data = {"wall_s": progress.wall_s, "skipped": progress.skipped, "best": progress.best}
+    return Checkpoint(step, tensors, data | {"optimizer": _pack_optimizer(assembly.optimizer, tensors)})
 
 
-def restore(assembly: Assembly, checkpoint: Checkpoint) -> tuple[float, StepTimes]:
-    """Put a checkpoint into a freshly assembled training; returns the wall time and the step times so far.
+def restore(assembly: Assembly, checkpoint: Checkpoint) -> Progress:
+    """Put a checkpoint into a freshly assembled training.
 
-    RunError when the checkpoint is of a model with other parameters or buffers.
+    RunError when the checkpoint is of a model with other parameters or buffers, or holds something else than a
+    training's state; another checkpoint may be put there then.
     """
-    tensors = checkpoint.tensors
-    saved, wanted = _with_prefix("model.", tensors), dict(_model_tensors(assembly.model))
-    if {name: t.shape for name, t in saved.items()} != {name: t.shape for name, t in wanted.items()}:
-        names = sorted(saved.keys() ^ wanted.keys()) or [n for n in wanted if saved[n].shape != wanted[n].shape]
+    try:
+        return _restore(assembly, checkpoint.tensors, checkpoint.data, checkpoint.step)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(
-            f"the checkpoint of step {checkpoint.step} is of another model: {names[0]} differs in shape or is missing"
+            f"the checkpoint of step {checkpoint.step} is not one of this training: {exception_text(error)}"
+        ) from error
+
+
+def _restore(assembly: Assembly, tensors: Mapping[str, Tensor], data: Mapping[str, Any], step: int) -> Progress:
+    saved, wanted = _with_prefix("model.", tensors), dict(_model_tensors(assembly.model))
+    if misfits := [name for name in {**wanted, **saved} if _form(saved.get(name)) != _form(wanted.get(name))]:
+        raise RunError(
+            f"the checkpoint of step {step} is of another model: {misfits[0]} differs in shape or type, or is missing"
         )
     with torch.no_grad():
         for name, tensor in wanted.items():
@@ -47,11 +70,16 @@ def restore(assembly: Assembly, checkpoint: Checkpoint) -> tuple[float, StepTime
     assembly.estimator.load_state(
         {name: tensor.to(assembly.device) for name, tensor in _with_prefix("estimator.", tensors).items()}
     )
-    _unpack_optimizer(assembly.optimizer, checkpoint.data["optimizer"], tensors)
+    _unpack_optimizer(assembly.optimizer, data["optimizer"], tensors)
     if assembly.subspace is not None:
-        assembly.subspace.load_state(_with_prefix("subspace.", tensors), checkpoint.step)
+        assembly.subspace.load_state(_with_prefix("subspace.", tensors), step)
     times = StepTimes(tensors[_WARM].tolist(), tensors[_COLD].tolist())
-    return checkpoint.data["wall_s"], times
+    best = data["best"] and (float(data["best"][0]), int(data["best"][1]))
+    return Progress(float(data["wall_s"]), times, int(data["skipped"]), best)
+
+
+def _form(tensor: Tensor | None) -> tuple[torch.Size, torch.dtype] | None:
+    return None if tensor is None else (tensor.shape, tensor.dtype)
 
 
 def _estimator_state(assembly: Assembly) -> dict[str, Tensor]:
@@ -104,7 +132,7 @@ def _pack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
     }
 
 
-def _unpack_optimizer(optimizer: torch.optim.Optimizer, packed: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def _unpack_optimizer(optimizer: torch.optim.Optimizer, packed: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     def unpack(value: Any) -> Any:
         if isinstance(value, dict):
             return tensors[value["tensor"]]

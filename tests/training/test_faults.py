@@ -317,8 +317,10 @@ def test_a_guess_that_is_not_finite_is_found_before_the_update(
     registry: Registry, tmp_path: Path, method: str, what: str
 ) -> None:
     training = train(registry, tmp_path / "run", method=method)
-    said = rf"^the {what} is not finite in step 5; stopped before the update; method {method} of faulty file \w+, "
-    with pytest.raises(RunError, match=said + r"site 'hidden2': the guess is not finite \(seed 0, "):
+    said = (
+        rf"^the {what} is not finite in step 5 \(method {method} of faulty file \w+, site 'hidden2': the guess is not "
+    )
+    with pytest.raises(RunError, match=said + r"finite\); stopped before the update \(seed 0, "):
         training.run()
     assert all(torch.isfinite(parameter).all() for parameter in training.assembly.model.parameters())
 

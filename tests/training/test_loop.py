@@ -1,3 +1,5 @@
+import json
+from collections.abc import Container
 from dataclasses import replace
 
 import pytest
@@ -12,10 +14,11 @@ from fgcli.gradient.estimator import Estimate
 from fgcli.recipe import resolve
 from fgcli.training.assembly import assemble
 from fgcli.training.checkpoints import CheckpointStore
+from fgcli.training.rows import read_rows
 from fgcli.training.start import begin, resume
 from fgcli.training.state import capture
 
-METHODS = ("backprop", "weight-perturbation", "activation-perturbation", "wt", "wperp")
+METHODS = load_registry().names("guess method") + load_registry().names("estimator")
 
 
 def make(path, reporter=None, **changes):
@@ -91,7 +94,9 @@ def test_seed_names_the_run(tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_resumed_run_ends_as_the_uninterrupted_one(tmp_path, method):
-    changes = {"method": method} | ({"k": 3} if method == "wperp" else {})
+    takes_k = "k" in load_registry().find("method", method).entry.options.model_fields
+    shown = "overlap" if method in load_registry().names("estimator") else "variance"
+    changes = {"method": method, "k": 3 if takes_k else None, "diagnostics": [shown], "diagnostics_every": 2}
     whole = run(tmp_path / "whole", **changes)
     # Before the first checkpoint, inside an epoch, at the end of one before its evaluation, in the last step.
     for step in (1, 4, 6, 12):
@@ -101,6 +106,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(tmp_path, method):
         assert not (path / "result.json").exists()
         assert untimed(go_on(path)) == untimed(whole)
         assert untimed(rows(path)) == untimed(rows(tmp_path / "whole"))
+        assert read_rows(path / "diagnostics.jsonl") == read_rows(tmp_path / "whole" / "diagnostics.jsonl")
         assert weights(path) == weights(tmp_path / "whole")
 
 
@@ -136,7 +142,7 @@ def test_checkpoint_inside_an_epoch_is_resumed_there(tmp_path):
     training = make(tmp_path / "run", Stopper(5))
     with pytest.raises(KeyboardInterrupt):
         training.run()
-    training.store.save(capture(training.assembly, 5, 0.5, training.times))
+    training.store.save(capture(training.assembly, 5, training.progress))
     listener = Listener()
     assert untimed(go_on(tmp_path / "run", listener)) == untimed(whole)
     assert len(listener.losses) == 12 - 5
@@ -197,15 +203,38 @@ def test_all_checkpoints_damaged_is_no_silent_restart(tmp_path):
     assert rows(path) == before
 
 
-class Broken:
-    """An estimator with something that is not finite from step 5 on."""
+@pytest.mark.parametrize("left", [b"", b'{"step": 3}\n', b'{"step": 12}\n'])
+def test_rows_that_are_lost_are_said_and_the_last_one_is_measured_anew(tmp_path, left):
+    whole, path = run(tmp_path / "run"), tmp_path / "run"
+    last = rows(path)[-1]
+    (path / "result.json").unlink()
+    (path / "metrics.jsonl").write_bytes(left)
+    listener = Listener()
+    assert untimed(go_on(path, listener)) == untimed(whole)
+    assert untimed(rows(path)[-1]) == untimed(last)
+    assert listener.warnings == [f"{path / 'metrics.jsonl'} has lost {4 - bool(left)} of 4 rows"]
 
-    def __init__(self, sound, what, value):
-        self.sound, self.what, self.value = sound, what, value
+
+def test_lost_metrics_file_in_the_middle(tmp_path):
+    whole, path = run(tmp_path / "whole"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, Stopper(8))
+    (path / "metrics.jsonl").unlink()
+    listener = Listener()
+    assert untimed(go_on(path, listener)) == untimed(whole)
+    assert untimed(rows(path)) == untimed(rows(tmp_path / "whole"))[1:]
+    assert listener.warnings == [f"{path / 'metrics.jsonl'} has lost 2 of 2 rows"]
+
+
+class Broken:
+    """An estimator with something that is not finite from step 5 on, or in some steps."""
+
+    def __init__(self, sound, what, value, steps: Container[int] = range(4, 1000)):
+        self.sound, self.what, self.value, self.steps = sound, what, value, steps
 
     def estimate(self, model, loss, batch, rng):
         estimate = self.sound.estimate(model, loss, batch, rng)
-        if rng.step < 4:
+        if rng.step not in self.steps:
             return estimate
         spoilt = torch.zeros(len(batch.inputs))
         spoilt[3] = self.value
@@ -213,6 +242,9 @@ class Broken:
 
     def state(self):
         return self.sound.state()
+
+    def load_state(self, state):
+        self.sound.load_state(state)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -235,6 +267,72 @@ def test_not_finite_stops_before_the_update(tmp_path, what, said, value):
     assert [row["step"] for row in rows(tmp_path / "run")] == [3]
 
 
+@pytest.mark.parametrize("what", ["losses", "directional_derivative"])
+def test_what_is_not_finite_is_left_out_where_the_recipe_says_so(tmp_path, what):
+    def spoilt(path):
+        listener = Listener()
+        training = make(path, listener, on_nonfinite="skip")
+        broken = Broken(training.assembly.estimator, what, float("nan"), steps=(4, 7))
+        training.assembly = replace(training.assembly, estimator=broken)
+        return training, listener
+
+    (training, listener), path = spoilt(tmp_path / "run"), tmp_path / "run"
+    before = {}
+    training.reporter.stepped = lambda step, loss: before.update(
+        {step: [parameter.clone() for parameter in training.parameters.values()]}
+    )
+    result = training.run()
+    said = {"losses": "loss", "directional_derivative": "directional derivative"}[what]
+    assert listener.warnings == [
+        f"the {said} is not finite in step 5; this update is left out, and later ones like it without a word",
+        "2 of 12 updates were left out, as something was not finite",
+    ]
+    for step in range(2, 13):
+        same = [torch.equal(old, new) for old, new in zip(before[step - 1], before[step], strict=True)]
+        assert all(same) == (step in (5, 8))
+    assert result["skipped_updates"] == 2
+    assert json.loads((path / "result.json").read_text())["skipped_updates"] == 2
+
+    stopped, _ = spoilt(tmp_path / "stopped")
+    stopped.reporter = Stopper(7)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    resumed = resume(tmp_path / "stopped", None, {}, load_registry(), Listener())
+    broken = Broken(resumed.assembly.estimator, what, float("nan"), steps=(4, 7))
+    resumed.assembly = replace(resumed.assembly, estimator=broken)
+    assert untimed(resumed.run()) == untimed(result)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_weight_that_is_not_finite_is_named_and_is_in_no_checkpoint(tmp_path, policy):
+    training = make(tmp_path / "run", on_nonfinite=policy, bias=True)
+
+    def spoil(step, loss):
+        if step == 5:  # a unit that ReLU switches off for all samples: no loss shows it
+            training.parameters["hidden2.bias"][2] = -torch.inf
+
+    training.reporter.stepped = spoil
+    said = (
+        r"the weight hidden2\.bias is not finite after step 5; stopped before the next update \(seed 0, .* of step 3\)"
+    )
+    with pytest.raises(RunError, match=said):
+        training.run()
+    assert training.store.steps() == [3]
+
+
+def test_a_weight_that_overflows_in_an_update_is_in_no_checkpoint(tmp_path):
+    training = make(tmp_path / "run")
+
+    def spoil(row):
+        if row["step"] == 6:
+            training.parameters["hidden2.weight"][2, 2] = torch.nan
+
+    training.reporter.evaluated = spoil
+    with pytest.raises(RunError, match=r"the weight hidden2\.weight is not finite after step 6"):
+        training.run()
+    assert training.store.steps() == [3]
+
+
 def test_evaluation_that_is_not_finite_stops_before_the_checkpoint(tmp_path):
     with pytest.raises(RunError, match=r"the training loss is not finite after step 1 .*there is no checkpoint yet"):
         run(tmp_path / "run", method="backprop", optimizer="sgd", lr=1e30, batch_size=80)
@@ -248,7 +346,7 @@ def test_only_estimator_and_optimiser_are_timed(tmp_path, monkeypatch):
     training = make(tmp_path / "run", max_steps=2)
     training.run()
     # Four readings a step: around the estimator, and around the optimiser; each pair is one tick apart.
-    assert training.times.cold == [2e3, 2e3]
+    assert training.progress.times.cold == [2e3, 2e3]
 
 
 def test_estimators_run_without_recording_a_graph(tmp_path):
@@ -275,3 +373,21 @@ def test_checkpoints_of_chosen_epochs_are_written_and_kept(tmp_path):
     assert steps == [[12, 18], [3, 6, 12, 18]]
     assert untimed(rows(tmp_path / "kept")) == untimed(rows(tmp_path / "plain"))
     assert kept["train_loss"] == plain["train_loss"]
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path, monkeypatch):
+    losses = iter([2.0, 1.0, 4.0, 3.0, 5.0, 6.0])
+
+    def measured(assembly, step):
+        loss = next(losses)
+        return {"train_loss": loss, "train_accuracy": 0.5, "test_loss": -loss, "test_accuracy": 0.5}
+
+    monkeypatch.setattr("fgcli.training.loop.evaluate", measured)
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, Stopper(10), epochs=6, keep_last=1)
+    assert CheckpointStore(path / "checkpoints", "").steps() == [6, 9]
+    (path / "metrics.jsonl").unlink()  # the best is known all the same
+    losses = iter([4.0, 3.0, 5.0, 6.0])
+    assert go_on(path)["best_step"] == 6
+    assert CheckpointStore(path / "checkpoints", "").steps() == [6, 18]

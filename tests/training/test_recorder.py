@@ -119,7 +119,7 @@ def test_its_time_is_not_that_of_a_step(tmp_path, monkeypatch):
         Listener(),
     )
     training.run()
-    assert training.times.cold == [2e3, 2e3]
+    assert training.progress.times.cold == [2e3, 2e3]
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path):

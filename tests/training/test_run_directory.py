@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fgcli.errors import RunError, UsageError
+from fgcli.files import write_atomically
 from fgcli.training.run_directory import (
     Content,
     check_free,
@@ -18,15 +19,19 @@ from fgcli.training.run_directory import (
 
 @pytest.fixture
 def run(tmp_path):
+    """A run that nobody is at."""
     run = create(tmp_path / "run", "label")
     run.describe("method: wt\n", {"fg": "0"})
+    run.release()
     return run
 
 
 def test_out_may_be_new_or_empty(tmp_path):
-    assert create(tmp_path / "a" / "b", "label").checkpoints.is_dir()
     (tmp_path / "empty").mkdir()
-    assert create(tmp_path / "empty", "label").checkpoints.is_dir()
+    for path in (tmp_path / "a" / "b", tmp_path / "empty"):
+        made = create(path, "label")
+        assert made.checkpoints.is_dir()
+        made.release()
 
 
 def test_taken_out_is_refused(run, tmp_path):
@@ -54,6 +59,8 @@ def test_twenty_at_once_get_twenty_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(20) as pool:
         runs = list(pool.map(lambda _: create(None, "wt-mnist1d-w512-s0"), range(20)))
+    for run in runs:
+        run.release()
     assert len({run.path for run in runs}) == 20
     assert all(run.path.parent == Path("runs") and run.path.name.startswith("wt-mnist1d-w512-s0-") for run in runs)
 
@@ -66,20 +73,26 @@ def test_of_twenty_at_once_one_gets_the_folder(tmp_path):
             return None
 
     with ThreadPoolExecutor(20) as pool:
-        assert sum(run is not None for run in pool.map(attempt, range(20))) == 1
+        made = [run for run in pool.map(attempt, range(20)) if run is not None]
+    assert len(made) == 1
+    made[0].release()
 
 
 @pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "..", "a b\n", "<script>", "...", "~"])
 def test_label_never_leaves_the_folder(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert create(None, name).path.resolve().parent == tmp_path / "runs"
+    made = create(None, name)
+    made.release()
+    assert made.path.resolve().parent == tmp_path / "runs"
     assert "/" not in slug(name)
 
 
 def test_what_a_folder_holds(run, tmp_path):
     assert content(tmp_path / "nowhere") is Content.NOTHING
     assert content(run.path) is Content.UNFINISHED_RUN
-    assert open_unfinished(run.path) == run
+    opened = open_unfinished(run.path)
+    assert opened == run
+    opened.release()
     run.write_result({"steps": 1})
     assert content(run.path) is Content.FINISHED_RUN
     assert open_run(run.path).read_result() == {"steps": 1}
@@ -118,7 +131,9 @@ def test_rows_after_the_step_are_dropped(run):
     assert run.read_metrics() == ([{"step": 1}, {"step": 2}], False)
 
 
-@pytest.mark.parametrize("line", [b"garbage", b"[1]", b'{"loss": NaN}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "line", [b"garbage", b"[1]", b'{"loss": NaN}', b"\xff\xfe", b'{"loss": 1}', b'{"step": "2"}', b"[" * 10**5]
+)
 def test_broken_line_in_the_middle_is_named(run, line):
     run.append_metrics({"step": 1})
     with run.metrics_file.open("ab") as file:
@@ -144,3 +159,65 @@ def test_broken_result_is_named(run):
     run.result_file.write_text('{"steps": 1')
     with pytest.raises(RunError, match=r"cannot read .*result\.json"):
         run.read_result()
+
+
+NAMES = ["recipe.yaml", "environment.json", "metrics.jsonl", "diagnostics.jsonl", "lock", "checkpoints"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "checkpoints/step-0000000003.json"])
+def test_links_that_lead_elsewhere_are_refused(run, tmp_path, name):
+    outside = tmp_path / "outside"
+    if name == "checkpoints":
+        outside.mkdir()
+        run.checkpoints.rmdir()
+    else:
+        outside.write_text("method: wt\n")
+        (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(outside)
+    for opening in (open_unfinished, open_run):
+        with pytest.raises(UsageError, match=rf"{name} is a link to .*outside; put the file itself in its place"):
+            opening(run.path)
+    assert outside.is_dir() or outside.read_text() == "method: wt\n"
+
+
+def test_rows_are_not_added_to_a_file_that_another_name_has_too(run, tmp_path):
+    run.append_metrics({"step": 1})
+    (tmp_path / "backup").hardlink_to(run.metrics_file)
+    run.rewind_metrics(1)
+    run.append_metrics({"step": 2})
+    assert run.read_metrics() == ([{"step": 1}, {"step": 2}], False)
+    assert (tmp_path / "backup").read_text() == '{"step": 1}\n'
+
+
+def test_rows_are_not_written_through_a_link(run, tmp_path):
+    run.metrics_file.symlink_to(tmp_path / "outside")
+    with pytest.raises(RunError, match=r"cannot write .*metrics\.jsonl: "):
+        run.append_metrics({"step": 1})
+    assert not (tmp_path / "outside").exists()
+
+
+def test_what_a_run_left_that_was_killed_before_it_began_is_free(tmp_path):
+    begun = create(tmp_path / "run", "label")
+    write_atomically(begun.environment_file, "{}")
+    (begun.path / ".recipe.yaml.123.tmp").touch()
+    begun.release()
+    assert content(begun.path) is Content.NOTHING
+    create(tmp_path / "run", "label").release()
+    (begun.path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="not an empty folder"):
+        check_free(begun.path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "environment.json").touch()
+    with pytest.raises(UsageError, match="not an empty folder"):
+        check_free(tmp_path / "other")
+
+
+def test_pipes_and_huge_files_are_refused_at_once(run):
+    os.mkfifo(run.metrics_file)
+    with pytest.raises(RunError, match=r"cannot read .*metrics\.jsonl: not a regular file"):
+        run.read_metrics()
+    run.metrics_file.unlink()
+    with run.metrics_file.open("wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(RunError, match=r"cannot read .*metrics\.jsonl: larger than 536870912 bytes"):
+        run.read_metrics()

@@ -11,7 +11,7 @@ from fgcli.errors import RunError
 from fgcli.extend.registry import load_registry
 from fgcli.training.assembly import assemble
 from fgcli.training.checkpoints import CheckpointStore
-from fgcli.training.state import capture, restore
+from fgcli.training.state import Progress, capture, restore
 from fgcli.training.step_times import StepTimes
 
 
@@ -33,9 +33,8 @@ class OddOptimizer(torch.optim.SGD):
 
 def through_a_file(assembly, folder):
     store = CheckpointStore(folder, "recipe")
-    times = StepTimes()
-    times.add(12.5)
-    store.save(capture(assembly, 3, 1.25, times))
+    progress = Progress(1.25, StepTimes(cold=[12.5]), skipped=2, best=(0.1, 3))
+    store.save(capture(assembly, 3, progress))
     found = store.load_newest()[0]
     assert found is not None
     return found
@@ -55,8 +54,8 @@ def test_optimiser_goes_on_to_the_bit(tmp_path, optimizer, options):
     recipe = tiny_recipe(optimizer=optimizer, optimizer_options=options)
     first, second = (assemble(recipe, load_registry()) for _ in range(2))
     take_steps(first)
-    wall_s, times = restore(second, through_a_file(first, tmp_path))
-    assert (wall_s, times.cold) == (1.25, [12.5])
+    progress = restore(second, through_a_file(first, tmp_path))
+    assert (progress.wall_s, progress.times.cold, progress.skipped, progress.best) == (1.25, [12.5], 2, (0.1, 3))
     for assembly in (first, second):
         take_steps(assembly)
     for mine, other in zip(first.model.parameters(), second.model.parameters(), strict=True):
@@ -109,5 +108,5 @@ def test_buffers_and_estimator_state_are_kept(tmp_path):
 @pytest.mark.parametrize(("change", "named"), [({"width": 9}, "hidden1.weight"), ({"depth": 3}, "hidden3.weight")])
 def test_checkpoint_of_another_model_is_refused(tmp_path, change, named):
     found = through_a_file(assemble(tiny_recipe(), load_registry()), tmp_path)
-    with pytest.raises(RunError, match=f"is of another model: {named} differs in shape or is missing"):
+    with pytest.raises(RunError, match=f"is of another model: {named} differs in shape or type, or is missing"):
         restore(assemble(tiny_recipe(**change), load_registry()), found)

@@ -1,0 +1,43 @@
+"""Standard output and error that may go away while a run works: it goes on without them. Imports nothing heavy."""
+
+import os
+import sys
+from contextlib import suppress
+from typing import Any, TextIO
+
+
+class Lossy:
+    """A stream to which writing never fails: `head` has ended, the terminal is closed, the disk of a log is full.
+
+    What cannot be written is lost, and all that follows; standard error has `notice` then. For what only accompanies a
+    command's work.
+    """
+
+    def __init__(self, stream: TextIO | None, notice: str = "") -> None:
+        self._stream = stream  # Python has None for one that was closed from the start
+        self._notice = notice
+
+    def write(self, text: str) -> int:
+        self._try("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try("flush")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, call: str, *arguments: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            getattr(self._stream, call)(*arguments)
+        except OSError:
+            # What lies in the stream's buffer would be tried again at the process's end, and fail that.
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+            if self._notice:
+                Lossy(sys.stderr).write(f"{self._notice}\n")
+                self._notice = ""

@@ -1,0 +1,90 @@
+"""One process at a time in a run directory: a lock that the kernel takes from a process that dies. Imports no torch.
+
+It is flock's, on the file `lock` in the directory, which stays there and says who held it last. A process that is
+forked, and runs nothing else, holds it with its parent.
+"""
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from fgcli.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # no POSIX
+    fcntl = None
+
+NAME = "lock"
+
+
+@dataclass
+class RunLock:
+    """Held from `acquire` to `release`, or to the process's end."""
+
+    descriptor: int | None
+    missing: str | None = None
+    """Why this file system has no locks, where it has none: then nothing keeps a second process out."""
+
+    def release(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def acquire(folder: Path) -> RunLock:
+    """Lock a run directory, at once. UsageError, with the holder's pid, when another process works there."""
+    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        missing = _flock(descriptor, exclusive=True)
+        if missing is None:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            return RunLock(descriptor)
+    except BlockingIOError:
+        holder = _holder(descriptor)
+        os.close(descriptor)
+        raise _in_use(folder, holder) from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return RunLock(None, missing)
+
+
+def refuse_in_use(folder: Path) -> None:
+    """UsageError when a process works in a run directory now. Writes nothing."""
+    try:
+        descriptor = os.open(folder / NAME, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:  # no run has been here
+        return
+    try:
+        _flock(descriptor, exclusive=False)
+    except BlockingIOError:
+        raise _in_use(folder, _holder(descriptor)) from None
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, *, exclusive: bool) -> str | None:
+    """Why there are no locks here, or None. BlockingIOError when another has it."""
+    if fcntl is None:
+        return "this system has no flock"
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _holder(descriptor: int) -> str:
+    text = os.pread(descriptor, 300, 0).decode("ascii", errors="replace").strip()
+    return text if re.fullmatch(r"process \d+ on [\w.-]+", text) else "another process"
+
+
+def _in_use(folder: Path, holder: str) -> UsageError:
+    return UsageError(f"{folder} is in use by {holder}; wait until that has ended, or stop it")

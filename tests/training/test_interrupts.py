@@ -1,0 +1,71 @@
+"""Signals that stop a run: real ones, in real processes, at a step that is known."""
+
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from processes import at_step, fg_process
+from tiny_runs import FLAGS, go_on, rows, run, untimed, weights
+
+from fgcli.training.checkpoints import CheckpointStore
+from fgcli.training.interrupts import stop_request
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def steps(path: str) -> list[int]:
+    return CheckpointStore(Path(path, "checkpoints"), "").steps()
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
+)
+def test_a_checkpoint_at_the_step_and_the_exit_code_of_the_signal(number: signal.Signals, exit_code: int) -> None:
+    found, process = fg_process("train", *FLAGS, "--out", "run", prepare=partial(at_step, 7, [number]))
+    assert found == exit_code
+    assert process.stderr == (
+        f"fg: stopped by {number.name} after step 7, with a checkpoint; go on with: fg train --resume run\n"
+    )
+    assert steps("run") == [6, 7]
+    whole = run(Path("whole"))
+    assert untimed(go_on(Path("run"))) == untimed(whole)
+    assert untimed(rows(Path("run"))) == untimed(rows(Path("whole")))
+    assert weights(Path("run")) == weights(Path("whole"))
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    twice = partial(at_step, 7, [signal.SIGINT, signal.SIGINT])
+    found, process = fg_process("train", *FLAGS, "--out", "run", prepare=twice)
+    assert found == 130
+    assert process.stderr == (
+        "fg: interrupted at once, after step 7; go on, from the last checkpoint, with: fg train --resume run\n"
+    )
+    assert steps("run") == [3, 6]
+    assert untimed(go_on(Path("run"))) == untimed(run(Path("whole")))
+
+
+def test_the_first_signal_counts_and_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    with stop_request() as request:
+        assert request.by is None
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert request.by is signal.SIGUSR1
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_request() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.by is None
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
