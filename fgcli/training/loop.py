@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NoReturn
 
