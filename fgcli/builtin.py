@@ -124,6 +124,7 @@ def fg_subcommands() -> list[Entry]:
     return [
         Entry("train", "fgcli.commands.train:train", "Train a network by a gradient estimator."),
         Entry("bench", "fgcli.commands.bench:bench", "Run the trials of a sweep: methods, widths, seeds."),
+        Entry("report", "fgcli.commands.report:report", "Tables and figures of runs and sweeps."),
         Entry("recipes", "fgcli.commands.recipes:recipes", "List, show, copy or check recipes."),
         Entry("methods", "fgcli.commands.listings:methods", "List guess methods and estimators, with their options."),
         Entry("datasets", "fgcli.commands.listings:datasets", "List datasets, with their options."),

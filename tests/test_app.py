@@ -36,6 +36,7 @@ print("CODE", code, "HEAVY", [name for name in {heavy!r} if name in sys.modules]
         ["analyze-moments", "--help"],
         ["bench", "--help"],
         ["recipes", "validate", "table3"],
+        ["report", "--help"],
         ["--version"],
     ],
 )

@@ -46,3 +46,5 @@ def test_the_wheel_holds_the_templates_of_plugins(unpacked: Path) -> None:
     templates = {path.relative_to(ROOT) for path in (ROOT / "fgcli" / "templates").rglob("*.tmpl")}
     assert len(templates) == 26
     assert all((unpacked / path).exists() for path in templates)
+    page = (ROOT / "fgcli" / "report" / "templates").iterdir()
+    assert {path.name for path in page} == {path.name for path in (unpacked / "fgcli/report/templates").iterdir()}

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fgcli.commands.figures import check_figure
 from fgcli.commands.train_flags import with_train_flags
 from fgcli.errors import UsageError, unknown
+from fgcli.report.figure_file import check_figure
 
 if TYPE_CHECKING:
     from fgcli.commands.states import State
@@ -125,8 +125,8 @@ def _show(found: "list[tuple[State, str, list[LayerOverlap]]]", *, to_stderr: bo
     from rich.table import Table
     from rich.text import Text
 
-    from fgcli.commands.sparkline import sparkline
     from fgcli.diagnostics.overlap import marks
+    from fgcli.report.sparkline import sparkline
 
     console = Console(stderr=to_stderr)
     for state, basis, layers in found:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fgcli.commands.figures import check_figure, check_file, save_figure
 from fgcli.errors import UsageError
+from fgcli.report.figure_file import check_figure, check_file, save_figure
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from fgcli.commands.figures import save_figure
+from fgcli.report.figure_file import save_figure
 
 if TYPE_CHECKING:
     from fgcli.commands.states import State

@@ -82,6 +82,9 @@ class RunDirectory:
     def read_metrics(self) -> tuple[list[dict[str, Any]], bool]:
         return read_rows(self.metrics_file)
 
+    def read_diagnostics(self) -> tuple[list[dict[str, Any]], bool]:
+        return read_rows(self.diagnostics_file)
+
     def rewind_metrics(self, step: int) -> tuple[list[dict[str, Any]], bool]:
         return rewind_rows(self.metrics_file, step)
 

@@ -1,4 +1,4 @@
-from fgcli.commands.sparkline import sparkline
+from fgcli.report.sparkline import sparkline
 
 
 def test_one_bar_for_each_value_from_low_to_high():

@@ -1,0 +1,203 @@
+"""Which runs are compared with which: the chapters of a report. Imports no torch.
+
+Sweeps with the same views share a chapter, whose tables hold the methods of all of them. A single run joins the
+sweeps that it is comparable with: those whose runs differ from it in nothing but method, options, axes and seed.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fgcli.files import to_json
+from fgcli.report.trials import Problem, Source, Trial, flat
+from fgcli.report.values import DIAGNOSTICS
+from fgcli.sweep.schema import SEED
+from fgcli.sweep.views import LABEL, AnyView, CurveView, OverlapView, TableView, as_key
+
+# Keys that say how a run is watched and where it is done, and not what it is.
+INCIDENTAL = ("device", "threads", "eval_every", "keep_checkpoints", "diagnostics", "diagnostics_every")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """Trials that are compared, and the views that show them."""
+
+    title: str
+    description: str
+    trials: tuple[Trial, ...]
+    axes: tuple[str, ...]
+    """Keys of the recipe that trials of one label differ in, but the seed."""
+    views: tuple[AnyView, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(trial.label for trial in self.trials))
+
+    def values(self, axis: str) -> list[object]:
+        """The values of an axis, or labels, in the order of the sweep; numbers of several sources sorted."""
+        found = {as_key(trial.axis(axis)): trial.axis(axis) for trial in self.trials}
+        numeric = axis != LABEL and all(type(value) in (int, float) for value in found.values())
+        return [found[key] for key in sorted(found, key=float)] if numeric else list(found.values())
+
+
+def make_chapters(sources: Sequence[Source]) -> tuple[list[Chapter], list[Problem]]:
+    """First those of the sweeps, in their order, then one of the single runs that join none; and runs left out."""
+    chapters: list[Chapter] = []
+    single = [source for source in sources if source.sweep is None]
+    joined: set[int] = set()
+    for sweeps in _alike([source for source in sources if source.sweep is not None]):
+        ours = [_comparable(source, sweeps) for source in single]
+        joined |= {id(trial) for source in ours for trial in source.trials}
+        chapters.append(_chapter_of_sweeps(sweeps, [source for source in ours if source.trials]))
+    rest = [replace(one, trials=tuple(t for t in one.trials if id(t) not in joined)) for one in single]
+    if any(source.trials for source in rest):
+        labelled = _with_own_labels(_labelled_by_options(rest))
+        trials = tuple(trial for source in labelled for trial in source.trials)
+        axes = _differing(trials, owned=("method", "k", "options."))
+        chapters.append(Chapter("Runs", "", trials, axes, _default_views(trials, axes)))
+    told_apart = [_without_repeats(chapter) for chapter in chapters]
+    return [chapter for chapter, _ in told_apart], [problem for _, problems in told_apart for problem in problems]
+
+
+def _alike(sources: Sequence[Source]) -> list[list[Source]]:
+    """The sweeps by their views."""
+    found: dict[str, list[Source]] = {}
+    for source in sources:
+        if source.sweep is not None:
+            views = to_json([view.model_dump(mode="json") for view in source.sweep.views])
+            found.setdefault(views, []).append(source)
+    return list(found.values())
+
+
+def _chapter_of_sweeps(sweeps: Sequence[Source], single: Sequence[Source]) -> Chapter:
+    sources = _with_own_labels([*sweeps, *_labelled_by_options(single)])
+    trials = tuple(trial for source in sources for trial in source.trials)
+    grid = dict.fromkeys(axis for source in sweeps if source.sweep for axis in source.sweep.grid.axes)
+    owned = ("method", "k", "options.", *(name for source in sweeps for name in _owned(source)))
+    axes = tuple(dict.fromkeys((*grid, *_differing(trials, owned))))
+    first = sweeps[0].sweep
+    assert first is not None
+    titles = dict.fromkeys(source.sweep.title or source.path for source in sweeps if source.sweep)
+    views = tuple(first.views) or _default_views(trials, axes)
+    return Chapter("; ".join(titles), first.description, trials, axes, views)
+
+
+def _owned(source: Source) -> set[str]:
+    """Keys that a sweep gives to single methods, or searches for: they belong to the label, and are no axes."""
+    if source.sweep is None:
+        return set()
+    keys = {key for method in source.sweep.grid.methods for key in flat(method.overrides)}
+    return keys | ({"lr"} if source.sweep.tune else set())
+
+
+def _comparable(source: Source, sweeps: Sequence[Source]) -> Source:
+    """The single runs of a source that can stand beside the sweeps'."""
+
+    def fits(trial: Trial) -> bool:
+        for other in sweeps:
+            theirs = next((one for one in other.trials if one.run is not None), None)
+            if theirs is None or other.sweep is None:
+                continue
+            grid = {key: [as_key(value) for value in values] for key, values in other.sweep.grid.axes.items()}
+            free = ("method", "k", "options.", SEED, *INCIDENTAL, *_owned(other), *grid)
+            within = all(as_key(trial.axis(key)) in values for key, values in grid.items())
+            if within and _without(trial.keys, free) == _without(theirs.keys, free):
+                return True
+        return False
+
+    return replace(source, trials=tuple(trial for trial in source.trials if fits(trial)))
+
+
+def _labelled_by_options(sources: Sequence[Source]) -> list[Source]:
+    """Single runs named by their method, with the options in which those of the method differ."""
+    trials = [trial for source in sources for trial in source.trials]
+    names: dict[int, str] = {}
+    for method in dict.fromkeys(trial.label for trial in trials):
+        own = [trial for trial in trials if trial.label == method]
+        keys = dict.fromkeys(key for trial in own for key in trial.keys if key == "k" or key.startswith("options."))
+        differ = [key for key in keys if len({as_key(trial.axis(key)) for trial in own}) > 1]
+        for trial in own:
+            said = [f"{key.removeprefix('options.')}={as_key(trial.axis(key))}" for key in differ]
+            names[id(trial)] = f"{method} {', '.join(said)}".strip()
+    return [
+        replace(source, trials=tuple(replace(trial, label=names[id(trial)]) for trial in source.trials))
+        for source in sources
+    ]
+
+
+def _with_own_labels(sources: Sequence[Source]) -> list[Source]:
+    """A label that means something else in an earlier source, or has the same seeds there, gets the source's path."""
+    done: list[Source] = []
+    for source in sources:
+        before = [trial for one in done for trial in one.trials]
+        clashing = {ours.label for ours in source.trials for theirs in before if _clash(ours, theirs)}
+        trials = (
+            replace(trial, label=f"{trial.label} ({source.path})") if trial.label in clashing else trial
+            for trial in source.trials
+        )
+        done.append(replace(source, trials=tuple(trials)))
+    return done
+
+
+def _clash(ours: Trial, theirs: Trial) -> bool:
+    if ours.label != theirs.label:
+        return False
+    same = {key for key in (ours.keys.keys() & theirs.keys.keys()) if key == "method" or key.startswith("options.")}
+    return ours.seed == theirs.seed or any(ours.keys[key] != theirs.keys[key] for key in same)
+
+
+def _without_repeats(chapter: Chapter) -> tuple[Chapter, list[Problem]]:
+    """The chapter without runs that repeat another; one that was made on another machine gets a label of its own."""
+    first: dict[object, Trial] = {}
+    problems: list[Problem] = []
+    for trial in chapter.trials:
+        for label in (trial.label, f"{trial.label} on {trial.run.machine}" if trial.run else trial.label):
+            place = (label, trial.seed, *(as_key(trial.axis(axis)) for axis in chapter.axes))
+            other = first.setdefault(place, replace(trial, label=label))
+            if other.run is trial.run:
+                break
+            if other.run and trial.run and other.run.machine == trial.run.machine:
+                reason = f"the same recipe as {other.run.path}; left out, as it says nothing new"
+                problems.append(Problem(str(trial.run.path), reason))
+                break
+    return replace(chapter, trials=tuple(first.values())), problems
+
+
+def _differing(trials: Iterable[Trial], owned: Sequence[str]) -> tuple[str, ...]:
+    """Keys in which runs that are there differ, but for those that belong to the label."""
+    found: dict[str, set[str]] = {}
+    for trial in trials:
+        if trial.run is not None:
+            for key, value in _without(trial.keys, (*owned, SEED, *INCIDENTAL)).items():
+                found.setdefault(key, set()).add(as_key(value))
+    return tuple(key for key, values in found.items() if len(values) > 1)
+
+
+def _without(keys: Mapping[str, object], left_out: Sequence[str]) -> dict[str, object]:
+    """The keys but these; one that ends in a dot stands for all options under it."""
+    prefixes = tuple(key for key in left_out if key.endswith("."))
+    return {key: value for key, value in keys.items() if key not in left_out and not key.startswith(prefixes or "\0")}
+
+
+def _default_views(trials: Sequence[Trial], axes: Sequence[str]) -> tuple[AnyView, ...]:
+    """Where no sweep says what to show: final numbers, curves over epochs, and the diagnostics that were recorded."""
+    runs = [trial.run for trial in trials if trial.run is not None]
+    recorded = {name for run in runs for row in run.diagnostics for layer in row["layers"].values() for name in layer}
+    views: list[dict[str, Any]] = [
+        {
+            "kind": "table",
+            "title": "At the end of training",
+            "value": ["train_accuracy", "test_accuracy", "step_ms_median", "peak_memory_bytes"],
+            "rows": [LABEL, *axes],
+        },
+        {"kind": "curve", "title": "Test accuracy over epochs", "y": "test_accuracy"},
+        {"kind": "curve", "title": "Training loss over epochs", "y": "train_loss"},
+        *(
+            {"kind": "curve", "title": f"{name.replace('_', ' ').capitalize()} over epochs, first layer", "y": name}
+            for name in DIAGNOSTICS
+            if name in recorded
+        ),
+        *([{"kind": "overlap", "title": "Overlap of the gradient with the top-k space"}] * ("overlap" in recorded)),
+    ]
+    kinds = {"table": TableView, "curve": CurveView, "overlap": OverlapView}
+    return tuple(kinds[str(view["kind"])].model_validate(view) for view in views)

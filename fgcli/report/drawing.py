@@ -1,0 +1,231 @@
+"""Where everything of a figure's panel goes on the page: scales, ticks, lines, labels. Draws nothing itself."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from fgcli.report.document import Axis, Figure, Panel, Point, Series
+
+WIDTH, HEIGHT = 520, 310
+LEFT, TOP, BOTTOM = 54, 14, 44
+LINE = 15  # between labels, so that they stay apart in the larger letters of a phone, too
+LETTER = 7.4
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A place on an axis and what stands there."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A point: an outline for the SVG, what it says, and the group of runs that it is of."""
+
+    path: str
+    text: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line with its interval, points, and the label at its end."""
+
+    name: str
+    style: int
+    path: str
+    band: str
+    markers: tuple[Marker, ...]
+    published: tuple[Marker, ...]
+    label_at: tuple[float, float]
+    leader: str
+    """From the line's end to a label that had to make way for another."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The stretch of the plot that belongs to one x, with all that is said there."""
+
+    left: float
+    width: float
+    x: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A panel, laid out in WIDTH × HEIGHT."""
+
+    title: str
+    right: float
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    curves: tuple[Curve, ...]
+    strips: tuple[Strip, ...]
+
+
+def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> Plot:
+    """A panel in the scales that all panels of its figure share."""
+    points = [point for one in figure.panels for series in one.series for point in series.points]
+    published = [place for one in figure.panels for series in one.series for place in series.published]
+    xs = [point.x for point in points] + [x for x, _ in published]
+    ys = [y for point in points for y in _interval(point)] + [y for _, y in published]
+    names = max((len(series.name) for series in panel.series), default=0)
+    right = WIDTH - min(170.0, 14 + LETTER * names)
+    x = _Scale(figure.x, xs, LEFT, right, margin=0.0)
+    y = _Scale(figure.y, ys, HEIGHT - BOTTOM, TOP, margin=0.06)
+    curves = [_curve(figure, series, x, y, group_of) for series in panel.series]
+    drawn = [curve for curve in curves if curve.markers or curve.published]
+    return Plot(
+        panel.title,
+        right,
+        tuple(Tick(x(one), figure.x.quantity.tick(one)) for one in x.ticks(6, sorted(set(xs)))),
+        tuple(Tick(y(one), figure.y.quantity.tick(one)) for one in y.ticks(5, [])),
+        tuple(_labels_apart(drawn, right)),
+        tuple(_strips(figure, panel, x, right)),
+    )
+
+
+class _Scale:
+    """Numbers to places; logarithmic where the axis is, and all its numbers are positive."""
+
+    def __init__(self, axis: Axis, numbers: Sequence[float], start: float, end: float, margin: float) -> None:
+        self.log = axis.log and all(number > 0 for number in numbers)
+        low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
+        low, high = self._inner(low), self._inner(high)
+        if low == high:
+            low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+        self.low, self.high = low - margin * (high - low), high + margin * (high - low)
+        self.start, self.end = start, end
+
+    def __call__(self, number: float) -> float:
+        if self.log and number <= 0:
+            return self.start
+        share = (self._inner(number) - self.low) / (self.high - self.low)
+        return self.start + min(max(share, -0.02), 1.02) * (self.end - self.start)
+
+    def _inner(self, number: float) -> float:
+        return math.log10(number) if self.log else number
+
+    def ticks(self, count: int, natural: Sequence[float]) -> list[float]:
+        """Round numbers within the scale; the numbers themselves where they are few."""
+        if 0 < len(natural) <= count and (self.log or _even(natural)):
+            return list(natural)
+        if not self.log:
+            return _round_numbers(self.low, self.high, count)
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        steps = (1,) if self.high - self.low > 2 else (1, 2, 5)
+        found = [step * 10.0**power for power in decades for step in steps]
+        within = [one for one in found if self.low <= math.log10(one) <= self.high]
+        return within if len(within) > 1 else [10**one for one in _round_numbers(self.low, self.high, 3)]
+
+
+def _even(numbers: Sequence[float]) -> bool:
+    gaps = [later - earlier for earlier, later in pairwise(numbers)]
+    return not gaps or min(gaps) > 0.08 * (numbers[-1] - numbers[0])
+
+
+def _round_numbers(low: float, high: float, count: int) -> list[float]:
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
+    return [
+        round(number * step, 12) for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
+
+
+def _interval(point: Point) -> tuple[float, float]:
+    half = point.y.half or 0.0
+    return point.y.mean - half, point.y.mean + half
+
+
+def _curve(figure: Figure, series: Series, x: _Scale, y: _Scale, group_of: Callable[[Point], str]) -> Curve:
+    places = [(x(point.x), y(point.y.mean)) for point in series.points]
+    upper = [(x(point.x), y(_interval(point)[1])) for point in series.points]
+    lower = [(x(point.x), y(_interval(point)[0])) for point in series.points]
+    banded = any(point.y.half for point in series.points)
+    size = 3.4 if len(places) < 20 else 2.4
+    markers = tuple(
+        Marker(marker(series.style, *place, size), f"{series.name}: {said(figure, point)}", group_of(point))
+        for place, point in zip(places, series.points, strict=True)
+    )
+    published = tuple(
+        Marker(marker(series.style, x(px), y(py), 5.2), f"{series.name}, published: {figure.y.quantity.text(py)}")
+        for px, py in series.published
+    )
+    ends = places or [(x(px), y(py)) for px, py in series.published]
+    return Curve(
+        series.name,
+        series.style,
+        _path(places) if len(places) > 1 else "",
+        f"{_path([*upper, *reversed(lower)])}Z" if banded and len(places) > 1 else "",
+        markers,
+        published,
+        ends[-1] if ends else (0.0, 0.0),
+        "",
+    )
+
+
+def said(figure: Figure, point: Point) -> str:
+    """What a point is, in words."""
+    x, y = figure.x.quantity, figure.y.quantity
+    seeds = f" (n = {point.y.n})" if point.y.n > 1 else ""
+    return f"{y.with_half(point.y)}{seeds} at {x.title} {x.text(point.x)}{f' {x.unit}' if x.unit else ''}"
+
+
+def _path(places: Iterable[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
+def marker(style: int, x: float, y: float, r: float) -> str:
+    """A disc, square, triangle or diamond around a place, by the style's number."""
+    kind = style % 4
+    if kind == 0:
+        return f"M{x - r:.1f},{y:.1f}a{r},{r} 0 1 0 {2 * r},0a{r},{r} 0 1 0 {-2 * r},0Z"
+    corners = {
+        1: [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+        2: [(0, -1.2), (1.1, 0.8), (-1.1, 0.8)],
+        3: [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
+    }[kind]
+    return f"{_path((x + a * r, y + b * r) for a, b in corners)}Z"
+
+
+def _labels_apart(curves: Sequence[Curve], right: float) -> list[Curve]:
+    """Labels at the right of the plot, at the height of their line's end, moved so that none covers another."""
+    order = sorted(range(len(curves)), key=lambda one: curves[one].label_at[1])
+    heights = [curves[one].label_at[1] for one in order]
+    lowest = HEIGHT - BOTTOM + 4 - LINE * len(heights)
+    wanted = [max(TOP - 4 + LINE * rank, height) for rank, height in enumerate(heights)]
+    for rank in range(1, len(wanted)):
+        wanted[rank] = max(wanted[rank], wanted[rank - 1] + LINE)
+    for rank in reversed(range(len(wanted))):  # what hangs over the bottom pushes the others up
+        limit = lowest + LINE * (rank + 1) if rank == len(wanted) - 1 else wanted[rank + 1] - LINE
+        wanted[rank] = min(wanted[rank], limit)
+    placed: dict[int, Curve] = {}
+    for rank, one in enumerate(order):
+        x, y = curves[one].label_at
+        leader = _path([(x + 4, y), (right + 6, wanted[rank])])
+        placed[one] = Curve(**{**vars(curves[one]), "label_at": (right + 9, wanted[rank]), "leader": leader})
+    return [placed[one] for one in range(len(curves))]
+
+
+def _strips(figure: Figure, panel: Panel, x: _Scale, right: float) -> Iterable[Strip]:
+    """For each x that a line has a point at: all that the lines say there, the highest first."""
+    at: dict[float, list[tuple[float, str]]] = {}
+    for series in panel.series:
+        for point in series.points:
+            text = f"{series.name}  {figure.y.quantity.with_half(point.y)}"
+            at.setdefault(point.x, []).append((point.y.mean, text))
+        for px, py in series.published:
+            at.setdefault(px, []).append((py, f"{series.name}, published  {figure.y.quantity.text(py)}"))
+    xs = sorted(at)
+    edges = [LEFT - 6, *((x(a) + x(b)) / 2 for a, b in pairwise(xs)), right + 6]
+    quantity = figure.x.quantity
+    for number, (left, after) in enumerate(pairwise(edges)):
+        if number < len(xs):
+            here = sorted(at[xs[number]], key=lambda one: -one[0])
+            head = f"{quantity.title} {quantity.text(xs[number])}{f' {quantity.unit}' if quantity.unit else ''}"
+            yield Strip(left, after - left, x(xs[number]), "\n".join([head, *(text for _, text in here)]))

@@ -1,0 +1,227 @@
+"""Figures from trials and a view: curves over training, values over an axis, overlaps over k. Imports no torch."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from fgcli.report.chapters import Chapter
+from fgcli.report.document import Axis, Figure, Panel, Point, Series, axis_text
+from fgcli.report.quantities import QUANTITIES, Quantity
+from fgcli.report.statistics import mean_interval
+from fgcli.report.tables import split
+from fgcli.report.trials import State, Trial
+from fgcli.report.values import (
+    METRICS,
+    PROGRESS,
+    TIMING,
+    common_budget,
+    curve_of,
+    layer_of,
+    machine_of,
+    number_of,
+    overlaps_of,
+    progress_of,
+    quantity_of,
+    seconds_of_step,
+)
+from fgcli.report.wording import missing_notes
+from fgcli.sweep.views import CurveView, FigureView, OverlapView, as_key
+
+Numbers = Mapping[float, list[tuple[Trial, float, float]]]
+"""By a key that seeds share: who, where on the x axis, which value."""
+
+
+def make_curves(chapter: Chapter, view: CurveView) -> Figure:
+    """A value over training, a line for each value of `by`, a panel for each of the other axes' values."""
+    panels: list[Panel] = []
+    used: list[Trial] = []
+    for fixed, trials in split(chapter, view, [view.by]):
+        used += trials
+        panels.append(Panel(_title(fixed), _series(chapter, trials, view.by, lambda t: _by_step(t, view))))
+    x, y = PROGRESS[view.x], quantity_of(view.y)
+    notes = [*([view.note] if view.note else []), *_progress_notes(used, view)]
+    if view.y.key not in METRICS:
+        layers = dict.fromkeys(layer for trial in used if (layer := layer_of(trial, view.y)))
+        notes.append(f"Layer: {', '.join(layers) or 'none recorded'}.")
+    return _figure(view.title, Axis(x, "x" in view.log), Axis(y, "y" in view.log), panels, notes, used, chapter.axes)
+
+
+def make_figure(chapter: Chapter, view: FigureView) -> Figure:
+    """A value over an axis of numbers."""
+    panels: list[Panel] = []
+    used: list[Trial] = []
+    quantity = quantity_of(view.y)
+    budget = None
+    for fixed, trials in split(chapter, view, [view.by, view.x]):
+        used += trials
+        budget = common_budget(trials, view.at) if view.at else None
+
+        def numbers(trial: Trial, spent: object = budget) -> list[tuple[float, float, float]]:
+            number = number_of(trial, view.y, spent)  # pyright: ignore[reportArgumentType]
+            x = trial.axis(view.x)
+            return [] if number is None or not isinstance(x, int | float) else [(x, x, number)]
+
+        series = _series(chapter, trials, view.by, numbers, once=view.y.key in TIMING)
+        panels.append(Panel(_title(fixed), tuple(_with_published(one, view, chapter, trials) for one in series)))
+    notes = [view.note] if view.note else []
+    if budget is not None and budget.value is not None:
+        notes.append(
+            f"Each at its last evaluation within the same {PROGRESS[budget.x].heading}: "
+            f"{PROGRESS[budget.x].text(budget.value)}."
+        )
+    if any(one.published for panel in panels for one in panel.series):
+        notes.append(f"Hollow: {view.reference_name}, single runs.")
+    if quantity.of_machine:
+        notes += _machines({machine_of(trial, view.y) for trial in used if number_of(trial, view.y) is not None})
+    x = Quantity(view.x, view.x.removeprefix("options."), style="plain")
+    return _figure(
+        view.title, Axis(x, "x" in view.log), Axis(quantity, "y" in view.log), panels, notes, used, chapter.axes
+    )
+
+
+def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:
+    """Overlap over k, a line for each layer, a panel for each value of every axis and label."""
+    panels: list[Panel] = []
+    used: list[Trial] = []
+    for fixed, trials in split(chapter, view, []):
+        used += trials
+        layers = dict.fromkeys(layer for trial in trials for layer in overlaps_of(trial, view.epoch))
+        series = []
+        for style, layer in enumerate(layers):
+            found: dict[float, list[tuple[Trial, float, float]]] = {}
+            for trial in trials:
+                curve = overlaps_of(trial, view.epoch).get(layer, {"k": [], view.measure: []})
+                for k, number in zip(curve["k"], curve[view.measure], strict=True):
+                    found.setdefault(k, []).append((trial, k, number))
+            have = {id(trial) for entries in found.values() for trial, _, _ in entries}
+            series.append(Series(layer, style, _points(found), _lacking(len(have), len(trials))))
+        if not layers:
+            finished = sum(trial.state is State.FINISHED for trial in trials)
+            series.append(Series("no layer", 0, (), _lacking(finished, len(trials))))
+        panels.append(Panel(_title(fixed), tuple(series)))
+    notes = [*([view.note] if view.note else [])]
+    when = "the last record" if view.epoch is None else f"the record after epoch {view.epoch:g}"
+    notes.append(f"Of {when}.")
+    x, y = Axis(Quantity("k", "k", style="plain"), "x" in view.log), Axis(QUANTITIES[view.measure], "y" in view.log)
+    return _figure(view.title, x, y, panels, notes, used, chapter.axes)
+
+
+def _figure(
+    title: str,
+    x: Axis,
+    y: Axis,
+    panels: Sequence[Panel],
+    notes: Sequence[str],
+    used: Sequence[Trial],
+    axes: Sequence[str],
+) -> Figure:
+    """The figure, with the notes that all kinds have. What finished runs have not recorded is named, and not drawn."""
+    drawn = [
+        replace(one, series=tuple(s for s in one.series if s.points or s.published or s.incomplete)) for one in panels
+    ]
+    unrecorded = [
+        ", ".join(filter(None, (panel.title, series.name)))
+        for panel, kept in zip(panels, drawn, strict=True)
+        for series in panel.series
+        if series not in kept.series
+    ]
+    points = [point for panel in panels for series in panel.series for point in series.points]
+    counts = sorted({point.y.n for point in points})
+    said = list(notes)
+    if not points:
+        said.append("No run has a number for this figure yet.")
+    elif counts[-1] > 1:
+        said.append("Mean over seeds, shaded its 95 % t-interval.")
+    if unrecorded:
+        said.append(f"Not recorded: {'; '.join(unrecorded)}.")
+    kept = tuple(panel for panel in drawn if panel.series) or (Panel("", ()),)
+    return Figure(title, x, y, kept, (*said, *missing_notes(used, axes)))
+
+
+def _title(fixed: Mapping[str, object]) -> str:
+    return ", ".join(axis_text(axis, value) for axis, value in fixed.items())
+
+
+def _series(
+    chapter: Chapter,
+    trials: Sequence[Trial],
+    by: str,
+    numbers: Callable[[Trial], list[tuple[float, float, float]]],
+    *,
+    once: bool = False,
+) -> tuple[Series, ...]:
+    """A line for each value of `by`, in the style that it has in the whole chapter. `numbers` gives (key, x, y)."""
+    series: list[Series] = []
+    for style, value in enumerate(chapter.values(by)):
+        some = [trial for trial in trials if as_key(trial.axis(by)) == as_key(value)]
+        if not some:
+            continue
+        found: dict[float, list[tuple[Trial, float, float]]] = {}
+        for trial in some:
+            for key, x, y in numbers(trial):
+                if not (once and key in found):
+                    found.setdefault(key, []).append((trial, x, y))
+        finished = sum(trial.state is State.FINISHED for trial in some)
+        name = axis_text(by, value)
+        series.append(Series(name, style, _points(found), _lacking(finished, len(some))))
+    return tuple(series)
+
+
+def _lacking(found: int, wanted: int) -> str:
+    return "" if found == wanted else f"{found} of {wanted} finished"
+
+
+def _points(found: Numbers) -> tuple[Point, ...]:
+    points = [
+        Point(
+            sum(x for _, x, _ in entries) / len(entries),
+            mean_interval([y for _, _, y in entries]),
+            tuple(trial for trial, _, _ in entries),
+        )
+        for entries in found.values()
+    ]
+    return tuple(sorted(points, key=lambda point: point.x))
+
+
+def _by_step(trial: Trial, view: CurveView) -> list[tuple[float, float, float]]:
+    return [(step, x, y) for x, step, y in curve_of(trial, view.y, view.x)]
+
+
+def _with_published(series: Series, view: FigureView, chapter: Chapter, trials: Iterable[Trial]) -> Series:
+    value = chapter.values(view.by)[series.style]
+    xs = sorted({x for trial in trials if isinstance(x := trial.axis(view.x), int | float)})
+    numbers = [(x, view.published([value, x])) for x in xs]
+    return replace(series, published=tuple((float(x), number) for x, number in numbers if number is not None))
+
+
+def _progress_notes(trials: Sequence[Trial], view: CurveView) -> list[str]:
+    """Where seconds and operations are from, and for which runs they are not known."""
+    if view.x not in ("seconds", "flops"):
+        return []
+    present = [trial for trial in trials if trial.run is not None and trial.run.metrics]
+    unknown = dict.fromkeys(
+        trial.label for trial in present if trial.run and progress_of(trial, trial.run.metrics[-1], view.x) is None
+    )
+    notes = []
+    if view.x == "seconds" and present:
+        timed = [seconds_of_step(trial)[1] for trial in present]
+        sources = " or ".join(dict.fromkeys("timing.json" if one else "the run itself" for one in timed))
+        notes.append(f"Training time: steps times the median time of a step, from {sources}.")
+        notes += _machines(
+            {
+                str(trial.timing.get("machine")) if of else trial.run.machine
+                for trial, of in zip(present, timed, strict=True)
+                if trial.run
+            }
+        )
+    if unknown:
+        what = "time" if view.x == "seconds" else "number of operations"
+        mend = "it comes with `fg bench --timing`"
+        notes.append(f"Left out, as the {what} of a step is not known ({mend}): {', '.join(unknown)}.")
+    return notes
+
+
+def _machines(machines: Iterable[str]) -> list[str]:
+    found = sorted(set(machines))
+    if len(found) == 1:
+        return [f"Measured on {found[0]}."]
+    return [f"Measured on different machines, not to be compared: {'; '.join(found)}."] if found else []

@@ -1,0 +1,116 @@
+"""A document as one HTML file that opens offline: figures as SVG, the recipe and environment of every run within.
+
+Imports no torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fgcli import __version__
+from fgcli.files import to_json
+from fgcli.report import drawing
+from fgcli.report.document import Cell, Document, Point, Section, Table, axis_text
+from fgcli.report.quantities import QUANTITIES
+from fgcli.report.trials import State, Trial
+
+TEMPLATES = Path(__file__).parent / "templates"
+_SHOWN = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "wall_s", "step_ms_median", "peak_memory_bytes")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trials behind a number: one label at one place on the axes, every seed."""
+
+    anchor: str
+    title: str
+    trials: tuple[Trial, ...]
+
+
+def as_html(document: Document) -> str:
+    """The page. Everything that comes from a run or a recipe is escaped by the template."""
+    groups = _Groups(document)
+    environments = _environments(document)
+    env = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    env.trim_blocks = env.lstrip_blocks = True
+    env.tests["table"] = lambda item: isinstance(item, Table)
+    page = env.get_template("page.html.j2").render(
+        title="; ".join(section.title for section in document.sections),
+        document=document,
+        groups=groups,
+        environments=environments,
+        environment_of=lambda trial: environments.get(_environment(trial), ("", ""))[0],
+        plot=lambda figure, panel: drawing.lay_out(figure, panel, groups.of_point),
+        size=drawing,
+        marker=drawing.marker,
+        axis_text=axis_text,
+        quantities=[QUANTITIES[key] for key in _SHOWN],
+        summary=_summary(document),
+        version=__version__,
+        style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        script=(TEMPLATES / "script.js").read_text(encoding="utf-8"),
+    )
+    return page.strip() + "\n"
+
+
+class _Groups:
+    """The groups of every section, and the anchor of the one that a cell or a point is of."""
+
+    def __init__(self, document: Document) -> None:
+        self._anchors: dict[int, str] = {}
+        self.by_section: list[tuple[Section, list[Group]]] = []
+        number = 0
+        for section in document.sections:
+            found: dict[object, list[Trial]] = {}
+            for trial in section.trials:
+                found.setdefault((trial.label, *(str(trial.axis(axis)) for axis in section.axes)), []).append(trial)
+            groups = []
+            for trials in found.values():
+                number += 1
+                axes = (axis_text(axis, trials[0].axis(axis)) for axis in section.axes)
+                groups.append(Group(f"g{number}", ", ".join([trials[0].label, *axes]), tuple(trials)))
+                self._anchors |= {id(trial): f"g{number}" for trial in trials}
+            self.by_section.append((section, groups))
+
+    def of_cell(self, cell: Cell) -> str:
+        return self._anchors[id(cell.trials[0])]
+
+    def of_point(self, point: Point) -> str:
+        return self._anchors[id(point.trials[0])]
+
+
+def _environment(trial: Trial) -> str:
+    """What a run was made with, as text; the command is the run's own."""
+    content = trial.run.environment if trial.run else {}
+    return to_json({key: value for key, value in content.items() if key != "command"}) if content else ""
+
+
+def _environments(document: Document) -> dict[str, tuple[str, list[tuple[str, str]]]]:
+    """By their text: a short name, and (key, value) of each."""
+    texts = dict.fromkeys(
+        text for section in document.sections for trial in section.trials if (text := _environment(trial))
+    )
+    content: dict[str, dict[str, object]] = {}
+    for section in document.sections:
+        for trial in section.trials:
+            if trial.run is not None:
+                content.setdefault(_environment(trial), dict(trial.run.environment))
+    return {
+        text: (f"E{number}", [(key, _plain(value)) for key, value in content[text].items() if key != "command"])
+        for number, text in enumerate(texts, start=1)
+    }
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {one}" for key, one in value.items())
+    return "–" if value is None else str(value)
+
+
+def _summary(document: Document) -> list[str]:
+    """The facts that stand under the title."""
+    trials = [trial for section in document.sections for trial in section.trials]
+    finished = sum(trial.state is State.FINISHED for trial in trials)
+    machines = sorted({trial.run.machine for trial in trials if trial.run is not None})
+    return [f"{finished} of {len(trials)} runs finished", *machines]

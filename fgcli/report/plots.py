@@ -1,0 +1,109 @@
+"""Figures of a document as PNG, SVG and PDF for papers, the same bytes each time. Imports no torch."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from fgcli.errors import UsageError
+from fgcli.report.document import Document, Figure, Panel, Series
+from fgcli.report.figure_file import FORMATS, save_figure
+from fgcli.training.run_directory import slug
+
+# Those of the page, dark enough for paper; told apart by marker, too.
+COLORS = ("#0868ac", "#c2410c", "#0f766e", "#9d3f8c", "#8a6a00", "#4b5563", "#2f8fd3", "#b4235a")
+MARKERS = ("o", "s", "^", "D")
+MANY = 20  # points from which markers would hide the line
+
+
+def draw_all(document: Document, folder: Path) -> int:
+    """Write each figure, numbered, in every format; returns how many figures there are."""
+    figures = [item for item in document.items if isinstance(item, Figure)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make --figures {folder}: {error.strerror}") from error
+    for number, figure in enumerate(figures, start=1):
+        canvas = _draw(figure)
+        for suffix in FORMATS:
+            save_figure(canvas, folder / f"{number:02d}-{slug(figure.title)[:60].lower()}{suffix}", "--figures")
+    return len(figures)
+
+
+def _draw(figure: Figure) -> Canvas:
+    columns = min(2, len(figure.panels))
+    rows = -(-len(figure.panels) // columns)
+    canvas = Canvas(figsize=(2.4 + 3.6 * columns, 0.4 + 2.8 * rows), layout="constrained")
+    axes = list(canvas.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axis, panel in zip(axes, figure.panels, strict=False):
+        _panel(axis, figure, panel)
+    for axis in axes[len(figure.panels) :]:
+        axis.set_visible(False)
+    canvas.suptitle(_text(figure.title), fontsize="medium")
+    _legend(canvas, axes)
+    return canvas
+
+
+def _legend(canvas: Canvas, axes: list[Axes]) -> None:
+    """One for all panels, beside them."""
+    found = [entry for axis in axes for entry in zip(*axis.get_legend_handles_labels(), strict=True)]
+    handles = {label: handle for handle, label in reversed(found)}
+    if handles:
+        labels = list(dict.fromkeys(label for _, label in found))
+        canvas.legend([handles[label] for label in labels], labels, loc="outside right center", frameon=False)
+
+
+def _name(figure: Figure, series: Series) -> str:
+    """Of a line, in all panels; with what it lacks in any of them."""
+    lacking = [one.incomplete for panel in figure.panels for one in panel.series if one.name == series.name]
+    said = "; ".join(dict.fromkeys(filter(None, lacking)))
+    return _text(f"{series.name} ({said})" if said else series.name)
+
+
+def _panel(axis: Axes, figure: Figure, panel: Panel) -> None:
+    for series in panel.series:
+        color, marker = COLORS[series.style % len(COLORS)], MARKERS[series.style % len(MARKERS)]
+        x, y = [point.x for point in series.points], [point.y.mean * figure.y.quantity.scale for point in series.points]
+        half = [(point.y.half or 0.0) * figure.y.quantity.scale for point in series.points]
+        axis.plot(
+            x,
+            y,
+            color=color,
+            marker=marker if len(x) < MANY else None,
+            markersize=4,
+            linewidth=1.5,
+            linestyle="--" if series.style >= len(COLORS) else "-",
+            label=_name(figure, series),
+        )
+        low, high = ([m + sign * h for m, h in zip(y, half, strict=True)] for sign in (-1, 1))
+        axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+        if series.published:
+            px, py = zip(*series.published, strict=True)
+            py = [one * figure.y.quantity.scale for one in py]
+            axis.plot(px, py, color=color, marker=marker, markersize=8, fillstyle="none", linestyle="none")
+    _scales(axis, figure)
+    if panel.title:
+        axis.set_title(_text(panel.title), fontsize="small")
+    axis.set_xlabel(_text(figure.x.quantity.heading), fontsize="small")
+    axis.set_ylabel(_text(figure.y.quantity.heading), fontsize="small")
+    axis.tick_params(labelsize="small")
+    axis.grid(axis="y", color="0.9", linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _scales(axis: Axes, figure: Figure) -> None:
+    xs = sorted({point.x for panel in figure.panels for series in panel.series for point in series.points})
+    if figure.x.log and xs and xs[0] > 0:
+        axis.set_xscale("log")
+        if len(xs) <= 8:  # the values themselves, not powers of ten
+            axis.xaxis.set_major_locator(FixedLocator(xs))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+    if figure.y.log:
+        axis.set_yscale("log")
+
+
+def _text(text: str) -> str:
+    """Text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,152 @@
+"""A document for a terminal: tables, and a sparkline for each line of a figure. Imports no torch."""
+
+import math
+from collections.abc import Iterator
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+
+from fgcli.report.document import Axis, Cell, Document, Figure, Panel, Section, Series, Table, axis_text
+from fgcli.report.sparkline import sparkline
+
+_STYLES = {"value": "", "spread": "dim", "difference": "cyan", "reference": "dim"}
+NOTHING = "–"
+
+
+def show(document: Document, console: Console) -> None:
+    """Print the whole report."""
+    console.print(shown(document))
+    for line in problem_lines(document):
+        console.print(line, soft_wrap=True)  # a path that is cut or wrapped cannot be copied
+
+
+def shown(document: Document) -> RenderableType:
+    """Its chapters."""
+    return Group(*(part for section in document.sections for part in _section(section)))
+
+
+def problem_lines(document: Document) -> Iterator[Text]:
+    """What is not in them, and why."""
+    if document.problems:
+        yield Text("Not reported, or in part", style="bold")
+        for problem in document.problems:
+            yield Text(f"{problem.path}: {problem.reason}", style="yellow")
+
+
+class _Fitting:
+    """A wide layout where it fits the terminal, else a narrow one."""
+
+    def __init__(self, wide: RenderableType, narrow: RenderableType) -> None:
+        self.wide, self.narrow = wide, narrow
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.wide if _fits(self.wide, console, options) else self.narrow
+
+
+class _Columns:
+    """A table, its columns in as many pieces as the terminal asks for; a list where not even one column fits."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        pieces: list[Grid] = []
+        start, count = 0, len(self.table.columns)
+        while start < count:
+            ends = range(count, start, -1)
+            grids = ((end, _grid(self.table, slice(start, end))) for end in ends)
+            found = next(((end, grid) for end, grid in grids if _fits(grid, console, options)), None)
+            if found is None:
+                yield _list(self.table)
+                return
+            start = found[0]
+            pieces.append(found[1])
+        yield from pieces
+
+
+def _fits(wanted: RenderableType, console: Console, options: ConsoleOptions) -> bool:
+    return Measurement.get(console, options.update(max_width=10_000), wanted).maximum <= options.max_width
+
+
+def _section(section: Section) -> Iterator[RenderableType]:
+    yield Text(section.title, style="bold underline")
+    if section.description:
+        yield Text(section.description.strip())
+    for item in section.items:
+        yield Text("")
+        yield Text(item.title, style="bold")
+        if isinstance(item, Table):
+            yield _Columns(item)
+        else:
+            yield from (_sparklines(item, panel) for panel in item.panels)
+        for note in item.notes:
+            yield Text(note, style="dim")
+    yield Text("")
+
+
+def _grid(table: Table, columns: slice) -> Grid:
+    grid = Grid(show_lines=any(len(cell.lines) > 1 for row in table.rows for cell in row.cells))
+    for axis in table.row_axes:
+        grid.add_column(Text("" if axis == "label" else axis), no_wrap=True)
+    for heading in table.headings[columns]:
+        grid.add_column(Text(heading), justify="right", no_wrap=True)
+    for row in table.rows:
+        grid.add_row(*map(Text, row.heads), *map(_cell, row.cells[columns]))
+    return grid
+
+
+def _list(table: Table) -> Group:
+    """Every row with its columns under each other."""
+    lines: list[RenderableType] = []
+    for row in table.rows:
+        head = (axis_text(axis, value) for axis, value in zip(table.row_axes, row.heads, strict=True))
+        lines.append(Text(", ".join(head), style="bold"))
+        for heading, cell in zip(table.headings, row.cells, strict=True):
+            lines.append(Padding(Text(f"{heading}:"), (0, 0, 0, 2)))
+            lines.append(Padding(_cell(cell), (0, 0, 0, 4)))
+    return Group(*lines)
+
+
+def _cell(cell: Cell) -> Text:
+    if not cell.lines:
+        return Text(NOTHING)
+    styles = ["bold" if line.role == "value" and cell.best else _STYLES[line.role] for line in cell.lines]
+    if cell.mean is None:
+        styles[0] = "yellow"
+    return Text("\n").join(Text(line.text, style=style) for line, style in zip(cell.lines, styles, strict=True))
+
+
+def _sparklines(figure: Figure, panel: Panel) -> RenderableType:
+    numbers = [point.y.mean for one in figure.panels for series in one.series for point in series.points]
+    low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
+    wide, narrow = Grid.grid(padding=(0, 2, 0, 0)), []
+    for series in panel.series:
+        curve = _sparkline(series, figure.y, low, high)
+        words = [_ends(series, figure), series.incomplete]
+        wide.add_row(Text(series.name), Text(curve, no_wrap=True), *(Text(word) for word in words))
+        narrow += [Text(text) for text in (series.name, curve[:16], *words) if text]
+    head = Text(panel.title, style="italic") if panel.title else None
+    axes = Text(f"{figure.y.quantity.heading} over {figure.x.quantity.heading}", style="dim")
+    body = Padding(_Fitting(wide, Group(*narrow)), (0, 0, 0, 2))
+    return Group(*([head] if head else []), axes, body)
+
+
+def _sparkline(series: Series, y: Axis, low: float, high: float) -> str:
+    values = [point.y.mean for point in series.points]
+    if y.log and low > 0:
+        values, low, high = [math.log(value) for value in values], math.log(low), math.log(high)
+    return sparkline(values, low=low, high=high if high > low else low + 1)
+
+
+def _ends(series: Series, figure: Figure) -> str:
+    """The first and the last point in words."""
+    if not series.points:
+        return "nothing yet"
+    first, last = series.points[0], series.points[-1]
+    x, y = figure.x.quantity, figure.y.quantity
+    if first is last:
+        return f"{y.with_half(last.y)} at {x.text(last.x)}"
+    return f"{y.text(first.y.mean)} → {y.with_half(last.y)} at {x.text(last.x)}"

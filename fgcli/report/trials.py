@@ -1,0 +1,240 @@
+"""What lies under the paths that a report is asked for: sweeps with the trials they should have, and single runs."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fgcli.errors import FgError, UsageError
+from fgcli.files import read_json
+from fgcli.report.runs import Run, Unreadable, machine_in, read_run
+from fgcli.sweep.plan import PlannedTrial, plan
+from fgcli.sweep.read import read_sweep
+from fgcli.sweep.schema import SEED, Sweep
+from fgcli.sweep.views import LABEL, as_key
+from fgcli.training.rows import read_rows
+
+SWEEP_FILE = "sweep.yaml"
+
+
+class State(Enum):
+    """How far a trial is."""
+
+    FINISHED = "finished"
+    RUNNING = "unfinished"
+    MISSING = "not run yet"
+    FAILED = "failed"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run that is there, or that a sweep says should be."""
+
+    name: str
+    source: str
+    """The path under which it was found: a sweep's folder, or what was asked for."""
+    label: str
+    keys: Mapping[str, Any]
+    """Keys of its recipe, those of options as `options.NAME`; of one that is not there, what the sweep says."""
+    run: Run | None
+    state: State
+    reason: str = ""
+    timing: Mapping[str, Any] = field(default_factory=dict)
+    """What timing.json has for its label and axes, with the `machine`."""
+
+    @property
+    def seed(self) -> int:
+        return self.keys[SEED]
+
+    def axis(self, name: str) -> Any:
+        """Its value on an axis; None where it is not known."""
+        return self.label if name == LABEL else self.keys.get(name)
+
+    @property
+    def result(self) -> Mapping[str, Any] | None:
+        return self.run.result if self.run and self.state is State.FINISHED else None
+
+
+class Problem(NamedTuple):
+    """Something that could not be read, or was left out, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sweep's folder with its trials, or a path with single runs."""
+
+    path: str
+    sweep: Sweep | None
+    trials: tuple[Trial, ...]
+
+
+def gather(paths: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
+    """Everything under the paths: each a run, a sweep, or a folder of them. UsageError where there is nothing."""
+    sources: list[Source] = []
+    problems: list[Problem] = []
+    seen: set[Path] = set()
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UsageError(f"{path} does not exist; give run directories, sweep directories, or folders of them")
+        candidates = _candidates(path)
+        if not candidates:
+            raise UsageError(f"{path} holds no run and no sweep")
+        found, faults = _read_all(candidates, path, seen)
+        sources += found
+        problems += faults
+    if not sources:
+        listed = "; ".join(f"{path}: {reason}" for path, reason in problems[:3])
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UsageError(f"nothing to report: {listed}{more}")
+    return sources, problems
+
+
+def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> tuple[list[Source], list[Problem]]:
+    """What the folders of a path hold. One that was seen before holds nothing new."""
+    sources: list[Source] = []
+    problems: list[Problem] = []
+    runs: list[Trial] = []
+    for folder in folders:
+        if folder.resolve() in seen:
+            continue
+        seen.add(folder.resolve())
+        if (folder / SWEEP_FILE).is_file():
+            try:
+                found, faults = _read_sweep_folder(folder)
+                sources.append(found)
+                problems += faults
+            except FgError as error:
+                problems.append(Problem(str(folder), str(error)))
+            continue
+        try:
+            run = read_run(folder)
+        except Unreadable as reason:
+            problems.append(Problem(str(folder), str(reason)))
+            continue
+        problems += _environment_problem(run)
+        runs.append(_single(run, asked))
+    if runs:
+        sources.append(Source(str(asked), None, tuple(runs)))
+    return sources, problems
+
+
+def _candidates(path: Path) -> list[Path]:
+    """The path itself where it is a run or a sweep (or no folder at all), else what it holds."""
+    if not path.is_dir() or any((path / name).exists() for name in (SWEEP_FILE, "recipe.yaml", "result.json")):
+        return [path]
+    return sorted(one for one in path.iterdir() if not one.name.startswith("."))
+
+
+def _single(run: Run, asked: Path) -> Trial:
+    keys = flat(run.recipe)
+    return Trial(run.path.name, str(asked), run.recipe["method"], keys, run, *_state(run))
+
+
+def _state(run: Run) -> tuple[State, str]:
+    if run.result is not None:
+        return State.FINISHED, ""
+    return State.RUNNING, f"stopped or still running, at step {run.metrics[-1]['step'] if run.metrics else 0}"
+
+
+def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
+    sweep, _ = read_sweep(folder / SWEEP_FILE)
+    failures, problems = _failures(folder / "failed.jsonl")
+    timing, timing_problems = _timing(folder / "timing.json")
+    trials = []
+    for planned in plan(sweep):
+        trial = _planned(folder, planned, failures)
+        problems += [Problem(str(folder / "trials" / planned.name), trial.reason)] * (trial.state is State.UNREADABLE)
+        problems += _environment_problem(trial.run)
+        trials.append(replace(trial, timing=timing.get(_timing_key(planned.label, planned.axes), {})))
+    names = {trial.name for trial in trials}
+    if (folder / "trials").is_dir():
+        problems += [
+            Problem(str(one), "not among the trials of sweep.yaml")
+            for one in sorted((folder / "trials").iterdir())
+            if one.name not in names and not one.name.startswith(".")
+        ]
+    return Source(str(folder), sweep, tuple(trials)), problems + timing_problems
+
+
+def _planned(folder: Path, planned: PlannedTrial, failures: Mapping[str, str]) -> Trial:
+    trial = Trial(planned.name, str(folder), planned.label, flat(planned.overrides), None, State.MISSING)
+    path = folder / "trials" / planned.name
+    if planned.name in failures and not (path / "result.json").exists():
+        trial = replace(trial, state=State.FAILED, reason=failures[planned.name])
+    if not (path / "recipe.yaml").exists() and not (path / "result.json").exists():
+        return trial
+    try:
+        run = read_run(path)
+        _refuse_another(run, planned)
+    except Unreadable as reason:
+        return replace(trial, state=State.UNREADABLE, reason=str(reason))
+    state, reason = _state(run)
+    if trial.state is State.FAILED:
+        state, reason = trial.state, trial.reason
+    return replace(trial, keys=flat(run.recipe), run=run, state=state, reason=reason)
+
+
+def _refuse_another(run: Run, planned: PlannedTrial) -> None:
+    for key in ("method", *planned.axes):
+        wanted = planned.overrides.get(key)
+        if wanted is not None and as_key(wanted) not in (
+            as_key(run.recipe[key]),
+            as_key(run.recipe["options"].get(key)),
+        ):
+            raise Unreadable(f"its recipe has {key} {run.recipe[key]}, the sweep {wanted}")
+
+
+def _failures(path: Path) -> tuple[dict[str, str], list[Problem]]:
+    """By trial, how its last attempt ended."""
+    try:
+        rows, _ = read_rows(path)
+        return {str(row["trial"]): _ending(row) for row in rows}, []
+    except (FgError, OSError, LookupError) as error:
+        return {}, [Problem(str(path), f"cannot be read: {error}")]
+
+
+def _ending(row: Mapping[str, Any]) -> str:
+    lines = row.get("last_lines") or []
+    said = f": {lines[-1]}" if isinstance(lines, list) and lines else ""
+    return f"failed with exit code {row.get('exit_code')}{said}"
+
+
+def _timing(path: Path) -> tuple[dict[object, dict[str, Any]], list[Problem]]:
+    """Rows of timing.json by label and axes, each with the machine that it was measured on."""
+    if not path.exists():
+        return {}, []
+    try:
+        content = read_json(path)
+        machine = machine_in(content)
+        return {_timing_key(row[LABEL], row["axes"]): {**row, "machine": machine} for row in content["rows"]}, []
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return {}, [Problem(str(path), f"cannot be read: {error}")]
+
+
+def _timing_key(label: str, axes: Mapping[str, Any]) -> object:
+    return label, frozenset((key, as_key(value)) for key, value in axes.items() if key != SEED)
+
+
+def _environment_problem(run: Run | None) -> list[Problem]:
+    if run is None or not run.environment_fault:
+        return []
+    return [Problem(str(run.path), f"{run.environment_fault}; reported without it")]
+
+
+def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a recipe, mappings of options opened: `options.solver`."""
+    return dict(_flattened(recipe))
+
+
+def _flattened(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in recipe.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            yield key, value

@@ -1,0 +1,141 @@
+"""The lines of a cell and the notes under a table: the same words in every format. Imports no torch."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from fgcli.report.document import Cell, Line, Table, axis_text
+from fgcli.report.quantities import Quantity
+from fgcli.report.trials import State, Trial
+from fgcli.report.values import PROGRESS, TIMING
+from fgcli.sweep.views import Budget, TableView
+
+LISTED = 12  # groups of trials that a note names
+
+
+def lines_of(cell: Cell, quantity: Quantity) -> tuple[Line, ...]:
+    """What a cell says: its value; quartiles; the difference to the baseline; the published number."""
+    if not cell.trials:
+        return ()
+    lines = [Line(_value(cell, quantity), "value")]
+    if cell.quartiles is not None:
+        lower, upper = map(quantity.text, cell.quartiles)
+        lines.append(Line(f"{lower} to {upper}", "spread"))
+    if cell.comparison is not None:
+        if cell.comparison.ratio is not None:
+            lines.append(Line(f"×{ratio_text(cell.comparison.ratio)}", "difference"))
+        elif (difference := cell.comparison.difference) is not None:
+            text = quantity.with_half(difference, sign=True)
+            p = "" if cell.comparison.p_corrected is None else f", p {p_text(cell.comparison.p_corrected)}"
+            lines.append(Line(f"{text}{p}", "difference"))
+    if (reference := cell.reference) is not None:
+        held = "" if reference.inside is None else (" inside" if reference.inside else " outside")
+        lines.append(Line(f"{reference.name} {quantity.text(reference.number)}{held}", "reference"))
+    return tuple(lines)
+
+
+def _value(cell: Cell, quantity: Quantity) -> str:
+    found, wanted = len(cell.numbers), len(cell.trials)
+    if cell.mean is None:
+        return f"missing (0 of {wanted})" if wanted > 1 else "missing"
+    text = f"{quantity.with_half(cell.mean)}{cell.mark}"
+    return text if found == wanted else f"{text} ({found} of {wanted})"
+
+
+def p_text(p: float) -> str:
+    return "<0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def ratio_text(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+
+
+def notes_of(
+    table: Table,
+    view: TableView,
+    budget: Budget | None,
+    machines: Mapping[str, str],
+    trials: Sequence[Trial],
+    axes: Sequence[str],
+) -> tuple[str, ...]:
+    """What a reader of the table has to know."""
+    cells = [cell for row in table.rows for cell in row.cells]
+    notes = [view.note] if view.note else []
+    if not any(cell.numbers for cell in cells):
+        notes.append("No finished run has a number for this table yet.")
+    if budget is not None:
+        spent = "nothing yet" if budget.value is None else PROGRESS[budget.x].text(budget.value)
+        notes.append(f"Each at its last evaluation within the same {PROGRESS[budget.x].heading}: {spent}.")
+    seeded = [
+        row.cells[i]
+        for row in table.rows
+        for i, column in enumerate(table.columns)
+        if column.quantity.key not in TIMING
+    ]
+    counts = sorted({cell.mean.n for cell in seeded if cell.mean})
+    if counts and counts[-1] > 1:
+        notes.append(f"Mean ± 95 % t-interval over seeds, n = {_range(counts)}.")
+    elif counts:
+        notes.append("One seed each, so no intervals.")
+    if any(cell.best for cell in cells):
+        notes.append("Bold: the best mean.")
+    notes += _comparison_notes(cells)
+    notes += _reference_notes(cells)
+    if any(cell.quartiles for cell in cells):
+        notes.append("Of steps timed in turn: the median, and from the lower to the upper quartile.")
+    timed = {column.quantity.key in TIMING for column in table.columns}
+    if True in timed and any(cell.trials and not cell.trials[0].timing for cell in cells):
+        notes.append("What is measured in turn is missing where `fg bench --timing` has not measured it.")
+    notes += _machine_notes(machines)
+    notes += missing_notes(trials, axes)
+    return tuple(notes)
+
+
+def _range(counts: Sequence[int]) -> str:
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _comparison_notes(cells: Iterable[Cell]) -> list[str]:
+    comparisons = [cell.comparison for cell in cells if cell.comparison]
+    notes: list[str] = []
+    if any(one.difference for one in comparisons):
+        tested = sum(one.p_corrected is not None for one in comparisons)
+        what = f"With a sign: the mean of the differences to {comparisons[0].baseline} with the same seed"
+        corrected = f" ± 95 % t-interval; p of the paired t-test, corrected for the {tested} comparisons here (Holm)"
+        notes.append(f"{what}{corrected if tested else ''}.")
+    if any(one.ratio is not None for one in comparisons):
+        notes.append(f"×: the ratio of the means to that of {comparisons[0].baseline}.")
+    return notes
+
+
+def _reference_notes(cells: Iterable[Cell]) -> list[str]:
+    references = [cell.reference for cell in cells if cell.reference]
+    if not references:
+        return []
+    names = " and ".join(dict.fromkeys(one.name for one in references))
+    held = any(one.inside is not None for one in references)
+    how = "; inside or outside of the 95 % prediction interval that our runs give for one further run" if held else ""
+    return [f"{names}: the published number, of a single run{how}."]
+
+
+def _machine_notes(machines: Mapping[str, str]) -> list[str]:
+    if not machines:
+        return []
+    if "" in machines:
+        return [f"Time and memory: {machines['']}."]
+    listed = "; ".join(f"{mark} {machine}" for mark, machine in machines.items())
+    return [f"Time and memory are of different machines, not to be compared: {listed}."]
+
+
+def missing_notes(trials: Iterable[Trial], axes: Sequence[str]) -> list[str]:
+    """Which trials have no result, by the reason."""
+    found: dict[State, dict[str, list[str]]] = {}
+    for trial in trials:
+        if trial.state is not State.FINISHED:
+            group = ", ".join([trial.label, *(axis_text(axis, trial.axis(axis)) for axis in axes)])
+            seed = f"{trial.seed}: {trial.reason}" if trial.reason else str(trial.seed)
+            found.setdefault(trial.state, {}).setdefault(group, []).append(seed)
+    notes: list[str] = []
+    for state, groups in found.items():
+        listed = [f"{group} (seed {', '.join(seeds)})" for group, seeds in list(groups.items())[:LISTED]]
+        more = f"; and {len(groups) - LISTED} more" if len(groups) > LISTED else ""
+        notes.append(f"{state.value.capitalize()}: {'; '.join(listed)}{more}.")
+    return notes

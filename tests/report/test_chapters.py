@@ -1,0 +1,93 @@
+from pathlib import Path
+
+from fake_runs import SWEEP, accuracy, fake_run, fake_sweep
+
+from fgcli.report.chapters import Chapter, make_chapters
+from fgcli.report.trials import Problem, gather
+
+
+def chapters(*paths: Path) -> tuple[list[Chapter], list[Problem]]:
+    return make_chapters(gather(paths)[0])
+
+
+def test_single_runs_are_named_by_the_options_in_which_they_differ(tmp_path):
+    runs = tmp_path / "runs"
+    fake_run(runs / "a", method="wperp", options={"solver": "ritz"}, k=10)
+    fake_run(runs / "b", method="wperp", options={"solver": "shared"}, k=10)
+    fake_run(runs / "c", method="wt", options={"solver": "none"})
+    fake_run(runs / "d", method="wt", options={"solver": "none"}, width=128, lr=0.01, seed=3, threads=2)
+    (chapter,), problems = chapters(runs)
+    assert chapter.labels == ["wperp solver=ritz", "wperp solver=shared", "wt"]
+    assert chapter.axes == ("width", "lr")  # and not the seed, nor the threads
+    assert not problems
+
+
+def test_the_default_views_follow_what_was_recorded(tmp_path):
+    fake_run(tmp_path / "plain")
+    (chapter,), _ = chapters(tmp_path / "plain")
+    assert [view.kind for view in chapter.views] == ["table", "curve", "curve"]
+    layers = {"hidden1": {"bias": 1.0, "overlap": {"k": [1], "overlap": [0.5], "squared": [0.25]}}}
+    fake_run(tmp_path / "more", diagnostics=lambda epoch: layers)
+    (chapter,), _ = chapters(tmp_path / "more")
+    assert [view.title for view in chapter.views[3:]] == [
+        "Bias over epochs, first layer",
+        "Overlap of the gradient with the top-k space",
+    ]
+
+
+def test_a_run_joins_the_sweep_that_it_is_comparable_with(tmp_path, sweep_folder):
+    fake_run(tmp_path / "mine", method="mine", epochs=4)
+    fake_run(tmp_path / "longer", method="mine", epochs=8)
+    fake_run(tmp_path / "wider", method="mine", epochs=4, width=96)
+    found, _ = chapters(sweep_folder, tmp_path / "mine", tmp_path / "longer", tmp_path / "wider")
+    assert [chapter.title for chapter in found] == ["Accuracy by width", "Runs"]
+    assert found[0].labels == ["W̃ᵀ", "W̃⊥", "mine"]
+    assert found[0].axes == ("width",)
+    assert [trial.name for trial in found[1].trials] == ["longer", "wider"]
+
+
+def test_sweeps_with_the_same_views_are_compared(tmp_path, sweep_folder):
+    theirs = SWEEP.replace("{label: W̃ᵀ, method: wt}, ", "{label: W̃ᵀ, method: wt}, {label: new, method: new}, ")
+    fake_sweep(tmp_path / "theirs", theirs, accuracy)
+    other = SWEEP.replace("Tab. 3", "Tab. 4")
+    fake_sweep(tmp_path / "other", other, accuracy)
+    found, _ = chapters(sweep_folder, tmp_path / "theirs", tmp_path / "other")
+    assert [len(chapter.trials) for chapter in found] == [12 + 18, 12]
+    theirs_path = tmp_path / "theirs"
+    assert found[0].labels == ["W̃ᵀ", "W̃⊥", f"W̃ᵀ ({theirs_path})", "new", f"W̃⊥ ({theirs_path})"]
+
+
+def test_more_seeds_of_the_same_label_are_of_one_group(tmp_path, sweep_folder):
+    fake_sweep(tmp_path / "more", SWEEP.replace("[0, 1, 2]", "[3, 4]"), accuracy)
+    (chapter,), _ = chapters(sweep_folder, tmp_path / "more")
+    assert chapter.labels == ["W̃ᵀ", "W̃⊥"]
+    assert len(chapter.trials) == 12 + 8
+
+
+def test_sweeps_of_other_epochs_are_told_apart_by_them(tmp_path, sweep_folder):
+    fake_sweep(tmp_path / "longer", SWEEP.replace("epochs: 4", "epochs: 8").replace("[0, 1, 2]", "[3]"), accuracy)
+    (chapter,), _ = chapters(sweep_folder, tmp_path / "longer")
+    assert chapter.axes == ("width", "epochs")
+
+
+def test_a_search_of_the_learning_rate_makes_no_axis_of_it(tmp_path):
+    recipe = """
+    grid: {methods: [wt, {label: fast, method: wt}], seed: [0]}
+    tune: {lr: [0.1, 0.2]}
+    """
+    folder = fake_sweep(tmp_path / "sweep", recipe)
+    run = folder / "trials" / "fast-seed0" / "recipe.yaml"
+    run.write_text(run.read_text().replace("lr: 0.0001", "lr: 0.2"))
+    (chapter,), _ = chapters(folder)
+    assert {trial.keys["lr"] for trial in chapter.trials} == {0.0001, 0.2}
+    assert chapter.axes == ()
+
+
+def test_a_repeated_run_is_left_out_and_named_unless_another_machine_made_it(tmp_path):
+    runs = tmp_path / "runs"
+    fake_run(runs / "a")
+    fake_run(runs / "b")
+    fake_run(runs / "c", environment={"device_name": "A card"})
+    (chapter,), (problem,) = chapters(runs)
+    assert chapter.labels == ["wt", "wt on A card, 1 thread"]
+    assert problem == (str(runs / "b"), f"the same recipe as {runs / 'a'}; left out, as it says nothing new")

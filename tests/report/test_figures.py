@@ -1,0 +1,109 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import fake_run, fake_sweep, timing
+
+from fgcli.report.compose import compose
+from fgcli.report.document import Figure, Series
+
+
+def figures(*paths: Path) -> list[Figure]:
+    return [item for item in compose(paths).items if isinstance(item, Figure)]
+
+
+def of_recipe(folder: Path, views: str, base: str = "{epochs: 4, eval_every: 1}", **more: Any) -> Path:
+    grid = "{methods: [wt, wperp], width: [64, 128], seed: [0, 1]}"
+    recipe = f"base: {base}\ngrid: {grid}\nviews: [{views}]\n"
+    return fake_sweep(folder, recipe, lambda trial: 0.3 + 0.02 * float(trial.axes["seed"]), **more)
+
+
+def places(series: Series) -> list[tuple[float, Any]]:
+    return [(point.x, pytest.approx(point.y.mean)) for point in series.points]
+
+
+def test_a_figure_over_an_axis_with_published_numbers(sweep_folder):
+    figure = figures(sweep_folder)[0]
+    (panel,) = figure.panels
+    assert [series.name for series in panel.series] == ["W̃ᵀ", "W̃⊥"]
+    assert places(panel.series[0]) == [(64, 0.31), (128, 0.62)]
+    assert panel.series[0].published == ((64, 0.33),)
+    assert panel.series[0].points[0].y.half == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)) * 0.01 / math.sqrt(3))
+    assert figure.x.log
+    assert "Hollow: paper, single runs." in figure.notes
+
+
+def test_curves_have_a_panel_for_each_value_of_an_axis_that_is_not_named(tmp_path):
+    (figure,) = figures(of_recipe(tmp_path / "s", "{kind: curve, title: C, y: test_accuracy}"))
+    assert [panel.title for panel in figure.panels] == ["width 64", "width 128"]
+    assert [series.name for series in figure.panels[0].series] == ["wt", "wperp"]
+    points = figure.panels[0].series[0].points
+    assert [(point.x, point.y.n) for point in points] == [(1, 2), (2, 2), (3, 2), (4, 2)]
+    assert points[-1].y.mean == pytest.approx(0.31)
+
+
+def test_an_unfinished_run_is_in_the_curve_as_far_as_it_is_and_that_is_said(tmp_path):
+    views = "{kind: curve, title: C, y: test_accuracy, where: {width: 64, label: wt}}"
+    folder = of_recipe(tmp_path / "s", views, finished=lambda trial: trial.axes["seed"] == 0)
+    (series,) = figures(folder)[0].panels[0].series
+    assert [point.y.n for point in series.points] == [2, 2, 1, 1]
+    assert series.incomplete == "1 of 2 finished"
+
+
+def test_time_is_steps_times_the_time_of_one(tmp_path):
+    folder = of_recipe(tmp_path / "s", "{kind: curve, title: C, x: seconds, y: test_accuracy, where: {width: 64}}")
+    timing(folder, {("wt", 64): {"timed_step_ms": 5.0}})
+    (figure,) = figures(folder)
+    ends = {series.name: series.points[-1].x for series in figure.panels[0].series}
+    assert ends == {"wt": pytest.approx(32 * 0.005), "wperp": pytest.approx(32 * 0.002)}  # its own median: 2 ms
+    assert "Training time: steps times the median time of a step, from timing.json or the run itself." in figure.notes
+    assert figure.notes[1].startswith(
+        "Measured on different machines, not to be compared: A processor, 1 thread; A pro"
+    )
+
+
+def test_operations_that_are_not_known_are_named(tmp_path):
+    folder = of_recipe(tmp_path / "s", "{kind: curve, title: C, x: flops, y: test_accuracy, where: {width: 64}}")
+    timing(folder, {("wt", 64): {"step_flops": 1e6}})
+    (figure,) = figures(folder)
+    assert [series.name for series in figure.panels[0].series] == ["wt"]
+    assert figure.panels[0].series[0].points[-1].x == 32e6
+    assert any(note.startswith("Left out, as the number of operations of a step is not known") for note in figure.notes)
+
+
+def layers(trial: Any) -> Any:
+    if trial.label != "wt":
+        return None
+    curve = {"k": [1, 2], "overlap": [0.5, 0.7], "squared": [0.25, 0.5]}
+    last = {"k": [1, 2], "overlap": [0.6, 0.9], "squared": [0.36, 0.81]}
+    return lambda epoch: {
+        name: {"bias": 0.1 * epoch, "overlap": last if epoch == 4 else curve} for name in ("hidden1", "hidden2")
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [("", [0.6, 0.9]), (", epoch: 2", [0.5, 0.7]), (", measure: squared", [0.36, 0.81])],
+)
+def test_overlap_over_k_is_a_line_for_each_layer(tmp_path, more, expected):
+    folder = of_recipe(tmp_path / "s", f"{{kind: overlap, title: O, where: {{width: 64}}{more}}}", diagnostics=layers)
+    (figure,) = figures(folder)
+    assert [panel.title for panel in figure.panels] == ["wt"]
+    assert [series.name for series in figure.panels[0].series] == ["hidden1", "hidden2"]
+    assert places(figure.panels[0].series[1]) == [(1, expected[0]), (2, expected[1])]
+    assert "Not recorded: wperp, no layer." in figure.notes
+
+
+def test_diagnostics_over_training(tmp_path):
+    views = "{kind: curve, title: C, y: {key: bias, layer: hidden2}, where: {width: 64}}"
+    (figure,) = figures(of_recipe(tmp_path / "s", views, diagnostics=layers))
+    assert places(figure.panels[0].series[0]) == [(0, 0), (1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+    assert "Layer: hidden2." in figure.notes
+    assert "Not recorded: wperp." in figure.notes
+
+
+def test_nothing_to_draw_is_said(tmp_path):
+    fake_run(tmp_path / "run", finished=False, epochs=1)
+    figure = figures(tmp_path / "run")[0]
+    assert "No run has a number for this figure yet." in figure.notes

@@ -1,0 +1,132 @@
+"""Terminal, Markdown, LaTeX, CSV, JSON and image files of one report."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_runs import fake_run
+from rich.console import Console
+
+from fgcli.report.compose import compose
+from fgcli.report.data import as_csv, as_json
+from fgcli.report.document import Document
+from fgcli.report.markup import latex, markdown
+from fgcli.report.plots import draw_all
+from fgcli.report.terminal import show
+
+HOSTILE = "a|b & c_d <script>alert(1)</script> $x$ \\y"
+
+
+@pytest.fixture
+def document(sweep_folder: Path) -> Document:
+    (sweep_folder / "trials" / "wperp-width64-seed1" / "result.json").unlink()
+    return compose([sweep_folder])
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Document:
+    fake_run(tmp_path / "run", method=HOSTILE, width=64)
+    return compose([tmp_path / "run"])
+
+
+def printed(document: Document, width: int, **how: object) -> str:
+    console = Console(width=width, file=io.StringIO(), **how)  # pyright: ignore[reportArgumentType]
+    show(document, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_terminal_has_tables_and_sparklines(document):
+    text = printed(document, 120)
+    assert "│ W̃⊥ │ 0.370 ± 0.254 (2 of 3) │           0.680 ± 0.075 │" in text
+    assert "Unfinished: W̃⊥, width 64 (seed 1" in text
+    assert "W̃ᵀ  ▁▇  0.310 → 0.620 ± 0.050 at 128" in text
+
+
+def test_columns_that_do_not_fit_stand_below(document):
+    lines = printed(document, 50).splitlines()
+    heads = [line for line in lines if line.startswith("┃")]
+    assert [head.split("┃")[2].strip() for head in heads] == ["width 64", "width 128"]
+
+
+@pytest.mark.parametrize("width", [20, 30])
+def test_a_narrow_terminal_gets_lists(document, hostile, width):
+    text = printed(document, width)
+    assert max(map(len, text.splitlines())) <= width + 4  # a combining tilde is a character of no width
+    assert "0.370 ± 0.254" in " ".join(text.split())
+    assert "│" not in text
+    assert printed(hostile, width)
+
+
+def test_the_best_is_bold_and_no_color_is_kept_to(document, monkeypatch):
+    assert "\x1b[1m0.680 ± 0.075\x1b[0m" in printed(document, 120, force_terminal=True, color_system="standard")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in printed(document, 120, force_terminal=True)
+
+
+def test_markdown(document, hostile):
+    text = markdown(document)
+    assert "| W̃⊥ | **0.370 ± 0.254 (2 of 3)**<br>+0.060 ± 0.127, p 0.11 | **0.680 ± 0.075**<br>" in text
+    assert "| W̃ᵀ | 128 | 0.620 ± 0.050 |  |" in text.replace("|  | W̃ᵀ", "| W̃ᵀ")
+    row = next(line for line in markdown(hostile).splitlines() if line.startswith("| a"))
+    assert row.startswith(r"| a\|b &amp; c\_d &lt;script&gt;alert(1)&lt;/script&gt; $x$ \\y | 0.600 | ")
+
+
+def test_latex(document, hostile):
+    text = latex(document)
+    assert (
+        r"\ensuremath{\tilde{W}}\ensuremath{^\perp} & \begin{tabular}[t]{@{}r@{}}\textbf{0.370 \ensuremath{\pm}" in text
+    )
+    assert r"\footnotesize paper 0.900 outside\end{tabular}" in text
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
+    assert r"a|b \& c\_d \ensuremath{<}script\ensuremath{>}" in latex(hostile)
+    assert r"\$x\$ \textbackslash{}y & 0.600" in latex(hostile)
+
+
+def test_csv_has_a_line_for_every_number(document):
+    rows = list(csv.DictReader(io.StringIO(as_csv(document))))
+    cells = [row for row in rows if row["item"] == "Tab. 3"]
+    assert [(row["label"], row["axes"]) for row in cells] == [
+        ("W̃ᵀ", "width=64"), ("W̃ᵀ", "width=128"), ("W̃⊥", "width=64"), ("W̃⊥", "width=128"),
+    ]  # fmt: skip
+    row = cells[2]
+    assert float(row["mean"]) == pytest.approx(0.37)
+    assert (row["n"], row["missing"], row["pairs"]) == ("2", "wperp-width64-seed1", "2")
+    assert float(row["difference"]) == pytest.approx(0.06)
+    # Differences 0.05 and 0.07: t = 6 with one degree of freedom, of which F(t) = 1/2 + atan(t) / π
+    assert float(row["p"]) == pytest.approx(1 - 2 * math.atan(6) / math.pi)
+    assert cells[0]["inside"] == "true"
+    assert cells[1]["inside"] == "false"
+    assert len([row for row in rows if row["item"] == "Curves"]) == 2 * 4
+    assert all(row["runs"] for row in rows)
+
+
+def test_csv_is_no_formula(tmp_path):
+    fake_run(tmp_path / "run", method="=1+1")
+    assert all(row["label"] == "'=1+1" for row in csv.DictReader(io.StringIO(as_csv(compose([tmp_path / "run"])))))
+
+
+def test_json_has_the_same_numbers_with_the_notes(document):
+    content = json.loads(as_json(document))
+    (section,) = content["sections"]
+    assert [(item["kind"], item["title"]) for item in section["items"]] == [
+        ("table", "Tab. 3"), ("figure", "Fig. 2"), ("figure", "Curves"),
+    ]  # fmt: skip
+    assert section["items"][0]["records"][1]["mean"] == pytest.approx(0.62)
+    assert section["items"][0]["notes"][0] == "Mean ± 95 % t-interval over seeds, n = 2 to 3."
+    assert content["problems"] == []
+
+
+def test_figure_files_are_the_same_bytes_each_time(hostile, tmp_path):
+    (section,) = hostile.sections
+    document = replace(hostile, sections=(replace(section, items=section.items[:2]),))
+    assert draw_all(document, tmp_path / "a") == 1
+    assert draw_all(document, tmp_path / "b") == 1
+    first = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    assert sorted(first) == [f"01-test-accuracy-over-epochs.{suffix}" for suffix in ("pdf", "png", "svg")]
+    assert b"<script>" not in first["01-test-accuracy-over-epochs.svg"]

@@ -1,0 +1,239 @@
+"""The numbers of tables, worked out by hand; statistics by their closed forms are in test_statistics.py."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import fake_run, fake_sweep, timing
+
+from fgcli.report.compose import compose
+from fgcli.report.document import Cell, Table
+from fgcli.report.quantities import QUANTITIES
+from fgcli.report.statistics import Mean
+
+T2 = 0.95 * math.sqrt(2 / (1 - 0.95**2))  # Student's t, two degrees of freedom
+
+
+def tables(*paths: Path, baseline: str | None = None) -> list[Table]:
+    items = [item for section in compose(paths, baseline).sections for item in section.items]
+    return [item for item in items if isinstance(item, Table)]
+
+
+def cells(table: Table) -> dict[tuple[str, ...], Cell]:
+    """By the heads of the row and the column's heading."""
+    return {
+        (*row.heads, heading): cell
+        for row in table.rows
+        for heading, cell in zip(table.headings, row.cells, strict=True)
+    }
+
+
+def texts(cell: Cell) -> list[str]:
+    return [line.text for line in cell.lines]
+
+
+def test_means_differences_and_published_numbers(sweep_folder):
+    (table,) = tables(sweep_folder)
+    found = cells(table)
+    assert list(found) == [(m, f"width {w}") for m in ("W̃ᵀ", "W̃⊥") for w in (64, 128)]
+    # 0.30, 0.31, 0.32: half = t · 0.01 / √3 = 0.0248; for one further run t · 0.01 · √(4/3) = 0.0497
+    transposed = found["W̃ᵀ", "width 64"]
+    assert texts(transposed) == ["0.310 ± 0.025", "paper 0.330 inside"]
+    assert transposed.mean is not None
+    assert transposed.mean.half == pytest.approx(T2 * 0.01 / math.sqrt(3))
+    assert transposed.reference is not None
+    assert transposed.reference.high == pytest.approx(0.31 + T2 * 0.01 * math.sqrt(4 / 3))
+    assert texts(found["W̃ᵀ", "width 128"]) == ["0.620 ± 0.050", "paper 0.900 outside"]
+    # Differences 0.05, 0.06, 0.07: t = 6 √3, p = 1 - t / √(2 + t²) = 0.0091; the same at both widths, so twice that
+    perp = found["W̃⊥", "width 128"]
+    assert texts(perp) == ["0.680 ± 0.075", "+0.060 ± 0.025, p 0.018"]
+    assert perp.comparison is not None
+    assert perp.comparison.difference is not None
+    t = 6 * math.sqrt(3)
+    assert perp.comparison.difference.p == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert perp.comparison.p_corrected == pytest.approx(2 * (1 - t / math.sqrt(2 + t * t)))
+    assert [cell.best for cell in found.values()] == [False, False, True, True]
+    assert table.notes == (
+        "Mean ± 95 % t-interval over seeds, n = 3.",
+        "Bold: the best mean.",
+        "With a sign: the mean of the differences to W̃ᵀ with the same seed ± 95 % t-interval; p of the paired t-test, "
+        "corrected for the 2 comparisons here (Holm).",
+        "paper: the published number, of a single run; inside or outside of the 95 % prediction interval that our runs "
+        "give for one further run.",
+    )
+
+
+def test_the_users_baseline_goes_before_the_sweeps(sweep_folder):
+    found = cells(tables(sweep_folder, baseline="W̃⊥")[0])
+    assert texts(found["W̃ᵀ", "width 64"])[1] == "-0.060 ± 0.025, p 0.018"
+    assert len(texts(found["W̃⊥", "width 64"])) == 1
+
+
+def test_missing_trials_are_shown(sweep_folder):
+    trials = sweep_folder / "trials"
+    (trials / "wperp-width64-seed1" / "result.json").unlink()
+    for seed in range(3):
+        (trials / f"wt-width128-seed{seed}").rename(sweep_folder / f"moved{seed}")
+    (table,) = tables(sweep_folder)
+    found = cells(table)
+    assert texts(found["W̃⊥", "width 64"])[0] == "0.370 ± 0.254 (2 of 3)"
+    assert texts(found["W̃ᵀ", "width 128"]) == ["missing (0 of 3)", "paper 0.900"]
+    assert [trial.name for trial in found["W̃⊥", "width 64"].missing] == ["wperp-width64-seed1"]
+    assert found["W̃⊥", "width 128"].comparison is None
+    assert table.notes[-2:] == (
+        "Not run yet: W̃ᵀ, width 128 (seed 0, 1, 2).",
+        "Unfinished: W̃⊥, width 64 (seed 1: stopped or still running, at step 32).",
+    )
+
+
+def test_nothing_finished_is_said(tmp_path):
+    fake_run(tmp_path / "run", finished=False)
+    (table,) = tables(tmp_path / "run")
+    assert table.notes[0] == "No finished run has a number for this table yet."
+    assert texts(table.rows[0].cells[0]) == ["missing"]
+
+
+def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
+    recipe = (
+        "grid: {methods: [wt, wperp]}\n"
+        "views: [{kind: table, title: T, value: test_accuracy, baseline: wt, reference: {wt: 0.7, wperp: 0.5}}]\n"
+    )
+    (table,) = tables(fake_sweep(tmp_path / "sweep", recipe))
+    found = cells(table)
+    assert texts(found["wt", "test accuracy"]) == ["0.500", "paper 0.700"]
+    assert texts(found["wperp", "test accuracy"]) == ["0.500", "+0.000", "paper 0.500"]
+    assert "One seed each, so no intervals." in table.notes
+
+
+def test_a_published_number_is_held_to_the_interval_as_it_is_written(tmp_path):
+    recipe = (
+        "grid: {methods: [wt], seed: [0, 1]}\n"
+        "views: [{kind: table, title: T, value: test_accuracy, reference: {wt: 1.0}}]\n"
+    )
+    (table,) = tables(fake_sweep(tmp_path / "sweep", recipe, lambda trial: 0.9998))
+    assert texts(table.rows[0].cells[0]) == ["1.000 ± 0.000", "paper 1.000 inside"]
+
+
+def test_an_axis_that_a_view_does_not_name_is_never_averaged(tmp_path):
+    recipe = (
+        "grid: {methods: [wt, wperp], width: [64, 128], depth: [2, 3]}\n"
+        "views: [{kind: table, title: T, value: test_accuracy, columns: width, where: {label: [wt]}}]\n"
+    )
+    found = tables(fake_sweep(tmp_path / "sweep", recipe, lambda trial: float(trial.axes["depth"]) / 10))
+    assert [table.title for table in found] == ["T, depth 2", "T, depth 3"]
+    assert [texts(table.rows[0].cells[0]) for table in found] == [["0.200"], ["0.300"]]
+    assert [row.heads for table in found for row in table.rows] == [("wt",), ("wt",)]
+
+
+def test_rows_may_be_widths_and_columns_labels(tmp_path):
+    recipe = (
+        "grid: {methods: [wt, wperp], width: [128, 64]}\n"
+        "views: [{kind: table, title: T, value: [train_loss], rows: width, columns: label, baseline: wt}]\n"
+    )
+    folder = fake_sweep(tmp_path / "sweep", recipe, lambda trial: 0.6 if trial.label == "wt" else 0.5)
+    (table,) = tables(folder)
+    assert table.headings == ("wt", "wperp")
+    assert [row.heads for row in table.rows] == [("64",), ("128",)]
+    assert [[cell.best for cell in row.cells] for row in table.rows] == [[True, False]] * 2  # the lower loss
+
+
+def machine_recipe(value: str) -> str:
+    return (
+        "grid: {methods: [wt, wperp], width: [64], seed: [0, 1]}\n"
+        f"views: [{{kind: table, title: T, value: [{value}, test_accuracy], baseline: wt}}]\n"
+    )
+
+
+def test_times_are_compared_by_ratios(tmp_path):
+    folder = fake_sweep(
+        tmp_path / "sweep",
+        machine_recipe("step_ms_median"),
+        result=lambda trial: {"step_ms_median": 2.0 if trial.label == "wt" else 3.0},
+    )
+    (table,) = tables(folder)
+    assert texts(cells(table)["wperp", "time per step, ms"]) == ["3.00 ± 0.00", "×1.50"]
+    assert "Time and memory: A processor, 2 cores (cpu), 1 thread." in table.notes
+
+
+@pytest.mark.parametrize("other", [{"device_name": "A card"}, {"threads": 2}])
+def test_times_of_different_machines_are_marked_and_not_compared(tmp_path, other):
+    def environment(trial: Any) -> dict[str, Any] | None:
+        return other if (trial.label, trial.axes["seed"]) == ("wperp", 1) else None
+
+    (table,) = tables(fake_sweep(tmp_path / "sweep", machine_recipe("step_ms_median"), environment=environment))
+    found = cells(table)
+    assert texts(found["wt", "time per step, ms"]) == ["2.00 ± 0.00ᵃ"]
+    assert texts(found["wperp", "time per step, ms"]) in (["2.00 ± 0.00ᵃᵇ"], ["2.00 ± 0.00ᵇᵃ"])
+    assert not found["wt", "time per step, ms"].best
+    assert found["wt", "test accuracy"].best
+    (said,) = [note for note in table.notes if note.startswith("Time and memory")]
+    assert said.startswith("Time and memory are of different machines, not to be compared: ᵃ A processor")
+    assert ("A card, 1 thread" if "device_name" in other else "2 threads") in said
+
+
+def test_times_measured_in_turn_are_not_averaged_over_seeds(tmp_path):
+    folder = fake_sweep(tmp_path / "sweep", machine_recipe("timed_step_ms"))
+    timing(folder, {("wt", 64): {"timed_step_ms": 2.0, "timed_step_ms_quartiles": [1.9, 2.25]}})
+    (table,) = tables(folder)
+    found = cells(table)
+    assert texts(found["wt", "time per step, timed in turn, ms"]) == ["2.00", "1.90 to 2.25"]
+    assert texts(found["wperp", "time per step, timed in turn, ms"]) == ["missing"]
+    assert "Time and memory: A processor, 1 thread." in table.notes
+
+
+@pytest.mark.parametrize(
+    ("at", "reached", "said"),
+    [
+        ("{x: epoch, value: 2}", {"wt": 2, "wperp": 2}, "the same epoch: 2"),
+        ("{x: seconds, value: 0.05}", {"wt": 3, "wperp": 1}, "the same training time, s: 0.0500"),
+        ("{x: seconds}", {"wt": 4, "wperp": 2}, "the same training time, s: 0.0640"),
+        ("{x: flops, value: 1.0e+9}", {"wt": 1, "wperp": 3}, "the same floating-point operations: 1.00·10⁹"),
+    ],
+)
+def test_the_last_evaluation_within_a_budget_counts(tmp_path, at, reached, said):
+    recipe = (
+        "base: {epochs: 4, eval_every: 1}\n"
+        "grid: {methods: [wt, wperp], width: [64]}\n"
+        f"views: [{{kind: table, title: T, value: test_accuracy, at: {at}}}]\n"
+    )
+    folder = fake_sweep(tmp_path / "sweep", recipe)
+    rows = {"wt": {"timed_step_ms": 2.0, "step_flops": 1e8}, "wperp": {"timed_step_ms": 4.0, "step_flops": 4e7}}
+    timing(folder, {(label, 64): row for label, row in rows.items()})
+    (section,) = compose([folder]).sections
+    evaluated = [row["test_accuracy"] for row in section.trials[0].run.metrics] if section.trials[0].run else []
+    (table,) = tables(folder)
+    for row in table.rows:
+        assert row.cells[0].mean == Mean(evaluated[reached[row.heads[0]] - 1], None, 1)
+    assert table.notes[0] == f"Each at its last evaluation within {said}."
+
+
+def test_diagnostics_of_a_layer_after_an_epoch(tmp_path):
+    recipe = (
+        "base: {epochs: 4}\n"
+        "grid: {methods: [wt]}\n"
+        "views: [{kind: table, title: T, value: [{key: variance, epoch: 3, layer: hidden2}, {key: variance}]}]\n"
+    )
+
+    def layers(trial: Any) -> Any:
+        return lambda epoch: {"hidden1": {"variance": 1e-6 * epoch}, "hidden2": {"variance": 1e-4 * epoch}}
+
+    (table,) = tables(fake_sweep(tmp_path / "sweep", recipe, diagnostics=layers))
+    assert [texts(cell) for cell in table.rows[0].cells] == [["3.00·10⁻⁴"], ["4.00·10⁻⁶"]]
+
+
+@pytest.mark.parametrize(
+    ("key", "mean", "text"),
+    [
+        ("test_accuracy", Mean(0.5755, 0.0131, 5), "0.576 ± 0.013"),
+        ("step_ms_median", Mean(477.2, 12.3, 5), "477 ± 12"),
+        ("step_ms_median", Mean(0.01234, 0.0004, 5), "0.0123 ± 0.0004"),
+        ("step_ms_median", Mean(9.996, 0.01, 5), "10.0 ± 0.0"),
+        ("peak_memory_bytes", Mean(3.5 * 2**20, None, 1), "3.50"),
+        ("variance", Mean(1.5e-4, 1.2e-5, 5), "(1.50 ± 0.12)·10⁻⁴"),
+        ("variance", Mean(1.5, 0.1, 5), "1.50 ± 0.10"),
+        ("variance", Mean(0.0, 0.0, 5), "0.00 ± 0.00"),
+    ],
+)
+def test_how_numbers_are_written(key, mean, text):
+    assert QUANTITIES[key].with_half(mean) == text
