@@ -3,7 +3,8 @@
 Whatever is refused is refused here, before anything is written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -107,6 +108,18 @@ def bound_subject(recipe: Recipe, registry: Registry, state: Assembly, step: int
     return Subject(state.model, cross_entropy, estimator, coverage, step)
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; then each layer in its own again: a BatchNorm put into eval mode stays there."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @dataclass(frozen=True)
 class _Parts:
     """Makes what a recipe names. Whatever a plugin's code raises becomes a UsageError that names it and the plugin."""
@@ -151,9 +164,8 @@ def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tens
 def _check_outputs(parts: _Parts, model: nn.Module, dataset: Dataset) -> None:
     """UsageError that names the model, and no method, where it does not give one logit a class."""
     inputs = dataset.train_inputs[:2]
-    with torch.no_grad():
-        outputs = parts.guarded("model", lambda: model.eval()(inputs))
-    model.train()
+    with torch.no_grad(), eval_mode(model):
+        outputs = parts.guarded("model", lambda: model(inputs))
     if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), dataset.classes):
         found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         wanted = f"it must give [{len(inputs)}, {dataset.classes}], a number for each of the classes"

@@ -6,22 +6,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fgcli.training.assembly import Assembly, cross_entropy
+from fgcli.training.assembly import Assembly, cross_entropy, eval_mode
 
 BATCH = 1024
 
 
 @contextmanager
 def measuring(assembly: Assembly, step: int) -> Iterator[None]:
-    """The model in eval mode; then each layer in its own again: a BatchNorm put into eval mode stays there."""
-    modes = [(module, module.training) for module in assembly.model.modules()]
-    assembly.model.eval()
-    try:
-        with assembly.streams.for_layers("evaluation", step, assembly.device):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    """The model in eval mode, its layers' own draws from a stream of their own."""
+    with eval_mode(assembly.model), assembly.streams.for_layers("evaluation", step, assembly.device):
+        yield
 
 
 @torch.no_grad()
