@@ -6,7 +6,14 @@ from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
 from fgcli.extend.options import GuessOptions, Options
 from fgcli.guesses.options import CheckpointOptions, NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
-from fgcli.models.options import MLPOptions
+from fgcli.models.options import (
+    ConvNetOptions,
+    MixerOptions,
+    MLPOptions,
+    ResMLPOptions,
+    ResNetOptions,
+    TransformerOptions,
+)
 from fgcli.training.options import AdamOptions, AdamWOptions, SGDOptions
 
 
@@ -97,7 +104,34 @@ def fg_datasets() -> list[Entry]:
 
 @hookimpl
 def fg_models() -> list[Entry]:
-    return [Entry("mlp", "fgcli.models.mlp:mlp", "Linear layers of one width with an activation between.", MLPOptions)]
+    return [
+        Entry("mlp", "fgcli.models.mlp:mlp", "Linear layers of one width with an activation between.", MLPOptions),
+        Entry("resmlp", "fgcli.models.resmlp:ResMLP", "Residual blocks with LayerNorm, of one width.", ResMLPOptions),
+        Entry(
+            "convnet",
+            "fgcli.models.convnet:convnet",
+            "Strided convolutions, in one or two dimensions as the data has.",
+            ConvNetOptions,
+        ),
+        Entry(
+            "resnet-tiny",
+            "fgcli.models.convnet:ResNet",
+            "Residual convolutions with GroupNorm, in one or two dimensions.",
+            ResNetOptions,
+        ),
+        Entry(
+            "transformer-tiny",
+            "fgcli.models.transformer:Transformer",
+            "Self-attention over patches, with LayerNorm.",
+            TransformerOptions,
+        ),
+        Entry(
+            "mixer-local",
+            "fgcli.models.mixer:LocalMixer",
+            "Patch mixer of blocks with local losses (Ren et al. 2023).",
+            MixerOptions,
+        ),
+    ]
 
 
 @hookimpl

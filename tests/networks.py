@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgcli.gradient.estimator import Batch
+from fgcli.gradient.estimator import Batch, Loss
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -146,7 +146,9 @@ def batch_for(model: nn.Module, size: int, seed: int = 5) -> Batch:
     return Batch(inputs, torch.randint(classes, (size,), generator=generator))
 
 
-def site_gradients(model: nn.Module, batch: Batch, sites: tuple[str, ...]) -> dict[str, Tensor]:
+def site_gradients(
+    model: nn.Module, batch: Batch, sites: tuple[str, ...], loss: Loss = cross_entropy
+) -> dict[str, Tensor]:
     """The true g_{i,b} = ∂L/∂s_{i,b} by reverse mode: [batch, *shape of s_i] for every site."""
     outputs: dict[str, Tensor] = {}
     modules = dict(model.named_modules())
@@ -156,8 +158,8 @@ def site_gradients(model: nn.Module, batch: Batch, sites: tuple[str, ...]) -> di
         return s.clone()  # what the model does to it in place comes after s_i
 
     handles = [modules[name].register_forward_hook(partial(record, name)) for name in sites]
-    loss = cross_entropy(model(batch.inputs), batch.targets).mean()
+    mean = loss(model(batch.inputs), batch.targets).mean()
     for handle in handles:
         handle.remove()
-    gradients = torch.autograd.grad(loss, [outputs[name] for name in sites])
+    gradients = torch.autograd.grad(mean, [outputs[name] for name in sites])
     return dict(zip(sites, gradients, strict=True))

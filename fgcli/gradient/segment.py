@@ -24,6 +24,8 @@ from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.trace import Traced
 from fgcli.gradient.upstream import SegmentUpstream
 
+DETACHING = {("call_method", "detach"), ("call_function", torch.detach)}
+
 
 @dataclass(frozen=True)
 class GraphSegment:
@@ -60,7 +62,9 @@ def _reached(traced: Traced, site: fx.Node) -> list[fx.Node]:
     """What depends on the site directly, the next sites inclusive, in the order of the graph."""
     seen: set[fx.Node] = set()
     for node in traced.graph.nodes:
-        if node.op != "output" and any(
+        if node.op == "output" or (node.op, node.target) in DETACHING:  # neither passes a derivative on
+            continue
+        if any(
             argument is site or (argument in seen and not traced.is_site(argument)) for argument in node.all_input_nodes
         ):
             seen.add(node)

@@ -49,8 +49,13 @@ class Assembly:
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Per-sample losses [batch] of logits [batch, classes] and classes [batch]."""
-    return F.cross_entropy(outputs, targets, reduction="none")
+    """Per-sample losses [batch] of logits [batch, classes] and classes [batch].
+
+    Logits of several classifiers, [batch, classes, classifiers], give the mean of their losses.
+    """
+    if outputs.dim() == 2:
+        return F.cross_entropy(outputs, targets, reduction="none")
+    return F.cross_entropy(outputs, targets.unsqueeze(1).expand(-1, outputs.shape[2]), reduction="none").mean(1)
 
 
 def settle(recipe: Recipe) -> Recipe:

@@ -88,7 +88,7 @@ def test_the_built_ins_are_those_of_the_issue() -> None:
     perturbations = ["activation-perturbation", "activation-perturbation-relu"]
     assert found.names("guess method") == [*perturbations, "wperp", "wperp-bottom", "wperp-ns", "wpre", "wt"]
     assert found.names("dataset") == ["digits", "mnist1d"]
-    assert found.names("model") == ["mlp"]
+    assert found.names("model") == ["convnet", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
     assert found.names("optimizer") == ["adam", "adamw", "sgd"]
 
 

@@ -1,0 +1,69 @@
+"""A patch mixer with local losses, after LocalMixer (Ren et al. 2023, arXiv:2210.03310)."""
+
+import torch
+from torch import Tensor, nn
+
+from fgcli.errors import UsageError
+from fgcli.models.layers import Patches, convolution, linear
+from fgcli.models.options import MixerOptions
+
+
+class LocalMixer(nn.Module):
+    """Blocks that mix patches and channels, each with a classifier of its own at every patch.
+
+    A block is relu(group(relu(channels(x + relu(tokens(x)))))), inputs of each layer normalised over the channels; the
+    first has no token mixing, and `group` connects channels within groups alone. In train mode it gives the logits of
+    all local classifiers, `[batch, classes, blocks · patches]`, and no derivative passes from one block to another; in
+    eval mode the last block's, averaged over patches, `[batch, classes]`. UsageError where `groups` does not divide the
+    width or `patch` the inputs.
+
+    Ren et al. also take a directional derivative of its own for each local loss; here there is one for their mean.
+    """
+
+    def __init__(
+        self, options: MixerOptions, input_shape: tuple[int, ...], classes: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        if options.width % options.groups:
+            raise UsageError(f"model option groups is {options.groups}; it must divide the width, {options.width}")
+        self.patches = Patches(input_shape, options.patch)
+        self.blocks = nn.ModuleList()
+        self.heads = nn.ModuleList()
+        dim, count = self.patches.dim, self.patches.count
+        for number in range(options.depth):
+            self.blocks.append(_Block(dim, count, options, generator, mixes_tokens=number > 0))
+            self.heads.append(linear(options.width, classes, options.bias, generator))
+            dim = options.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x)
+        logits = []
+        for block, head in zip(self.blocks, self.heads, strict=True):
+            x = block(x.detach())
+            logits.append(head(_normalised(x)).mT)
+        return torch.cat(logits, 2) if self.training else logits[-1].mean(2)
+
+
+class _Block(nn.Module):
+    """[batch, patches, dim] -> [batch, patches, width]."""
+
+    def __init__(
+        self, dim: int, patches: int, options: MixerOptions, generator: torch.Generator, *, mixes_tokens: bool
+    ) -> None:
+        super().__init__()
+        width, bias = options.width, options.bias
+        self.tokens = linear(patches, patches, bias, generator) if mixes_tokens else None
+        self.channels = linear(dim, width, bias, generator)
+        self.group = convolution(1, width, width, 1, bias, generator, groups=options.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.tokens is not None:
+            x = x + torch.relu(self.tokens(_normalised(x).mT)).mT
+        x = torch.relu(self.channels(_normalised(x)))
+        return torch.relu(self.group(_normalised(x).mT)).mT
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """LayerNorm over the channels, the last axis, without parameters."""
+    x = x - x.mean(-1, keepdim=True)
+    return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
