@@ -84,7 +84,7 @@ def test_every_built_in_has_valid_defaults(built_in: Entry) -> None:
 
 def test_the_built_ins_are_those_of_the_issue() -> None:
     found = load_registry()
-    assert found.names("estimator") == ["backprop", "weight-perturbation"]
+    assert found.names("estimator") == ["backprop", "backprop-checkpoint", "weight-perturbation"]
     perturbations = ["activation-perturbation", "activation-perturbation-relu"]
     assert found.names("guess method") == [*perturbations, "wperp", "wperp-bottom", "wperp-ns", "wpre", "wt"]
     assert found.names("dataset") == ["digits", "mnist1d"]
