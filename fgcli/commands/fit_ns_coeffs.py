@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from fgcli.spectra.coefficients import CoefficientTable, FitOptions
 
+LEAST_WIDTH = 80  # columns of the table: in a narrower terminal its lines wrap, where rich would leave cells empty
+
 
 def fit_ns_coeffs(
     degree: Annotated[int, typer.Option(help="Degree of the odd polynomial p: 5, 7 or 9.")] = 7,
@@ -64,6 +66,8 @@ def run(options: "FitOptions", *, out: Path | None, plot: Path | None, as_json: 
         check_file(out, "--out")
     if plot is not None:
         check_figure(plot)
+        if out is not None and plot.resolve() == out.resolve():
+            raise UsageError(f"--plot and --out are both {plot}; give each a file of its own")
     console = Console(stderr=as_json, soft_wrap=True)
     table = _kept_in_cache(options, console) if out is None else _kept_in(out, options, console)
     _print_errors(table, console)
@@ -103,7 +107,10 @@ def _kept_in_cache(options: "FitOptions", console: "Console") -> "CoefficientTab
     path, table = cached_path(options), None
     if path.exists():
         try:
-            table = read_table(path)
+            found = read_table(path)
+            if found.options != options:
+                raise UsageError(f"the coefficient table {path} was fitted with other options")
+            table = found
             console.print(f"read from {path}, fitted with the same options", markup=False, highlight=False)
         except UsageError as error:
             print(f"fg: warning: {error}; fitting anew", file=sys.stderr)
@@ -168,6 +175,7 @@ def _print_errors(table: "CoefficientTable", console: "Console") -> None:
         grid.add_row(
             f"{fit.sigma:g}", f"{fit.error:.2g}", f"{fit.mean_error:.2g}", *(f"{number:.3f}" for number in row)
         )
+    console.width = max(console.width, LEAST_WIDTH)
     console.print(grid)
 
 

@@ -1,5 +1,6 @@
 """Figure files: which can be written, and the same bytes each time. Imports nothing heavy."""
 
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,14 @@ def check_figure(path: Path, flag: str = "--plot") -> None:
 
 def check_file(path: Path, flag: str) -> None:
     """UsageError unless a file can be written there; leaves nothing behind."""
-    if path.is_dir():
-        raise UsageError(f"{flag} is {path}, a folder; name a file")
+    try:
+        kind = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        kind = stat.S_IFREG  # a new file, if its folder can hold one
+    except OSError as error:
+        raise UsageError(f"cannot write {flag} {path}: {error.strerror}") from None
+    if not stat.S_ISREG(kind):
+        raise UsageError(f"{flag} is {path}, {'a folder' if stat.S_ISDIR(kind) else 'no regular file'}; name a file")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,11 @@ def test_defaults_are_fitted_kept_and_used(fitted: list[FitOptions], cache: Path
     assert "fitting: 100 %" in result.stderr
 
 
+def test_narrow_terminal_loses_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    assert "5.842" in succeed("--sigma", "0.5").stdout
+
+
 def test_the_same_options_are_read_and_others_fitted(fitted: list[FitOptions]) -> None:
     succeed("--sigma", "0.5")
     assert "read from" in succeed("--sigma", "0.5").stdout
@@ -132,6 +138,26 @@ def test_damaged_cache_is_fitted_anew_with_a_warning(fitted: list[FitOptions]) -
     assert table_file.read_table(path).options.sigmas == (0.5,)
 
 
+def test_a_table_of_other_options_in_its_place_is_not_taken_for_it(fitted: list[FitOptions], cache: Path) -> None:
+    succeed("--sigma", "0.5")
+    path = table_file.cached_path(FitOptions(sigmas=(0.5,)))
+    succeed("--sigma", "0.2")
+    path.write_bytes(table_file.cached_path(FitOptions(sigmas=(0.2,))).read_bytes())
+    assert "was fitted with other options; fitting anew" in succeed("--sigma", "0.5").stderr
+    assert [options.sigmas for options in fitted] == [(0.5,), (0.2,), (0.5,)]
+    assert table_file.read_table(path).options.sigmas == (0.5,)
+
+
+def test_a_fit_that_is_broken_off_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(options: FitOptions, progress: fitting.Progress) -> CoefficientTable:
+        progress(0.3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "fit_table", stopped)
+    assert invoke("--sigma", "0.5").exit_code == 130
+    assert not cache.exists()
+
+
 def test_unwritable_cache_costs_only_a_warning(cache: Path) -> None:
     cache.write_text("a file where the folder belongs")
     result = succeed("--sigma", "0.5")
@@ -177,6 +203,15 @@ def test_files_that_cannot_be_written_are_refused_before_the_fit(
     assert "a folder; name a file" in refusal(flag, tmp_path / "folder.svg")
     assert "No such file or directory" in refusal(flag, tmp_path / "absent" / "x.svg")
     assert "Not a directory" in refusal(flag, tmp_path / "file" / "x.svg")
+    assert "File name too long" in refusal(flag, tmp_path / f"{'x' * 300}.svg")
+    os.mkfifo(tmp_path / "pipe.svg")
+    assert "no regular file; name a file" in refusal(flag, tmp_path / "pipe.svg")
+    assert not fitted
+
+
+def test_plot_and_out_are_not_one_file(tmp_path: Path, fitted: list[FitOptions]) -> None:
+    reason = refusal("--out", tmp_path / "a.svg", "--plot", tmp_path / "." / "a.svg")
+    assert "--plot and --out are both" in reason
     assert not fitted
 
 
