@@ -39,7 +39,7 @@ def test_validate_says_what_each_is():
     done = fg("recipes", "validate", "quickstart", "table3")
     assert done.exit_code == 0
     assert done.stdout.splitlines()[0].endswith("a run, method wperp-ns, 200 epochs; fg train --recipe quickstart")
-    assert done.stdout.splitlines()[1].endswith("a sweep of 100 runs, 2 views; fg bench table3")
+    assert done.stdout.splitlines()[1].endswith("a sweep of 100 runs, 3 views; fg bench table3")
 
 
 def test_validate_refuses_with_the_place():
