@@ -64,18 +64,13 @@ def _expect(action: Action, given: list[str], least: int, most: int | None) -> N
 
 
 def _list() -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from fgcli.recipe import read_recipe
     from fgcli.recipes import find, names
 
-    table = Table.grid(padding=(0, 2))
-    for name in names():
-        source = read_recipe(find(name))
-        table.add_row(Text(name, "bold"), *map(Text, _kind_and_title(source)))
-    Console(highlight=False).print(table)
+    rows = [(name, *_kind_and_title(read_recipe(find(name)))) for name in names()]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, kind, title in rows:
+        print(f"{name:{widths[0]}}  {kind:{widths[1]}}  {title}")
 
 
 def _kind_and_title(source: "Source") -> tuple[str, str]:
