@@ -114,7 +114,7 @@ def _outcomes(
         for job in todo:
             before = failures.get(job.name)
             # What was killed goes on; what failed by itself may have failed for what it left behind.
-            killed = before is None or before.exit_code is None or before.exit_code < 0
+            killed = before is None or before.exit_code is None or not 0 < before.exit_code < 128
             trial = job.prepared(afresh=not killed)
             watcher.started(job, attempt)
             yield trial

@@ -193,8 +193,8 @@ def _refuse_another(run: Run, planned: PlannedTrial) -> None:
 def _failures(path: Path) -> tuple[dict[str, str], list[Problem]]:
     """By trial, how its last attempt ended."""
     try:
-        rows, _ = read_rows(path)
-        return {str(row["trial"]): _ending(row) for row in rows}, []
+        rows, _ = read_rows(path, "trial", str)
+        return {row["trial"]: _ending(row) for row in rows}, []
     except (FgError, OSError, LookupError) as error:
         return {}, [Problem(str(path), f"cannot be read: {error}")]
 

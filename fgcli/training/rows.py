@@ -28,8 +28,11 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
         raise WriteError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read_rows(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """All whole rows, and whether a torn last line was left out. RunError for a broken line before the last."""
+def read_rows(path: Path, key: str = "step", of: type = int) -> tuple[list[dict[str, Any]], bool]:
+    """All whole rows, each with a `key` of that type, and whether a torn last line was left out.
+
+    RunError for a broken line before the last.
+    """
     if not path.exists():
         return [], False
     try:
@@ -42,10 +45,10 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], bool]:
     for number, line in enumerate(lines, start=1):
         try:
             row = from_json(line.decode())
-            if not isinstance(row, dict) or type(row.get("step")) is not int:
-                raise ValueError("not an object with a step")
+            if not isinstance(row, dict) or type(row.get(key)) is not of:
+                raise ValueError(f"it must be an object with a {key}")
         except ValueError as error:
-            raise RunError(f"{path}, line {number}: not a metrics row ({error})") from error
+            raise RunError(f"{path}, line {number}: not such a row ({error})") from error
         rows.append(row)
     return rows, bool(torn)
 

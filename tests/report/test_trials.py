@@ -76,7 +76,7 @@ BROKEN = {
     "result.json has 'high' as test_accuracy": lambda path: edited(path, test_accuracy="high"),
     "result.json has True as test_accuracy": lambda path: edited(path, test_accuracy=True),
     "NaN is not JSON": lambda path: edited(path, test_accuracy=float("nan")),
-    "metrics.jsonl, line 1: not a metrics row": lambda path: damaged(path, "metrics.jsonl", "noise\n"),
+    "metrics.jsonl, line 1: not such a row": lambda path: damaged(path, "metrics.jsonl", "noise\n"),
     "metrics.jsonl has no wall_s": lambda path: damaged(path, "metrics.jsonl", METRICS),
     "diagnostics.jsonl: a row without layers": lambda path: damaged(
         path, "diagnostics.jsonl", '{"step": 0, "epoch": 0}\n'),

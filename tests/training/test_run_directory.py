@@ -139,7 +139,7 @@ def test_broken_line_in_the_middle_is_named(run, line):
     with run.metrics_file.open("ab") as file:
         file.write(line + b"\n")
     run.append_metrics({"step": 3})
-    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: not a metrics row"):
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: not such a row"):
         run.read_metrics()
 
 
