@@ -24,8 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch, Estimator
-from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.randomness import Streams
+from fgcli.guesses.driven import driven
 from fgcli.models.mlp import mlp
 from fgcli.models.options import MLPOptions
 from fgcli.recipe import parse_assignments
@@ -37,8 +37,9 @@ def estimator(name: str) -> Estimator:
     """From `method:option=value:option=value`."""
     method, *assignments = name.split(":")
     kind, entry = load_registry().method(method)
-    found = entry.load()(entry.options(**parse_assignments(assignments)))
-    return found if kind == "estimator" else ForwardGradient(found)
+    options = entry.options(**parse_assignments(assignments))
+    found = entry.load()(options)
+    return found if kind == "estimator" else driven(found, options)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

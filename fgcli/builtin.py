@@ -4,7 +4,7 @@ from fgcli.bench.options import LocalOptions
 from fgcli.data.options import DigitsOptions, Mnist1dOptions
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
-from fgcli.extend.options import GuessOptions, Options
+from fgcli.extend.options import GuessOptions, Options, TangentOptions
 from fgcli.guesses.options import CheckpointOptions, NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
 from fgcli.models.options import (
     ConvNetOptions,
@@ -83,8 +83,8 @@ def fg_estimators() -> list[Entry]:
         Entry(
             "weight-perturbation",
             "fgcli.guesses.weight_perturbation:WeightPerturbation",
-            "One Gaussian direction in weight space for the whole batch; unbiased, of high variance.",
-            Options,
+            "Gaussian directions in weight space, the same for the whole batch; unbiased, of high variance.",
+            TangentOptions,
         ),
     ]
 

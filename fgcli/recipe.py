@@ -1,7 +1,8 @@
 """The recipe of a run: what a file and the flags say, checked against the schemas of what they name. Imports no torch.
 
-The order of precedence is flag, file, default. `k`, `width`, `depth` and `bias` stand at the top for convenience; each
-is the option of that name of the method or the model, and is None where that has no such option.
+The order of precedence is flag, file, default. Some options stand at the top for convenience: `k`, `tangents`,
+`combine` and `tangent_chunk` of the method, `width`, `depth` and `bias` of the model. Each is None where that has no
+such option.
 """
 
 import os
@@ -33,6 +34,9 @@ class Recipe(Options):
     method: str = Field(default="wt", description="Guess method or estimator.")
     options: OwnOptions = Field(default={}, description="The method's own options.")
     k: Count | Rank | None = Field(default=None, description="Dimension of the guess space, or `rank`.")
+    tangents: Count | None = Field(default=None, description="Directions in one step.")
+    combine: str | None = Field(default=None, description="How the tangents make one estimate.")
+    tangent_chunk: Count | None = Field(default=None, description="Tangents carried at a time.")
     dataset: str = Field(default="mnist1d", description="Dataset.")
     dataset_options: OwnOptions = Field(default={}, description="The dataset's own options.")
     model: str = Field(default="mlp", description="Model.")
@@ -74,7 +78,7 @@ class _Part(NamedTuple):
 
 
 _PARTS: dict[Section, _Part] = {
-    "method": _Part("options", ("k",)),
+    "method": _Part("options", ("k", "tangents", "combine", "tangent_chunk")),
     "dataset": _Part("dataset_options"),
     "model": _Part("model_options", ("width", "depth", "bias")),
     "optimizer": _Part("optimizer_options"),
@@ -185,6 +189,11 @@ def section_options(recipe: Recipe, section: Section, registry: Registry) -> Opt
     entry = _find(section, getattr(recipe, section), registry, where="")
     shortcuts = {name: getattr(recipe, name) for name in part.shortcuts if name in entry.options.model_fields}
     return entry.options.model_validate(getattr(recipe, part.options) | shortcuts)
+
+
+def section_keys(section: Section) -> tuple[str, ...]:
+    """The keys of a recipe that belong to the section: its name, its options and their shortcuts."""
+    return (section, _PARTS[section].options, *_PARTS[section].shortcuts)
 
 
 def dump(recipe: Recipe) -> str:

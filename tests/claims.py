@@ -6,6 +6,7 @@ from typing import Any
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Estimator
 from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.guesses.driven import driven
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Claim:
         kind, entry = load_registry().method(self.method)
         options = entry.options(**self.options)
         method = entry.load()(options)
-        return method if kind == "estimator" else ForwardGradient(method)
+        return method if kind == "estimator" else driven(method, options)
 
     def forward_gradient(self) -> ForwardGradient:
         estimator = self.estimator()

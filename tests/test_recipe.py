@@ -10,11 +10,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from fgcli.errors import UsageError
 from fgcli.extend.entry import Entry
-from fgcli.extend.options import GuessOptions, Options
+from fgcli.extend.options import GuessOptions, Options, TangentOptions
 from fgcli.extend.plugins import Origin, Plugins
 from fgcli.extend.registry import Registry
 from fgcli.recipe import Recipe, Source, dump, parse_assignments, read_recipe, resolve, section_options
 from fgcli.yaml_reader import read_yaml
+
+SHARED = ", ".join(sorted({**GuessOptions.model_fields, **TangentOptions.model_fields}))
 
 
 class SubspaceOptions(GuessOptions):
@@ -97,7 +99,9 @@ def test_defaults_are_the_papers() -> None:
 def test_defaults_of_the_options_are_filled_in() -> None:
     recipe = resolve(None, {"method": "wperp"}, REGISTRY)
     assert recipe.k == 10
-    assert recipe.options == {"uncovered": "perturb", "solver": "svd", "label": "", "scale": 1.0, "pair": [1, 2]}
+    own = {"uncovered": "perturb", "solver": "svd", "label": "", "scale": 1.0, "pair": [1, 2]}
+    assert recipe.options == own | {"draws": "gaussian", "shrinkage": 0.01, "tangent_chunk": None}
+    assert (recipe.tangents, recipe.combine, recipe.tangent_chunk) == (1, "mean", None)
     assert recipe.model_options == {"activation": "relu"}
 
 
@@ -157,7 +161,18 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"method": "wperp", "k": 200}, "--k is 200; it must be at most the width, 128"),
     ({"method": "wperp", "k": 9, "width": 8}, "--k is 9; it must be at most the width, 8"),
     ({"method": "wperp", "width": 8}, "--width is 8, below k, which is 10 by default; set k to at most 8"),
-    ({"k": 3}, "--k is given, but method wt has no option k; its options: uncovered"),
+    ({"k": 3}, f"--k is given, but method wt has no option k; its options: {SHARED}"),
+    ({"tangents": 0}, "--tangents is 0; it must be at least 1"),
+    ({"combine": "sum"}, "--combine is 'sum'; it must be 'mean', 'orthogonal' or 'projection'"),
+    (
+        {"tangents": 3, "options": {"draws": "antithetic"}},
+        "method wt: tangents is 3; with draws antithetic it must be even",
+    ),
+    (
+        {"combine": "orthogonal", "options": {"draws": "rademacher"}},
+        "method wt: draws is rademacher; combine orthogonal makes its own of Gaussian ones",
+    ),
+    ({"method": "backprop", "tangents": 3}, "--tangents is given, but method backprop has no option tangents"),
     ({"method": "backprop", "k": 3}, "--k is given, but method backprop has no option k; it has none"),
     ({"model": "linear", "width": 3}, "--width is given, but model linear has no option width; its options: bias"),
     ({"method": "wperb"}, "--method: unknown method 'wperb'; did you mean 'wperp'? known methods: backprop, odd, "),
@@ -167,7 +182,7 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"widht": 3}, "--widht: unknown recipe key 'widht'; did you mean 'width'? known recipe keys: batch_size, "),
     (
         {"options": {"uncoverd": 1}},
-        "--option uncoverd: unknown option 'uncoverd' of method wt; did you mean 'uncovered'? known options: uncovered",
+        f"--option uncoverd: unknown option 'uncoverd' of method wt; did you mean 'uncovered'? known options: {SHARED}",
     ),
     ({"method": "backprop", "options": {"x": 1}}, "--option x: unknown option 'x' of method backprop; there are none"),
     ({"method": "wperp", "options": {"solver": "s"}}, "--option solver is 's'; it must be 'svd' or 'ritz'"),
@@ -206,13 +221,13 @@ REFUSED_FILES = [
     ("a: 1\nepochz: 3", "r.yaml:1:1: unknown recipe key 'a'; known recipe keys: batch_size"),
     ("seed: 1\nepochz: 3", "r.yaml:2:1: unknown recipe key 'epochz'; did you mean 'epochs'?"),
     ("options: 5", "r.yaml:1:10: options is 5; it must be a mapping of option names to values"),
-    ("options:\n  sol: 1", "r.yaml:2:3: unknown option 'sol' of method wt; known options: uncovered"),
+    ("options:\n  sol: 1", f"r.yaml:2:3: unknown option 'sol' of method wt; known options: {SHARED}"),
     ("method: wperp\noptions:\n  solver: s", "r.yaml:3:11: options.solver is 's'; it must be 'svd' or 'ritz'"),
     ("method: wperp\noptions: {pair: [1, a]}", "r.yaml:2:21: options.pair[1] is 'a'; it must be a whole number"),
     ("method: wperp\noptions: {pair: [1]}", "r.yaml:2:17: options.pair[1] is missing; it has no default"),
     ("method: wperp\nk: 200", "r.yaml:2:4: k is 200; it must be at most the width, 128"),
     ("method: wperp\nk: 2\noptions: {k: 3}", "r.yaml:2:4: k and options.k say the same; give one of them"),
-    ("k: 3", "r.yaml:1:4: k is given, but method wt has no option k; its options: uncovered"),
+    ("k: 3", f"r.yaml:1:4: k is given, but method wt has no option k; its options: {SHARED}"),
     (
         "dataset: ordered\ndataset_options: {low: 5, high: 4}",
         "r.yaml:2:24: dataset ordered: low is 5; it must be at most high, 4",
@@ -249,7 +264,10 @@ def test_numbers_are_those_of_yaml_1_2() -> None:
 
 def test_section_options_are_what_the_targets_take() -> None:
     recipe = resolve(None, {"method": "wperp", "k": "rank", "width": 9, "options": {"pair": [3, 4]}}, REGISTRY)
-    assert section_options(recipe, "method", REGISTRY) == SubspaceOptions(k="rank", pair=(3, 4))
+    options = section_options(recipe, "method", REGISTRY)
+    assert isinstance(options, SubspaceOptions)
+    assert isinstance(options, TangentOptions)
+    assert options.model_dump() == SubspaceOptions(k="rank", pair=(3, 4)).model_dump() | TangentOptions().model_dump()
     assert section_options(recipe, "model", REGISTRY) == NetOptions(width=9)
     assert section_options(recipe, "dataset", REGISTRY) == Options()
 

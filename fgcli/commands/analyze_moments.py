@@ -24,7 +24,9 @@ SHOWN = (
 )  # fmt: skip
 
 
-@with_train_flags(leave_out=("epochs", "keep_checkpoints", "method", "k", "option"))
+@with_train_flags(
+    leave_out=("epochs", "keep_checkpoints", "method", "k", "tangents", "combine", "tangent_chunk", "option")
+)
 def analyze_moments(
     runs: Annotated[
         list[Path] | None, typer.Argument(help="Runs to look at; without one, the flags of train say what to train.")

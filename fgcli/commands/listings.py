@@ -2,13 +2,17 @@
 
 import json as json_text
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fgcli.errors import unknown
-from fgcli.extend.describe import default_text, describe
+from fgcli.extend.describe import default_text, describe, describe_options
+from fgcli.extend.options import TangentOptions
 from fgcli.extend.registry import METHOD_KINDS, Kind, load_registry
+
+if TYPE_CHECKING:
+    from rich.padding import Padding
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these; all if none is given.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON array to standard output.")]
@@ -57,19 +61,34 @@ def _is_called(row: dict[str, Any], name: str) -> bool:
 def _show(found: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.padding import Padding
-    from rich.table import Table
     from rich.text import Text
 
     twice = {row["name"] for row in found if sum(other["name"] == row["name"] for other in found) > 1}
     console = Console(highlight=False)
+    of_tangents = describe_options(TangentOptions)
+    rest = list[str]()
     for row in found:
         source = f"{row['source']['distribution']} {row['source']['version']}"
         name = f"{row['source']['distribution']}:{row['name']}" if row["name"] in twice else row["name"]
         console.print(Text(name, "bold") + Text(f"  {row['kind']}, {source}", "dim"), soft_wrap=True)
         console.print(Padding(Text(row["summary"]), (0, 0, 0, 2)))
-        options = Table.grid(padding=(0, 2))
-        for option in row["options"]:
-            cells = (option["name"], f"{option['type']} = {default_text(option)}", option["description"])
-            options.add_row(*map(Text, cells))
-        if row["options"]:
-            console.print(Padding(options, (0, 0, 0, 4)))
+        own = [option for option in row["options"] if option not in of_tangents]
+        if len(own) < len(row["options"]):
+            rest.append(name)
+        if own:
+            console.print(_options(own))
+    if rest:
+        console.print(Text("tangents", "bold") + Text(f"  options of {', '.join(rest)}", "dim"), soft_wrap=True)
+        console.print(_options(of_tangents))
+
+
+def _options(options: list[dict[str, Any]]) -> "Padding":
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for option in options:
+        cells = (option["name"], f"{option['type']} = {default_text(option)}", option["description"])
+        table.add_row(*map(Text, cells))
+    return Padding(table, (0, 0, 0, 4))

@@ -14,7 +14,7 @@ from fgcli.errors import FgError, RunError, UsageError
 from fgcli.extend.registry import Registry
 from fgcli.files import read_json
 from fgcli.gradient.estimator import Batch
-from fgcli.recipe import Recipe, Source, parse_assignments, read_recipe, resolve
+from fgcli.recipe import Recipe, Source, parse_assignments, read_recipe, resolve, section_keys
 from fgcli.recipes import find
 from fgcli.training.assembly import Assembly, assemble, bound_subject
 from fgcli.training.checkpoints import CheckpointStore
@@ -83,7 +83,7 @@ class Method:
     def over(self, recipe: Recipe, registry: Registry) -> Recipe:
         """The recipe with this method in place of its own. UsageError for what the method does not know."""
         dumped = recipe.model_dump(mode="json")
-        rest = {key: value for key, value in dumped.items() if key not in ("method", "options", "k")}
+        rest = {key: value for key, value in dumped.items() if key not in section_keys("method")}
         return resolve(Source("the run's recipe", rest), {"method": self.name, "options": self.options}, registry)
 
     def at(self, state: State, registry: Registry) -> Subject:

@@ -32,6 +32,16 @@ def train(
         str | None,
         _option("--k", "Dimension of the guess space, or rank; for methods that have it.", "N|rank"),
     ] = None,
+    tangents: Annotated[
+        str | None, _option("--tangents", "Directions in one step, for every guess method (default 1).", "K")
+    ] = None,
+    combine: Annotated[
+        str | None,
+        _option("--combine", "How they make one estimate (default mean).", "mean|orthogonal|projection"),
+    ] = None,
+    tangent_chunk: Annotated[
+        str | None, _option("--tangent-chunk", "Tangents carried at a time, for less memory; all if not given.", "N")
+    ] = None,
     option: Annotated[
         list[str] | None, _option("--option", "Another option of the method; repeatable.", "KEY=VALUE")
     ] = None,
@@ -150,10 +160,10 @@ def train(
     _train(make, sinks, json=json, quiet=quiet)
 
 
-_PLAIN = ("method", "dataset", "model", "bias", "optimizer", "device", "on_nonfinite", "subspace")
+_PLAIN = ("method", "combine", "dataset", "model", "bias", "optimizer", "device", "on_nonfinite", "subspace")
 _NUMBERS = (
-    "k", "width", "depth", "epochs", "max_steps", "batch_size", "lr", "seed", "threads", "eval_every", "keep_last",
-    "diagnostics_every", "subspace_k", "subspace_every",
+    "k", "tangents", "tangent_chunk", "width", "depth", "epochs", "max_steps", "batch_size", "lr", "seed", "threads",
+    "eval_every", "keep_last", "diagnostics_every", "subspace_k", "subspace_every",
 )  # fmt: skip
 _OPTIONS = ("option", "dataset_option", "model_option", "optimizer_option")
 _LISTS = ("keep_checkpoints", "diagnostics")

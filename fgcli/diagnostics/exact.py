@@ -1,14 +1,16 @@
 """Exact moments of a guess method that is linear in its noise: y = A z, C = A Aᵀ, from the map applied to columns.
 
-Every metric is that of one layer and one batch; g holds the batch's 1/B (Eq. 17 and 18 of the W̃⊥ paper):
+Every metric is that of one layer and one batch; g holds the batch's 1/B, and ĝ_b is its estimate, δ_b y_b of a single
+tangent (Eq. 17 and 18 of the W̃⊥ paper):
 
 bias               ‖(1/B) Σ_b (C_b - I) g_b‖                                              (Eq. 17)
-variance           ‖(1/B) Σ_b E(δ_b y_b - g_b)∘² - ((1/B) Σ_b (C_b - I) g_b)∘²‖           (Eq. 18, ∘² elementwise)
-mse                (1/B) Σ_b E‖δ_b y_b - g_b‖²
+variance           ‖(1/B) Σ_b E(ĝ_b - g_b)∘² - ((1/B) Σ_b (C_b - I) g_b)∘²‖               (Eq. 18, ∘² elementwise)
+mse                (1/B) Σ_b E‖ĝ_b - g_b‖²
 covariance_norm    (1/B) Σ_b ‖C_b - I‖_F
 covariance_rms     the same over d, the root mean square entry: what Tab. 2 of the paper prints
-norm_ratio         √(Σ_b E‖δ_b y_b‖² / Σ_b ‖g_b‖²)
-cosine_squared     the mean of E cos²(δ_b y_b, g_b) where g_b is not 0; known where C_b is a multiple of a projector
+norm_ratio         √(Σ_b E‖ĝ_b‖² / Σ_b ‖g_b‖²)
+cosine_squared     the mean of E cos²(ĝ_b, g_b) where g_b is not 0; known of a single Gaussian tangent where C_b is a
+                   multiple of a projector
 effective_rank     (mean of tr C_b)² / mean of ‖C_b‖_F²: k for a projector of rank k
 trace              (1/B) Σ_b tr C_b
 """
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgcli.diagnostics.closed_forms import mean_square, mean_square_error
+from fgcli.diagnostics.closed_forms import SecondMoments, SiteTerms, mean_square, mean_square_error, second_moments
 from fgcli.diagnostics.gradients import site_gradients, squares_per_sample
 from fgcli.diagnostics.subject import Subject
 from fgcli.gradient.estimator import Batch
@@ -38,8 +40,11 @@ class Covariances:
     """C g [batch, d]."""
     diagonal: Tensor
     """[batch, d]."""
+    fourth: Tensor
+    """The diagonal of A diag(Aᵀg)² Aᵀ [batch, d]."""
     square: Tensor
     """‖C‖_F² [batch]."""
+    noise_dim: int
     scaled_projector: bool
     """Whether every C_b is a multiple of an orthogonal projector."""
 
@@ -66,32 +71,38 @@ class Exact:
     """(1/B) Σ_b C_b g_b."""
     bias: Tensor
     square: Tensor
-    """(1/B) Σ_b E(δ_b y_b - g_b)∘²."""
+    """(1/B) Σ_b E(ĝ_b - g_b)∘²."""
     mean_square: float
-    """(1/B) Σ_b E‖δ_b y_b‖²."""
+    """(1/B) Σ_b E‖ĝ_b‖²."""
     distance: float
     """(1/B) Σ_b ‖C_b - I‖_F²."""
     metrics: dict[str, float]
 
 
 def exact_moments(subject: Subject, batch: Batch) -> dict[str, Exact] | None:
-    """By site. None where the method is not linear in its noise, or a site too wide for A to be written down.
+    """By site. None where the method is not linear in its noise, a site too wide for A to be written down, or the
+    second moments of what several tangents make have no closed form.
 
     Never holds more than ENTRIES of A's entries at a time, but at least one sample's.
     """
-    covariances = _covariances(subject, batch)
-    if covariances is None:
+    guesses, covariances = subject.guesses, _covariances(subject, batch)
+    if guesses is None or covariances is None:
+        return None
+    factors = second_moments(guesses.tangents, sum(one.noise_dim for one in covariances.values()))
+    if factors is None:
         return None
     delta_square = torch.stack([one.delta_square for one in covariances.values()]).sum(0)
-    delta_square += squares_per_sample(subject.model, subject.loss, batch, subject.coverage.perturbed)
-    return {name: _moments(one, delta_square) for name, one in covariances.items()}
+    if guesses.tangents.single:  # else the parameters that no site covers have a tangent of their own
+        delta_square += squares_per_sample(subject.model, subject.loss, batch, subject.coverage.perturbed)
+    return {name: _moments(one, delta_square, factors) for name, one in covariances.items()}
 
 
-def _moments(c: Covariances, delta_square: Tensor) -> Exact:
+def _moments(c: Covariances, delta_square: Tensor, factors: SecondMoments) -> Exact:
     g, d = c.gradient, c.gradient.shape[1]
+    terms = SiteTerms(g, c.along, c.diagonal, c.fourth, delta_square)
     bias = (c.along - g).mean(0)
-    square = mean_square_error(g, c.along, c.diagonal, delta_square).mean(0)
-    total = float(mean_square(c.along, c.diagonal, delta_square).sum(1).mean())
+    square = mean_square_error(terms, factors).mean(0)
+    total = float(mean_square(terms, factors).sum(1).mean())
     norm = float(c.distance.sqrt().mean())
     trace = float(c.trace.mean())
     second = float(c.square.mean())
@@ -108,7 +119,7 @@ def _moments(c: Covariances, delta_square: Tensor) -> Exact:
     if gradient_square > 0:
         metrics["norm_ratio"] = math.sqrt(total / gradient_square)
     present = (g.square().sum(1) > 0) & (c.trace > 0)
-    if c.scaled_projector and present.any():
+    if factors == SecondMoments() and c.scaled_projector and present.any():
         share = c.delta_square / (g.square().sum(1) * c.trace)
         metrics["cosine_squared"] = float(share[present].mean())
     return Exact(c.along.mean(0), bias, square, total, float(c.distance.mean()), metrics)
@@ -145,13 +156,15 @@ def wide(values: Tensor) -> Tensor:
 
 def _of_map(a: Tensor, g: Tensor) -> Covariances:
     """Of A [samples, d, n] and g [samples, d]."""
-    coordinates = a.mT @ g.unsqueeze(-1)
+    coordinates, squares = a.mT @ g.unsqueeze(-1), a.square()
     gram = a.mT @ a if a.shape[2] <= a.shape[1] else a @ a.mT
     return Covariances(
         gradient=g,
         along=(a @ coordinates).squeeze(-1),
-        diagonal=a.square().sum(2),
+        diagonal=squares.sum(2),
+        fourth=(squares @ coordinates.square()).squeeze(-1),
         square=gram.square().sum((1, 2)),
+        noise_dim=a.shape[2],
         scaled_projector=_is_scaled_projector(gram),
     )
 
@@ -172,6 +185,8 @@ def _joined(parts: list[Covariances]) -> Covariances:
         torch.cat([one.gradient for one in parts]),
         torch.cat([one.along for one in parts]),
         torch.cat([one.diagonal for one in parts]),
+        torch.cat([one.fourth for one in parts]),
         torch.cat([one.square for one in parts]),
+        parts[0].noise_dim,
         all(one.scaled_projector for one in parts),
     )

@@ -41,7 +41,7 @@ def moments(subject: Subject, batches: Sequence[Batch], draws: int, streams: Str
     drawn = [draw_moments(subject, batch, draws, of(streams, number)) for number, batch in enumerate(batches) if draws]
     known = [one for one in exact if one is not None]
     if not known and not drawn:
-        raise NothingKnown("its covariance is not known exactly; give --draws above 0")
+        raise NothingKnown("its moments are not known exactly; give --draws above 0")
     layers = []
     for name in (known or drawn)[0]:
         found: dict[str, list[Deviation]] = {}

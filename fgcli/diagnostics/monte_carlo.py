@@ -4,8 +4,9 @@ Each draw is the dual pass of an `estimate` with randomness of its own, so that 
 in training. Where the exact moments are known too, `deviations` compares the two along fixed directions: a
 covariance that is not the guess's own shows in z-scores. The metrics are those of fgcli.diagnostics.exact, and
 
-cosine     the mean of cos(δ_b y_b, g_b) over draws and samples whose g is not 0 (no closed form: δ's sign is in it)
+cosine     the mean of cos(ĝ_b, g_b) over draws and samples whose g is not 0 (no closed form: δ's sign is in it)
 
+The covariance is that of a single guess, the first where there are several tangents.
 Here covariance_norm is the root of the mean square over the batch, where `exact` takes the mean of the norms.
 """
 
@@ -30,13 +31,13 @@ class Drawn:
     """One site: means over the batch, one row a draw (or a pair of draws)."""
 
     error: Tensor
-    """Of δ_b y_b - g_b: [draws, d]."""
+    """Of ĝ_b - g_b: [draws, d]."""
     square: Tensor
-    """Of (δ_b y_b - g_b)∘²: [draws, d]."""
+    """Of (ĝ_b - g_b)∘²: [draws, d]."""
     mean_square: Tensor
-    """Of ‖δ_b y_b‖²: [draws]."""
+    """Of ‖ĝ_b‖²: [draws]."""
     cosine: Tensor
-    """Of cos(δ_b y_b, g_b): [draws]; NaN where every g is 0."""
+    """Of cos(ĝ_b, g_b): [draws]; NaN where every g is 0."""
     cosine_squared: Tensor
     trace: Tensor
     """Of ‖y_b‖² over both draws of a pair, which has the mean tr C_b: [pairs]."""
@@ -100,10 +101,11 @@ def draw_moments(subject: Subject, batch: Batch, draws: int, streams: Streams) -
     for number in range(draws):
         rng = draw_rng(streams, number, subject.step)
         drawn = guesses.dual_pass(subject.model, subject.loss, batch, rng)
-        delta = wide(drawn.directional_derivative).unsqueeze(1)
+        # Combining writes into a guess that stands alone.
+        single = {name: wide(y.flatten(1)).clone() for name, y in drawn.guesses.items()}
         for name, g in wanted.items():
-            y = wide(drawn.guesses[name].flatten(1))
-            rows[name].append(_row(delta * y, g))
+            y = single[name]
+            rows[name].append(_row(wide(drawn.draws[name].combined(drawn.coefficients).flatten(1)), g))
             if number % 2:
                 rows[name][-1] |= _pair(previous[name], y)
             previous[name] = y

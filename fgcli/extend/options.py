@@ -1,6 +1,7 @@
 """Option schemas: what a method, dataset, model or optimiser lets its users set. Imports no torch."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -9,6 +10,7 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
+    create_model,
     model_validator,
 )
 from pydantic_core import InitErrorDetails
@@ -53,6 +55,47 @@ class GuessOptions(Options):
         default="perturb",
         description="Parameters that no site covers: trained by weight perturbation in the same pass, or frozen.",
     )
+
+
+class TangentOptions(Options):
+    """Options of how many directions a step looks along. Every guess method has them, without declaring them."""
+
+    tangents: int = Field(default=1, ge=1, description="Directions in one step; the network itself is computed once.")
+    combine: Literal["mean", "orthogonal", "projection"] = Field(
+        default="mean",
+        description="`mean` of the tangents' estimates; `orthogonal`: their mean, of directions orthogonal in the "
+        "coordinates of the guesses, over all layers together; `projection`: of the gradient, onto their span.",
+    )
+    draws: Literal["gaussian", "rademacher", "antithetic"] = Field(
+        default="gaussian",
+        description="Noise: Gaussian, random signs, or pairs of Gaussian draws of opposite sign (a control: an exact "
+        "derivative is as good without the second of them).",
+    )
+    shrinkage: float = Field(
+        default=0.01, gt=0, le=1, description="`projection`: of the guesses' Gram matrix toward its mean diagonal."
+    )
+    tangent_chunk: int | None = Field(
+        default=None, ge=1, description="Tangents carried at a time, for less memory: the network is computed for each."
+    )
+
+    @model_validator(mode="after")
+    def _draws_suit(self) -> Self:
+        if self.draws == "antithetic" and self.tangents % 2:
+            raise ValueError(f"tangents is {self.tangents}; with draws antithetic it must be even")
+        if self.combine == "orthogonal" and self.draws != "gaussian":
+            raise ValueError(f"draws is {self.draws}; combine orthogonal makes its own of Gaussian ones: leave it out")
+        if self.combine == "projection" and self.draws == "antithetic":
+            raise ValueError("draws is antithetic, whose pairs span one line each; combine projection needs another")
+        return self
+
+
+@cache
+def with_tangents(schema: type[Options]) -> type[Options]:
+    """A guess method's schema with TangentOptions, which the engine has for every method. ValueError for a clash."""
+    taken = [name for name in TangentOptions.model_fields if name in schema.model_fields]
+    if taken:
+        raise ValueError(f"option {taken[0]} of {schema.__name__} is the engine's for every guess method; rename it")
+    return create_model(schema.__name__, __base__=(TangentOptions, schema), __doc__=schema.__doc__)
 
 
 def _misread(path: tuple[str | int, ...], given: object, taken: object) -> Iterator[InitErrorDetails]:

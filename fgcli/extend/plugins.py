@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -23,6 +23,7 @@ from fgcli.errors import exception_text, one_line
 from fgcli.extend import hookspecs
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import CONTRACT
+from fgcli.extend.options import with_tangents
 
 GROUP = "fg"
 ALLOWED = "FG_PLUGINS"
@@ -151,7 +152,8 @@ class Plugins:
             for entry in listed:
                 if not isinstance(entry, Entry):
                     raise TypeError(f"{hook} returned {entry!r} in its list; it must hold Entry only")
-                yield entry
+                is_guess = hook == "fg_guess_methods"
+                yield replace(entry, options=with_tangents(entry.options)) if is_guess else entry
 
     def _refuse_unknown_hooks(self, plugin: object) -> None:
         known = [name for name in vars(hookspecs) if name.startswith("fg_")]

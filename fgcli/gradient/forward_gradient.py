@@ -2,10 +2,11 @@
 
 Each site adds its guess y_{i,b} to the tangent of s_{i,b}; the tangent of the loss is then
 δ_b = Σ_i ⟨g_{i,b}, y_{i,b}⟩, one δ_b for all sites together, and δ_b y_{i,b} the guess of g_{i,b}
-(Baydin et al. 2022; Ren et al. 2023). There is no reverse pass and no recorded graph.
+(Baydin et al. 2022; Ren et al. 2023). There is no reverse pass and no recorded graph. Several guesses in one pass,
+and what becomes of them: fgcli.gradient.tangents.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -15,13 +16,21 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient import checked
+from fgcli.gradient.batched import Link, batched_derivatives
 from fgcli.gradient.chain import Above, NoSegment, OutputLayer, Segment, find_segments
 from fgcli.gradient.checked import Guess
+from fgcli.gradient.draws import Drawn, Kept, LinearMap, Mapped, joined
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, SampledGuess
-from fgcli.gradient.probe import output_shapes, refuse_disagreement, refuse_missing_formulas, refuse_other_uses
+from fgcli.gradient.probe import (
+    output_shapes,
+    refuse_disagreement,
+    refuse_missing_formulas,
+    refuse_other_uses,
+    refuse_random_layers,
+)
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.segment import GraphSegment, Lookahead
 from fgcli.gradient.sites import (
@@ -33,30 +42,33 @@ from fgcli.gradient.sites import (
     refuse_shared_weights,
     weight_gradients,
 )
-
-
-@dataclass(frozen=True)
-class LinearMap:
-    """A linear guess at a site, for one batch: z [batch, noise_dim(, columns)] -> [batch, *site.shape(, columns)]."""
-
-    noise_dim: int
-    map: Callable[[Tensor], Tensor]
+from fgcli.gradient.tangents import Tangents, gram_of
+from fgcli.gradient.upstream import UpstreamJacobian
 
 
 @dataclass(frozen=True)
 class DualPass:
-    """What one pass with dual numbers saw and drew."""
+    """What the pass with dual numbers saw and drew."""
 
     losses: Tensor
     """[batch]."""
     directional_derivative: Tensor
-    """δ [batch]."""
+    """δ [batch, K], along each tangent."""
     inputs: dict[str, Tensor]
     """x of every site."""
-    guesses: dict[str, Tensor]
-    """y of every site, [batch, *site.shape]."""
+    draws: dict[str, Drawn]
+    """By site."""
+    coefficients: Tensor
+    """c [batch, K]: the guess of g_{i,b} is Σ_k c_{b,k} y_{i,b,k}."""
     directions: dict[str, Tensor]
     """Of the parameters that no site covers, by name."""
+    along_directions: Tensor
+    """δ [batch] that their estimate multiplies: of a single tangent, the sites' own part is in it."""
+
+    @property
+    def guesses(self) -> dict[str, Tensor]:
+        """y of every site, [batch, *site.shape]; of the first tangent."""
+        return {name: drawn.first() for name, drawn in self.draws.items()}
 
 
 @dataclass
@@ -72,28 +84,40 @@ class _Driven:
         if isinstance(self.segment, Segment):
             self.site.slope = self.segment.slope(s)
 
-    def draw(self, s: Tensor, rng: StepRng) -> Tensor:
-        """The guess y of every sample, in the shape of s [batch, *site.shape]."""
-        self.site.output = s
-        try:
-            if isinstance(self.guess, SampledGuess):
-                generator = rng.generator("guess", self.site.name, s.device)
-                return checked.sampled(self.guess, self.site, self.prepared, s, generator)
-            noise_dim = checked.noise_dim(self.guess, self.site, self.prepared)
-            z = rng.normal("guess", self.site.name, (len(s), noise_dim), s)
-            return checked.mapped(self.guess, self.site, self.prepared, z)
-        finally:
-            self.site.output = None  # not kept from one step to the next
+    def linear(self, s: Tensor, jacobian: UpstreamJacobian | None = None) -> LinearMap:
+        """The guess as a linear map at s. It keeps this batch when a later pass observes another.
+
+        `jacobian` is W̃ there, where the segment above is a GraphSegment.
+        """
+        if not isinstance(self.guess, LinearGuess):
+            raise TypeError(f"{type(self.guess).__name__} is not linear in its noise")
+        site = replace(self.site, output=s, jacobian=jacobian)
+        noise_dim = checked.noise_dim(self.guess, site, self.prepared)
+        return LinearMap(noise_dim, partial(checked.mapped, self.guess, site, self.prepared))
+
+    def draw(
+        self, s: Tensor, rng: StepRng, tangents: Tangents, k: int = 0, jacobian: UpstreamJacobian | None = None
+    ) -> Tensor:
+        """The guess y of every sample for tangent k, in the shape of s [batch, *site.shape]."""
+        if isinstance(self.guess, SampledGuess):
+            site = replace(self.site, output=s, jacobian=jacobian)
+            generator = rng.generator(tangents.key("guess", k), site.name, s.device)
+            return checked.sampled(self.guess, site, self.prepared, s, generator)
+        linear = self.linear(s, jacobian)
+        return linear.map(tangents.noise(rng, "guess", self.site.name, k, (len(s), linear.noise_dim), s))
 
 
 class ForwardGradient:
     """The estimator that a guess method drives.
 
     uncovered: parameters that no site covers (a LayerNorm's scale) are trained by weight perturbation carried in
-    the same pass, or frozen.
+    the same pass, or frozen. With several tangents, they have one of their own, beside those of the sites.
+    tangents: how many guesses at once, and how they make one estimate.
     """
 
-    def __init__(self, method: Guess, uncovered: Literal["perturb", "freeze"] = "perturb") -> None:
+    def __init__(
+        self, method: Guess, uncovered: Literal["perturb", "freeze"] = "perturb", tangents: Tangents | None = None
+    ) -> None:
         if isinstance(method, LinearGuess) == isinstance(method, SampledGuess):
             parts = "needs, prepare and either noise_dim and map, or sample"
             raise TypeError(f"{type(method).__name__} is no guess method: it must have {parts}")
@@ -101,8 +125,12 @@ class ForwardGradient:
             raise TypeError(f"{type(method).__name__}.needs is {method.needs!r}; it must be one of {get_args(Needs)}")
         self.method = method
         self.uncovered = uncovered
+        self.tangents = tangents or Tangents()
+        if not isinstance(method, LinearGuess):
+            self.tangents.refuse_for_sampled(type(method).__name__)
         self._driven: dict[str, _Driven] = {}
         self._modules: dict[str, SiteModule] = {}
+        self._links: dict[str, Link] = {}
         self._coverage = Coverage(())
         self._lookahead: Lookahead | None = None
         self._prepared_at: int | None = None
@@ -114,12 +142,17 @@ class ForwardGradient:
         shapes = output_shapes(model, candidates, example)
         if not shapes:
             raise ModelRefused(f"the model has no site: no {LAYERS} layer that its forward calls")
-        above = find_segments(model, shapes) if self.method.needs != "nothing" else {}
+        single, needs = self.tangents.single, self.method.needs != "nothing"
+        if not single:
+            refuse_random_layers(model, example)
+        above = find_segments(model, shapes) if needs or not single else {}
         self._modules = {name: candidates[name] for name in shapes}
+        self._links = {} if single else _links(above, self._modules)
         refuse_missing_formulas(model, self._modules, example)
         refuse_other_uses(model, self._modules, example)
         self._driven = {
-            name: self._drive(Site(name, candidates[name], shape), above.get(name)) for name, shape in shapes.items()
+            name: self._drive(Site(name, candidates[name], shape), above[name] if needs else None)
+            for name, shape in shapes.items()
         }
         graphs = {name: one.segment for name, one in self._driven.items() if isinstance(one.segment, GraphSegment)}
         self._lookahead = Lookahead(graphs) if graphs else None
@@ -131,7 +164,14 @@ class ForwardGradient:
         perturbed, frozen = (rest, ()) if self.uncovered == "perturb" else ((), rest)
         self._coverage = Coverage(tuple(shapes), perturbed, frozen)
         self._prepared_at = None
+        if self.tangents.combine == "orthogonal":
+            self._refuse_too_many(model, example)
         return self._coverage
+
+    def _refuse_too_many(self, model: nn.Module, example: Tensor) -> None:
+        dims = {name: linear.noise_dim for name, linear in self.linear_maps(model, example, 0).items()}
+        self.load_state({})  # what `prepare` kept of this look
+        self.tangents.refuse_above(dims)
 
     def _drive(self, site: Site, above: Above | None) -> _Driven:
         if above is None:
@@ -155,47 +195,111 @@ class ForwardGradient:
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         drawn = self.dual_pass(model, loss, batch, rng)
-        delta = drawn.directional_derivative
         with torch.no_grad():
-            total = delta.sum()
+            total = drawn.along_directions.sum()
             gradients = {name: total * direction for name, direction in drawn.directions.items()}
-            for name, y in drawn.guesses.items():
-                guess = y.mul_(delta.view(-1, *[1] * (y.dim() - 1)))
+            for name, draws in drawn.draws.items():
+                guess = draws.combined(drawn.coefficients)
                 gradients |= weight_gradients(self._driven[name].site, drawn.inputs[name], guess)
-        return Estimate(drawn.losses, gradients, delta)
+        delta = drawn.directional_derivative
+        return Estimate(drawn.losses, gradients, delta.squeeze(1))
 
     def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> DualPass:
-        """The pass that `estimate` makes of the same arguments."""
+        """The pass that `estimate` makes of the same arguments; in parts, where the tangents are chunked."""
         refuse_mixing_layers(model)
         self._prepare(rng.step)
+        directions = {
+            name: rng.normal("weight", name, tuple(parameter.shape), parameter)
+            for name, parameter in model.named_parameters()
+            if name in self._coverage.perturbed
+        }
+        with torch.no_grad():
+            single = self.tangents.single
+            return (self._single_pass if single else self._batched_pass)(model, loss, batch, rng, directions)
+
+    def _single_pass(
+        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, directions: dict[str, Tensor]
+    ) -> DualPass:
         inputs: dict[str, Tensor] = {}
-        guesses = dict(self._draw_ahead(batch.inputs, rng))
+        guesses = {
+            name: self._driven[name].draw(s, rng, self.tangents, jacobian=jacobian)
+            for name, s, jacobian in self._ahead(batch.inputs)
+        }
 
         def perturb(name: str, x: Tensor, s: Tensor) -> Tensor:
             inputs[name] = x
             if name not in guesses:
                 driven = self._driven[name]
                 driven.observe(s)
-                guesses[name] = driven.draw(s, rng)
+                guesses[name] = driven.draw(s, rng, self.tangents)
             return guesses[name]
 
-        with torch.no_grad(), forward_ad.dual_level():
-            directions = {
-                name: rng.normal("weight", name, tuple(parameter.shape), parameter)
-                for name, parameter in model.named_parameters()
-                if name in self._coverage.perturbed
-            }
+        with forward_ad.dual_level():
             outputs = dual_forward(model, batch.inputs, self._modules, perturb, directions)
             losses, delta = directional_derivative(loss(outputs, batch.targets))
-        return DualPass(losses, delta, inputs, guesses, directions)
+        draws: dict[str, Drawn] = {name: Kept(y.unsqueeze(1)) for name, y in guesses.items()}
+        return DualPass(losses, delta.unsqueeze(1), inputs, draws, delta.unsqueeze(1), directions, delta)
 
-    def _draw_ahead(self, inputs: Tensor, rng: StepRng) -> Iterator[tuple[str, Tensor]]:
-        """The guesses of the sites that have a GraphSegment."""
-        for name, s, jacobian in self._lookahead(inputs) if self._lookahead else ():
-            driven = self._driven[name]
-            driven.site.jacobian = jacobian
-            yield name, driven.draw(s, rng)
-            driven.site.jacobian = None  # what its graph holds is let go
+    def _batched_pass(
+        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, directions: dict[str, Tensor]
+    ) -> DualPass:
+        inputs: dict[str, Tensor] = {}
+        draws: dict[str, list[Drawn]] = {name: [] for name in self._modules}
+        ahead = list(self._ahead(batch.inputs))
+
+        def derivatives(part: range, directions: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+            guesses: dict[str, Tensor] = {}
+
+            def draw(driven: _Driven, s: Tensor, jacobian: UpstreamJacobian | None = None) -> None:
+                drawn, guesses[driven.site.name] = self._draw(driven, s, rng, part, jacobian)
+                draws[driven.site.name].append(drawn)
+
+            def perturb(name: str, x: Tensor, s: Tensor) -> Tensor:
+                inputs[name] = x
+                if name not in guesses:
+                    self._driven[name].observe(s)
+                    draw(self._driven[name], s)
+                return guesses.pop(name)
+
+            for name, s, jacobian in ahead:
+                draw(self._driven[name], s, jacobian)
+            with forward_ad.dual_level():
+                return batched_derivatives(
+                    model, loss, batch, self._modules, perturb, len(part), self._links, directions
+                )
+
+        # What has a tangent of its own has it in the first part.
+        parts = [derivatives(part, {} if number else directions) for number, part in enumerate(self.tangents.parts)]
+        delta = torch.cat([part[1] for part in parts], dim=1)
+        whole = {name: joined(some) for name, some in draws.items()}
+        losses, _, along_directions = parts[0]
+        rest = losses.new_zeros(len(losses)) if along_directions is None else along_directions
+        return DualPass(losses, delta, inputs, whole, self._coefficients(delta, whole), directions, rest)
+
+    def _draw(
+        self, driven: _Driven, s: Tensor, rng: StepRng, part: range, jacobian: UpstreamJacobian | None
+    ) -> tuple[Drawn, Tensor]:
+        """What is remembered of the tangents of `part`, and their guesses [batch, tangents, ...] to be written into."""
+        tangents, name = self.tangents, driven.site.name
+        if not isinstance(driven.guess, LinearGuess):
+            y = torch.stack([driven.draw(s, rng, tangents, k, jacobian) for k in part], dim=1)
+            return Kept(y), y.clone()
+        linear = driven.linear(s, jacobian)
+        noise = [tangents.noise(rng, "guess", name, k, (len(s), linear.noise_dim), s) for k in part]
+        z = torch.stack(noise, dim=1).mT
+        y = linear.columns(z)
+        return (Kept(y), y.clone()) if tangents.combine == "projection" else (Mapped(linear, z), y)
+
+    def _coefficients(self, delta: Tensor, draws: Mapping[str, Drawn]) -> Tensor:
+        if self.tangents.combine == "mean":
+            return self.tangents.coefficients(delta)
+        vectors = [one.noise if isinstance(one, Mapped) else one.guesses.flatten(2).mT for one in draws.values()]
+        gram = torch.stack([gram_of(some) for some in vectors]).sum(0)
+        return self.tangents.coefficients(delta, gram, sum(some.shape[1] for some in vectors))
+
+    def _ahead(self, inputs: Tensor) -> Iterator[tuple[str, Tensor, UpstreamJacobian]]:
+        """Name, s and W̃ of the sites that have a GraphSegment, whose products no dual level allows."""
+        return iter(self._lookahead(inputs) if self._lookahead else ())
 
     def linear_maps(self, model: nn.Module, inputs: Tensor, step: int) -> dict[str, LinearMap]:
         """The guess of every site as a linear map, after `step` updates and for these inputs [batch, ...].
@@ -204,18 +308,11 @@ class ForwardGradient:
         """
         self._prepare(step)
         maps: dict[str, LinearMap] = {}
-        ahead = {name: jacobian for name, _, jacobian in self._lookahead(inputs)} if self._lookahead else {}
+        jacobians = {name: jacobian for name, _, jacobian in self._ahead(inputs)}
 
         def observe(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
-            driven = self._driven[name]
-            if not isinstance(driven.guess, LinearGuess):
-                raise TypeError(f"{type(driven.guess).__name__} is not linear in its noise")
-            driven.observe(s)
-            site = replace(
-                driven.site, output=s, jacobian=ahead.get(name)
-            )  # keeps this batch when a later pass observes another
-            noise_dim = checked.noise_dim(driven.guess, site, driven.prepared)
-            maps[name] = LinearMap(noise_dim, partial(checked.mapped, driven.guess, site, driven.prepared))
+            self._driven[name].observe(s)
+            maps[name] = self._driven[name].linear(s, jacobians.get(name))
 
         with torch.no_grad(), forward_ad.dual_level(), hooks(self._modules, observe):
             model(inputs)
@@ -224,17 +321,24 @@ class ForwardGradient:
     def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
         """The first site whose guess is not finite in that step's estimate, drawn again from its key; None if none."""
         found: list[str] = []
-        ahead = dict(self._draw_ahead(batch.inputs, rng))
 
-        def look(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
+        def look(driven: _Driven, s: Tensor, jacobian: UpstreamJacobian | None = None) -> None:
             if found or not torch.isfinite(s).all():
                 return
-            driven = self._driven[name]
-            driven.observe(s)
-            if not torch.isfinite(ahead[name] if name in ahead else driven.draw(s, rng)).all():
-                found.append(f"site '{name}': the guess is not finite")
+            drawn = (driven.draw(s, rng, self.tangents, k, jacobian) for k in range(self.tangents.number))
+            if not all(torch.isfinite(y).all() for y in drawn):
+                found.append(f"site '{driven.site.name}': the guess is not finite")
 
-        with torch.no_grad(), forward_ad.dual_level(), hooks(self._modules, look):
+        ahead = {name: (s, jacobian) for name, s, jacobian in self._ahead(batch.inputs)}
+        for name, (s, jacobian) in ahead.items():
+            look(self._driven[name], s, jacobian)
+
+        def visit(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
+            if name not in ahead:
+                self._driven[name].observe(s)
+                look(self._driven[name], s)
+
+        with torch.no_grad(), forward_ad.dual_level(), hooks(self._modules, visit):
             model(batch.inputs)
         return found[0] if found else None
 
@@ -260,3 +364,12 @@ class ForwardGradient:
             name, _, entry = key.rpartition("/")
             self._driven[name].site.memory[entry] = value
         self._prepared_at = None
+
+
+def _links(segments: Mapping[str, Above], modules: Mapping[str, SiteModule]) -> dict[str, Link]:
+    names = {id(module): name for name, module in modules.items()}
+    return {
+        name: Link(names[id(above.next_layer)], above.slope)
+        for name, above in segments.items()
+        if isinstance(above, Segment)
+    }

@@ -118,3 +118,15 @@ def refuse_disagreement(model: nn.Module, traced: Traced, sites: Mapping[str, Si
                 "again under its old name; put the layer into eval mode or use the operation that returns a new "
                 "tensor, or use activation-perturbation"
             )
+
+
+def refuse_random_layers(model: nn.Module, example: Tensor) -> None:
+    """Raises ModelRefused where one sample, twice in a batch, gives two outputs: they could not share a tangent."""
+    with torch.no_grad(), math_attention():
+        outputs = model(example[:2].repeat_interleave(2, 0))
+    first, second = outputs.unflatten(0, (-1, 2)).unbind(1)
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ModelRefused(
+            "the model is random (a Dropout in train mode, say): its copies of a sample differ, one for each tangent; "
+            "use tangents=1, or put the layer into eval mode"
+        )

@@ -69,7 +69,7 @@ class LinearUpstream:
     def apply_transpose(self, u: Tensor) -> Tensor:
         if u.dim() == 2:
             return (u @ self.weight).mul_(self.slope)
-        return (self.weight.T @ u).mul_(self.slope.unsqueeze(-1))
+        return (u.mT @ self.weight).mul_(self.slope.unsqueeze(1)).mT  # one product of all columns and samples
 
     def dense(self) -> Tensor:
         return self.weight * self.slope.unsqueeze(1)

@@ -1,18 +1,26 @@
 """Weight perturbation: the vanilla forward gradient (Baydin et al. 2022, arXiv:2202.08587)."""
 
+from typing import Any
+
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.extend.options import Options
 from fgcli.gradient.dual import directional_derivative, dual_forward, lacks_layer_formulas
+from fgcli.gradient.errors import OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.probe import refuse_random_layers
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import SiteModule, linear_part, named_site_modules, refuse_mixing_layers
+from fgcli.gradient.tangents import gram_of
+from fgcli.guesses.driven import tangents_of
 
 
 class WeightPerturbation:
     """One direction v ~ N(0, I) per parameter for the whole batch; the estimate is (Σ_b δ_b) v. Unbiased.
+
+    With several tangents, several such directions, made one estimate as fgcli.gradient.tangents says.
 
     Parameters are dual numbers wherever the model uses them: tied, or outside their own layer, too. Only where the
     device has no forward-mode formula for layers are the tangents of Linear and Conv2d formed by hand, each in its
@@ -20,18 +28,27 @@ class WeightPerturbation:
     """
 
     def __init__(self, options: Options) -> None:
+        self.tangents = tangents_of(options)
         self._sites: dict[str, SiteModule] = {}
 
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
         refuse_mixing_layers(model)
         self._sites = named_site_modules(model)
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.tangents.single:
+            refuse_random_layers(model, example)
+            if lacks_layer_formulas(example.device):
+                raise OptionRefused(f"on {example.device} it takes one tangent; use tangents=1, or another device")
+            self.tangents.refuse_above({name: p.numel() for name, p in parameters.items()})
         return Coverage(sites=())
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         refuse_mixing_layers(model)
+        if not self.tangents.single:
+            return self._batched(model, loss, batch, rng)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         with torch.no_grad(), forward_ad.dual_level():
-            directions = {name: rng.normal("weight", name, tuple(p.shape), p) for name, p in parameters.items()}
+            directions = {name: self._direction(rng, name, p, 0) for name, p in parameters.items()}
             along = {id(parameters[name]): v for name, v in directions.items()}
             sites = self._sites if lacks_layer_formulas(batch.inputs.device) else {}
             of_sites = {id(p) for module in sites.values() for p in module.parameters(recurse=False)}
@@ -48,6 +65,36 @@ class WeightPerturbation:
             total = delta.sum()
             gradients = {name: total * v for name, v in directions.items()}
         return Estimate(losses, gradients, delta)
+
+    def _direction(self, rng: StepRng, name: str, parameter: Tensor, k: int) -> Tensor:
+        return self.tangents.noise(rng, "weight", name, k, tuple(parameter.shape), parameter)
+
+    @torch.no_grad()
+    def _batched(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        """K directions by torch.func.vmap over jvp: the primal is computed once for each chunk."""
+        tangents = self.tangents
+        parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        directions = {
+            name: torch.stack([self._direction(rng, name, p, k) for k in range(tangents.number)])
+            for name, p in parameters.items()
+        }
+
+        def losses_of(chosen: dict[str, Tensor]) -> Tensor:
+            return loss(torch.func.functional_call(model, chosen, (batch.inputs,)), batch.targets)
+
+        def along(direction: dict[str, Tensor]) -> Any:
+            return torch.func.jvp(losses_of, (parameters,), (direction,))
+
+        shared: Any = (None, 0)  # of losses, which all tangents share, and of δ
+        parts = [
+            torch.func.vmap(along, out_dims=shared)({name: v[part] for name, v in directions.items()})
+            for part in (slice(part.start, part.stop) for part in tangents.parts)
+        ]
+        losses, delta = parts[0][0], torch.cat([part[1] for part in parts]).T / len(batch.inputs)
+        vectors = [v.flatten(1).T for v in directions.values()]
+        gram = None if tangents.combine == "mean" else torch.stack([gram_of(v) for v in vectors]).sum(0).unsqueeze(0)
+        (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, sum(len(v) for v in vectors))
+        return Estimate(losses, {name: torch.tensordot(c, v, dims=1) for name, v in directions.items()}, delta)
 
     def state(self) -> dict[str, Tensor]:
         return {}

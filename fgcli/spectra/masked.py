@@ -85,7 +85,8 @@ class MaskedBasis:
         """M_b B u_b: diagonals [batch, d], coordinates [batch, r] or [batch, r, columns] -> [batch, d(, columns)]."""
         if coordinates.dim() == 2:
             return (coordinates @ self.basis.T).mul_(diagonal)
-        return (self.basis @ coordinates).mul_(diagonal.unsqueeze(-1))
+        # One product of all rows, each vector's entries side by side; basis @ coordinates would be one a sample.
+        return (coordinates.mT @ self.basis.T).mul_(diagonal.unsqueeze(1)).mT
 
 
 @lru_cache(maxsize=16)

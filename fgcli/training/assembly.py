@@ -17,10 +17,10 @@ from fgcli.devices import resolve_device
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, UsageError, exception_text
 from fgcli.extend.registry import HOOKS, Registry
-from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator
-from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.randomness import Streams
+from fgcli.guesses.driven import driven
 from fgcli.recipe import Recipe, Section, section_options
 from fgcli.training.recorder import Recorder, make_recorder
 from fgcli.training.subspace import SubspaceUpdates
@@ -149,7 +149,7 @@ class _Parts:
     def guarded(self, section: Section, call: Callable[[], T]) -> T:
         try:
             return call()
-        except FgError:
+        except (FgError, OptionRefused):
             raise
         except (Exception, SystemExit) as cause:
             fault = exception_text(cause)
@@ -161,6 +161,8 @@ def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tens
         coverage = estimator.bind(model, example)
     except ModelRefused as refusal:
         raise UsageError(f"method {recipe.method} cannot train model {recipe.model}: {refusal}") from refusal
+    except OptionRefused as refusal:
+        raise UsageError(f"method {recipe.method} with model {recipe.model}: {refusal}") from refusal
     if not isinstance(coverage, Coverage):
         raise TypeError(f"bind returned {type(coverage).__name__}; it must return a Coverage")
     return coverage
@@ -200,6 +202,8 @@ def _estimator(parts: _Parts) -> Estimator:
     made: Any = parts.make("method", object)
     if parts.registry.find("method", parts.recipe.method).hook == HOOKS["estimator"]:
         return made
-    # A third party's guess method need not declare the option.
-    uncovered = parts.recipe.options.get("uncovered", "perturb")
-    return parts.guarded("method", lambda: ForwardGradient(made, uncovered))
+    options = section_options(parts.recipe, "method", parts.registry)
+    try:
+        return parts.guarded("method", lambda: driven(made, options))
+    except OptionRefused as refusal:
+        raise UsageError(f"{parts.called('method')}: {refusal}") from refusal

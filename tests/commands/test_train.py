@@ -5,6 +5,7 @@ import pytest
 from tiny_runs import FLAGS, Stopper, fg, rows, run, untimed
 
 from fgcli.commands import train as command
+from fgcli.extend.options import TangentOptions
 from fgcli.models.options import MLPOptions
 from fgcli.recipe import Recipe
 
@@ -267,7 +268,8 @@ def test_defaults_in_the_help_are_those_of_the_schemas():
     import re
     import typing
 
-    defaults = {name: field.default for name, field in (Recipe.model_fields | MLPOptions.model_fields).items()}
+    schemas = Recipe.model_fields | MLPOptions.model_fields | TangentOptions.model_fields
+    defaults = {name: field.default for name, field in schemas.items()}
     told = {}
     for name, hint in typing.get_type_hints(command.train, include_extras=True).items():
         if name != "return" and (found := re.search(r"\(default (\S+)\)", hint.__metadata__[0].help)):
@@ -277,7 +279,7 @@ def test_defaults_in_the_help_are_those_of_the_schemas():
     assert {name: str(float(value) if name == "lr" else value) for name, value in told.items()} == {
         name: str(defaults[name]) for name in told
     }
-    assert len(told) == 17
+    assert len(told) == 19
     assert all(parameter.default in (None, False) for parameter in inspect.signature(command.train).parameters.values())
 
 

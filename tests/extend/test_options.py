@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from fgcli.extend.options import GuessOptions, Options
+from fgcli.extend.options import GuessOptions, Options, with_tangents
 
 
 class Sample(Options):
@@ -72,6 +72,20 @@ def test_a_default_is_a_plain_value() -> None:
 
         class Bad(Options):
             x: int = Field(default_factory=int, description="X.")
+
+
+def test_every_guess_method_has_the_options_of_tangents_and_may_not_redefine_them() -> None:
+    class Own(Options):
+        share: int = Field(default=1, description="Share.")
+
+    class Clash(Options):
+        tangents: int = Field(default=1, description="Mine.")
+
+    assert list(with_tangents(Own).model_fields)[:2] == ["share", "tangents"]
+    assert isinstance(with_tangents(Own).model_validate({"tangents": 3}), Own)
+    assert with_tangents(Own) is with_tangents(Own)
+    with pytest.raises(ValueError, match="option tangents of Clash is the engine's for every guess method; rename it"):
+        with_tangents(Clash)
 
 
 def test_uncovered_parameters_are_perturbed_by_default() -> None:

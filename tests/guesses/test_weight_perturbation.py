@@ -1,12 +1,15 @@
 """Weight perturbation: its directional derivative is the inner product with the true gradient of every parameter."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from networks import batch_for, chain, cross_entropy, residual
 from torch import Tensor, nn
 
-from fgcli.extend.options import Options
+from fgcli.extend.options import Options, TangentOptions
+from fgcli.gradient.errors import OptionRefused
 from fgcli.gradient.randomness import Streams
 from fgcli.guesses import weight_perturbation
 from fgcli.guesses.weight_perturbation import WeightPerturbation
@@ -57,3 +60,42 @@ def test_directional_derivative_and_gradients(name: str, by_hand: bool, monkeypa
     assert float(delta.sum()) == pytest.approx(expected, rel=1e-9)
     for key, direction in directions.items():
         torch.testing.assert_close(estimate.gradients[key], delta.sum() * direction)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_several_tangents(name: str, chunk: int | None) -> None:
+    model = MODELS[name]
+    batch = batch_for(model, 6)
+    estimator = WeightPerturbation(TangentOptions(tangents=3, tangent_chunk=chunk))
+    estimator.bind(model, batch.inputs)
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    delta = estimate.directional_derivative
+    assert delta is not None
+    parameters = dict(model.named_parameters())
+    loss = cross_entropy(model(batch.inputs), batch.targets).mean()
+    exact = torch.autograd.grad(loss, list(parameters.values()))
+    directions = [
+        {key: RNG.normal(f"weight-{k}" if k else "weight", key, tuple(p.shape), p) for key, p in parameters.items()}
+        for k in range(3)
+    ]
+    along = [sum((g * one[key]).sum() for g, key in zip(exact, parameters, strict=True)) for one in directions]
+    torch.testing.assert_close(delta.sum(0), torch.stack([torch.as_tensor(total) for total in along]))
+    for key in parameters:
+        expected = sum(total * one[key] for total, one in zip(along, directions, strict=True)) / 3
+        torch.testing.assert_close(estimate.gradients[key], expected)
+
+
+@pytest.mark.parametrize("combine", ["orthogonal", "projection"])
+def test_as_many_tangents_as_parameters_give_the_gradient(combine: Any) -> None:
+    model = chain(2, 3, 2)
+    batch = batch_for(model, 4)
+    estimator = WeightPerturbation(TangentOptions(tangents=12, combine=combine, shrinkage=1e-14))
+    estimator.bind(model, batch.inputs)
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    loss = cross_entropy(model(batch.inputs), batch.targets).mean()
+    exact = torch.autograd.grad(loss, list(model.parameters()))
+    for found, expected in zip(estimate.gradients.values(), exact, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    with pytest.raises(OptionRefused, match=r"tangents is 13; .* at most 12 here"):
+        WeightPerturbation(TangentOptions(tangents=13, combine="orthogonal")).bind(model, batch.inputs)

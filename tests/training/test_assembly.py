@@ -56,6 +56,13 @@ def test_batch_larger_than_the_data_is_refused():
         assemble(tiny_recipe(batch_size=81), load_registry())
 
 
+def test_more_orthogonal_tangents_than_the_guess_space_has_dimensions_are_refused():
+    recipe = tiny_recipe(method="wperp", k=2, tangents=99, combine="orthogonal")
+    said = r"method wperp with model mlp: tangents is 99; .* at most \d+ here, the dimension of the guess space"
+    with pytest.raises(UsageError, match=said):
+        assemble(recipe, load_registry())
+
+
 def test_refused_model_is_a_usage_error(monkeypatch):
     def refuse(*_):
         raise ModelRefused("site 'conv1' has no upstream Jacobian")

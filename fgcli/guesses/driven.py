@@ -1,0 +1,22 @@
+"""From options, as recipes check them, to what the core is built with."""
+
+from fgcli.extend.options import Options, TangentOptions
+from fgcli.gradient.checked import Guess
+from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.tangents import Tangents
+
+
+def driven(method: Guess, options: Options) -> ForwardGradient:
+    """The forward gradient of a guess method, by the engine's own options among those of the method.
+
+    What a schema does not declare has its default. TypeError for what is no guess method, OptionRefused for options
+    that this one cannot have.
+    """
+    return ForwardGradient(method, getattr(options, "uncovered", "perturb"), tangents_of(options))
+
+
+def tangents_of(options: Options) -> Tangents:
+    """The tangents that the options ask for; one where they have no such option."""
+    if not isinstance(options, TangentOptions):
+        return Tangents()
+    return Tangents(options.tangents, options.combine, options.draws, options.shrinkage, options.tangent_chunk)

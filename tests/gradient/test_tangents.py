@@ -1,0 +1,246 @@
+"""Several tangents in one pass: each held to the true gradient, what they make together to closed forms; in float64."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from claims import Claim
+from networks import batch_for, chain, cross_entropy, residual
+from subjects import Normalised, subject
+from torch import Tensor, nn
+
+from fgcli.diagnostics.closed_forms import SecondMoments, second_moments
+from fgcli.diagnostics.exact import exact_moments
+from fgcli.diagnostics.gradients import site_gradients
+from fgcli.gradient.draws import Mapped
+from fgcli.gradient.errors import ModelRefused, OptionRefused
+from fgcli.gradient.estimator import Batch
+from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.randomness import Streams
+from fgcli.gradient.tangents import Tangents
+from fgcli.guesses.transpose import Transpose
+
+RNG = Streams(3).at(7)
+MODELS = {
+    "linked": chain(5, 7, 6, 4, bias=True),
+    "gelu": chain(5, 7, 6, 4, activation=nn.GELU),
+    "inplace": nn.Sequential(nn.Linear(5, 6), nn.ReLU(inplace=True), nn.Linear(6, 4)).double(),
+    "rows": residual(),
+}
+
+
+def guesses(estimator: ForwardGradient, model: nn.Module, batch: Batch, number: int) -> dict[str, Tensor]:
+    """Of each site, y [batch, K, ...], drawn again from the keys."""
+    found = {}
+    for name, linear in estimator.linear_maps(model, batch.inputs, RNG.step).items():
+        shape = (len(batch.inputs), linear.noise_dim)
+        noise = [RNG.normal(f"guess-{k}" if k else "guess", name, shape, batch.inputs) for k in range(number)]
+        found[name] = torch.stack([linear.map(z) for z in noise], dim=1)
+    return found
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("name", MODELS)
+def test_each_derivative_is_the_inner_product_with_the_true_gradient(name: str, chunk: int | None) -> None:
+    model = MODELS[name]
+    batch = batch_for(model, 6)
+    estimator = ForwardGradient(Isotropic(), "freeze", Tangents(3, chunk=chunk))
+    sites = estimator.bind(model, batch.inputs).sites
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    drawn, true = guesses(estimator, model, batch, 3), site_gradients(model, cross_entropy, batch, sites)
+    expected = torch.stack([(y * true[site].unsqueeze(1)).flatten(2).sum(2) for site, y in drawn.items()]).sum(0)
+    assert estimate.directional_derivative is not None
+    torch.testing.assert_close(estimate.directional_derivative, expected, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(estimate.losses, cross_entropy(model(batch.inputs), batch.targets).detach())
+    bias = {site: torch.einsum("bk,bk...->...", expected / 3, y) for site, y in drawn.items()}
+    for site in sites:
+        if f"{site}.bias" in estimate.gradients:
+            summed = bias[site] if bias[site].dim() == 1 else bias[site].sum((1, 2))
+            torch.testing.assert_close(estimate.gradients[f"{site}.bias"], summed)
+    single = ForwardGradient(Isotropic(), "freeze")
+    single.bind(model, batch.inputs)
+    alone = single.estimate(model, cross_entropy, batch, RNG).directional_derivative
+    torch.testing.assert_close(estimate.directional_derivative[:, 0], alone)
+
+
+def test_parameters_that_no_site_covers_have_a_tangent_of_their_own() -> None:
+    model = residual()
+    batch = batch_for(model, 5)
+    estimates = {}
+    for uncovered in ("perturb", "freeze"):
+        estimator = ForwardGradient(Isotropic(), uncovered, Tangents(3))
+        estimator.bind(model, batch.inputs)
+        estimates[uncovered] = estimator.estimate(model, cross_entropy, batch, RNG).gradients
+    loss = cross_entropy(model(batch.inputs), batch.targets).mean()
+    exact = torch.autograd.grad(loss, [model.norm.weight, model.norm.bias])
+    directions = [RNG.normal("weight", f"norm.{name}", (6,), batch.inputs) for name in ("weight", "bias")]
+    total = sum((g * v).sum() for g, v in zip(exact, directions, strict=True))
+    torch.testing.assert_close(estimates["perturb"].pop("norm.weight"), total * directions[0])
+    torch.testing.assert_close(estimates["perturb"].pop("norm.bias"), total * directions[1])
+    torch.testing.assert_close(estimates["perturb"], estimates["freeze"])
+
+
+@pytest.mark.parametrize("tangents", [Tangents(3), Tangents(3, "orthogonal", chunk=2)])
+def test_several_guesses_through_a_jacobian_that_is_no_matrix(tangents: Tangents) -> None:
+    model = residual()
+    batch = batch_for(model, 4)
+    estimator = ForwardGradient(Transpose(None), tangents=tangents)  # type: ignore[arg-type]
+    sites = estimator.bind(model, batch.inputs).sites
+    drawn = estimator.dual_pass(model, cross_entropy, batch, RNG)
+    true = site_gradients(model, cross_entropy, batch, sites)
+    expected = torch.stack(
+        [
+            (y * true[site].unsqueeze(1)).flatten(2).sum(2)
+            for site, y in guesses(estimator, model, batch, tangents.number).items()
+        ]
+    ).sum(0)
+    torch.testing.assert_close(drawn.directional_derivative, expected)
+
+
+SMALL = chain(4, 5, 6, 3, seed=2)
+
+
+def combined(tangents: Tangents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """At SMALL with W̃ᵀ: the estimate, the true gradient, Y and Z, all sites together, [batch, d(, K)]."""
+    batch = batch_for(SMALL, 4)
+    estimator = ForwardGradient(Transpose(None), tangents=tangents)  # type: ignore[arg-type]
+    sites = estimator.bind(SMALL, batch.inputs).sites
+    drawn = estimator.dual_pass(SMALL, cross_entropy, batch, RNG)
+    guess = torch.cat([drawn.draws[name].combined(drawn.coefficients) for name in sites], dim=1)
+    true = torch.cat(list(site_gradients(SMALL, cross_entropy, batch, sites).values()), dim=1)
+    y = torch.cat(list(guesses(estimator, SMALL, batch, tangents.number).values()), dim=2).mT
+    z = torch.cat([one.noise for one in drawn.draws.values() if isinstance(one, Mapped)] or [y], dim=1)
+    return guess, true, y, z
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_orthogonal_is_the_mean_over_the_columns_of_q(number: int) -> None:
+    guess, true, y, z = combined(Tangents(number, "orthogonal"))
+    for b in range(len(z)):
+        q, r = torch.linalg.qr(z[b])
+        directions = y[b] @ torch.linalg.inv(r) * math.sqrt(len(z[b]))  # A √n Q, as y = A z and z = Q R
+        expected = directions @ (directions.T @ true[b]) / number
+        torch.testing.assert_close(guess[b], expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(q.T @ q, torch.eye(number, dtype=torch.float64))
+
+
+def test_as_many_orthogonal_tangents_as_dimensions_leave_nothing_to_chance() -> None:
+    guess, true, *_ = combined(Tangents(6 + 3 + 3, "orthogonal", chunk=5))
+    estimator = ForwardGradient(Transpose(None))  # type: ignore[arg-type]
+    batch = batch_for(SMALL, 4)
+    estimator.bind(SMALL, batch.inputs)
+    expected, start = [], 0
+    for linear in estimator.linear_maps(SMALL, batch.inputs, RNG.step).values():
+        a = linear.map(torch.eye(linear.noise_dim, dtype=torch.float64).repeat(4, 1, 1))
+        g = true[:, start : start + a.shape[1]].unsqueeze(2)
+        expected.append((a @ (a.mT @ g)).squeeze(2))
+        start += a.shape[1]
+    torch.testing.assert_close(guess, torch.cat(expected, dim=1), rtol=1e-6, atol=1e-9)
+
+
+def test_projection_is_least_squares_and_shrinks_toward_the_mean() -> None:
+    guess, true, y, _ = combined(Tangents(4, "projection", shrinkage=1e-12, chunk=3))
+    for b in range(len(y)):
+        x = torch.linalg.lstsq(y[b], true[b].unsqueeze(1)).solution
+        torch.testing.assert_close(guess[b], (y[b] @ x).squeeze(1), rtol=1e-8, atol=1e-12)
+    shrunk, *_ = combined(Tangents(4, "projection", shrinkage=1.0))
+    mean = (y @ (y.mT @ true.unsqueeze(2))).squeeze(2) / y.square().sum((1, 2)).unsqueeze(1) * 4
+    torch.testing.assert_close(shrunk, mean)
+
+
+DRAWN = {
+    "mean": Tangents(3),
+    "signs": Tangents(1, draws="rademacher"),
+    "signs-mean": Tangents(3, draws="rademacher"),
+    "pairs": Tangents(4, draws="antithetic"),
+    "sphere": Tangents(1, "orthogonal"),
+    "orthogonal": Tangents(4, "orthogonal"),
+}
+DRAWS = 40_000  # E‖ĝ‖² 5 % off shows at 4 standard errors while its relative spread is below 3
+
+
+def z_scores(tangents: Tangents, factors: SecondMoments | None = None) -> dict[str, float]:
+    """Of each coordinate of the mean estimate and of its mean square at each site, against the closed form."""
+    model = chain(4, 6, 5, 3, seed=2)
+    one = batch_for(model, 1, seed=8)
+    claim = Claim("wperp", {"k": 3, "solver": "shared"})
+    estimator = ForwardGradient(claim.forward_gradient().method, tangents=tangents)
+    with pytest.MonkeyPatch.context() as patch:
+        if factors is not None:
+            patch.setattr("fgcli.diagnostics.exact.second_moments", lambda *_: factors)
+        exact = exact_moments(subject(estimator, model, one), one)
+    assert exact is not None
+    many = Batch(one.inputs.expand(DRAWS, -1), one.targets.expand(DRAWS))
+    drawn = estimator.dual_pass(model, cross_entropy, many, RNG)
+    scores = {}
+    for name, moments in exact.items():
+        guess = DRAWS * drawn.draws[name].combined(drawn.coefficients)  # δ holds the batch's 1/DRAWS
+        for j, expected in enumerate(moments.guess):
+            scores[f"{name} {j}"] = z(guess[:, j], float(expected))
+        scores[f"{name} square"] = z(guess.square().sum(1), moments.mean_square)
+    return scores
+
+
+def z(values: Tensor, expected: float) -> float:
+    return (float(values.mean()) - expected) / max(float(values.std()) / math.sqrt(len(values)), 1e-12)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_mean_and_mean_square_are_the_closed_forms(name: str) -> None:
+    assert max(map(abs, z_scores(DRAWN[name]).values())) < 4
+
+
+@pytest.mark.parametrize("name", ["mean", "signs", "orthogonal"])
+def test_another_closed_form_is_found_out(name: str) -> None:
+    """One too large by 5 % of each factor; and for random signs, that of Gaussian noise."""
+    factors = second_moments(DRAWN[name], 3 + 3 + 3)
+    assert factors is not None
+    wrong = SecondMoments(1.05 * factors.own, 1.05 * factors.cross, 0.0)
+    assert max(map(abs, z_scores(DRAWN[name], wrong).values())) > 4
+
+
+def test_orthogonal_moments_at_the_ends() -> None:
+    assert second_moments(Tangents(7, "orthogonal"), 7) == SecondMoments(1.0, 0.0)
+    one = second_moments(Tangents(1, "orthogonal"), 7)  # uniform on the sphere of radius √7: 7/9 of Gauss's
+    assert one is not None
+    assert (one.own, one.cross) == pytest.approx((2 * 7 / 9, 7 / 9))
+    assert second_moments(Tangents(2, "projection"), 7) is None
+
+
+def test_what_the_noise_of_a_method_that_draws_for_itself_cannot_be() -> None:
+    method: Any = Normalised()
+    estimator = ForwardGradient(method, tangents=Tangents(3))
+    model = chain(5, 7, 4)
+    batch = batch_for(model, 3)
+    sites = estimator.bind(model, batch.inputs).sites
+    delta = estimator.estimate(model, cross_entropy, batch, RNG).directional_derivative
+    true = site_gradients(model, cross_entropy, batch, sites)
+    for k in range(3):
+        expected = torch.zeros(3, dtype=torch.float64)
+        for name in sites:
+            generator = RNG.generator(f"guess-{k}" if k else "guess", name)
+            y = method.sample(SimpleNamespace(shape=true[name].shape[1:]), None, 3, generator)
+            expected += (true[name] * y).sum(1)
+        assert delta is not None
+        torch.testing.assert_close(delta[:, k], expected)
+    for tangents, what in (
+        (Tangents(2, "orthogonal"), "combine orthogonal"),
+        (Tangents(2, draws="rademacher"), "draws"),
+    ):
+        with pytest.raises(OptionRefused, match=f"{what}.* Normalised draws for itself"):
+            ForwardGradient(method, tangents=tangents)
+
+
+def test_more_orthogonal_tangents_than_dimensions_are_refused() -> None:
+    estimator = ForwardGradient(Transpose(None), tangents=Tangents(13, "orthogonal"))  # type: ignore[arg-type]
+    with pytest.raises(OptionRefused, match=r"tangents is 13; .* at most 12 here, .* \(0 6, 2 3, 4 3\)"):
+        estimator.bind(SMALL, torch.zeros(2, 4, dtype=torch.float64))
+
+
+def test_a_random_model_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    with pytest.raises(ModelRefused, match="its copies of a sample differ"):
+        ForwardGradient(Isotropic(), tangents=Tangents(2)).bind(model, torch.ones(2, 4))
