@@ -35,7 +35,9 @@ class Recipe(Options):
     options: OwnOptions = Field(default={}, description="The method's own options.")
     k: Count | Rank | None = Field(default=None, description="Dimension of the guess space, or `rank`.")
     tangents: Count | None = Field(default=None, description="Directions in one step.")
-    combine: str | None = Field(default=None, description="How the tangents make one estimate.")
+    combine: Literal["mean", "orthogonal", "projection"] | None = Field(
+        default=None, description="How the tangents make one estimate."
+    )
     tangent_chunk: Count | None = Field(default=None, description="Tangents carried at a time.")
     dataset: str = Field(default="mnist1d", description="Dataset.")
     dataset_options: OwnOptions = Field(default={}, description="The dataset's own options.")
