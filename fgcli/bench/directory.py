@@ -1,8 +1,6 @@
 """The folder of a sweep: sweep.yaml, a run directory a trial, logs, failures. Imports no torch."""
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from fgcli.files import write_atomically
 from fgcli.sweep.plan import plan
 from fgcli.sweep.read import read_sweep
 from fgcli.sweep.schema import Sweep, dump_sweep
+from fgcli.training import lock
 
 
 class SweepDirectory:
@@ -37,7 +36,7 @@ class SweepDirectory:
         """The sweep that the folder is of. UsageError where the folder holds something else."""
         if self.sweep_file.exists():
             return read_sweep(self.sweep_file)[0]
-        if self.path.exists() and (not self.path.is_dir() or any(one.name != ".lock" for one in self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(one.name != lock.NAME for one in self.path.iterdir())):
             raise UsageError(f"--out {self.path} is not an empty folder, and holds no sweep; give another one")
         return None
 
@@ -51,18 +50,11 @@ class SweepDirectory:
     def locked(self) -> Iterator[None]:
         """Make the folder, and keep every other bench out. UsageError where one works there already."""
         self.path.mkdir(parents=True, exist_ok=True)
-        # Of a killed process the system gives the lock back.
-        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        held = lock.acquire(self.path)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as taken:
-                raise UsageError(
-                    f"--out {self.path}: another fg bench works in this folder; wait for it, or give another one"
-                ) from taken
             yield
         finally:
-            os.close(descriptor)
+            held.release()
 
 
 def widened(sweep: Sweep, recorded: Sweep | None, out: Path) -> Sweep:

@@ -1,5 +1,6 @@
 """The built-in executor: trials as processes of this machine, a few at once."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -101,7 +102,8 @@ def _open_log(trial: Trial) -> BinaryIO:
     second one of the same trial waits here."""
     log = trial.log.open("ab")
     try:
-        fcntl.flock(log, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks: the run directory's own may do
+            fcntl.flock(log, fcntl.LOCK_EX)
     except BaseException:
         log.close()
         raise
