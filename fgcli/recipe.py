@@ -24,7 +24,9 @@ Count = Annotated[int, Field(ge=1, lt=2**63)]
 # The largest servers have 768; some thousands more, and the thread library ends the process without a word.
 Threads = Annotated[int, Field(ge=1, le=1024)]
 OwnOptions = dict[str, Any]
-Diagnostic = Literal["bias", "variance", "mse", "covariance_norm", "cosine", "norm_ratio", "effective_rank", "overlap"]
+Diagnostic = Literal[
+    "bias", "variance", "mse", "covariance_norm", "covariance_rms", "cosine", "norm_ratio", "effective_rank", "overlap"
+]
 Section = Literal["method", "dataset", "model", "optimizer"]
 
 

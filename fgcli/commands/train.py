@@ -98,8 +98,8 @@ def train(
         str | None,
         _option(
             "--diagnostics",
-            "Record during the run, without changing it: bias, variance, mse, covariance_norm, cosine, norm_ratio, "
-            "effective_rank, overlap.",
+            "Record during the run, without changing it: bias, variance, mse, covariance_norm, covariance_rms, cosine, "
+            "norm_ratio, effective_rank, overlap.",
             "NAME,NAME,…",
         ),
     ] = None,

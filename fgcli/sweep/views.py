@@ -13,7 +13,9 @@ from fgcli.extend.options import Options
 
 Metric = Literal["train_accuracy", "test_accuracy", "train_loss", "test_loss"]
 ResultKey = Literal[Metric, "wall_s", "step_ms_median", "peak_memory_bytes"]
-DiagnosticKey = Literal["bias", "variance", "mse", "covariance_norm", "cosine", "norm_ratio", "effective_rank"]
+DiagnosticKey = Literal[
+    "bias", "variance", "mse", "covariance_norm", "covariance_rms", "cosine", "norm_ratio", "effective_rank"
+]
 TimingKey = Literal["timed_step_ms", "step_flops", "step_peak_bytes", "process_peak_bytes"]
 Progress = Literal["epoch", "step", "seconds", "flops"]
 Key = Literal[ResultKey, DiagnosticKey, TimingKey]

@@ -12,7 +12,17 @@ from fgcli.recipe import Diagnostic
 from fgcli.training.rows import read_rows
 from fgcli.training.start import begin
 
-ALL = ["bias", "variance", "mse", "covariance_norm", "cosine", "norm_ratio", "effective_rank", "overlap"]
+ALL = [
+    "bias",
+    "variance",
+    "mse",
+    "covariance_norm",
+    "covariance_rms",
+    "cosine",
+    "norm_ratio",
+    "effective_rank",
+    "overlap",
+]
 METHODS = {
     "wt": {},
     "wperp": {"k": 3, "options": {"refresh": 2}},
