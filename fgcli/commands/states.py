@@ -185,5 +185,5 @@ def _refuse_missing_method(directory: RunDirectory, source: Source, registry: Re
             raise UsageError(f"{directory.path}: {error}") from error
         raise UsageError(
             f"{directory.path}: method {name!r} is unknown to this installation; the run had it from the plugin "
-            f"{origin}: install that"
+            f"{origin}: install that, or give its file with --plugin"
         ) from error
