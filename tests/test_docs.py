@@ -91,7 +91,9 @@ def test_there_is_an_example_of_every_hook() -> None:
 
 
 def test_the_page_has_every_hook_with_its_signature() -> None:
+    assert set(HOOKS.values()) == {name for name in vars(hookspecs) if name.startswith("fg_")}
     for hook in HOOKS.values():
+        assert getattr(hookspecs, hook).__doc__.endswith(".")
         assert str(signature(getattr(hookspecs, hook))) == "() -> list[fgcli.extend.entry.Entry]"
         assert f"| `def {hook}() -> list[Entry]` |" in TEXT
 

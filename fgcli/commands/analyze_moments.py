@@ -1,11 +1,10 @@
 """`fg analyze-moments`: bias, variance and covariance of any method. Heavy imports inside the bodies."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fgcli.commands.train_flags import with_train_flags
+from fgcli.commands.train_flags import AsJson, Batches, Epochs, Runs, with_train_flags
 from fgcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +27,7 @@ SHOWN = (
     leave_out=("epochs", "keep_checkpoints", "method", "k", "tangents", "combine", "tangent_chunk", "option")
 )
 def analyze_moments(
-    runs: Annotated[
-        list[Path] | None, typer.Argument(help="Runs to look at; without one, the flags of train say what to train.")
-    ] = None,
+    runs: Runs = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,16 +44,8 @@ def analyze_moments(
             help="Look at each method where it went itself: at the runs of that method, or at one trained by it.",
         ),
     ] = False,
-    epochs: Annotated[
-        str | None,
-        typer.Option(
-            "--epochs",
-            help="Epochs whose checkpoints are looked at (default: the last); with the flags of train it trains to the "
-            "last of them.",
-            metavar="N,N,…",
-        ),
-    ] = None,
-    batches: Annotated[int, typer.Option("--batches", help="Training batches to average over.", metavar="N")] = 4,
+    epochs: Epochs = None,
+    batches: Batches = 4,
     draws: Annotated[
         int, typer.Option("--draws", help="Draws for Monte Carlo; 0: exact moments alone.", metavar="N")
     ] = 64,
@@ -69,9 +58,7 @@ def analyze_moments(
             metavar="activations|weights",
         ),
     ] = "activations",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else, to standard output.")
-    ] = False,
+    as_json: AsJson = False,
     train_flags: Any = None,
 ) -> None:
     """Bias, variance, covariance and more of methods at given states of a network, layer by layer.
@@ -92,7 +79,7 @@ def analyze_moments(
     registry, chosen = load_registry(tuple(train_flags.get("plugin") or ())), epochs_of(epochs)
     methods = [Method.parse(text) for text in method or []]
     for one in methods:
-        registry.find("method", one.name, where="--method")
+        one.check(registry)
     if runs:
         refuse_train_flags(train_flags)
         paths = runs

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fgcli.commands.train_flags import with_train_flags
+from fgcli.commands.train_flags import AsJson, Batches, Epochs, Runs, with_train_flags
 from fgcli.errors import UsageError, unknown
 from fgcli.report.figure_file import check_figure
 
@@ -21,9 +21,7 @@ EIGENVECTORS = 10  # of the Hessian, where --max-k does not say
 
 @with_train_flags(leave_out=("epochs", "keep_checkpoints"))
 def analyze_overlap(
-    runs: Annotated[
-        list[Path] | None, typer.Argument(help="Runs to look at; without one, the flags of train say what to train.")
-    ] = None,
+    runs: Runs = None,
     basis: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,16 +32,8 @@ def analyze_overlap(
             metavar="NAME",
         ),
     ] = None,
-    epochs: Annotated[
-        str | None,
-        typer.Option(
-            "--epochs",
-            help="Epochs whose checkpoints are looked at (default: the last); with the flags of train it trains to the "
-            "last of them.",
-            metavar="N,N,…",
-        ),
-    ] = None,
-    batches: Annotated[int, typer.Option("--batches", help="Training batches to average over.", metavar="N")] = 4,
+    epochs: Epochs = None,
+    batches: Batches = 4,
     max_k: Annotated[
         int | None,
         typer.Option("--max-k", help="Largest k (default the rank; 10 for hessian, gauss-newton).", metavar="N"),
@@ -51,9 +41,7 @@ def analyze_overlap(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw the curves into this .png, .svg or .pdf file.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else, to standard output.")
-    ] = False,
+    as_json: AsJson = False,
     train_flags: Any = None,
 ) -> None:
     """Overlap of the true gradient with the top-k subspace of each layer, for every k.
@@ -63,7 +51,7 @@ def analyze_overlap(
     bases = basis or ["upstream"]
     for name in bases:
         if name not in BASES:
-            raise unknown("basis", name, BASES, where="--basis")
+            raise unknown("kind of basis", name, BASES, where="--basis")
     for flag, value in (("--batches", batches), ("--max-k", max_k)):
         if value is not None and value < 1:
             raise UsageError(f"{flag} is {value}; it must be at least 1")

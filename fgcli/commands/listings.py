@@ -2,13 +2,13 @@
 
 import json as json_text
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fgcli.errors import unknown
 from fgcli.extend.describe import default_text, describe, describe_options
 from fgcli.extend.options import TangentOptions
+from fgcli.extend.plugins import normalized
 from fgcli.extend.registry import METHOD_KINDS, Kind, load_registry
 
 if TYPE_CHECKING:
@@ -33,29 +33,23 @@ def models(names: Names = None, json: Json = False) -> None:
     _list("model", ["model"], names, json)
 
 
-def _list(what: str, kinds: Sequence[Kind], names: list[str] | None, json: bool) -> None:
+def _list(what: Kind | Literal["method"], kinds: Sequence[Kind], names: list[str] | None, json: bool) -> None:
     registry = load_registry()
     all_of_them = [describe(one, kind) for kind in kinds for one in registry.registered(kind)]
-    found = all_of_them
-    if names:
-        known = {row["name"] for row in all_of_them}
-        for name in names:
-            if _own_name(name) not in known:
-                raise unknown(what, name, known)
-        found = [row for row in all_of_them if any(_is_called(row, name) for name in names)]
+    for name in names or ():
+        if not any(_is_called(row, name) for row in all_of_them):
+            registry.find(what, name)  # says why there is none
+    found = [row for row in all_of_them if not names or any(_is_called(row, name) for name in names)]
     if json:
         print(json_text.dumps(found))
     else:
         _show(found)
 
 
-def _own_name(name: str) -> str:
-    return name.rpartition(":")[2]
-
-
 def _is_called(row: dict[str, Any], name: str) -> bool:
     distribution, _, own_name = name.rpartition(":")
-    return row["name"] == own_name and distribution in ("", row["source"]["distribution"])
+    own = normalized(row["source"]["distribution"])
+    return row["name"] == own_name and (not distribution or normalized(distribution) == own)
 
 
 def _show(found: list[dict[str, Any]]) -> None:

@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 from fgcli.errors import UsageError
+from fgcli.extend.explain import shown
 
+LONGEST = 100  # characters of a name, which file systems take as that of a folder
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
@@ -68,8 +70,9 @@ def write_plugin(parent: Path, name: str, kind: Kind) -> Path:
 
 def _names(name: str, kind: Kind) -> dict[str, str]:
     """What stands in the templates: the distribution, its module, and what it adds, as a name, class and function."""
-    if not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
-        raise UsageError(f"NAME is {name!r}; it must be small letters, digits and single hyphens: fg-plugin-mine")
+    if len(name) > LONGEST or not re.fullmatch(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", name):
+        allowed = f"small letters, digits and single hyphens, at most {LONGEST} of them: fg-plugin-mine"
+        raise UsageError(f"NAME is {shown(name)}; it must be {allowed}")
     entry = re.sub(r"^fg[-_](plugin[-_])?(?=.)", "", name)
     words = re.split(r"[-_]", entry)
     function = "_".join(words)

@@ -80,11 +80,21 @@ class Method:
     def label(self) -> str:
         return ":".join([self.name, ",".join(f"{key}={value}" for key, value in self.options.items())]).rstrip(":")
 
+    def check(self, registry: Registry) -> None:
+        """UsageError where this installation has no such method."""
+        head, colon, rest = self.name.partition(":")
+        if colon and head in registry.method_names():  # not a distribution, then, but options that are none
+            raise UsageError(f"--method {head}: is {rest!r}; it must be key=value")
+        registry.find("method", self.name, where="--method")
+
     def over(self, recipe: Recipe, registry: Registry) -> Recipe:
         """The recipe with this method in place of its own. UsageError for what the method does not know."""
         dumped = recipe.model_dump(mode="json")
         rest = {key: value for key, value in dumped.items() if key not in section_keys("method")}
-        return resolve(Source("the run's recipe", rest), {"method": self.name, "options": self.options}, registry)
+        try:
+            return resolve(Source("the run's recipe", rest), {"method": self.name, "options": self.options}, registry)
+        except UsageError as error:
+            raise UsageError(f"--method {self.label}: {str(error).removeprefix('--option ')}") from error
 
     def at(self, state: State, registry: Registry) -> Subject:
         """The method at a state, from a cold start. UsageError where it cannot work with the model."""
@@ -185,5 +195,5 @@ def _refuse_missing_method(directory: RunDirectory, source: Source, registry: Re
             raise UsageError(f"{directory.path}: {error}") from error
         raise UsageError(
             f"{directory.path}: method {name!r} is unknown to this installation; the run had it from the plugin "
-            f"{origin}: install that"
+            f"{origin}: install that, or give its file with --plugin"
         ) from error

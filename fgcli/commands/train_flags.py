@@ -1,11 +1,31 @@
-"""The flags of `fg train` for commands that may train first. Imports nothing heavy."""
+"""The flags that analyses share: their own, and those of `fg train`, as they may train first. Imports nothing heavy."""
 
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from fgcli.commands.train import train
+
+Runs = Annotated[
+    list[Path] | None, typer.Argument(help="Runs to look at; without one, the flags of train say what to train.")
+]
+Epochs = Annotated[
+    str | None,
+    typer.Option(
+        "--epochs",
+        help="Epochs whose checkpoints are looked at (default: the last); with the flags of train it trains to the "
+        "last of them.",
+        metavar="N,N,…",
+    ),
+]
+Batches = Annotated[int, typer.Option("--batches", help="Training batches to average over.", metavar="N")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the numbers as JSON, and nothing else, to standard output.")
+]
 
 NOT_SHARED = ("resume", "json", "quiet", "sink", "sink_option")
 

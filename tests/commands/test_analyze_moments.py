@@ -125,9 +125,9 @@ def test_a_wrong_covariance_is_said_in_words(trained, monkeypatch):
     [
         ("--method wperb", "--method: unknown method 'wperb'; did you mean 'wperp'?"),
         ("--method wperp:solvr=svd", "unknown option 'solvr' of method wperp; did you mean 'solver'?"),
-        ("--method wperp:k", "method 'wperp:k' is of the plugin 'wperp', which is not in use"),
+        ("--method wperp:k", "--method wperp: is 'k'; it must be key=value"),
         ("--method wperp:k=1,solver", "--method wperp: is 'solver'; it must be key=value"),
-        ("--method wperp:k=9", "k is 9; it must be at most the width, 8"),
+        ("--method wperp:k=9", "--method wperp:k=9: k is 9; it must be at most the width, 8"),
         ("--method backprop", "--method backprop guesses no gradient of a layer's output; use --space weights"),
         ("--draws 3", "--draws is 3; it must be at least 8, or 0 for exact moments alone"),
         ("--space weights --draws 0", "--draws is 0; it must be at least 8"),

@@ -112,7 +112,7 @@ def test_batch_size_of_the_look_is_free_and_epochs_are_still_the_runs(trained):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--basis upstrem", "--basis: unknown basis 'upstrem'; did you mean 'upstream'?"),
+        ("--basis upstrem", "--basis: unknown kind 'upstrem' of basis; did you mean 'upstream'?"),
         ("--batches 0", "--batches is 0; it must be at least 1"),
         ("--max-k 0", "--max-k is 0; it must be at least 1"),
         ("--max-k 9", "--max-k is 9; it must be at most 8, the largest rank of an upstream Jacobian"),

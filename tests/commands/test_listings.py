@@ -64,6 +64,9 @@ def test_an_unknown_name_says_the_nearest() -> None:
     done = fg("methods", "wperb")
     assert done.exit_code == 2
     assert "did you mean 'wperp'?" in done.stderr
+    done = fg("methods", "theirs:wt")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "method 'theirs:wt' is of the plugin 'theirs', which is not in use" in done.stderr
 
 
 def test_options_of_a_plugin_are_listed_and_checked(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_the_example_plugin_is_what_it_writes(workplace: Path) -> None:
 BAD = {
     "../evil": "NAME is '../evil'; it must be small letters, digits and single hyphens",
     "Upper": "NAME is 'Upper'; it must be small letters",
+    "a" * 300: "…; it must be small letters, digits and single hyphens, at most 100 of them",
     "json": "NAME is 'json'; there is a module json already",
     "fg-plugin-class": "NAME is 'fg-plugin-class'; 'class' is no name for a function",
     "fg-plugin-2nd": "NAME is 'fg-plugin-2nd'; '2nd' is no name for a function",

@@ -6,10 +6,10 @@ import torch
 from claims import GUESSES
 from torch import Tensor
 
-from fgcli.extend.options import Options
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Coverage, Estimate
-from fgcli.guesses.weight_perturbation import WeightPerturbation
+from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.guess import Isotropic
 from fgcli.testing import CheckFailed, check_estimator
 
 
@@ -24,12 +24,12 @@ def test_the_forward_gradient_passes(claim: Any) -> None:
     check_estimator(claim.estimator, any_network=claim.name == "activation-perturbation", unbiased=claim.unbiased)
 
 
-Base: Any = WeightPerturbation
+Base: Any = ForwardGradient
 
 
 class Sound(Base):
     def __init__(self) -> None:
-        super().__init__(Options())
+        super().__init__(Isotropic())
 
 
 class NoState(Sound):
@@ -39,6 +39,15 @@ class NoState(Sound):
 class NoCoverage(Sound):
     def bind(self, *arguments: Any) -> Any:
         super().bind(*arguments)
+
+
+class ForgetsTheMean(Sound):
+    """The gradient of the sum of the losses in the place of their mean's."""
+
+    def estimate(self, model: Any, loss: Any, batch: Any, rng: Any) -> Estimate:
+        estimate = super().estimate(model, loss, batch, rng)
+        samples = len(batch.inputs)
+        return replace(estimate, gradients={n: samples * g for n, g in estimate.gradients.items()})
 
 
 def spoilt(**changes: Any) -> type:
@@ -122,7 +131,8 @@ BROKEN = {
     "unknown": (spoilt(gradients=lambda g: g | {"x": g["0.weight"]}), r"a gradient for 'x', which is no parameter"),
     "not finite": (spoilt(gradients=each(lambda g: g / 0)), r"expected finite numbers, found a gradient of 0.weight"),
     "graph": (spoilt(gradients=each(lambda g: g.clone().requires_grad_())), r"no recorded graph, found requires_grad"),
-    "too long": (spoilt(gradients=each(lambda g: 1.2 * g)), r"the estimate along the gradient: expected a mean of"),
+    "5 % too long": (spoilt(gradients=each(lambda g: 1.05 * g)), r"the estimate along the gradient: expected a mean"),
+    "sum for mean": (ForgetsTheMean, r"the estimate along the gradient: expected a mean of"),
     "no estimate": (type("X", (Sound,), {"estimate": lambda *_: None}), r"estimate returned NoneType; it must return"),
     "frozen": (CallsFrozenWhatItTrains, r"the gradient of 0.weight in .*: expected one, unless the coverage says froz"),
     "writes": (WritesIntoTheModel, r"side effects in a network .*: expected 0.weight left as it is"),
