@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -119,8 +120,16 @@ def options(
             typer.echo(f"fg: warning: {complaint}", err=True)
 
 
+class _Warnings(logging.Handler):
+    """What the parts of fg warn of, as the command says it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(f"fg: warning: {record.getMessage()}", err=True)
+
+
 def main() -> None:
     """The entry point of the command."""
+    logging.getLogger("fgcli").addHandler(_Warnings(logging.WARNING))
     app()
 
 

@@ -51,6 +51,13 @@ def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
     assert (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 3 < 0.4
 
 
+def test_the_package_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "fgcli", "train", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Usage: python -m fgcli train [OPTIONS]\n")
+
+
 FLAGS_OF_TRAIN = """
     --method --dataset --model --width --depth --k --epochs --max-steps --batch-size --lr --optimizer --seed --device
     --threads --bias --no-bias --option --dataset-option --model-option --optimizer-option --recipe --out --resume

@@ -37,7 +37,7 @@ def test_the_wheel_holds_the_table_and_the_command(unpacked: Path) -> None:
         ROOT / "fgcli/spectra/newton_schulz.json"
     ).read_bytes()
     (entry_points,) = unpacked.glob("*.dist-info/entry_points.txt")
-    assert "fg = fgcli.app:main" in entry_points.read_text()
+    assert {"fg = fgcli.app:main", "fgcli = fgcli.app:main"} <= set(entry_points.read_text().splitlines())
     assert not (unpacked / "tests").exists()
     assert not (unpacked / "plugins").exists()
 

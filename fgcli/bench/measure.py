@@ -49,7 +49,7 @@ class Stepper:
     """One step after the other of a recipe, on the first batch of its data, as the training loop makes them."""
 
     def __init__(self, recipe: Recipe, registry: Registry) -> None:
-        self.assembly = assembly = assemble(settle(recipe), registry)
+        self.assembly = assembly = assemble(settle(recipe, registry), registry)
         size = recipe.batch_size
         self._batch = Batch(assembly.dataset.train_inputs[:size], assembly.dataset.train_targets[:size])
         self._parameters = dict(assembly.model.named_parameters())

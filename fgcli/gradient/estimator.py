@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -77,4 +77,16 @@ class FindsFaults(Protocol):
 
     def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
         """One clause that names the site and the fault in the estimate of (batch, rng), or None."""
+        ...
+
+
+@runtime_checkable
+class SettlesOptions(Protocol):
+    """A guess method or estimator whose options leave something to the machine or to a file, which may change."""
+
+    def settled_options(self) -> dict[str, Any]:
+        """Values for such options that stand for what this instance has, on every machine.
+
+        A run's recipe is written with them, so that it runs again to the same numbers.
+        """
         ...

@@ -10,6 +10,7 @@ every sample's W̃_b is divided by its own bound on its spectral norm, since p d
 tr((W̃W̃ᵀ)⁸)^(1/16), at most rank^(1/16) times the norm and within a percent of it where σ₁ stands out.
 """
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -20,13 +21,15 @@ from torch import Tensor
 from fgcli.gradient.guess import LinearGuess, Needs
 from fgcli.gradient.sites import Site
 from fgcli.guesses.options import NewtonSchulzOptions
-from fgcli.spectra.coefficients import CoefficientTable
+from fgcli.spectra.coefficients import MARGIN, CoefficientTable
 from fgcli.spectra.lanczos import LeadingSingular, leading_singular
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.scaling import near_one
 from fgcli.spectra.step_polynomial import StepPolynomial
-from fgcli.spectra.table_file import find_table
+from fgcli.spectra.table_file import find_table, to_text
 from fgcli.spectra.tracking import image_of, leading_left_vectors
+
+_log = logging.getLogger("fgcli")
 
 
 def newton_schulz(options: NewtonSchulzOptions) -> LinearGuess:
@@ -35,18 +38,42 @@ def newton_schulz(options: NewtonSchulzOptions) -> LinearGuess:
     return NewtonSchulzBatched(options, table) if options.solver == "batched" else NewtonSchulzGram(options, table)
 
 
+class Polynomials:
+    """Those of a table, chosen by a site's σ_k. Says once where a table with gaps has none for it."""
+
+    def __init__(self, table: CoefficientTable) -> None:
+        self.table = table
+        self._says_gaps = not table.covers()
+
+    def at(self, site: Site) -> StepPolynomial:
+        """The polynomial nearest to where the step belongs, which `prepare` has left in the site's memory."""
+        step = float(site.memory["step"])
+        fit = self.table.nearest(step)
+        if self._says_gaps and abs(fit.sigma - step) > MARGIN:
+            self._says_gaps = False
+            _log.warning(
+                "the coefficient table has no polynomial within %g of σ_k = %.2f of site '%s'; that of σ = %g is used, "
+                "so that the guess space has another dimension than k",
+                MARGIN, step, site.name, fit.sigma,
+            )  # fmt: skip
+        return fit.polynomial
+
+
 class NewtonSchulzBatched:
     """The paper's literal iteration, on one matrix [d_out, d_in] a sample."""
 
     needs: ClassVar[Needs] = "matrix"
 
     def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
-        self.k, self.refresh, self.table = options.k, options.refresh, table
+        self.k, self.refresh, self.polynomials = options.k, options.refresh, Polynomials(table)
 
     def prepare(self, site: Site) -> StepPolynomial:
         if "step" not in site.memory or site.step % self.refresh == 0:
             site.memory["step"] = _step(leading_singular(site.next_weight, self.k + 1), self.k)
-        return self.table.nearest(float(site.memory["step"]))
+        return self.polynomials.at(site)
+
+    def settled_options(self) -> dict[str, str]:
+        return {"coeffs": to_text(self.polynomials.table)}
 
     def noise_dim(self, site: Site, prepared: StepPolynomial) -> int:
         return site.upstream.output_dim
@@ -78,7 +105,7 @@ class NewtonSchulzGram:
     needs: ClassVar[Needs] = "matrix"
 
     def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
-        self.k, self.refresh, self.table = options.k, options.refresh, table
+        self.k, self.refresh, self.polynomials = options.k, options.refresh, Polynomials(table)
         self.oversampling = options.oversampling
 
     def prepare(self, site: Site) -> Tracked:
@@ -89,7 +116,10 @@ class NewtonSchulzGram:
         basis = MaskedBasis.of(image_of(weight, memory["left"]))
         if refreshed:  # the Ritz values are the singular values as far as they are tracked, up to a factor
             memory["step"] = _step(LeadingSingular(basis.basis.norm(dim=0)), self.k)
-        return Tracked(self.table.nearest(float(memory["step"])), basis)
+        return Tracked(self.polynomials.at(site), basis)
+
+    def settled_options(self) -> dict[str, str]:
+        return {"coeffs": to_text(self.polynomials.table)}
 
     def noise_dim(self, site: Site, prepared: Tracked) -> int:
         return prepared.basis.basis.shape[1]

@@ -55,7 +55,9 @@ class NewtonSchulzOptions(GuessOptions):
         default=50, description="Parameter updates between two computations of σ_k (and, for `gram`, power steps on W)."
     )
     coeffs: str | None = Field(
-        default=None, description="A table of coefficients from `fg fit-ns-coeffs`; default: the cached or shipped one."
+        default=None,
+        description="A table of coefficients: a file from `fg fit-ns-coeffs`, `shipped`, or the table itself; default: "
+        "the last one fitted, if any, or the shipped one. A run's recipe is written with the table itself.",
     )
 
 

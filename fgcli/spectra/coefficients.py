@@ -77,13 +77,12 @@ class CoefficientTable:
     options: FitOptions
     fits: tuple[StepFit, ...]
 
-    def nearest(self, sigma: float) -> StepPolynomial:
-        """The polynomial whose σ is nearest to `sigma`, the lower of two equally near."""
+    def nearest(self, sigma: float) -> StepFit:
+        """The fit whose σ is nearest to `sigma`, the lower of two equally near."""
         if not math.isfinite(sigma):
             raise ValueError(f"sigma is {sigma}; it must be a number")
         # Rounded, because 0.55 - 0.5 and 0.6 - 0.55 differ in their last bits.
-        nearest = min(self.fits, key=lambda fit: (round(abs(fit.sigma - sigma), 12), fit.sigma))
-        return nearest.polynomial
+        return min(self.fits, key=lambda fit: (round(abs(fit.sigma - sigma), 12), fit.sigma))
 
     def covers(self) -> bool:
         """Whether every σ_k from 0.05 to 0.95 has a fit within 0.05, as in the paper."""

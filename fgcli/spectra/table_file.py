@@ -23,6 +23,8 @@ from fgcli.spectra.step_polynomial import StepPolynomial
 FORMAT = "fg newton-schulz coefficients"
 SCHEMA_VERSION = 1
 SIZE_LIMIT = 2**20  # bytes
+TEXT_LIMIT = 2**17  # characters of a table that is written into a recipe, which has other parts and a limit of its own
+SHIPPED = "shipped"
 
 
 class _Strict(BaseModel):
@@ -114,10 +116,15 @@ def shipped_table() -> CoefficientTable:
 
 
 def find_table(named: str | os.PathLike[str] | None = None) -> CoefficientTable:
-    """The table to use: the named file, else the one in the user's cache folder, else the shipped one.
+    """The table to use: the named one, else the one in the user's cache folder, else the shipped one.
 
-    A file that is there and refused is a UsageError, never passed over silently.
+    Named is `shipped`, the text that `to_text` gives, or a file. What is there and refused is a UsageError, never
+    passed over silently.
     """
+    if named == SHIPPED:
+        return shipped_table()
+    if isinstance(named, str) and named.startswith("{"):
+        return parse_table(named.encode(), "the coefficient table written out")
     if named is not None:
         return read_table(Path(named))
     path = active_path()
@@ -127,6 +134,22 @@ def find_table(named: str | os.PathLike[str] | None = None) -> CoefficientTable:
         return read_table(path)
     except UsageError as error:
         raise UsageError(f"{error}; delete it, or write a new one with `fg fit-ns-coeffs`") from None
+
+
+def to_text(table: CoefficientTable) -> str:
+    """What `find_table` takes for this table on every machine: `shipped`, or the table itself in one line.
+
+    UsageError for a table too large for that.
+    """
+    if table == shipped_table():
+        return SHIPPED
+    text = json.dumps(json.loads(to_json(table)), separators=(",", ":"))
+    if len(text) > TEXT_LIMIT:
+        raise UsageError(
+            f"the coefficient table has {len(text)} characters; at most {TEXT_LIMIT} are written into a run's recipe: "
+            "fit fewer σ"
+        )
+    return text
 
 
 def active_path() -> Path:

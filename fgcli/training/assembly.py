@@ -18,7 +18,7 @@ from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, UsageError, exception_text
 from fgcli.extend.registry import HOOKS, Registry
 from fgcli.gradient.errors import ModelRefused, OptionRefused
-from fgcli.gradient.estimator import Batch, Coverage, Estimator
+from fgcli.gradient.estimator import Batch, Coverage, Estimator, SettlesOptions
 from fgcli.gradient.randomness import Streams
 from fgcli.guesses.driven import driven
 from fgcli.recipe import Recipe, Section, section_options
@@ -58,14 +58,19 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets.unsqueeze(1).expand(-1, outputs.shape[2]), reduction="none").mean(1)
 
 
-def settle(recipe: Recipe) -> Recipe:
-    """The recipe with the device and the number of threads that this machine has for `auto` and None.
+def settle(recipe: Recipe, registry: Registry) -> Recipe:
+    """The recipe with what this machine has for `auto`, for no number of threads, and for files that options name.
 
-    UsageError for a device that is absent.
+    UsageError for a device that is absent, and what the method refuses.
     """
     device = resolve_device(recipe.device)
     threads = recipe.threads or torch.get_num_threads()
-    return recipe.model_copy(update={"device": str(device), "threads": threads})
+    parts = _Parts(recipe, registry)
+    method = parts.make("method", object)
+    own = parts.guarded("method", method.settled_options) if isinstance(method, SettlesOptions) else {}
+    return recipe.model_copy(
+        update={"device": str(device), "threads": threads, "options": recipe.options | own},
+    )
 
 
 def assemble(recipe: Recipe, registry: Registry) -> Assembly:

@@ -20,7 +20,7 @@ _NAMES: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
 
 def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter) -> Training:
     """A new run in `out`, or in a fresh folder under ./runs. UsageError before anything is written."""
-    assembly = assemble(settle(recipe), registry)
+    assembly = assemble(settle(recipe, registry), registry)
     run = run_directory.create(out, _label(recipe))
     with _released_on_error(run):
         _say_missing_lock(run, reporter)
@@ -80,7 +80,7 @@ def _recipe_of(
         given = overrides.get(name)
         if given is not None:
             _refuse_difference(path, name, getattr(recipe, name), given)
-    _refuse_other_recipe(path, recipe, resolve(source or of_run, overrides, registry))
+    _refuse_other_recipe(path, recipe, resolve(source or of_run, overrides, registry), registry)
     return recipe
 
 
@@ -102,10 +102,16 @@ def _label(recipe: Recipe) -> str:
     return f"{recipe.method}-{recipe.dataset}{width}-s{recipe.seed}"
 
 
-def _refuse_other_recipe(path: Path, recipe: Recipe, given: Recipe) -> None:
+def _refuse_other_recipe(path: Path, recipe: Recipe, given: Recipe, registry: Registry) -> None:
     # What was left to the machine is what the run has.
-    device = recipe.device if given.device == "auto" else settle(given).device
-    given = given.model_copy(update={"device": device, "threads": given.threads or recipe.threads})
+    settled = settle(given, registry)
+    left = {name for name, value in settled.options.items() if value is not None and given.options.get(name) is None}
+    update = {
+        "device": recipe.device if given.device == "auto" else settled.device,
+        "threads": given.threads or recipe.threads,
+        "options": settled.options | {name: recipe.options[name] for name in left.intersection(recipe.options)},
+    }
+    given = given.model_copy(update=update)
     for key in Recipe.model_fields:
         of_run, of_user = getattr(recipe, key), getattr(given, key)
         if isinstance(of_run, dict) and of_run.keys() == of_user.keys():
@@ -115,7 +121,9 @@ def _refuse_other_recipe(path: Path, recipe: Recipe, given: Recipe) -> None:
 
 
 def _refuse_difference(path: Path, key: str, of_run: object, given: object) -> None:
-    if of_run != given:
-        raise UsageError(
-            f"--resume {path}: {key} is {given}, but the run's recipe has {of_run}; leave it out, or start a new run"
-        )
+    if of_run == given:
+        return
+    said = f"{given}, but the run's recipe has {of_run}"
+    if len(said) > 200:
+        said = "another than that of the run's recipe"
+    raise UsageError(f"--resume {path}: {key} is {said}; leave it out, or start a new run")

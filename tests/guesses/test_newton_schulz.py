@@ -1,5 +1,9 @@
 """W̃⊥-NS held to p^N of the singular values, a sample at a time, in float64."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
 import pytest
 import torch
 from masks import covariance, masks, site, weight
@@ -7,7 +11,8 @@ from torch import Tensor
 
 from fgcli.guesses.newton_schulz import newton_schulz, spectral_norm_bound
 from fgcli.guesses.options import NewtonSchulzOptions
-from fgcli.spectra.table_file import shipped_table
+from fgcli.spectra.coefficients import CoefficientTable
+from fgcli.spectra.table_file import shipped_table, write_table
 
 WEIGHTS = {
     "square": weight(8, 8),
@@ -27,7 +32,7 @@ def naive(matrix: Tensor, mask: Tensor, k: int) -> Tensor:
     """p^N(W̃_b / bound) from the SVD of each sample, with the set nearest to the middle of σ_k and σ_{k+1} of W."""
     s = torch.cat([torch.linalg.svdvals(matrix), torch.zeros(k + 1, dtype=torch.float64)])
     sigma = float((s[k - 1] + s[k]) / 2 / s[0]) if s[0] > 0 else 0.0
-    polynomial = shipped_table().nearest(sigma)
+    polynomial = shipped_table().nearest(sigma).polynomial
     covariances = []
     for row in mask:
         u, s, vh = torch.linalg.svd(matrix @ torch.diag(row), full_matrices=False)
@@ -107,3 +112,19 @@ def test_tracked_space_follows_w() -> None:
     method.prepare(moved)
     exact = torch.linalg.svd(weight(9, 9, gap_at=2, seed=3)).U[:, :2]
     torch.testing.assert_close(moved.memory["left"] @ moved.memory["left"].T, exact @ exact.T, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["gram", "batched"])
+def test_a_table_with_gaps_says_once_that_it_has_no_polynomial_for_a_step(
+    solver: Literal["gram", "batched"], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shipped = shipped_table()
+    one = CoefficientTable(replace(shipped.options, sigmas=(0.1,)), shipped.fits[:1])
+    write_table(one, tmp_path / "one.json")
+    for coeffs, said in (("shipped", 0), (str(tmp_path / "one.json"), 1)):
+        guess = newton_schulz(NewtonSchulzOptions(k=3, solver=solver, coeffs=coeffs))
+        for matrix in (weight(8, 8), weight(11, 7)):
+            guess.prepare(site(matrix, None))
+        assert len(caplog.messages) == said
+    assert caplog.messages[0].startswith("the coefficient table has no polynomial within 0.05 of σ_k = 0.")
+    assert "that of σ = 0.1 is used" in caplog.messages[0]

@@ -67,7 +67,7 @@ def test_shipped_table_meets_its_targets() -> None:
 def test_nearest(sigma: float, nearest: float) -> None:
     table = table_file.shipped_table()
     by_sigma = {fit.sigma: fit.polynomial for fit in table.fits}
-    assert table.nearest(sigma) is by_sigma[nearest]
+    assert table.nearest(sigma).polynomial is by_sigma[nearest]
 
 
 def test_nearest_refuses_nan() -> None:

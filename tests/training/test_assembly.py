@@ -39,15 +39,15 @@ def test_weights_come_from_the_seed_alone():
 
 
 def test_what_is_left_to_the_machine_is_settled():
-    settled = settle(tiny_recipe(device="auto", threads=None))
+    settled = settle(tiny_recipe(device="auto", threads=None), load_registry())
     assert (settled.device, settled.threads) == (str(torch.device(settled.device)), torch.get_num_threads())
     assert settled.device != "auto"
-    assert settle(settled) == settled
+    assert settle(settled, load_registry()) == settled
 
 
 def test_absent_device_is_refused():
     with pytest.raises(UsageError, match=r"device cuda:99 is absent; present: .*cpu"):
-        settle(tiny_recipe(device="cuda:99"))
+        settle(tiny_recipe(device="cuda:99"), load_registry())
 
 
 def test_batch_larger_than_the_data_is_refused():
