@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fgcli.files import to_json
+from fgcli.recipe import section_keys
 from fgcli.report.trials import Problem, Source, Trial, flat
 from fgcli.report.values import DIAGNOSTICS
 from fgcli.sweep.schema import SEED
 from fgcli.sweep.views import LABEL, AnyView, CurveView, OverlapView, TableView, as_key
 
 # Keys that say how a run is watched and where it is done, and not what it is.
-INCIDENTAL = ("device", "threads", "eval_every", "keep_checkpoints", "diagnostics", "diagnostics_every")
+INCIDENTAL = ("device", "threads", "eval_every", "keep_checkpoints", "keep_last", "diagnostics", "diagnostics_every")
+# Keys that not every method has: they belong to the label. One that ends in a dot stands for all under it.
+OF_THE_METHOD = (*section_keys("method"), "options.")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def make_chapters(sources: Sequence[Source]) -> tuple[list[Chapter], list[Proble
     if any(source.trials for source in rest):
         labelled = _with_own_labels(_labelled_by_options(rest))
         trials = tuple(trial for source in labelled for trial in source.trials)
-        axes = _differing(trials, owned=("method", "k", "options."))
+        axes = _differing(trials, owned=OF_THE_METHOD)
         chapters.append(Chapter("Runs", "", trials, axes, _default_views(trials, axes)))
     told_apart = [_without_repeats(chapter) for chapter in chapters]
     return [chapter for chapter, _ in told_apart], [problem for _, problems in told_apart for problem in problems]
@@ -73,7 +76,7 @@ def _chapter_of_sweeps(sweeps: Sequence[Source], single: Sequence[Source]) -> Ch
     sources = _with_own_labels([*sweeps, *_labelled_by_options(single)])
     trials = tuple(trial for source in sources for trial in source.trials)
     grid = dict.fromkeys(axis for source in sweeps if source.sweep for axis in source.sweep.grid.axes)
-    owned = ("method", "k", "options.", *(name for source in sweeps for name in _owned(source)))
+    owned = (*OF_THE_METHOD, *(name for source in sweeps for name in _owned(source)))
     axes = tuple(dict.fromkeys((*grid, *_differing(trials, owned))))
     first = sweeps[0].sweep
     assert first is not None
@@ -99,7 +102,7 @@ def _comparable(source: Source, sweeps: Sequence[Source]) -> Source:
             if theirs is None or other.sweep is None:
                 continue
             grid = {key: [as_key(value) for value in values] for key, values in other.sweep.grid.axes.items()}
-            free = ("method", "k", "options.", SEED, *INCIDENTAL, *_owned(other), *grid)
+            free = (*OF_THE_METHOD, SEED, *INCIDENTAL, *_owned(other), *grid)
             within = all(as_key(trial.axis(key)) in values for key, values in grid.items())
             if within and _without(trial.keys, free) == _without(theirs.keys, free):
                 return True
@@ -114,7 +117,9 @@ def _labelled_by_options(sources: Sequence[Source]) -> list[Source]:
     names: dict[int, str] = {}
     for method in dict.fromkeys(trial.label for trial in trials):
         own = [trial for trial in trials if trial.label == method]
-        keys = dict.fromkeys(key for trial in own for key in trial.keys if key == "k" or key.startswith("options."))
+        keys = dict.fromkeys(
+            key for trial in own for key in trial.keys if key in OF_THE_METHOD or key.startswith("options.")
+        )
         differ = [key for key in keys if len({as_key(trial.axis(key)) for trial in own}) > 1]
         for trial in own:
             said = [f"{key.removeprefix('options.')}={as_key(trial.axis(key))}" for key in differ]

@@ -12,13 +12,13 @@ def chapters(*paths: Path) -> tuple[list[Chapter], list[Problem]]:
 
 def test_single_runs_are_named_by_the_options_in_which_they_differ(tmp_path):
     runs = tmp_path / "runs"
-    fake_run(runs / "a", method="wperp", options={"solver": "ritz"}, k=10)
-    fake_run(runs / "b", method="wperp", options={"solver": "shared"}, k=10)
+    fake_run(runs / "a", method="wperp", options={"solver": "ritz"}, k=10, tangents=1)
+    fake_run(runs / "b", method="wperp", options={"solver": "shared"}, k=10, tangents=1)
     fake_run(runs / "c", method="wt", options={"solver": "none"})
     fake_run(runs / "d", method="wt", options={"solver": "none"}, width=128, lr=0.01, seed=3, threads=2)
     (chapter,), problems = chapters(runs)
     assert chapter.labels == ["wperp solver=ritz", "wperp solver=shared", "wt"]
-    assert chapter.axes == ("width", "lr")  # and not the seed, nor the threads
+    assert chapter.axes == ("width", "lr")  # and not the seed, nor the threads, nor tangents, which wt here has none of
     assert not problems
 
 
