@@ -31,15 +31,17 @@ class Chapter:
     axes: tuple[str, ...]
     """Keys of the recipe that trials of one label differ in, but the seed."""
     views: tuple[AnyView, ...]
+    in_order: bool = False
+    """Whether all trials are of one sweep, whose order is kept."""
 
     @property
     def labels(self) -> list[str]:
         return list(dict.fromkeys(trial.label for trial in self.trials))
 
     def values(self, axis: str) -> list[object]:
-        """The values of an axis, or labels, in the order of the sweep; numbers of several sources sorted."""
+        """The values of an axis, or labels, in the order of the sweep; numbers sorted where there is not one sweep."""
         found = {as_key(trial.axis(axis)): trial.axis(axis) for trial in self.trials}
-        numeric = axis != LABEL and all(type(value) in (int, float) for value in found.values())
+        numeric = axis != LABEL and not self.in_order and all(type(value) in (int, float) for value in found.values())
         return [found[key] for key in sorted(found, key=float)] if numeric else list(found.values())
 
 
@@ -82,7 +84,8 @@ def _chapter_of_sweeps(sweeps: Sequence[Source], single: Sequence[Source]) -> Ch
     assert first is not None
     titles = dict.fromkeys(source.sweep.title or source.path for source in sweeps if source.sweep)
     views = tuple(first.views) or _default_views(trials, axes)
-    return Chapter("; ".join(titles), first.description, trials, axes, views)
+    description = "\n".join(filter(None, [first.description, *(source.tuned for source in sweeps)]))
+    return Chapter("; ".join(titles), description, trials, axes, views, in_order=len(sources) == 1)
 
 
 def _owned(source: Source) -> set[str]:
@@ -147,7 +150,8 @@ def _with_own_labels(sources: Sequence[Source]) -> list[Source]:
 def _clash(ours: Trial, theirs: Trial) -> bool:
     if ours.label != theirs.label:
         return False
-    same = {key for key in (ours.keys.keys() & theirs.keys.keys()) if key == "method" or key.startswith("options.")}
+    shared = ours.keys.keys() & theirs.keys.keys()
+    same = {key for key in shared if key in OF_THE_METHOD or key.startswith("options.")}
     return ours.seed == theirs.seed or any(ours.keys[key] != theirs.keys[key] for key in same)
 
 
