@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fgcli.files import to_json
+from fgcli.recipe import section_keys
 from fgcli.report.trials import Problem, Source, Trial, flat
 from fgcli.report.values import DIAGNOSTICS
 from fgcli.sweep.schema import SEED
 from fgcli.sweep.views import LABEL, AnyView, CurveView, OverlapView, TableView, as_key
 
 # Keys that say how a run is watched and where it is done, and not what it is.
-INCIDENTAL = ("device", "threads", "eval_every", "keep_checkpoints", "diagnostics", "diagnostics_every")
+INCIDENTAL = ("device", "threads", "eval_every", "keep_checkpoints", "keep_last", "diagnostics", "diagnostics_every")
+# Keys that not every method has: they belong to the label. One that ends in a dot stands for all under it.
+OF_THE_METHOD = (*section_keys("method"), "options.")
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,17 @@ class Chapter:
     axes: tuple[str, ...]
     """Keys of the recipe that trials of one label differ in, but the seed."""
     views: tuple[AnyView, ...]
+    in_order: bool = False
+    """Whether all trials are of one sweep, whose order is kept."""
 
     @property
     def labels(self) -> list[str]:
         return list(dict.fromkeys(trial.label for trial in self.trials))
 
     def values(self, axis: str) -> list[object]:
-        """The values of an axis, or labels, in the order of the sweep; numbers of several sources sorted."""
+        """The values of an axis, or labels, in the order of the sweep; numbers sorted where there is not one sweep."""
         found = {as_key(trial.axis(axis)): trial.axis(axis) for trial in self.trials}
-        numeric = axis != LABEL and all(type(value) in (int, float) for value in found.values())
+        numeric = axis != LABEL and not self.in_order and all(type(value) in (int, float) for value in found.values())
         return [found[key] for key in sorted(found, key=float)] if numeric else list(found.values())
 
 
@@ -53,7 +58,7 @@ def make_chapters(sources: Sequence[Source]) -> tuple[list[Chapter], list[Proble
     if any(source.trials for source in rest):
         labelled = _with_own_labels(_labelled_by_options(rest))
         trials = tuple(trial for source in labelled for trial in source.trials)
-        axes = _differing(trials, owned=("method", "k", "options."))
+        axes = _differing(trials, owned=OF_THE_METHOD)
         chapters.append(Chapter("Runs", "", trials, axes, _default_views(trials, axes)))
     told_apart = [_without_repeats(chapter) for chapter in chapters]
     return [chapter for chapter, _ in told_apart], [problem for _, problems in told_apart for problem in problems]
@@ -73,13 +78,14 @@ def _chapter_of_sweeps(sweeps: Sequence[Source], single: Sequence[Source]) -> Ch
     sources = _with_own_labels([*sweeps, *_labelled_by_options(single)])
     trials = tuple(trial for source in sources for trial in source.trials)
     grid = dict.fromkeys(axis for source in sweeps if source.sweep for axis in source.sweep.grid.axes)
-    owned = ("method", "k", "options.", *(name for source in sweeps for name in _owned(source)))
+    owned = (*OF_THE_METHOD, *(name for source in sweeps for name in _owned(source)))
     axes = tuple(dict.fromkeys((*grid, *_differing(trials, owned))))
     first = sweeps[0].sweep
     assert first is not None
     titles = dict.fromkeys(source.sweep.title or source.path for source in sweeps if source.sweep)
     views = tuple(first.views) or _default_views(trials, axes)
-    return Chapter("; ".join(titles), first.description, trials, axes, views)
+    description = "\n".join(filter(None, [first.description, *(source.tuned for source in sweeps)]))
+    return Chapter("; ".join(titles), description, trials, axes, views, in_order=len(sources) == 1)
 
 
 def _owned(source: Source) -> set[str]:
@@ -99,7 +105,7 @@ def _comparable(source: Source, sweeps: Sequence[Source]) -> Source:
             if theirs is None or other.sweep is None:
                 continue
             grid = {key: [as_key(value) for value in values] for key, values in other.sweep.grid.axes.items()}
-            free = ("method", "k", "options.", SEED, *INCIDENTAL, *_owned(other), *grid)
+            free = (*OF_THE_METHOD, SEED, *INCIDENTAL, *_owned(other), *grid)
             within = all(as_key(trial.axis(key)) in values for key, values in grid.items())
             if within and _without(trial.keys, free) == _without(theirs.keys, free):
                 return True
@@ -114,7 +120,9 @@ def _labelled_by_options(sources: Sequence[Source]) -> list[Source]:
     names: dict[int, str] = {}
     for method in dict.fromkeys(trial.label for trial in trials):
         own = [trial for trial in trials if trial.label == method]
-        keys = dict.fromkeys(key for trial in own for key in trial.keys if key == "k" or key.startswith("options."))
+        keys = dict.fromkeys(
+            key for trial in own for key in trial.keys if key in OF_THE_METHOD or key.startswith("options.")
+        )
         differ = [key for key in keys if len({as_key(trial.axis(key)) for trial in own}) > 1]
         for trial in own:
             said = [f"{key.removeprefix('options.')}={as_key(trial.axis(key))}" for key in differ]
@@ -142,7 +150,8 @@ def _with_own_labels(sources: Sequence[Source]) -> list[Source]:
 def _clash(ours: Trial, theirs: Trial) -> bool:
     if ours.label != theirs.label:
         return False
-    same = {key for key in (ours.keys.keys() & theirs.keys.keys()) if key == "method" or key.startswith("options.")}
+    shared = ours.keys.keys() & theirs.keys.keys()
+    same = {key for key in shared if key in OF_THE_METHOD or key.startswith("options.")}
     return ours.seed == theirs.seed or any(ours.keys[key] != theirs.keys[key] for key in same)
 
 

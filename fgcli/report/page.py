@@ -36,7 +36,7 @@ def as_html(document: Document) -> str:
     env.trim_blocks = env.lstrip_blocks = True
     env.tests["table"] = lambda item: isinstance(item, Table)
     page = env.get_template("page.html.j2").render(
-        title="; ".join(section.title for section in document.sections),
+        title=document.sections[0].title if len(document.sections) == 1 else "Report",
         document=document,
         groups=groups,
         environments=environments,

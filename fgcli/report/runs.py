@@ -47,15 +47,6 @@ class Run:
 def read_run(path: Path) -> Run:
     """The run in a folder, finished or not. Unreadable for anything else."""
     files = RunDirectory(path)
-    for file in (
-        files.recipe_file,
-        files.result_file,
-        files.environment_file,
-        files.metrics_file,
-        files.diagnostics_file,
-    ):
-        if file.exists() and not file.is_file():
-            raise Unreadable(f"{file.name} is not a file")
     try:
         if not files.recipe_file.is_file():
             raise Unreadable("no run: it has no recipe.yaml")

@@ -133,7 +133,7 @@ def _compared(
         ours = cells[at]
         if theirs is None or theirs is ours or ours.mean is None or theirs.mean is None:
             continue
-        if place.quantity.of_machine:
+        if place.quantity.of_machine or place.value.key in TIMING:
             if ours.mark == theirs.mark and theirs.mean.mean:
                 done[at] = replace(ours, comparison=Comparison(baseline, ratio=ours.mean.mean / theirs.mean.mean))
         elif len(set(ours.numbers)) and (found := paired_difference(dict(ours.numbers), dict(theirs.numbers))):

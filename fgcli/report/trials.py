@@ -72,6 +72,8 @@ class Source:
     path: str
     sweep: Sweep | None
     trials: tuple[Trial, ...]
+    tuned: str = ""
+    """What the search of the learning rate found, in words."""
 
 
 def gather(paths: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
@@ -159,7 +161,8 @@ def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
             for one in sorted((folder / "trials").iterdir())
             if one.name not in names and not one.name.startswith(".")
         ]
-    return Source(str(folder), sweep, tuple(trials)), problems + timing_problems
+    tuned, tuned_problems = _tuned(folder / "tuned.json") if sweep.tune else ("", [])
+    return Source(str(folder), sweep, tuple(trials), tuned), problems + timing_problems + tuned_problems
 
 
 def _planned(folder: Path, planned: PlannedTrial, failures: Mapping[str, str]) -> Trial:
@@ -215,6 +218,23 @@ def _timing(path: Path) -> tuple[dict[object, dict[str, Any]], list[Problem]]:
         return {_timing_key(row[LABEL], row["axes"]): {**row, "machine": machine} for row in content["rows"]}, []
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return {}, [Problem(str(path), f"cannot be read: {error}")]
+
+
+def _tuned(path: Path) -> tuple[str, list[Problem]]:
+    """What tuned.json says, in a sentence."""
+    if not path.exists():
+        return "", []
+    try:
+        content = read_json(path)
+        found = [(", ".join([row[LABEL], *map(_words, row["axes"].items())]), row["lr"]) for row in content["rows"]]
+        said = "; ".join(f"{place} {'none' if lr is None else f'{lr:g}'}" for place, lr in found)
+        return f"Learning rates, by the same search for all ({content['by']}): {said}.", []
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return "", [Problem(str(path), f"cannot be read: {error}")]
+
+
+def _words(axis: tuple[str, object]) -> str:
+    return f"{axis[0]} {as_key(axis[1])}"
 
 
 def _timing_key(label: str, axes: Mapping[str, Any]) -> object:

@@ -64,6 +64,8 @@ def notes_of(
     if budget is not None:
         spent = "nothing yet" if budget.value is None else PROGRESS[budget.x].text(budget.value)
         notes.append(f"Each at its last evaluation within the same {PROGRESS[budget.x].heading}: {spent}.")
+        if budget.value is not None and any(cell.trials and cell.mean is None for cell in cells):
+            notes.append("Missing where there is no evaluation within it.")
     seeded = [
         row.cells[i]
         for row in table.rows

@@ -31,7 +31,7 @@ class Value(Options):
     key: Key = Field(
         description="In result.json; with `epoch`, in metrics.jsonl; in diagnostics.jsonl; or in timing.json."
     )
-    title: str = Field(default="", description="Stands over the column or beside the axis; the key where it is empty.")
+    title: str = Field(default="", description="Stands over the column or beside the axis, before the unit.")
     epoch: float | None = Field(default=None, ge=0, description="After this many epochs; at the end where not given.")
     layer: str | None = Field(
         default=None, description="Of diagnostics: the layer, such as hidden1; the first if none."

@@ -2,6 +2,7 @@ from pathlib import Path
 
 from fake_runs import SWEEP, accuracy, fake_run, fake_sweep
 
+from fgcli.files import to_json
 from fgcli.report.chapters import Chapter, make_chapters
 from fgcli.report.trials import Problem, gather
 
@@ -12,13 +13,13 @@ def chapters(*paths: Path) -> tuple[list[Chapter], list[Problem]]:
 
 def test_single_runs_are_named_by_the_options_in_which_they_differ(tmp_path):
     runs = tmp_path / "runs"
-    fake_run(runs / "a", method="wperp", options={"solver": "ritz"}, k=10)
-    fake_run(runs / "b", method="wperp", options={"solver": "shared"}, k=10)
+    fake_run(runs / "a", method="wperp", options={"solver": "ritz"}, k=10, tangents=1)
+    fake_run(runs / "b", method="wperp", options={"solver": "shared"}, k=10, tangents=1)
     fake_run(runs / "c", method="wt", options={"solver": "none"})
     fake_run(runs / "d", method="wt", options={"solver": "none"}, width=128, lr=0.01, seed=3, threads=2)
     (chapter,), problems = chapters(runs)
     assert chapter.labels == ["wperp solver=ritz", "wperp solver=shared", "wt"]
-    assert chapter.axes == ("width", "lr")  # and not the seed, nor the threads
+    assert chapter.axes == ("width", "lr")  # and not the seed, nor the threads, nor tangents, which wt here has none of
     assert not problems
 
 
@@ -70,7 +71,22 @@ def test_sweeps_of_other_epochs_are_told_apart_by_them(tmp_path, sweep_folder):
     assert chapter.axes == ("width", "epochs")
 
 
-def test_a_search_of_the_learning_rate_makes_no_axis_of_it(tmp_path):
+def test_a_label_whose_k_differs_elsewhere_is_told_apart_whatever_the_seeds(tmp_path):
+    recipe = "grid: {methods: [{label: W̃⊥, method: wperp, k: 10}], seed: [0]}\n"
+    fake_sweep(tmp_path / "a", recipe)
+    fake_sweep(tmp_path / "b", recipe.replace("k: 10", "k: 25").replace("[0]", "[1]"))
+    (chapter,), _ = chapters(tmp_path / "a", tmp_path / "b")
+    assert chapter.labels == ["W̃⊥", f"W̃⊥ ({tmp_path / 'b'})"]
+
+
+def test_the_order_is_that_of_the_sweep(tmp_path):
+    folder = fake_sweep(tmp_path / "a", "grid: {methods: [wt], width: [128, 64]}\n")
+    assert chapters(folder)[0][0].values("width") == [128, 64]
+    fake_sweep(tmp_path / "b", "grid: {methods: [wperp], width: [32]}\n")
+    assert chapters(folder, tmp_path / "b")[0][0].values("width") == [32, 64, 128]
+
+
+def test_a_search_of_the_learning_rate_makes_no_axis_of_it_and_is_told(tmp_path):
     recipe = """
     grid: {methods: [wt, {label: fast, method: wt}], seed: [0]}
     tune: {lr: [0.1, 0.2]}
@@ -78,9 +94,14 @@ def test_a_search_of_the_learning_rate_makes_no_axis_of_it(tmp_path):
     folder = fake_sweep(tmp_path / "sweep", recipe)
     run = folder / "trials" / "fast-seed0" / "recipe.yaml"
     run.write_text(run.read_text().replace("lr: 0.0001", "lr: 0.2"))
+    rows = [{"label": "wt", "axes": {"width": 64}, "lr": 0.1}, {"label": "fast", "axes": {}, "lr": None}]
+    (folder / "tuned.json").write_text(to_json({"schema": 1, "by": "train_loss", "rows": rows}))
     (chapter,), _ = chapters(folder)
     assert {trial.keys["lr"] for trial in chapter.trials} == {0.0001, 0.2}
     assert chapter.axes == ()
+    assert chapter.description == (
+        "Learning rates, by the same search for all (train_loss): wt, width 64 0.1; fast none."
+    )
 
 
 def test_a_repeated_run_is_left_out_and_named_unless_another_machine_made_it(tmp_path):

@@ -134,7 +134,7 @@ def test_rows_may_be_widths_and_columns_labels(tmp_path):
     folder = fake_sweep(tmp_path / "sweep", recipe, lambda trial: 0.6 if trial.label == "wt" else 0.5)
     (table,) = tables(folder)
     assert table.headings == ("wt", "wperp")
-    assert [row.heads for row in table.rows] == [("64",), ("128",)]
+    assert [row.heads for row in table.rows] == [("128",), ("64",)]
     assert [[cell.best for cell in row.cells] for row in table.rows] == [[True, False]] * 2  # the lower loss
 
 
@@ -237,3 +237,19 @@ def test_diagnostics_of_a_layer_after_an_epoch(tmp_path):
 )
 def test_how_numbers_are_written(key, mean, text):
     assert QUANTITIES[key].with_half(mean) == text
+
+
+def test_operations_are_compared_by_ratios_and_a_budget_below_the_first_evaluation_is_said(tmp_path):
+    recipe = (
+        "base: {epochs: 4, eval_every: 1}\n"
+        "grid: {methods: [wt, wperp], width: [64]}\n"
+        "views:\n"
+        "  - {kind: table, title: T, value: step_flops, baseline: wt}\n"
+        "  - {kind: table, title: B, value: test_accuracy, at: {x: flops}}\n"
+    )
+    folder = fake_sweep(tmp_path / "sweep", recipe)
+    timing(folder, {("wt", 64): {"step_flops": 1e6}, ("wperp", 64): {"step_flops": 5e6}})
+    operations, budget = tables(folder)
+    assert [texts(row.cells[0]) for row in operations.rows] == [["1.00·10⁶"], ["5.00·10⁶", "×5.00"]]
+    assert [texts(row.cells[0]) for row in budget.rows] == [["0.500"], ["missing"]]  # 32e6 of 40e6 for one epoch
+    assert budget.notes[1] == "Missing where there is no evaluation within it."

@@ -63,8 +63,8 @@ def edited(path: Path, **changes: object) -> None:
 
 METRICS = '{"step": 8, "epoch": 1.0, "train_accuracy": 0.1, "test_accuracy": 0.1, "train_loss": 1, "test_loss": 1}\n'
 BROKEN = {
-    "recipe.yaml is not a file": lambda path: (path.mkdir(), (path / "recipe.yaml").mkdir()),
-    "no run: it has no recipe.yaml": lambda path: path.mkdir(),
+    "no run: it has no recipe.yaml": lambda path: (path.mkdir(), (path / "recipe.yaml").mkdir()),
+    "an empty folder": lambda path: path.mkdir(),
     "a file": lambda path: path.write_text("hello"),
     "recipe.yaml:1:2: not valid YAML": lambda path: damaged(path, "recipe.yaml", "{"),
     "recipe.yaml: width is 'wide'; it must be a whole number": lambda path: damaged(path, "recipe.yaml", "width: wide"),
@@ -101,14 +101,14 @@ def test_what_cannot_be_read_is_listed_with_the_reason_and_the_rest_is_reported(
     reasons = [problem.reason for problem in problems]
     assert len(reasons) == len(BROKEN)
     for said, reason in zip(BROKEN, reasons, strict=True):
-        assert ("no run" if said == "a file" else said) in reason
+        assert ("no run" if said in ("a file", "an empty folder") else said) in reason
 
 
 def test_a_pipe_in_a_run_does_not_hang(tmp_path):
     run = fake_run(tmp_path / "run")
     (run / "metrics.jsonl").unlink()
     os.mkfifo(run / "metrics.jsonl")
-    with pytest.raises(UsageError, match=r"nothing to report: .*metrics\.jsonl is not a file"):
+    with pytest.raises(UsageError, match=r"nothing to report: .*metrics\.jsonl: not a regular file"):
         gather([run])
 
 
