@@ -181,7 +181,9 @@ def _eigen_root(gram: Tensor, index: Tensor, k: int, exact: Exact | None) -> Ten
     values, vectors = _eigen(gram[index.to(gram.device)])
     zero = rounding(gram)
     if exact is not None and gram.dtype != torch.float64:
-        doubtful = (~(values[:, -k] > 256 * zero * values[:, -1])).nonzero().squeeze(1)
+        numbers = torch.finfo(gram.dtype)
+        known = (values[:, -k] > 256 * zero * values[:, -1]) & (values[:, -k] > numbers.tiny / numbers.eps)
+        doubtful = (~known).nonzero().squeeze(1)
         if len(doubtful):
             wide, zero = exact(index[doubtful])
             values[doubtful], vectors[doubtful] = _eigen(wide)

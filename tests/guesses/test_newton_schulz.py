@@ -97,6 +97,11 @@ def test_sigma_is_computed_once_every_refresh(monkeypatch: pytest.MonkeyPatch) -
     assert len(calls) == 3
 
 
+def test_as_many_vectors_are_tracked_as_asked_for() -> None:
+    method, one = newton_schulz(NewtonSchulzOptions(k=3, oversampling=2)), site(weight(9, 9), None)
+    assert method.noise_dim(one, method.prepare(one)) == 6
+
+
 def test_tracked_space_follows_w() -> None:
     method = newton_schulz(NewtonSchulzOptions(k=2, oversampling=1, refresh=5))
     moved = site(weight(9, 9, gap_at=2, seed=3), None, step=4)

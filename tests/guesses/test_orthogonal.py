@@ -136,6 +136,16 @@ def test_tracked_space_follows_w_and_is_kept_between_refreshes() -> None:
     torch.testing.assert_close(moved.memory["left"] @ moved.memory["left"].T, exact @ exact.T, rtol=0, atol=1e-5)
 
 
+def test_whole_rank_is_looked_at_again_at_every_refresh() -> None:
+    method = orthogonal(OrthogonalOptions(k="rank", refresh=5))
+    first = site(weight(8, 8), None)
+    assert method.prepare(first) is None
+    for step, still_known in ((4, True), (5, False)):
+        moved = site(weight(8, 8, rank=3), None, step=step)
+        moved.memory.update(first.memory)
+        assert (method.prepare(moved) is None) is still_known
+
+
 @pytest.mark.parametrize("solver", ["ritz", "shared"])
 def test_whole_rank_counts_units_of_negative_slope(solver: str) -> None:
     """GELU's slope is below 0 for some inputs: such a unit is in Im(W̃ᵀ) as much as any other."""

@@ -18,7 +18,7 @@ def one_thread():
 
 @pytest.mark.parametrize(
     ("degree", "applications", "per_iteration", "limit"),
-    [(7, 5, False, 0.05), (9, 3, False, 0.1), (5, 5, False, 0.2), (7, 5, True, 0.05)],
+    [(7, 5, False, 0.015), (9, 3, False, 0.03), (5, 5, False, 0.13), (7, 5, True, 0.01)],
 )
 def test_reduced_fit_meets_its_target(degree: int, applications: int, per_iteration: bool, limit: float) -> None:
     options = FitOptions(degree, applications, per_iteration, sigmas=(0.5, 0.9), restarts=3, steps=120)

@@ -65,6 +65,15 @@ def test_whiten_top_finds_the_leading_eigenvectors() -> None:
     torch.testing.assert_close(dense @ one, a)
 
 
+@pytest.mark.parametrize("power_steps", [0, 1, 2])
+def test_power_steps_are_as_many_as_asked_for(power_steps: int) -> None:
+    ready, diagonal = MaskedBasis.of(weight(20, 8)), masks(20)[[0, 4, 5]]
+    dense = ready.basis * diagonal.unsqueeze(-1)
+    x = dense @ torch.linalg.matrix_power(dense.mT @ dense, power_steps)[:, :, :3]
+    q = torch.linalg.qr(x).Q
+    torch.testing.assert_close(projectors(ready, diagonal, 3, power_steps), q @ q.mT)
+
+
 @pytest.mark.parametrize("power_steps", [0, 1, 2, 4, 6, 9])
 def test_a_graded_diagonal_leaves_a_projector_after_any_number_of_power_steps(power_steps: int) -> None:
     """Small columns drown in large ones step by step: each pivot may look sound where the whole factor is not."""
@@ -90,7 +99,7 @@ def test_single_precision_keeps_directions_that_squaring_would_lose(k: int) -> N
         torch.testing.assert_close(sample, exact @ exact.T, rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e20])
+@pytest.mark.parametrize("scale", [1e-30, 1e-21, 1e-12, 1e20])
 def test_slopes_of_any_size_in_single_precision(scale: float) -> None:
     basis, diagonal = weight(9, 4).float(), torch.full((1, 9), scale)
     expected = projectors(MaskedBasis.of(basis), torch.ones(1, 9), 4)
