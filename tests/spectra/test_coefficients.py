@@ -1,5 +1,6 @@
 """The shipped table, reading and refusing, writing, and which table is found."""
 
+import errno
 import json
 import math
 import os
@@ -114,7 +115,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_text("old")
 
     def fail(*_: object) -> None:
-        raise OSError("disk gone")
+        raise OSError(errno.ENOSPC, "disk gone")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk gone"):
