@@ -19,8 +19,11 @@ from torch import Tensor
 
 from fgcli.gradient.guess import LinearGuess, Needs
 from fgcli.gradient.sites import Site
+from fgcli.guesses.krylov import start_block
 from fgcli.guesses.options import NewtonSchulzOptions
+from fgcli.guesses.per_site import PerSite
 from fgcli.spectra.coefficients import CoefficientTable
+from fgcli.spectra.krylov import followed, krylov_images
 from fgcli.spectra.lanczos import LeadingSingular, leading_singular
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.scaling import near_one
@@ -32,7 +35,15 @@ from fgcli.spectra.tracking import image_of, leading_left_vectors
 def newton_schulz(options: NewtonSchulzOptions) -> LinearGuess:
     """W̃⊥-NS by the solver asked for."""
     table = find_table(options.coeffs)
-    return NewtonSchulzBatched(options, table) if options.solver == "batched" else NewtonSchulzGram(options, table)
+    match options.solver:
+        case "auto":
+            return PerSite(NewtonSchulzGram(options, table), NewtonSchulzKrylov(options, table))
+        case "gram":
+            return NewtonSchulzGram(options, table)
+        case "krylov":
+            return NewtonSchulzKrylov(options, table)
+        case "batched":
+            return NewtonSchulzBatched(options, table)
 
 
 class NewtonSchulzBatched:
@@ -106,6 +117,47 @@ class NewtonSchulzGram:
         return prepared.basis.combine(slope, u.squeeze(-1) if z.dim() == 2 else u)
 
 
+@dataclass(frozen=True)
+class Started:
+    """Where this step's iterations start, X [d, k], and where its step function belongs, if that is known."""
+
+    start: Tensor
+    step: Tensor | None
+
+
+class NewtonSchulzKrylov:
+    """y = R h(RᵀR) z with p^N(A)ᵀ = Aᵀ h(AAᵀ) for A = QᵀW̃: the step polynomial in each sample's Krylov space.
+
+    With r = rank(W̃) it is the literal iteration. As in the paper the place of the step is computed once every `refresh`
+    updates: midway between σ_k and σ_{k+1} over σ_1, the mean over the batch of that update.
+    """
+
+    needs: ClassVar[Needs] = "operator"
+
+    def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
+        self.k, self.oversampling, self.refresh, self.table = options.k, options.oversampling, options.refresh, table
+
+    def prepare(self, site: Site) -> Started:
+        known = None if site.step % self.refresh == 0 else site.memory.get("step")
+        return Started(start_block(site, min(self.k, site.dim)), known)
+
+    def noise_dim(self, site: Site, prepared: Started) -> int:
+        return min(self.oversampling * prepared.start.shape[1], site.upstream.output_dim)
+
+    def map(self, site: Site, prepared: Started, z: Tensor) -> Tensor:
+        images = krylov_images(site.upstream, prepared.start, z.shape[1], len(z))
+        gram = images.mT @ images
+        step = prepared.step
+        if step is None:
+            step = site.memory["step"] = _mean_step(gram, self.k)
+        bound = spectral_norm_bound(gram)
+        scaled = gram / bound.square().view(-1, 1, 1)
+        columns = z.unsqueeze(-1) if z.dim() == 2 else z
+        u = self.table.nearest(float(step)).gram_factor_times(scaled, columns) / bound.view(-1, 1, 1)
+        site.memory["start"] = followed(images, prepared.start)  # the next step's
+        return images @ u if z.dim() == 3 else (images @ u).squeeze(-1)
+
+
 def spectral_norm_bound(gram: Tensor) -> Tensor:
     """tr(C⁸)^(1/16) >= σ₁ of A for C = AAᵀ [batch, r, r]: [batch], 1 where C is 0.
 
@@ -123,3 +175,9 @@ def spectral_norm_bound(gram: Tensor) -> Tensor:
 def _step(singular: LeadingSingular, k: int) -> Tensor:
     """Where the step belongs, in single precision on every device, so that a resumed run reads the same number."""
     return torch.tensor(singular.relative_step(k), dtype=torch.float32)
+
+
+def _mean_step(gram: Tensor, k: int) -> Tensor:
+    """The mean over the samples of where their steps belong, from RᵀR [batch, r, r]."""
+    singular = torch.linalg.eigvalsh(gram.cpu().double()).flip(1).clamp_min(0).sqrt()
+    return torch.stack([_step(LeadingSingular(values), k) for values in singular]).mean()
