@@ -15,7 +15,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgcli.gradient.guess import LinearGuess, Needs
 from fgcli.gradient.sites import Site
@@ -128,8 +128,8 @@ class Started:
 class NewtonSchulzKrylov:
     """y = R h(RᵀR) z with p^N(A)ᵀ = Aᵀ h(AAᵀ) for A = QᵀW̃: the step polynomial in each sample's Krylov space.
 
-    With r = rank(W̃) it is the literal iteration. As in the paper the place of the step is computed once every `refresh`
-    updates: midway between σ_k and σ_{k+1} over σ_1, the mean over the batch of that update.
+    With r = rank(W̃) it is the literal iteration. The place of the step, midway between σ_k and σ_{k+1} over σ_1, is
+    computed once every `refresh` updates, as in the paper: in that update for each sample, then the mean of those.
     """
 
     needs: ClassVar[Needs] = "operator"
@@ -147,15 +147,27 @@ class NewtonSchulzKrylov:
     def map(self, site: Site, prepared: Started, z: Tensor) -> Tensor:
         images = krylov_images(site.upstream, prepared.start, z.shape[1], len(z))
         gram = images.mT @ images
-        step = prepared.step
-        if step is None:
-            step = site.memory["step"] = _mean_step(gram, self.k)
+        steps = prepared.step
+        if steps is None:
+            steps = _steps(gram, self.k)
+            site.memory["step"] = steps.mean()
         bound = spectral_norm_bound(gram)
         scaled = gram / bound.square().view(-1, 1, 1)
         columns = z.unsqueeze(-1) if z.dim() == 2 else z
-        u = self.table.nearest(float(step)).gram_factor_times(scaled, columns) / bound.view(-1, 1, 1)
+        u = self._applied(steps, scaled, columns) / bound.view(-1, 1, 1)
         site.memory["start"] = followed(images, prepared.start)  # the next step's
         return images @ u if z.dim() == 3 else (images @ u).squeeze(-1)
+
+    def _applied(self, steps: Tensor, gram: Tensor, columns: Tensor) -> Tensor:
+        """h(C) X with the polynomial of the one step, or of each sample's."""
+        if steps.dim() == 0:
+            return self.table.nearest(float(steps)).gram_factor_times(gram, columns)
+        chosen = [self.table.nearest(step) for step in steps.tolist()]
+        out = torch.empty_like(columns)
+        for polynomial in set(chosen):
+            own = torch.tensor([one == polynomial for one in chosen], device=gram.device)
+            out[own] = polynomial.gram_factor_times(gram[own], columns[own])
+        return out
 
 
 def spectral_norm_bound(gram: Tensor) -> Tensor:
@@ -177,7 +189,9 @@ def _step(singular: LeadingSingular, k: int) -> Tensor:
     return torch.tensor(singular.relative_step(k), dtype=torch.float32)
 
 
-def _mean_step(gram: Tensor, k: int) -> Tensor:
-    """The mean over the samples of where their steps belong, from RᵀR [batch, r, r]."""
+def _steps(gram: Tensor, k: int) -> Tensor:
+    """Where the step of each sample belongs, as in `LeadingSingular`, from RᵀR [batch, r, r]: [batch]."""
     singular = torch.linalg.eigvalsh(gram.cpu().double()).flip(1).clamp_min(0).sqrt()
-    return torch.stack([_step(LeadingSingular(values), k) for values in singular]).mean()
+    around = nn.functional.pad(singular, (0, 2))[:, k - 1 : k + 1] if k <= singular.shape[1] else singular[:, :1] * 0
+    largest = singular[:, 0]
+    return (around.sum(1) / 2 / torch.where(largest > 0, largest, 1)).float()

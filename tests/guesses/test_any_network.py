@@ -19,6 +19,7 @@ from fgcli.guesses.newton_schulz import spectral_norm_bound
 from fgcli.guesses.options import OrthogonalOptions, PreconditionedOptions
 from fgcli.guesses.preconditioned import Preconditioned, PreconditionedByProducts
 from fgcli.spectra.table_file import find_table
+from fgcli.testing import check_guess_method
 
 K = 3
 
@@ -115,9 +116,10 @@ def test_in_any_network_newton_schulz_is_the_polynomial_of_the_dense_jacobian(ne
     table = find_table(None)
     for found, dense in covariances(method("wperp-ns", k=K, solver="krylov", oversampling=20), model, batch).values():
         s = torch.linalg.svdvals(dense)
-        relative = ((s[:, K - 1] + (s[:, K] if s.shape[1] > K else 0)) / 2 / s[:, 0]).nan_to_num().mean()
-        bound = spectral_norm_bound(dense @ dense.mT)
-        transformed = table.nearest(float(relative)).apply(dense / bound.view(-1, 1, 1))
+        relative = ((s[:, K - 1] + (s[:, K] if s.shape[1] > K else 0)) / 2 / s[:, 0]).nan_to_num()
+        scaled = dense / spectral_norm_bound(dense @ dense.mT).view(-1, 1, 1)
+        pairs = zip(relative.tolist(), scaled, strict=True)
+        transformed = torch.stack([table.nearest(step).apply(one) for step, one in pairs])
         torch.testing.assert_close(found, transformed.mT @ transformed, rtol=0, atol=1e-6)
 
 
@@ -128,6 +130,10 @@ def test_in_any_network_the_preconditioned_guess_has_the_projector_or_the_identi
         wide = dense.shape[1] < dense.shape[2]
         expected = torch.linalg.pinv(dense, rtol=1e-9) @ dense if wide else torch.eye(dense.shape[2]).expand_as(found)
         torch.testing.assert_close(found, expected.to(found), rtol=0, atol=1e-6)
+
+
+def test_newton_schulz_in_krylov_spaces_keeps_the_contract() -> None:
+    check_guess_method(lambda: method("wperp-ns", k=K, solver="krylov"))
 
 
 def test_a_step_starts_where_the_last_one_led() -> None:
