@@ -5,7 +5,13 @@ from fgcli.data.options import DigitsOptions, Mnist1dOptions
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
 from fgcli.extend.options import GuessOptions, Options, TangentOptions
-from fgcli.guesses.options import CheckpointOptions, NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
+from fgcli.guesses.options import (
+    CheckpointOptions,
+    NewtonSchulzOptions,
+    OrthogonalBottomOptions,
+    OrthogonalOptions,
+    PreconditionedOptions,
+)
 from fgcli.models.options import (
     ConvNetOptions,
     MixerOptions,
@@ -52,9 +58,9 @@ def fg_guess_methods() -> list[Entry]:
         ),
         Entry(
             "wpre",
-            "fgcli.guesses.preconditioned:Preconditioned",
+            "fgcli.guesses.preconditioned:preconditioned",
             "W̃ᴾ: W̃ᵀ preconditioned to an orthogonal projector; unbiased.",
-            GuessOptions,
+            PreconditionedOptions,
         ),
         Entry(
             "wperp-ns",

@@ -16,12 +16,15 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgcli.gradient.guess import LinearGuess, Needs
 from fgcli.gradient.sites import Site
+from fgcli.guesses.krylov import start_block
 from fgcli.guesses.options import NewtonSchulzOptions
+from fgcli.guesses.per_site import PerSite
 from fgcli.spectra.coefficients import MARGIN, CoefficientTable
+from fgcli.spectra.krylov import followed, krylov_images
 from fgcli.spectra.lanczos import LeadingSingular, leading_singular
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.scaling import near_one
@@ -35,7 +38,15 @@ _log = logging.getLogger("fgcli")
 def newton_schulz(options: NewtonSchulzOptions) -> LinearGuess:
     """W̃⊥-NS by the solver asked for."""
     table = find_table(options.coeffs)
-    return NewtonSchulzBatched(options, table) if options.solver == "batched" else NewtonSchulzGram(options, table)
+    match options.solver:
+        case "auto":
+            return NewtonSchulzPerSite(options, table)
+        case "gram":
+            return NewtonSchulzGram(options, table)
+        case "krylov":
+            return NewtonSchulzKrylov(options, table)
+        case "batched":
+            return NewtonSchulzBatched(options, table)
 
 
 class Polynomials:
@@ -45,9 +56,8 @@ class Polynomials:
         self.table = table
         self._says_gaps = not table.covers()
 
-    def at(self, site: Site) -> StepPolynomial:
-        """The polynomial nearest to where the step belongs, which `prepare` has left in the site's memory."""
-        step = float(site.memory["step"])
+    def nearest(self, step: float, site: Site) -> StepPolynomial:
+        """The polynomial nearest to where the step belongs."""
         fit = self.table.nearest(step)
         if self._says_gaps and abs(fit.sigma - step) > MARGIN:
             self._says_gaps = False
@@ -70,7 +80,7 @@ class NewtonSchulzBatched:
     def prepare(self, site: Site) -> StepPolynomial:
         if "step" not in site.memory or site.step % self.refresh == 0:
             site.memory["step"] = _step(leading_singular(site.next_weight, self.k + 1), self.k)
-        return self.polynomials.at(site)
+        return self.polynomials.nearest(float(site.memory["step"]), site)
 
     def settled_options(self) -> dict[str, str]:
         return {"coeffs": to_text(self.polynomials.table)}
@@ -116,7 +126,7 @@ class NewtonSchulzGram:
         basis = MaskedBasis.of(image_of(weight, memory["left"]))
         if refreshed:  # the Ritz values are the singular values as far as they are tracked, up to a factor
             memory["step"] = _step(LeadingSingular(basis.basis.norm(dim=0)), self.k)
-        return Tracked(self.polynomials.at(site), basis)
+        return Tracked(self.polynomials.nearest(float(site.memory["step"]), site), basis)
 
     def settled_options(self) -> dict[str, str]:
         return {"coeffs": to_text(self.polynomials.table)}
@@ -136,6 +146,74 @@ class NewtonSchulzGram:
         return prepared.basis.combine(slope, u.squeeze(-1) if z.dim() == 2 else u)
 
 
+@dataclass(frozen=True)
+class Started:
+    """Where this step's iterations start, X [d, k], and where its step function belongs, if that is known."""
+
+    start: Tensor
+    step: Tensor | None
+
+
+class NewtonSchulzKrylov:
+    """y = R h(RᵀR) z with p^N(A)ᵀ = Aᵀ h(AAᵀ) for A = QᵀW̃: the step polynomial in each sample's Krylov space.
+
+    With r = rank(W̃) it is the literal iteration. The place of the step, midway between σ_k and σ_{k+1} over σ_1, is
+    computed once every `refresh` updates, as in the paper: in that update for each sample, then the mean of those.
+    """
+
+    needs: ClassVar[Needs] = "operator"
+
+    def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
+        self.k, self.refresh, self.polynomials = options.k, options.refresh, Polynomials(table)
+        self.oversampling = options.oversampling
+
+    def prepare(self, site: Site) -> Started:
+        known = None if site.step % self.refresh == 0 else site.memory.get("step")
+        return Started(start_block(site, min(self.k, site.dim)), known)
+
+    def settled_options(self) -> dict[str, str]:
+        return {"coeffs": to_text(self.polynomials.table)}
+
+    def noise_dim(self, site: Site, prepared: Started) -> int:
+        return min(self.oversampling * prepared.start.shape[1], site.upstream.output_dim)
+
+    def map(self, site: Site, prepared: Started, z: Tensor) -> Tensor:
+        images = krylov_images(site.upstream, prepared.start, z.shape[1], len(z))
+        gram = images.mT @ images
+        steps = prepared.step
+        if steps is None:
+            steps = _steps(gram, self.k)
+            site.memory["step"] = steps.mean()
+        bound = spectral_norm_bound(gram)
+        scaled = gram / bound.square().view(-1, 1, 1)
+        columns = z.unsqueeze(-1) if z.dim() == 2 else z
+        u = self._applied(site, steps, scaled, columns) / bound.view(-1, 1, 1)
+        site.memory["start"] = followed(images, prepared.start)  # the next step's
+        return images @ u if z.dim() == 3 else (images @ u).squeeze(-1)
+
+    def _applied(self, site: Site, steps: Tensor, gram: Tensor, columns: Tensor) -> Tensor:
+        """h(C) X with the polynomial of the one step, or of each sample's."""
+        if steps.dim() == 0:
+            return self.polynomials.nearest(float(steps), site).gram_factor_times(gram, columns)
+        chosen = [self.polynomials.nearest(step, site) for step in steps.tolist()]
+        out = torch.empty_like(columns)
+        for polynomial in set(chosen):
+            own = torch.tensor([one == polynomial for one in chosen], device=gram.device)
+            out[own] = polynomial.gram_factor_times(gram[own], columns[own])
+        return out
+
+
+class NewtonSchulzPerSite(PerSite):
+    """`gram` where the layer above is linear, `krylov` anywhere else."""
+
+    def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
+        super().__init__(NewtonSchulzGram(options, table), NewtonSchulzKrylov(options, table))
+        self.table = table
+
+    def settled_options(self) -> dict[str, str]:
+        return {"coeffs": to_text(self.table)}
+
+
 def spectral_norm_bound(gram: Tensor) -> Tensor:
     """tr(C⁸)^(1/16) >= σ₁ of A for C = AAᵀ [batch, r, r]: [batch], 1 where C is 0.
 
@@ -153,3 +231,11 @@ def spectral_norm_bound(gram: Tensor) -> Tensor:
 def _step(singular: LeadingSingular, k: int) -> Tensor:
     """Where the step belongs, in single precision on every device, so that a resumed run reads the same number."""
     return torch.tensor(singular.relative_step(k), dtype=torch.float32)
+
+
+def _steps(gram: Tensor, k: int) -> Tensor:
+    """Where the step of each sample belongs, as in `LeadingSingular`, from RᵀR [batch, r, r]: [batch]."""
+    singular = torch.linalg.eigvalsh(gram.cpu().double()).flip(1).clamp_min(0).sqrt()
+    around = nn.functional.pad(singular, (0, 2))[:, k - 1 : k + 1] if k <= singular.shape[1] else singular[:, :1] * 0
+    largest = singular[:, 0]
+    return (around.sum(1) / 2 / torch.where(largest > 0, largest, 1)).float()

@@ -17,13 +17,17 @@ class OrthogonalOptions(GuessOptions):
         default=10,
         description="Dimension of the guess space, or `rank` for the rank of each sample's upstream Jacobian.",
     )
-    solver: Literal["ritz", "shared", "svd"] = Field(
-        default="ritz",
-        description="`ritz`: top-k Ritz vectors of each sample in the space tracked for W; `shared`: the top-k space "
-        "of W itself, masked sample by sample; `svd`: one SVD a sample, as in the paper, for small sizes.",
+    solver: Literal["auto", "ritz", "shared", "krylov", "svd"] = Field(
+        default="auto",
+        description="`auto`: `ritz` where the next layer is a Linear behind an elementwise activation, `krylov` "
+        "elsewhere; `ritz`: top-k Ritz vectors of each sample in the space tracked for W; `shared`: the top-k space of "
+        "W itself, masked sample by sample; `krylov`: block Lanczos on products with W̃, for any network; `svd`: one "
+        "SVD a sample, as in the paper, for small sizes.",
     )
     oversampling: Count = Field(
-        default=2, description="`ritz` tracks r = oversampling · k singular vectors of W, at most its rank."
+        default=2,
+        description="`ritz` tracks r = oversampling · k singular vectors of W, at most its rank; `krylov` takes so "
+        "many blocks of k.",
     )
     power_steps: int = Field(
         default=2, ge=0, description="`ritz`: block power steps per sample in the tracked space; 0 is `shared`."
@@ -43,13 +47,16 @@ class NewtonSchulzOptions(GuessOptions):
     """Options of W̃⊥-NS."""
 
     k: Count = Field(default=10, description="Dimension of the guess space that the step polynomial aims at.")
-    solver: Literal["gram", "batched"] = Field(
-        default="gram",
-        description="`gram`: the iteration on r × r Gram matrices in the space tracked for W; `batched`: on one "
-        "matrix a sample, as in the paper, for small sizes.",
+    solver: Literal["auto", "gram", "krylov", "batched"] = Field(
+        default="auto",
+        description="`auto`: `gram` where the next layer is a Linear behind an elementwise activation, `krylov` "
+        "elsewhere; `gram`: the iteration on r × r Gram matrices in the space tracked for W; `krylov`: in the Krylov "
+        "space of each sample, for any network; `batched`: on one matrix a sample, as in the paper, for small sizes.",
     )
     oversampling: Count = Field(
-        default=2, description="`gram` tracks r = oversampling · k singular vectors of W, at most its rank."
+        default=2,
+        description="`gram` tracks r = oversampling · k singular vectors of W, at most its rank; `krylov` takes so "
+        "many blocks of k.",
     )
     refresh: Count = Field(
         default=50, description="Parameter updates between two computations of σ_k (and, for `gram`, power steps on W)."
@@ -66,4 +73,13 @@ class CheckpointOptions(Options):
 
     segments: Count | None = Field(
         default=None, description="Stretches that an nn.Sequential is cut into; by default the root of its length."
+    )
+
+
+class PreconditionedOptions(GuessOptions):
+    """Options of W̃ᴾ."""
+
+    iterations: Count = Field(
+        default=64,
+        description="Conjugate gradient iterations at most, where W̃ is known by its products alone; each costs two.",
     )

@@ -5,10 +5,11 @@ the same subspace gives the same law. By the chain rule g lies in Im(W̃ᵀ), so
 smaller k has the bias -(I - V_k V_kᵀ) g and nothing else. (The paper reads an identity covariance as necessary for
 that; it is only sufficient.)
 
-Three solvers. `svd` is the paper's. `shared` guesses in span(M_b V), V the top-k right singular vectors of the
+Four solvers. `svd` is the paper's. `shared` guesses in span(M_b V), V the top-k right singular vectors of the
 unmasked W: a sibling of W̃⊥, not an approximation of it. `ritz` finds each sample's top-k singular vectors within the
 span of M_b V_r, r > k; with r = rank(W) and enough power steps that is W̃⊥ itself. Neither of the two allocates
-anything of size batch × d × d, and both guess within Im(W̃ᵀ) exactly.
+anything of size batch × d × d, and both guess within Im(W̃ᵀ) exactly. `krylov` knows W̃ by its products alone, and so
+runs in any network (fgcli/guesses/krylov.py); `auto` is `ritz` where the layer above is linear, `krylov` elsewhere.
 """
 
 from typing import ClassVar
@@ -19,7 +20,9 @@ from torch import Tensor
 from fgcli.gradient.guess import LinearGuess, Needs
 from fgcli.gradient.sites import Site
 from fgcli.gradient.upstream import LinearUpstream
+from fgcli.guesses.krylov import OrthogonalKrylov
 from fgcli.guesses.options import OrthogonalBottomOptions, OrthogonalOptions
+from fgcli.guesses.per_site import PerSite
 from fgcli.spectra.dense import right_singular_vectors
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.tracking import has_full_column_rank, image_of, leading_left_vectors
@@ -27,7 +30,15 @@ from fgcli.spectra.tracking import has_full_column_rank, image_of, leading_left_
 
 def orthogonal(options: OrthogonalOptions) -> LinearGuess:
     """W̃⊥ by the solver asked for."""
-    return OrthogonalSVD(options) if options.solver == "svd" else OrthogonalTracked(options)
+    match options.solver:
+        case "auto":
+            return PerSite(OrthogonalTracked(options), OrthogonalKrylov(options))
+        case "ritz" | "shared":
+            return OrthogonalTracked(options)
+        case "krylov":
+            return OrthogonalKrylov(options)
+        case "svd":
+            return OrthogonalSVD(options)
 
 
 class OrthogonalSVD:

@@ -4,10 +4,17 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fgcli.extend.options import GuessOptions
-from fgcli.gradient.guess import Needs
+from fgcli.gradient.guess import LinearGuess, Needs
 from fgcli.gradient.sites import Site
+from fgcli.guesses.options import PreconditionedOptions
+from fgcli.guesses.per_site import PerSite
+from fgcli.spectra.least_squares import project_onto_rows
 from fgcli.spectra.masked import MaskedBasis
+
+
+def preconditioned(options: PreconditionedOptions) -> LinearGuess:
+    """W̃ᴾ by the matrix where there is one, by products with W̃ elsewhere."""
+    return PerSite(Preconditioned(), PreconditionedByProducts(options))
 
 
 class Preconditioned:
@@ -21,9 +28,6 @@ class Preconditioned:
 
     needs: ClassVar[Needs] = "matrix"
 
-    def __init__(self, options: GuessOptions) -> None:
-        pass
-
     def prepare(self, site: Site) -> MaskedBasis | None:
         d_out, d_in = site.next_weight.shape
         return MaskedBasis.of(site.next_weight.T) if d_out < d_in else None
@@ -35,3 +39,28 @@ class Preconditioned:
         if prepared is None:
             return z.clone()
         return prepared.projected(site.linear_upstream.slope, z)
+
+
+class PreconditionedByProducts:
+    """The same law from z ~ N(0, I) in the space of s: y = z where d_out >= d_in, else y = W̃⁺W̃ z.
+
+    The projection comes from conjugate gradients, which are linear in z as far as they have converged; all their
+    iterates lie in Im(W̃ᵀ).
+    """
+
+    needs: ClassVar[Needs] = "operator"
+
+    def __init__(self, options: PreconditionedOptions) -> None:
+        self.iterations = options.iterations
+
+    def prepare(self, site: Site) -> None:
+        return None
+
+    def noise_dim(self, site: Site, prepared: None) -> int:
+        return site.dim
+
+    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
+        upstream = site.upstream
+        return (
+            z.clone() if upstream.output_dim >= upstream.input_dim else project_onto_rows(upstream, z, self.iterations)
+        )

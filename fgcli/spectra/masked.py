@@ -141,6 +141,11 @@ def whiten_top(gram: Tensor, z: Tensor, power_steps: int, exact: Exact | None = 
     return u.squeeze(-1) if z.dim() == 2 else u
 
 
+def leading_root(gram: Tensor, k: int) -> Tensor:
+    """T [batch, r, k] in the dtype of gram [batch, r, r], T Tᵀ its pseudo-inverse on its top-k eigenvectors."""
+    return _eigen_root(gram, torch.arange(len(gram), device=gram.device), k, None).to(gram)
+
+
 def rounding(gram: Tensor) -> float:
     """What is known of the eigenvalues of a computed Gram matrix [batch, r, r], relative to the largest."""
     return 8 * gram.shape[-1] * torch.finfo(gram.dtype).eps

@@ -5,7 +5,6 @@ import torch
 from masks import covariance, masks, naive_top_k_projector, site, weight
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fgcli.extend.options import GuessOptions
 from fgcli.gradient.guess import LinearGuess
 from fgcli.guesses.newton_schulz import newton_schulz
 from fgcli.guesses.options import NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
@@ -188,7 +187,7 @@ class Largest(TorchDispatchMode):
         (orthogonal(OrthogonalOptions(k="rank")), 64),
         (orthogonal(OrthogonalOptions(k="rank")), 10),
         (newton_schulz(NewtonSchulzOptions()), 64),
-        (Preconditioned(GuessOptions()), 10),
+        (Preconditioned(), 10),
     ],
 )
 def test_nothing_of_size_batch_d_d_is_made(method: LinearGuess, d_out: int) -> None:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from masks import covariance, masks, naive_top_k_projector, weight
 
-from fgcli.extend.options import GuessOptions
 from fgcli.guesses.preconditioned import Preconditioned
 
 SIGMA = 1e-5
@@ -20,12 +19,12 @@ def test_covariance_is_that_of_the_literal_formula(shape: tuple[int, int]) -> No
         values, vectors = torch.linalg.eigh(w_sigma.T @ w_sigma)
         w_prime = w_sigma @ (vectors * values.rsqrt()) @ vectors.T
         literal.append(w_prime.T @ w_prime)
-    found = covariance(Preconditioned(GuessOptions()), matrix, mask)
+    found = covariance(Preconditioned(), matrix, mask)
     torch.testing.assert_close(found, torch.stack(literal), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_before_the_output_it_is_the_projector_onto_the_image(rank: int | None) -> None:
     matrix, mask = weight(4, 9, rank=rank), masks(9)
-    found = covariance(Preconditioned(GuessOptions()), matrix, mask)
+    found = covariance(Preconditioned(), matrix, mask)
     torch.testing.assert_close(found, naive_top_k_projector(matrix, mask, 4), rtol=0, atol=1e-7)

@@ -1,0 +1,91 @@
+"""Leading right singular subspaces of a batch of matrices known by products alone: block Lanczos with Rayleigh–Ritz.
+
+Golub and Kahan's block process with full reorthogonalisation (Golub, Luk, Overton 1981): blocks Q_1 = orth(A X),
+Q_{j+1} = orth(A AᵀQ_j) against all before. R = AᵀQ spans the block Krylov space of AᵀA and lies in Im(Aᵀ) exactly,
+whatever rounding does to Q; the eigenvectors of RᵀR = QᵀAAᵀQ are the Ritz vectors (Musco and Musco 2015 for how few
+blocks are enough).
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fgcli.spectra.masked import leading_root, whiten
+from fgcli.spectra.scaling import near_one
+
+
+class Products(Protocol):
+    """A [batch, m, n] by its products with [batch, n, columns] and Aᵀ's with [batch, m, columns]."""
+
+    @property
+    def input_dim(self) -> int: ...
+
+    @property
+    def output_dim(self) -> int: ...
+
+    def apply(self, v: Tensor) -> Tensor: ...
+
+    def apply_transpose(self, u: Tensor) -> Tensor: ...
+
+
+def krylov_images(matrices: Products, start: Tensor, r: int, batch: int) -> Tensor:
+    """R = AᵀQ [batch, n, r], up to a power of two, Q orthonormal: start X [n, b] is the same for all matrices.
+
+    r is capped at m; with r = m, Q is whole and R spans Im(Aᵀ). Takes ⌈r/b⌉ products with A and as many with Aᵀ, each
+    of b columns.
+    """
+    r = min(r, matrices.output_dim)
+    basis: list[Tensor] = []
+    images: list[Tensor] = []
+    block = matrices.apply(start.expand(batch, -1, -1))
+    while True:
+        left = r - sum(q.shape[2] for q in basis)
+        basis.append(_orthonormal(block[:, :, :left], basis))
+        images.append(matrices.apply_transpose(basis[-1]))
+        if left <= block.shape[2]:
+            return near_one(torch.cat(images, 2))
+        block = matrices.apply(images[-1])
+
+
+def ritz_vectors(images: Tensor, k: int) -> Tensor:
+    """Orthonormal top-k right Ritz vectors of R [batch, n, r], by descending Ritz value: [batch, n, k].
+
+    Columns beyond a sample's rank are 0.
+    """
+    gram = images.mT @ images
+    if k < gram.shape[2]:
+        return images @ leading_root(gram, k)
+    identity = torch.eye(gram.shape[2], dtype=gram.dtype, device=gram.device)
+    return images @ whiten(gram, identity.expand_as(gram))
+
+
+def random_block(n: int, b: int, like: Tensor) -> Tensor:
+    """A fixed Gaussian X [n, b] in the dtype and on the device of `like`: where a first iteration starts."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, b, generator=generator, dtype=torch.float64).to(like)
+
+
+def followed(images: Tensor, start: Tensor) -> Tensor:
+    """One orthogonal iteration on the mean of R_b R_bᵀ, nearly that of AᵀA: start X [n, b] -> [n, b].
+
+    images: R [batch, n, r]. Done at every step, it follows the space that holds most of the matrices' energy: where the
+    next ones start.
+    """
+    image = near_one((images @ (images.mT @ start)).mean(0))
+    device = torch.device("cpu") if image.device.type == "mps" else image.device
+    return torch.linalg.qr(image.to(device)).Q.to(image)
+
+
+def _orthonormal(block: Tensor, basis: list[Tensor]) -> Tensor:
+    """Q [batch, m, b] with the span of block [batch, m, b] as far as the basis before does not hold it already.
+
+    Where it does, Q holds directions that rounding made: orthonormal to the others all the same.
+    """
+    device = torch.device("cpu") if block.device.type == "mps" else block.device
+    for _ in range(2):
+        for _ in range(2):
+            for q in basis:
+                block = block - q @ (q.mT @ block)
+        block = torch.linalg.qr(near_one(block).to(device)).Q.to(block)
+    return block
