@@ -39,10 +39,10 @@ def train(method: str, width: int, seed: int) -> dict[str, Any]:
     name, *options = method.split(":")
     with tempfile.TemporaryDirectory() as folder:
         command = ["fg", "train", "--method", name, "--width", str(width), "--seed", str(seed), "--threads", "1"]
-        command += ["--eval-every", "300", "--json", "--quiet", "--out", f"{folder}/run"]
         for option in options:
             key, _, value = option.partition("=")
             command += ["--k", value] if key == "k" else ["--option", option]
+        command += ["--eval-every", "300", "--json", "--quiet", "--out", f"{folder}/run"]
         beside = str(Path(sys.executable).with_name("fg"))
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run([beside, *command[1:]], capture_output=True, text=True, check=False, env=environment)
