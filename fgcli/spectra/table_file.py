@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from fgcli.errors import UsageError
-from fgcli.files import cache_folder, from_json, write_atomically
+from fgcli.files import cache_folder, from_json, read_regular, write_atomically
 from fgcli.spectra.coefficients import CoefficientTable, FitOptions, StepFit, instability, measure
 from fgcli.spectra.step_polynomial import StepPolynomial
 
@@ -96,10 +96,11 @@ def parse_table(data: bytes, name: str) -> CoefficientTable:
 def read_table(path: Path) -> CoefficientTable:
     """The table in a file. UsageError as `parse_table`, also for a file that cannot be read."""
     try:
-        with path.open("rb") as file:
-            data = file.read(SIZE_LIMIT + 1)
+        data = read_regular(path, SIZE_LIMIT)
     except OSError as error:
         raise UsageError(f"cannot read the coefficient table {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"the coefficient table {path} is refused: {error}") from None
     return parse_table(data, f"the coefficient table {path}")
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fgcli.errors import UsageError
 from fgcli.models.mlp import mlp
 from fgcli.models.options import Activation, MLPOptions
 
@@ -24,6 +25,11 @@ def test_the_default_is_the_papers_network():
         "output.weight": (10, 128),
     }
     assert [type(layer) for layer in model] == [nn.Linear, nn.ReLU] * 3 + [nn.Linear]
+
+
+def test_a_network_larger_than_the_memory_is_refused_before_it_is_drawn():
+    with pytest.raises(UsageError, match=r"width 100000000 and depth 3 has 20,000,005,000,000,000 weights, which take"):
+        mlp(MLPOptions(width=10**8), (40,), 10, generator())
 
 
 @pytest.mark.parametrize("bias", [False, True])

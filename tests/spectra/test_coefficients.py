@@ -193,6 +193,13 @@ def test_missing_file(tmp_path: Path) -> None:
         table_file.find_table(tmp_path / "absent.json")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match=r"pipe is refused: not a regular file"):
+        table_file.find_table(tmp_path / "pipe")
+
+
 def test_found_are_the_named_then_the_cached_then_the_shipped(cache: Path, tmp_path: Path) -> None:
     shipped = table_file.shipped_table()
     assert table_file.find_table() is shipped
