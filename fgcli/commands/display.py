@@ -14,6 +14,9 @@ from fgcli.commands.output import Lossy
 from fgcli.errors import one_line
 from fgcli.training.reporter import Plan, Silent
 
+SPLITS = ("train", "test")
+NARROW = 40  # columns, below which the table at the end would be cut
+
 
 class WarningsOnly(Silent):
     """The reporter of --quiet."""
@@ -82,25 +85,33 @@ class Display(WarningsOnly):
 
 
 def show_result(result: Mapping[str, Any]) -> None:
-    """The table at the end, to standard output."""
-    table = Table("", "train", "test")
-    table.add_row("accuracy", f"{result['train_accuracy']:.4f}", f"{result['test_accuracy']:.4f}")
-    table.add_row("loss", f"{result['train_loss']:.4f}", f"{result['test_loss']:.4f}")
-
+    """The table at the end, to standard output; a line for each of its numbers where it would not fit."""
+    measures = {name: [f"{result[f'{split}_{name}']:.4f}" for split in SPLITS] for name in ("accuracy", "loss")}
     lower, upper = result["step_ms_quartiles"]
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("steps", str(result["steps"]))
-    facts.add_row("wall time", f"{result['wall_s']:.1f} s")
-    facts.add_row("time per step", f"{result['step_ms_median']:.2f} ms median, quartiles {lower:.2f} to {upper:.2f}")
-    facts.add_row("peak memory", f"{result['peak_memory_bytes'] / 2**20:.0f} MiB")
-    facts.add_row("device", f"{result['device']}, threads: {result['threads']}")
-    for names, how in _uncovered(result["perturbed"], result["frozen"]):
-        facts.add_row(how, Text(names))
+    facts = [
+        ("steps", str(result["steps"])),
+        ("wall time", f"{result['wall_s']:.1f} s"),
+        ("time per step", f"{result['step_ms_median']:.2f} ms median, quartiles {lower:.2f} to {upper:.2f}"),
+        ("peak memory", f"{result['peak_memory_bytes'] / 2**20:.0f} MiB"),
+        ("device", f"{result['device']}, threads: {result['threads']}"),
+        *((how, names) for names, how in _uncovered(result["perturbed"], result["frozen"])),
+    ]
 
     console = Console(file=_lossy(sys.stdout))
     console.print(_title(result))
-    console.print(table)
-    console.print(facts)
+    if console.width < NARROW:
+        pairs = [(f"{split} {name}", row[i]) for name, row in measures.items() for i, split in enumerate(SPLITS)]
+        for name, value in [*pairs, *facts]:
+            console.print(Text(f"{name}: {value}"))
+    else:
+        table = Table("", *SPLITS)
+        for name, row in measures.items():
+            table.add_row(name, *row)
+        grid = Table.grid(padding=(0, 2))
+        for name, value in facts:
+            grid.add_row(name, Text(value))
+        console.print(table)
+        console.print(grid)
     # Outside the grid: a path that is cut or wrapped cannot be copied.
     console.print(Text(f"run directory  {result['run_dir']}"), soft_wrap=True)
 

@@ -34,7 +34,11 @@ def test_table_has_the_numbers(capsys):
 def test_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     show_result(RESULT)
-    assert RESULT["run_dir"] in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert RESULT["run_dir"] in shown
+    words = " ".join(shown.split())
+    for text in ("train accuracy: 0.5124", "test loss: 1.5000", "wall time: 61.2 s", "device: cpu, threads: 1"):
+        assert text in words, "whole, not cut"
 
 
 @pytest.mark.parametrize("to_stderr", [True, False])
