@@ -78,7 +78,7 @@ class PluggedGroup(FgGroup):
 
 def _command(one: Registered) -> Any:
     """The command that a subcommand's entry stands for."""
-    target = one.entry.load()
+    target = one.load()
     program = typer.Typer(**_PLAIN, add_completion=False)
     try:
         program.command(one.entry.name)(guarded(target))

@@ -1,11 +1,12 @@
 """`fg analyze-moments`: bias, variance and covariance of any method. Heavy imports inside the bodies."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fgcli.commands.train_flags import AsJson, Batches, Epochs, Runs, with_train_flags
-from fgcli.errors import UsageError
+from fgcli.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from fgcli.commands.states import State
@@ -133,17 +134,24 @@ def _measure(
     state: "State", label: str, subject: "Subject", batches: int, draws: int, space: str
 ) -> "list[LayerMoments]":
     from fgcli.diagnostics.moments import NothingKnown, moments, moments_of_weights
+    from fgcli.gradient.errors import GuessFault
     from fgcli.gradient.randomness import Streams
 
     streams = Streams(state.assembly.streams.generator("analyze-moments", state.step).initial_seed())
-    if space == "weights":
-        return moments_of_weights(subject, state.batches(batches), draws, streams)
-    if subject.guesses is None:
+    if subject.guesses is None and space != "weights":
         raise UsageError(f"--method {label} guesses no gradient of a layer's output; use --space weights")
+    of_space = moments_of_weights if space == "weights" else moments
     try:
-        return moments(subject, state.batches(batches), draws, streams)
+        found = of_space(subject, state.batches(batches), draws, streams)
     except NothingKnown as error:
         raise UsageError(f"--method {label}: {error}") from error
+    except GuessFault as fault:
+        raise RunError(f"method {label} failed at {state.label}: {fault}; `fg --debug ...` shows where") from fault
+    for layer in found:
+        for key, one in [*layer.exact.items(), *layer.monte_carlo.items()]:
+            if not math.isfinite(one.mean):
+                raise RunError(f"method {label} at {state.label}: {key} of {layer.layer} is {one.mean}, not a number")
+    return found
 
 
 def _show(found: "list[tuple[State, str, list[LayerMoments]]]", *, to_stderr: bool) -> None:

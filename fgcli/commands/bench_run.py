@@ -187,7 +187,8 @@ class _Bench:
 
     def _make_executor(self) -> Executor:
         request = self.request
-        entry = self.registry.entry("executor", request.executor, where="--executor")
+        one = self.registry.find("executor", request.executor, where="--executor")
+        entry = one.entry
         given = parse_assignments(request.executor_options, "--executor-option")
         if request.jobs is not None:
             if "jobs" not in entry.options.model_fields:
@@ -197,7 +198,7 @@ class _Bench:
             given["jobs"] = request.jobs
         options = checked_options("executor", entry, given, "--executor-option")
         try:
-            return entry.load()(options)
+            return one.load()(options)
         except (UsageError, RunError):
             raise
         except Exception as cause:

@@ -6,8 +6,8 @@ from typing import Any
 
 from fgcli.commands.entry_options import checked_options
 from fgcli.errors import UsageError
-from fgcli.extend.entry import Entry
 from fgcli.extend.options import Options
+from fgcli.extend.plugins import Registered
 from fgcli.extend.registry import Registry
 from fgcli.recipe import parse_assignments
 
@@ -25,9 +25,9 @@ def make_sinks(registry: Registry, names: Iterable[str], assignments: Iterable[s
     for name, given in options.items():
         one = registry.find("metric sink", name, where="--sink")
         options_of = checked_options("metric sink", one.entry, given, "--sink-option", f"{name}.")
-        sinks[f"{name} of {one.origin}"] = partial(_make, one.entry, options_of)
+        sinks[f"{name} of {one.origin}"] = partial(_make, one, options_of)
     return sinks
 
 
-def _make(entry: Entry, options: Options) -> Any:
-    return entry.load()(options)
+def _make(one: Registered, options: Options) -> Any:
+    return one.load()(options)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pluggy import PluginManager
 
 from fgcli import __version__
-from fgcli.errors import exception_text, one_line
+from fgcli.errors import UsageError, exception_text, one_line
 from fgcli.extend import hookspecs
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import CONTRACT
@@ -68,6 +68,14 @@ class Registered(NamedTuple):
     hook: str
     origin: Origin
     entry: Entry
+
+    def load(self) -> Any:
+        """Import the entry's target, as `Entry.load`; the UsageError names the plugin and the mend, too."""
+        try:
+            return self.entry.load()
+        except UsageError as error:
+            mend = f"mend that plugin, uninstall it, or leave it out of {ALLOWED}"
+            raise UsageError(f"{error} (registered by {self.origin}; {mend})") from error
 
 
 class Plugins:

@@ -139,7 +139,7 @@ class _Parts:
 
     def make(self, section: Section, kind: type[T], *arguments: Any) -> T:
         """Call the target of the section's entry with its options and `arguments`."""
-        target = self.registry.find(section, getattr(self.recipe, section)).entry.load()
+        target = self.registry.find(section, getattr(self.recipe, section)).load()
         options = section_options(self.recipe, section, self.registry)
         made = self.guarded(section, lambda: target(options, *arguments))
         if not isinstance(made, kind):

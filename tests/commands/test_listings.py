@@ -192,4 +192,5 @@ def test_a_subcommand_of_a_plugin(tmp_path: Path) -> None:
         done = of_process(tmp_path, *arguments)
         assert done.returncode == code
         assert done.stderr.startswith(said)
+        assert "commands-of-a-plugin" in done.stderr or code == 1, "the plugin is named"
         assert done.stderr.count("\n") == 1
