@@ -164,8 +164,9 @@ def _weak(factor: Tensor, usable: Tensor, factored: Tensor, gram: Tensor) -> Ten
     limit = torch.finfo(gram.dtype).eps ** 0.5 / numbers.eps
     diagonal = factored.diagonal(dim1=1, dim2=2)
     squares = gram.diagonal(dim1=1, dim2=2)
-    usable = usable & (diagonal > numbers.tiny / numbers.eps).all(1)
-    usable &= (squares[:, :k] > rounding(gram) * squares.amax(1, keepdim=True)).all(1)
+    # amin takes half of all's time; both are false for NaN.
+    usable = usable & (diagonal.amin(1) > numbers.tiny / numbers.eps)
+    usable &= squares[:, :k].amin(1) > rounding(gram) * squares.amax(1)
     determinant = (factor.diagonal(dim1=1, dim2=2).square() / diagonal).prod(1)
     sound = usable & (determinant > math.e * k / limit)
     if bool(sound.all()):
