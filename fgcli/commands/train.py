@@ -83,7 +83,7 @@ def train(
         _option("--keep-checkpoints", "Epochs after which a checkpoint is written that is kept.", "N,N,…"),
     ] = None,
     keep_last: Annotated[
-        int | None,
+        str | None,
         _option("--keep-last", "How many of the newest checkpoints to keep, beside the best (default 2).", "N"),
     ] = None,
     on_nonfinite: Annotated[

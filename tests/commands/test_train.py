@@ -103,9 +103,10 @@ def test_options_that_are_lists():
 
 
 def test_lists_by_commas():
-    flags = ["--diagnostics", "bias, overlap", "--keep-checkpoints", "1,2", "--out", "run"]
+    flags = ["--diagnostics", "bias, overlap", "--keep-checkpoints", "1,2", "--keep-last", "1", "--out", "run"]
     result = json.loads(fg("train", *FLAGS, *flags, "--json").stdout)
     assert (result["diagnostics"], result["keep_checkpoints"]) == (["bias", "overlap"], [1, 2])
+    assert result["keep_last"] == 1
     assert Path("run/diagnostics.jsonl").exists()
 
 
@@ -145,6 +146,7 @@ BAD = {
     "epochs": ("--epochs 0", "--epochs is 0; it must be at least 1"),
     "max steps": ("--max-steps 0", "--max-steps is 0; it must be at least 1"),
     "eval every": ("--eval-every 0", "--eval-every is 0; it must be at least 1"),
+    "keep last": ("--keep-last 0", "--keep-last is 0; it must be at least 1"),
     "threads": ("--threads 0", "--threads is 0; it must be at least 1"),
     "seed": ("--seed -1", "--seed is -1; it must be at least 0"),
     "threads beyond all machines": ("--threads 100000", "--threads is 100000; it must be at most 1024"),
