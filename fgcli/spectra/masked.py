@@ -160,14 +160,25 @@ def _weak(factor: Tensor, usable: Tensor, factored: Tensor, gram: Tensor) -> Ten
     underflowed has lost its digits. And the first k basis vectors must be more than rounding beside the largest: their
     squared lengths are the diagonal of `gram`.
     """
+    if len(factor) == 0:
+        return None
     k, numbers = factor.shape[-1], torch.finfo(factored.dtype)
     limit = torch.finfo(gram.dtype).eps ** 0.5 / numbers.eps
     diagonal = factored.diagonal(dim1=1, dim2=2)
     squares = gram.diagonal(dim1=1, dim2=2)
-    # amin takes half of all's time; both are false for NaN.
-    usable = usable & (diagonal.amin(1) > numbers.tiny / numbers.eps)
-    usable &= squares[:, :k].amin(1) > rounding(gram) * squares.amax(1)
     determinant = (factor.diagonal(dim1=1, dim2=2).square() / diagonal).prod(1)
+    # Most batches pass by their extremes, which is quicker (aminmax: amin and amax take four times as long each).
+    smallest, largest = float(squares[:, :k].aminmax().min), float(squares.aminmax().max)
+    if (
+        bool(usable.all())
+        and smallest > rounding(gram) * largest
+        and float(determinant.aminmax().min) > math.e * k / limit
+        and (factored is gram or float(diagonal.aminmax().min) > numbers.tiny / numbers.eps)
+        and smallest > numbers.tiny / numbers.eps
+    ):
+        return None
+    usable = usable & (diagonal > numbers.tiny / numbers.eps).all(1)
+    usable &= (squares[:, :k] > rounding(gram) * squares.amax(1, keepdim=True)).all(1)
     sound = usable & (determinant > math.e * k / limit)
     if bool(sound.all()):
         return None

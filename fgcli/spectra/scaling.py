@@ -11,7 +11,8 @@ def near_one(x: Tensor) -> Tensor:
 
     Left as it is where that value is 0 or not finite; as far as the range of the dtype allows where it is subnormal.
     """
-    largest = max(float(x.amax()), -float(x.amin()))
+    low, high = x.aminmax()
+    largest = max(float(high), -float(low))
     if largest == 0 or not math.isfinite(largest):
         return x
     limit = math.frexp(torch.finfo(x.dtype).max)[1] - 2
