@@ -11,8 +11,6 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from itertools import accumulate
-from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
@@ -20,8 +18,8 @@ import hand_written
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
+from fgcli.bench.measure import peak_of
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch, Estimator
 from fgcli.gradient.randomness import Streams
@@ -101,12 +99,7 @@ def peak_memory(name: str, width: int) -> float:
     step = stepper(name, width)
     for number in range(10):
         step(number)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step(10)
-    raw: Any = profiler.profiler  # the only place where single allocations are to be had
-    events = [event for event in raw.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(accumulate(changes)) / 2**20
+    return peak_of(lambda: step(10), torch.device("cpu")) / 2**20
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,6 @@ class Stepper:
         self._batch = Batch(assembly.dataset.train_inputs[:size], assembly.dataset.train_targets[:size])
         self._parameters = dict(assembly.model.named_parameters())
         self._step = 0
-        assembly.model.train()
 
     @torch.no_grad()
     def __call__(self) -> float:
@@ -108,18 +107,18 @@ def measure_memory(recipe: Recipe, registry: Registry) -> dict[str, Any]:
     for _ in range(10):
         stepper()
     process = peak_memory_bytes(stepper.assembly.device)
-    return {"process_peak_bytes": process, "step_peak_bytes": _step_peak(stepper)}
+    return {"process_peak_bytes": process, "step_peak_bytes": peak_of(stepper, stepper.assembly.device)}
 
 
-def _step_peak(stepper: Stepper) -> int:
-    device = stepper.assembly.device
+def peak_of(step: Callable[[], object], device: torch.device) -> int:
+    """Bytes of tensors that one call holds at its peak beyond what it found allocated."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        stepper()
+        step()
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        stepper()
+        step()
     raw: Any = profiler.profiler  # the only place where single allocations are to be had
     events = [event for event in raw.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]

@@ -4,6 +4,7 @@ A view names values by their key: what a finished run's result.json holds, what 
 an epoch, or what timing.json holds. `label` names the compared method; every other axis is a key of the grid.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -78,7 +79,7 @@ class View(Options):
     )
 
 
-class Referenced(View):
+class Referenced(View, ABC):
     """A view beside which numbers of a publication stand."""
 
     reference: dict[str, Any] = Field(
@@ -89,9 +90,9 @@ class Referenced(View):
     reference_name: str = Field(default="paper", description="Where those numbers are from.")
 
     @property
+    @abstractmethod
     def reference_axes(self) -> list[str]:
         """What each level of `reference` is keyed by: `label`, axes, and `value`, the key of a value."""
-        raise NotImplementedError
 
     def published(self, keys: Sequence[object]) -> float | None:
         """The published number under one key a level, in the order of `reference_axes`; None where there is none."""

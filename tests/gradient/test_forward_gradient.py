@@ -7,16 +7,13 @@ import torch
 from networks import batch_for, chain, cross_entropy, residual, site_gradients
 from torch import Tensor, nn
 
-from fgcli.extend.options import GuessOptions, Options
-from fgcli.gradient.errors import ModelRefused
+from fgcli.extend.options import GuessOptions
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import Isotropic, Needs
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Site, is_site, weight_gradients
-from fgcli.guesses.perturbation import MaskedActivationPerturbation
 from fgcli.guesses.transpose import Transpose
-from fgcli.guesses.weight_perturbation import WeightPerturbation
 
 RNG = Streams(3).at(7)
 
@@ -247,53 +244,6 @@ def test_a_method_that_samples_trains_but_has_no_linear_map() -> None:
         estimator.linear_maps(model, batch.inputs, RNG.step)
 
 
-class Shared(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(self.layer(x))
-
-
-def tied() -> nn.Module:
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    model[2].weight = model[0].weight
-    return model
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (Shared(), "site 'layer' is called twice"),
-        (tied(), "sites '0' and '2' share a parameter"),
-        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), r"layer '1' \(BatchNorm1d\) is in train mode"),
-        (
-            nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)).eval(),
-            r"layer '1' \(BatchNorm1d\) tracks no running statistics",
-        ),
-        (nn.Sequential(nn.ReLU()), "has no site"),
-        (nn.Sequential(nn.Flatten(0), nn.Linear(8, 4)), "first axis must be the batch"),
-    ],
-)
-def test_refused_by_any_guess(model: nn.Module, message: str) -> None:
-    with pytest.raises(ModelRefused, match=message):
-        ForwardGradient(Isotropic()).bind(model, torch.zeros(2, 4))
-
-
-def test_batch_norm_is_noticed_in_the_mode_that_it_has_at_each_estimate() -> None:
-    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
-    model[1].eval()
-    batch = batch_for(model, 5)
-    for estimator in (ForwardGradient(Isotropic()), WeightPerturbation(Options())):
-        estimator.bind(model, batch.inputs)
-        assert estimator.estimate(model, cross_entropy, batch, RNG).losses.isfinite().all()
-        model.train()
-        with pytest.raises(ModelRefused, match=r"layer '1' \(BatchNorm1d\) is in train mode"):
-            estimator.estimate(model, cross_entropy, batch, RNG)
-        model[1].eval()
-
-
 def test_a_layer_that_is_the_whole_model_is_the_output_layer() -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 3).double()
@@ -303,88 +253,6 @@ def test_a_layer_that_is_the_whole_model_is_the_output_layer() -> None:
     wt, isotropic = (estimator.estimate(model, cross_entropy, batch, RNG).gradients for estimator in estimators)
     assert wt.keys() == {"weight", "bias"}
     assert all(torch.equal(wt[name], isotropic[name]) for name in wt)
-
-
-class Uses(nn.Module):
-    """Does to its layers what the name of `use` says."""
-
-    def __init__(self, use: str) -> None:
-        super().__init__()
-        self.use = use
-        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.a(x))
-        match self.use:
-            case "weight beside its layer":
-                return self.b(h) + nn.functional.linear(x, self.a.weight)
-            case "input changed in place":
-                h += self.b(h)
-                return h
-            case "keyword":
-                return self.b(input=h)
-            case _:
-                raise ValueError(self.use)
-
-
-@pytest.mark.parametrize(
-    ("use", "message"),
-    [
-        ("weight beside its layer", "a parameter of a Linear, Conv1d or Conv2d layer is also used outside that layer"),
-        ("input changed in place", "site 'b' has an input that the model changes in place afterwards"),
-        ("keyword", "site 'b' is called with its input by keyword"),
-    ],
-)
-def test_refused_before_a_gradient_is_silently_wrong(use: str, message: str) -> None:
-    with pytest.raises(ModelRefused, match=message):
-        ForwardGradient(Isotropic()).bind(Uses(use), torch.zeros(2, 4))
-
-
-def test_an_embedding_tied_to_a_site_is_refused() -> None:
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
-            self.head.weight = self.embed.weight
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(torch.tanh(self.embed(x)))
-
-    with pytest.raises(ModelRefused, match="is also used outside that layer"):
-        ForwardGradient(Isotropic()).bind(Tied(), torch.zeros(2, dtype=torch.long))
-
-
-class Branching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        s = self.first(x)
-        return self.second(torch.relu(s)) + s
-
-
-class Deciding(Branching):
-    def forward(self, x: Tensor) -> Tensor:
-        s = self.first(x)
-        return self.second(s) if s.sum() > 0 else s
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (Branching(), r"site 'first' \(Linear\) has an output that 2 operations use"),
-        (Deciding(), r"site 'first' \(Linear\) is in a model that torch.fx cannot follow \(TraceError"),
-        (
-            nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 2)),
-            r"site '0' \(Linear\) is followed by '1' \(LayerNorm\).*or activation-perturbation",
-        ),
-        (nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Linear(4, 4), nn.Linear(4, 2)), r"site '1' .* shape \[1, 4\]"),
-    ],
-)
-def test_refused_by_guesses_that_need_the_upstream_jacobian_as_a_matrix(model: nn.Module, message: str) -> None:
-    with pytest.raises(ModelRefused, match=message):
-        ForwardGradient(MaskedActivationPerturbation(GuessOptions())).bind(model, torch.zeros(2, 4))
 
 
 class InPlace(nn.Module):

@@ -1,0 +1,377 @@
+"""A plugin's code that misbehaves in a run: the error names what, of which plugin, at which site and in which step."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import TINY, Listener, go_on, rows, run
+
+from fgcli.errors import RunError, UsageError
+from fgcli.extend.registry import Registry, load_registry
+from fgcli.recipe import read_recipe, resolve
+from fgcli.training.start import begin, resume
+
+SOURCE = '''
+import torch
+
+from fgcli.extend.entry import Entry
+from fgcli.extend.hookspecs import hookimpl
+from fgcli.extend.options import GuessOptions, Options
+from fgcli.guesses.perturbation import ActivationPerturbation
+from fgcli.guesses.transpose import Transpose
+from fgcli.guesses.weight_perturbation import WeightPerturbation
+
+STEP, SITE = 4, "hidden2"
+
+
+def entries(kind, names, options):
+    return [Entry(name, f"faulty:{name}", f"A {kind}.", options) for name in names]
+
+
+@hookimpl
+def fg_guess_methods():
+    names = ["Sound", "Shape", "Dtype", "Graph", "Number", "Raises", "Prepare", "Noise", "Nan", "Masked", "Sampled"]
+    names += ["Leaves", "Memory", "Sparse"]
+    return entries("guess", [*names, "NoMethod", "Constructor", "Exits", "Needs", "Both"], GuessOptions)
+
+
+@hookimpl
+def fg_estimators():
+    names = ["EstimatorRaises", "Unknown", "GradientShape", "Nothing", "Bind", "Unbound", "State"]
+    return entries("estimator", names, Options)
+
+
+@hookimpl
+def fg_models():
+    return entries("model", ["NoModule", "ModelRaises", "ForwardRaises", "FewOutputs"], Options)
+
+
+@hookimpl
+def fg_datasets():
+    return entries("dataset", ["NoDataset"], Options)
+
+
+@hookimpl
+def fg_optimizers():
+    return entries("optimizer", ["NoOptimizer", "StepRaises"], Options)
+
+
+class Sound(Transpose):
+    def map(self, site, prepared, z):
+        y = super().map(site, prepared, z)
+        return self.spoil(y) if (site.step, site.name) == (STEP, SITE) else y
+
+    def spoil(self, y):
+        return y
+
+
+class Shape(Sound):
+    def spoil(self, y):
+        return y[:, 1:]
+
+
+class Dtype(Sound):
+    def spoil(self, y):
+        return y.double()
+
+
+class Graph(Sound):
+    def spoil(self, y):
+        return y.clone().requires_grad_()
+
+
+class Number(Sound):
+    def spoil(self, y):
+        return 3
+
+
+class Raises(Sound):
+    def spoil(self, y):
+        raise ValueError("no luck")
+
+
+class Prepare(Sound):
+    def prepare(self, site):
+        if (site.step, site.name) == (STEP, SITE):
+            raise ValueError("no luck")
+
+
+class Noise(Sound):
+    def noise_dim(self, site, prepared):
+        return "many" if (site.step, site.name) == (STEP, SITE) else super().noise_dim(site, prepared)
+
+
+class Leaves(Sound):
+    def spoil(self, y):
+        raise SystemExit(0)
+
+
+class Sparse(Sound):
+    def spoil(self, y):
+        return y.to_sparse()
+
+
+class Memory(Sound):
+    def prepare(self, site):
+        if (site.step, site.name) == (STEP, SITE):
+            site.memory["count"] = 3
+
+
+class Nan(Sound):
+    def spoil(self, y):
+        return y * torch.nan
+
+
+class Masked(ActivationPerturbation):
+    """NaN where ReLU is off: it does not reach the loss's tangent."""
+
+    needs = "matrix"
+
+    def map(self, site, prepared, z):
+        y = super().map(site, prepared, z)
+        spoilt = y.masked_fill(site.linear_upstream.slope == 0, torch.nan)
+        return spoilt if (site.step, site.name) == (STEP, SITE) else y
+
+
+class Sampled:
+    needs = "nothing"
+
+    def __init__(self, options):
+        pass
+
+    def prepare(self, site):
+        return None
+
+    def sample(self, site, prepared, batch, generator):
+        y = torch.randn(batch, *site.shape, generator=generator)
+        return y * torch.inf if (site.step, site.name) == (STEP, SITE) else y
+
+
+class NoMethod:
+    needs = "nothing"
+
+    def __init__(self, options):
+        pass
+
+
+class Constructor:
+    def __init__(self, options):
+        raise ValueError("no luck")
+
+
+class Exits:
+    def __init__(self, options):
+        raise SystemExit(0)
+
+
+class Needs(Sound):
+    needs = "all"
+
+
+class Both(Sound):
+    sample = Sampled.sample
+
+
+class EstimatorRaises(WeightPerturbation):
+    def estimate(self, model, loss, batch, rng):
+        if rng.step == STEP:
+            raise ValueError("no luck")
+        return super().estimate(model, loss, batch, rng)
+
+
+class Unknown(WeightPerturbation):
+    def estimate(self, model, loss, batch, rng):
+        estimate = super().estimate(model, loss, batch, rng)
+        return estimate if rng.step < STEP else type(estimate)(estimate.losses, {"x": estimate.losses})
+
+
+class GradientShape(WeightPerturbation):
+    def estimate(self, model, loss, batch, rng):
+        estimate = super().estimate(model, loss, batch, rng)
+        gradients = {name: g if rng.step < STEP else g.T for name, g in estimate.gradients.items()}
+        return type(estimate)(estimate.losses, gradients)
+
+
+class Nothing(WeightPerturbation):
+    def estimate(self, model, loss, batch, rng):
+        return super().estimate(model, loss, batch, rng) if rng.step < STEP else None
+
+
+class Bind(WeightPerturbation):
+    def bind(self, model, example):
+        raise ValueError("no luck")
+
+
+class Unbound(WeightPerturbation):
+    def bind(self, model, example):
+        return None
+
+
+class State(WeightPerturbation):
+    def state(self):
+        return {"count": 3}
+
+
+def NoModule(options, input_shape, classes, generator):
+    return []
+
+
+def ModelRaises(options, input_shape, classes, generator):
+    raise ValueError("no luck")
+
+
+class Spoilt(torch.nn.Linear):
+    def forward(self, x):
+        raise ValueError("no luck")
+
+
+def ForwardRaises(options, input_shape, classes, generator):
+    return Spoilt(40, classes)
+
+
+def FewOutputs(options, input_shape, classes, generator):
+    return torch.nn.Linear(40, 4)
+
+
+def NoDataset(options):
+    return None
+
+
+def NoOptimizer(options, parameters, lr):
+    return None
+
+
+class StepRaises(torch.optim.SGD):
+    def __init__(self, options, parameters, lr):
+        super().__init__(parameters, lr=lr)
+
+    def step(self, closure=None):
+        raise ValueError("no luck")
+'''
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    path = tmp_path / "faulty.py"
+    path.write_text(SOURCE)
+    yield load_registry((path,))
+    load_registry.cache_clear()
+    sys.modules.pop("faulty", None)
+
+
+IN_A_RUN = {
+    "Shape": r"site 'hidden2': map returned a tensor of shape \[32, 7\]; it must be \[32, 8\]",
+    "Dtype": r"site 'hidden2': map returned a tensor of dtype torch.float64; it must be torch.float32",
+    "Graph": r"site 'hidden2': map returned a tensor that requires grad; it must record no graph: detach",
+    "Number": r"site 'hidden2': map returned int; it must return a tensor \[32, 8\]",
+    "Raises": r"site 'hidden2': map raised ValueError: no luck",
+    "Prepare": r"site 'hidden2': prepare raised ValueError: no luck",
+    "Leaves": r"site 'hidden2': map raised SystemExit: 0",
+    "Sparse": r"site 'hidden2': map returned a tensor of layout torch.sparse_coo; it must be torch.strided",
+    "Memory": r"site 'hidden2': prepare left 'count', a int, in site.memory; it must hold tensors, by name",
+    "Noise": r"site 'hidden2': noise_dim returned 'many'; it must return a number of 0 or more",
+    "EstimatorRaises": r"ValueError: no luck",
+    "Unknown": r"it gave a gradient for 'x', which is no parameter of the model",
+    "GradientShape": r"its gradient of hidden1.weight has shape \[40, 8\]; it must have \[8, 40\]",
+    "Nothing": r"estimate returned NoneType; it must return an Estimate",
+}
+
+
+def train(registry: Registry, path: Path, **changes: Any) -> Any:
+    return begin(resolve(None, TINY | {"depth": 3} | changes, registry), path, registry, Listener())
+
+
+@pytest.mark.parametrize(("method", "said"), IN_A_RUN.items())
+def test_a_fault_names_method_plugin_site_and_step(registry: Registry, tmp_path: Path, method: str, said: str) -> None:
+    with pytest.raises(RunError, match=rf"^method {method} of faulty file \w+ failed in step 5: {said} \(seed 0, .*"):
+        train(registry, tmp_path / "run", method=method).run()
+    assert [row["step"] for row in rows(tmp_path / "run")] == [3]
+
+
+def test_an_optimizer_that_raises_is_named(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"^optimizer StepRaises failed in step 1: ValueError: no luck \(seed 0, .*"):
+        train(registry, tmp_path / "run", optimizer="StepRaises").run()
+
+
+def test_estimator_state_that_cannot_be_written_is_named(registry: Registry, tmp_path: Path) -> None:
+    said = r"^cannot write a checkpoint: state of method State of faulty file \w+ gave {'count': 3}; it must give a map"
+    with pytest.raises(RunError, match=said):
+        train(registry, tmp_path / "run", method="State").run()
+
+
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        ("Nan", "directional derivative"),
+        ("Sampled", "directional derivative"),
+        ("Masked", "gradient of hidden2.weight"),
+    ],
+)
+def test_a_guess_that_is_not_finite_is_found_before_the_update(
+    registry: Registry, tmp_path: Path, method: str, what: str
+) -> None:
+    training = train(registry, tmp_path / "run", method=method)
+    said = (
+        rf"^the {what} is not finite in step 5 \(method {method} of faulty file \w+, site 'hidden2': the guess is not "
+    )
+    with pytest.raises(RunError, match=said + r"finite\); stopped before the update \(seed 0, "):
+        training.run()
+    assert all(torch.isfinite(parameter).all() for parameter in training.assembly.model.parameters())
+
+
+def test_a_loss_that_is_not_finite_blames_no_guess(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"the loss is not finite in step \d+; stopped before the update \(seed"):
+        train(registry, tmp_path / "run", method="Sound", optimizer="sgd", lr=1e30).run()
+
+
+BEFORE_A_RUN = {
+    "NoMethod": ("method", r"failed: TypeError: NoMethod is no guess method: it must have needs, prepare and either"),
+    "Constructor": ("method", r"failed: ValueError: no luck"),
+    "Exits": ("method", r"failed: SystemExit: 0"),
+    "Needs": ("method", r"failed: TypeError: Needs.needs is 'all'; it must be one of \('nothing', 'operator', 'matr"),
+    "Both": ("method", r"failed: TypeError: Both is no guess method: it must have needs, prepare and either"),
+    "Unbound": ("method", r"failed: TypeError: bind returned NoneType; it must return a Coverage"),
+    "ForwardRaises": ("model", r"failed: ValueError: no luck"),
+    "FewOutputs": ("model", r"gave \[2, 4\] for 2 samples; it must give \[2, 10\], a number for each of the classes"),
+    "Bind": ("method", r"failed: ValueError: no luck"),
+    "NoModule": ("model", r"gave list; it must give a Module"),
+    "ModelRaises": ("model", r"failed: ValueError: no luck"),
+    "NoDataset": ("dataset", r"gave NoneType; it must give a Dataset"),
+    "NoOptimizer": ("optimizer", r"gave NoneType; it must give a Optimizer"),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE_A_RUN)
+def test_a_fault_before_the_run_writes_nothing(registry: Registry, tmp_path: Path, name: str) -> None:
+    section, said = BEFORE_A_RUN[name]
+    changes = {"dataset_options": {}} if section == "dataset" else {}
+    changes |= {"width": None, "depth": None} if section == "model" else {}
+    with pytest.raises(UsageError, match=rf"^{section} {name} of faulty file \w+ {said}"):
+        train(registry, tmp_path / "run", **changes, **{section: name})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_plugin_is_missing_says_which_it_was(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="failed in step 5"):
+        train(registry, tmp_path / "run", method="Raises").run()
+    said = r"unknown method 'Raises'; .*; the run was begun with faulty file \w+, which is not in use"
+    with pytest.raises(UsageError, match=said):
+        go_on(tmp_path / "run")
+    environment = tmp_path / "run" / "environment.json"
+    environment.write_text(environment.read_text().replace("faulty file", "faulty of old"))
+    listener = Listener()
+    resume(tmp_path / "run", None, {}, registry, listener)
+    assert len(listener.warnings) == 1
+    assert "the method is now that of faulty file" in listener.warnings[0]
+    assert "the run was begun with faulty of old" in listener.warnings[0]
+
+
+def test_a_sound_method_of_a_plugin_trains_as_the_built_in_one(registry: Registry, tmp_path: Path) -> None:
+    theirs = train(registry, tmp_path / "theirs", method="faulty:Sound").run()
+    ours = run(tmp_path / "ours", method="wt", depth=3)
+    assert theirs["train_loss"] == ours["train_loss"]
+    written = resolve(read_recipe(tmp_path / "theirs" / "recipe.yaml"), {}, registry)
+    assert written.method == "faulty:Sound"
