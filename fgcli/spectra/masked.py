@@ -164,6 +164,7 @@ def _weak(factor: Tensor, usable: Tensor, factored: Tensor, gram: Tensor) -> Ten
         return None
     k, numbers = factor.shape[-1], torch.finfo(factored.dtype)
     limit = torch.finfo(gram.dtype).eps ** 0.5 / numbers.eps
+    least = torch.finfo(gram.dtype).tiny / torch.finfo(gram.dtype).eps
     diagonal = factored.diagonal(dim1=1, dim2=2)
     squares = gram.diagonal(dim1=1, dim2=2)
     determinant = (factor.diagonal(dim1=1, dim2=2).square() / diagonal).prod(1)
@@ -174,11 +175,11 @@ def _weak(factor: Tensor, usable: Tensor, factored: Tensor, gram: Tensor) -> Ten
         and smallest > rounding(gram) * largest
         and float(determinant.aminmax().min) > math.e * k / limit
         and (factored is gram or float(diagonal.aminmax().min) > numbers.tiny / numbers.eps)
-        and smallest > numbers.tiny / numbers.eps
+        and smallest > least
     ):
         return None
     usable = usable & (diagonal > numbers.tiny / numbers.eps).all(1)
-    usable &= (squares[:, :k] > rounding(gram) * squares.amax(1, keepdim=True)).all(1)
+    usable &= (squares[:, :k] > (rounding(gram) * squares.amax(1, keepdim=True)).clamp_min(least)).all(1)
     sound = usable & (determinant > math.e * k / limit)
     if bool(sound.all()):
         return None
