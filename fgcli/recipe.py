@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from fgcli.errors import UsageError, unknown
 from fgcli.extend.entry import Entry, Rank
 from fgcli.extend.explain import Path, first_fault, shown
+from fgcli.extend.factory import FactoryEntry
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
 from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
@@ -183,7 +184,8 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         _refuse("the recipe", error, data, givens)
-    _refuse_k_above_width(recipe, givens)
+    if not isinstance(_find("model", recipe.model, registry, where=""), FactoryEntry):  # whose width may be anything
+        _refuse_k_above_width(recipe, givens)
     return recipe
 
 

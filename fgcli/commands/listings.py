@@ -35,11 +35,11 @@ def models(names: Names = None, json: Json = False) -> None:
 
 def _list(what: Kind | Literal["method"], kinds: Sequence[Kind], names: list[str] | None, json: bool) -> None:
     registry = load_registry()
-    all_of_them = [describe(one, kind) for kind in kinds for one in registry.registered(kind)]
-    for name in names or ():
-        if not any(_is_called(row, name) for row in all_of_them):
-            registry.find(what, name)  # says why there is none
-    found = [row for row in all_of_them if not names or any(_is_called(row, name) for name in names)]
+    found = [describe(one, kind) for kind in kinds for one in registry.registered(kind)]
+    if names:
+        others = [name for name in names if not any(_is_called(row, name) for row in found)]
+        found = [row for row in found if any(_is_called(row, name) for name in names)]
+        found += [describe(registry.find(what, name), what) for name in others]  # or says why there is none
     if json:
         print(json_text.dumps(found))
     else:

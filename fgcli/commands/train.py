@@ -49,7 +49,9 @@ def train(
     dataset_option: Annotated[
         list[str] | None, _option("--dataset-option", "Option of the dataset; repeatable.", "KEY=VALUE")
     ] = None,
-    model: Annotated[str | None, _option("--model", "Model (default mlp).", "NAME")] = None,
+    model: Annotated[
+        str | None, _option("--model", "Model, your own as package.module:factory (default mlp).", "NAME")
+    ] = None,
     width: Annotated[str | None, _option("--width", "Units of every hidden layer (default 128).", "N")] = None,
     depth: Annotated[str | None, _option("--depth", "Number of hidden layers (default 3).", "N")] = None,
     bias: Annotated[bool | None, _option("--bias/--no-bias", "Give every layer a bias (default --no-bias).")] = None,

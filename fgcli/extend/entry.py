@@ -13,7 +13,7 @@ Rank = Literal["rank"]
 
 # Names turn up in file names, tables and flags.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Entry:
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):
             raise ValueError(f"name is {self.name!r}; it must be letters, digits, '.', '_' and '-'")
-        if not (isinstance(self.target, str) and _TARGET.fullmatch(self.target)):
+        if not (isinstance(self.target, str) and TARGET.fullmatch(self.target)):
             raise ValueError(f"target of {self.name} is {self.target!r}; it must be 'module:attribute'")
         if not (isinstance(self.summary, str) and self.summary and self.summary.isprintable()):
             raise ValueError(f"summary of {self.name} is {self.summary!r}; it must be one line of text")

@@ -6,6 +6,7 @@ from typing import Literal
 
 from fgcli.errors import UsageError, unknown
 from fgcli.extend.entry import Entry
+from fgcli.extend.factory import find_factory, is_reference
 from fgcli.extend.plugin_file import add_file
 from fgcli.extend.plugins import ALLOWED, BUILT_IN_DISTRIBUTION, Broken, Origin, Plugins, Registered, load_plugins
 
@@ -29,7 +30,7 @@ class Registry:
     """What can be named in a recipe or on the command line.
 
     Methods are guess methods and estimators under one roof of names. A name that several distributions have is used
-    as `distribution:name`; any name may be.
+    as `distribution:name`; any name may be. A model may also be the user's own, as `package.module:factory`.
     """
 
     def __init__(self, plugins: Plugins) -> None:
@@ -77,6 +78,8 @@ class Registry:
             origins = " and ".join(str(one.origin) for one in found)
             choices = " or ".join(f"{one.origin.distribution}:{own_name}" for one in found)
             raise UsageError(f"{prefix}{kind} {name!r} is registered by {origins}; choose one: {choices}")
+        if not found and kind == "model" and is_reference(name) and not self._is_known(distribution):
+            return Registered(HOOKS["model"], *find_factory(name, where))
         if not found:
             raise self._unknown(kind, name, distribution, where)
         return found[0]
@@ -95,6 +98,11 @@ class Registry:
         absent = "which is not installed: install it, or leave it out"
         return broken + [f"{ALLOWED} names {name}, {absent}" for name in self.missing]
 
+    def _is_known(self, distribution: str) -> bool:
+        """Whether a plugin is called so, in use or not."""
+        others = (one.origin for one in self.broken)
+        return any(origin.is_called(distribution) for origin in (*self.origins, *self.left_out, *others))
+
     def _unknown(self, kind: Kind | Literal["method"], name: str, distribution: str, where: str) -> UsageError:
         """The name may be one that a plugin not in use would have registered: say why those are missing."""
         names = self.method_names() if kind == "method" else self.names(kind)
@@ -106,6 +114,7 @@ class Registry:
         reasons = [f"set aside as broken: {'; '.join(map(str, self.broken))}"] if self.broken else []
         reasons += [f"left out by {ALLOWED}: {', '.join(map(str, self.left_out))}"] if self.left_out else []
         reasons += [f"named by {ALLOWED}, but not installed: {', '.join(self.missing)}"] if self.missing else []
+        reasons += ["a model of your own is named package.module:factory"] if kind == "model" else []
         return UsageError("; ".join([str(error), *reasons])) if reasons else error
 
 

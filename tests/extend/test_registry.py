@@ -41,7 +41,9 @@ def test_unknown_names_list_the_known() -> None:
         UsageError, match=r"^unknown method 'wperb'; did you mean 'wperp'\? known methods: backprop, wperp$"
     ):
         found.method("wperb")
-    with pytest.raises(UsageError, match=r"^r\.yaml:1:8: unknown model 'cnn'; known models: mlp$"):
+    with pytest.raises(
+        UsageError, match=r"^r\.yaml:1:8: unknown model 'cnn'; known models: mlp; a model of your own is named"
+    ):
         found.entry("model", "cnn", where="r.yaml:1:8")
 
 
@@ -62,9 +64,9 @@ def test_one_name_from_two_plugins_is_an_error_when_used(hooks: tuple[str, str])
 def test_a_name_of_a_distribution_that_is_not_there() -> None:
     found = registry(fg_models=[entry("mlp")])
     assert found.entry("model", "fake:mlp") == entry("mlp")
-    with pytest.raises(UsageError, match=r"^model 'absent:mlp' is of the plugin 'absent', which is not in use$"):
-        found.entry("model", "absent:mlp")
-    with pytest.raises(UsageError, match=r"^unknown model 'fake:mpl'; known models: mlp$"):
+    with pytest.raises(UsageError, match=r"^dataset 'absent:mlp' is of the plugin 'absent', which is not in use$"):
+        found.entry("dataset", "absent:mlp")
+    with pytest.raises(UsageError, match=r"^unknown model 'fake:mpl'; known models: mlp; a model of your own is named"):
         found.entry("model", "fake:mpl")
 
 
