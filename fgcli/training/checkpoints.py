@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 
 from fgcli.errors import RunError, WriteError
 from fgcli.files import put_in_place, read_json, read_regular, temporary_name, to_json, write_atomically
+from fgcli.training.tensor_file import write_tensors
 
 SCHEMA = 1
 
@@ -59,11 +59,8 @@ class CheckpointStore:
         try:
             # One of the same step, should there be a damaged one, must not vouch for the new tensors.
             manifest_file.unlink(missing_ok=True)
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            save_file(_savable(checkpoint.tensors), temporary)
-            temporary.chmod(mode)  # safetensors makes files that their owner alone can read
-            sha256, size = _digest(temporary)
+            temporary.unlink(missing_ok=True)
+            sha256, size = write_tensors(temporary, checkpoint.tensors)
             put_in_place(temporary, tensor_file)
             manifest = {
                 "schema": SCHEMA,
@@ -74,7 +71,7 @@ class CheckpointStore:
             }
             manifest["sha256"] = _sha256(to_json(manifest))
             write_atomically(manifest_file, to_json(manifest) + "\n")
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, ValueError) as error:
             temporary.unlink(missing_ok=True)
             raise WriteError(f"cannot write the checkpoint {tensor_file}: {error}") from error
         self._prune(checkpoint.step, best)
@@ -184,24 +181,6 @@ def _read_manifest(path: Path, step: int) -> _Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         raise Damaged(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-
-
-def _savable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, and no two of one storage, as safetensors asks."""
-    storages: set[int] = set()
-    savable: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().to("cpu").contiguous()
-        if tensor.untyped_storage().data_ptr() in storages:
-            tensor = tensor.clone(memory_format=torch.contiguous_format)
-        storages.add(tensor.untyped_storage().data_ptr())
-        savable[name] = tensor
-    return savable
-
-
-def _digest(path: Path) -> tuple[str, int]:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
 
 
 def _sha256(text: str) -> str:

@@ -32,6 +32,19 @@ def describe_environment(device: torch.device, plugins: Mapping[str, str]) -> di
     }
 
 
+# What the last bits of a run depend on, as far as it is written down.
+_DECISIVE = ("fg", "git_commit", "python", "torch", "numpy", "scipy", "cuda", "device_name", "threads")
+
+
+def changed(begun: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+    """What of two environments differs so that the numbers of a run may, too: its two values by name.
+
+    What either of them does not know is left out.
+    """
+    pairs = {name: (begun.get(name), now.get(name)) for name in _DECISIVE}
+    return {name: (old, new) for name, (old, new) in pairs.items() if None not in (old, new) and old != new}
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

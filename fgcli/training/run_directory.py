@@ -76,6 +76,12 @@ class RunDirectory:
         write_atomically(self.environment_file, to_json(environment) + "\n")
         write_atomically(self.recipe_file, recipe)
 
+    def note_move(self, environment: Mapping[str, Any], entry: Mapping[str, object]) -> None:
+        """Add to environment.json that the run goes on elsewhere."""
+        moves = environment.get("went_on", [])
+        content = {**environment, "went_on": [*(moves if isinstance(moves, list) else []), entry]}
+        write_atomically(self.environment_file, to_json(content) + "\n")
+
     def append_metrics(self, row: Mapping[str, object]) -> None:
         append_row(self.metrics_file, row)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import Registry
@@ -10,7 +11,7 @@ from fgcli.files import read_json
 from fgcli.recipe import Recipe, Section, Source, dump, read_recipe, resolve
 from fgcli.training import run_directory
 from fgcli.training.assembly import assemble, settle
-from fgcli.training.environment import describe_environment
+from fgcli.training.environment import changed, describe_environment
 from fgcli.training.loop import Training
 from fgcli.training.reporter import Reporter
 from fgcli.training.run_directory import RunDirectory
@@ -33,15 +34,20 @@ def resume(
 ) -> Training:
     """The unfinished run in `path`, at its newest checkpoint. A recipe file and flags may only say what it has.
 
-    UsageError when they say something else, there is no run to resume, or another process is at it; RunError when all
-    checkpoints are damaged.
+    Device and number of threads may be others: where anything is that its last bits depend on, this is said. UsageError
+    when something else differs, there is no run to resume, or another process is at it; RunError when all checkpoints
+    are damaged.
     """
+    run_directory.check_resumable(path)
+    begun = _recorded_environment(path)
+    recipe = _recipe_of(path, begun, source, overrides, registry, reporter)
+    assembly = assemble(recipe, registry)
     run = run_directory.open_unfinished(path)
     with _released_on_error(run):
         _say_missing_lock(run, reporter)
-        recipe = _recipe_of(run, source, overrides, registry, reporter)
-        training = Training(assemble(recipe, registry), run, reporter)
+        training = Training(assembly, run, reporter)
         training.resume()
+        _say_what_changed(training, begun, describe_environment(assembly.device, _plugins(recipe, registry)))
         return training
 
 
@@ -59,13 +65,29 @@ def _say_missing_lock(run: RunDirectory, reporter: Reporter) -> None:
         reporter.warned(f"{run.path} cannot be locked ({run.lock.missing}); start no second process on it")
 
 
+def _say_what_changed(training: Training, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn, and write it down beside where the run was begun, when it goes on elsewhere."""
+    if differences := changed(begun, now):
+        old, new = (", ".join(f"{name} {pair[side]}" for name, pair in differences.items()) for side in (0, 1))
+        training.reporter.warned(
+            f"the run was begun with {old} and goes on with {new}: its last bits may differ from those of a run that "
+            "was never stopped"
+        )
+        entry = {"after_step": training.step, **{name: value for name, (_, value) in differences.items()}}
+        training.run_directory.note_move(begun, entry)
+
+
 def _recipe_of(
-    run: RunDirectory, source: Source | None, overrides: Mapping[str, object], registry: Registry, reporter: Reporter
+    path: Path,
+    begun: Mapping[str, Any],
+    source: Source | None,
+    overrides: Mapping[str, object],
+    registry: Registry,
+    reporter: Reporter,
 ) -> Recipe:
-    """The run's recipe, once the given one and the plugins in use have been held against it."""
-    path = run.path
-    of_run = read_recipe(run.recipe_file)
-    began_with = _recorded_plugins(run)
+    """The run's recipe, once the given one and the plugins in use have been held against it, where it shall go on."""
+    of_run = read_recipe(RunDirectory(path).recipe_file)
+    began_with = _recorded_plugins(begun)
     try:
         recipe = resolve(of_run, {}, registry)
     except UsageError as error:
@@ -80,20 +102,27 @@ def _recipe_of(
         given = overrides.get(name)
         if given is not None:
             _refuse_difference(path, name, getattr(recipe, name), given)
-    _refuse_other_recipe(path, recipe, resolve(source or of_run, overrides, registry), registry)
-    return recipe
+    return _placed(path, recipe, resolve(source or of_run, overrides, registry), registry)
 
 
 def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:
     return {section: str(registry.find(section, getattr(recipe, section)).origin) for section in _NAMES}
 
 
-def _recorded_plugins(run: RunDirectory) -> dict[str, str]:
-    """As the run's environment.json has them; of a file that lacks them or cannot be read, none."""
+def _recorded_environment(path: Path) -> dict[str, Any]:
+    """The content of environment.json; empty where it cannot be read."""
     try:
-        plugins = read_json(run.environment_file)["plugins"]
-        return {section: str(plugins[section]) for section in _NAMES}
-    except (OSError, ValueError, LookupError, TypeError):
+        content = read_json(RunDirectory(path).environment_file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _recorded_plugins(begun: Mapping[str, Any]) -> dict[str, str]:
+    """As the run's environment has them; of one that lacks them, none."""
+    try:
+        return {section: str(begun["plugins"][section]) for section in _NAMES}
+    except (LookupError, TypeError):
         return {}
 
 
@@ -102,7 +131,8 @@ def _label(recipe: Recipe) -> str:
     return f"{recipe.method}-{recipe.dataset}{width}-s{recipe.seed}"
 
 
-def _refuse_other_recipe(path: Path, recipe: Recipe, given: Recipe, registry: Registry) -> None:
+def _placed(path: Path, recipe: Recipe, given: Recipe, registry: Registry) -> Recipe:
+    """The run's recipe on the given device with the given threads. UsageError where anything else is given."""
     # What was left to the machine is what the run has.
     settled = settle(given, registry)
     left = {name for name, value in settled.options.items() if value is not None and given.options.get(name) is None}
@@ -112,12 +142,16 @@ def _refuse_other_recipe(path: Path, recipe: Recipe, given: Recipe, registry: Re
         "options": settled.options | {name: recipe.options[name] for name in left.intersection(recipe.options)},
     }
     given = given.model_copy(update=update)
+    place = {"device": given.device, "threads": given.threads}
     for key in Recipe.model_fields:
+        if key in place:
+            continue
         of_run, of_user = getattr(recipe, key), getattr(given, key)
         if isinstance(of_run, dict) and of_run.keys() == of_user.keys():
             for name, value in of_run.items():
                 _refuse_difference(path, f"{key}.{name}", value, of_user[name])
         _refuse_difference(path, key, of_run, of_user)
+    return recipe.model_copy(update=place)
 
 
 def _refuse_difference(path: Path, key: str, of_run: object, given: object) -> None:

@@ -227,7 +227,6 @@ def test_resume_ends_as_the_uninterrupted_run():
         ("--method backprop", "method is backprop, but the run's recipe has wt"),
         ("--option uncovered=freeze", "options.uncovered is freeze, but the run's recipe has perturb"),
         ("--model-option activation=tanh", "model_options.activation is tanh, but the run's recipe has relu"),
-        ("--threads 2", "threads is 2, but the run's recipe has 1"),
         ("--epochs 5", "epochs is 5, but the run's recipe has 4"),
         ("--recipe other.yaml", "method is backprop, but the run's recipe has wt"),
     ],
@@ -236,6 +235,7 @@ def test_resume_with_another_recipe_is_refused(workplace, flags, key):
     with pytest.raises(KeyboardInterrupt):
         run(Path("stopped"), Stopper(4))
     Path("other.yaml").write_text("method: backprop\n")
+    Path("stopped/lock").write_text("process 1 on elsewhere\n")
     before = {path: path.read_bytes() for path in written(workplace) if path.is_file()}
     done = fg("train", "--resume", "stopped", *flags.split())
     assert done.exit_code == 2

@@ -172,7 +172,7 @@ def test_full_disk_is_one_line_and_the_one_before_stays(store, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", fail)
+    monkeypatch.setattr(checkpoints, "write_tensors", fail)
     with pytest.raises(RunError, match=r"cannot write the checkpoint .*20\.safetensors: .*No space left"):
         store.save(checkpoint(20))
     assert_is(store.load_newest()[0], checkpoint(10))

@@ -1,0 +1,59 @@
+"""Runs that go on where they were not begun."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import Listener, Stopper, go_on, run, untimed
+
+from fgcli.extend.registry import load_registry
+from fgcli.training.environment import changed
+from fgcli.training.start import resume
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", Stopper(7))
+    return tmp_path / "run"
+
+
+def environment(path: Path) -> dict[str, Any]:
+    return json.loads((path / "environment.json").read_text())
+
+
+def test_elsewhere_a_run_goes_on_and_says_what_differs(stopped: Path, tmp_path: Path) -> None:
+    here = environment(stopped)
+    begun = {**here, "torch": "2.10.0", "device_name": "Another processor (cpu)", "git_commit": None}
+    (stopped / "environment.json").write_text(json.dumps(begun))
+    listener = Listener()
+    assert untimed(go_on(stopped, listener)) == untimed(run(tmp_path / "whole"))
+    assert listener.warnings == [
+        f"the run was begun with torch 2.10.0, device_name Another processor (cpu) and goes on with torch "
+        f"{here['torch']}, device_name {here['device_name']}: its last bits may differ from those of a run that was "
+        "never stopped"
+    ]
+    moved = {"after_step": 6, "torch": here["torch"], "device_name": here["device_name"]}
+    assert environment(stopped) == {**begun, "went_on": [moved]}
+
+
+def test_another_number_of_threads_is_followed_and_said(stopped: Path) -> None:
+    listener, threads = Listener(), torch.get_num_threads()
+    try:
+        result = resume(stopped, None, {"threads": 2}, load_registry(), listener).run()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert (result["threads"], result["steps"]) == (2, 12)
+    assert [warning.partition(":")[0] for warning in listener.warnings] == [
+        "the run was begun with threads 1 and goes on with threads 2"
+    ]
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    assert not changed({}, {"torch": "2"})
+    assert changed({"torch": "1", "cuda": None, "command": ["a"]}, {"torch": "2", "cuda": "13", "command": ["b"]}) == {
+        "torch": ("1", "2")
+    }
