@@ -43,7 +43,7 @@ def ended(path: Path) -> Ended:
 
 
 RANDOM = Random(7)
-# 12 steps; of the calls of fsync and replace, three and two a file: environment, recipe, a checkpoint's two, …
+# 12 steps. Environment, recipe, then four checkpoints of two files: one replace a file, two fsync, three for tensors.
 KILLS = [("wperp", partial(at_step, step, [SIGKILL])) for step in RANDOM.sample(range(1, 13), 8)]
 KILLS += [("wperp", partial(kill_at_call, "replace", call, before=True)) for call in RANDOM.sample(range(3, 12), 3)]
 KILLS += [("wperp", partial(kill_at_call, "replace", call, before=False)) for call in RANDOM.sample(range(3, 11), 3)]
