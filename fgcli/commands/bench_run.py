@@ -16,8 +16,8 @@ from fgcli.bench.run import Failure, Job, run_jobs
 from fgcli.bench.tuning import Choice, Group, as_json, choose, without_lr
 from fgcli.commands.bench_display import BenchDisplay, show_failures
 from fgcli.commands.bench_estimate import show_estimate
-from fgcli.commands.entry_options import checked_options
 from fgcli.errors import RunError, UsageError
+from fgcli.extend.entry_options import checked_options
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.files import to_json, write_atomically
 from fgcli.recipe import Source, parse_assignments
@@ -196,7 +196,7 @@ class _Bench:
             if "jobs" in given:
                 raise UsageError("--jobs and --executor-option jobs say the same; give one of them")
             given["jobs"] = request.jobs
-        options = checked_options("executor", entry, given, "--executor-option")
+        options = checked_options(f"executor {entry.name}", entry.options, given, "--executor-option")
         try:
             return one.load()(options)
         except (UsageError, RunError):

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from fgcli.commands.entry_options import checked_options
 from fgcli.errors import UsageError
+from fgcli.extend.entry_options import checked_options
 from fgcli.extend.options import Options
 from fgcli.extend.plugins import Registered
 from fgcli.extend.registry import Registry
@@ -24,7 +24,7 @@ def make_sinks(registry: Registry, names: Iterable[str], assignments: Iterable[s
     sinks: dict[str, Callable[[], Any]] = {}
     for name, given in options.items():
         one = registry.find("metric sink", name, where="--sink")
-        options_of = checked_options("metric sink", one.entry, given, "--sink-option", f"{name}.")
+        options_of = checked_options(f"metric sink {name}", one.entry.options, given, "--sink-option", f"{name}.")
         sinks[f"{name} of {one.origin}"] = partial(_make, one, options_of)
     return sinks
 

@@ -1,0 +1,3 @@
+from fgcli.api import ForwardGradient as ForwardGradient
+
+__version__: str

@@ -1,0 +1,163 @@
+"""fg in a training loop of one's own: `from fgcli import ForwardGradient`."""
+
+import copy
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fgcli.errors import UsageError
+from fgcli.extend.entry_options import checked_options
+from fgcli.extend.options import GuessOptions, with_tangents
+from fgcli.extend.registry import load_registry
+from fgcli.gradient.checked import Guess
+from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss
+from fgcli.gradient.randomness import Streams
+from fgcli.guesses.driven import driven
+
+
+class ForwardGradient:
+    """Gradients of a model's mean loss by any method, in place of `loss.backward()`.
+
+    model: maps one tensor [batch, ...] to another; samples must not mix. It may be on any device, and change between
+    steps: its weights, modes, and which parameters require a gradient.
+    method: a name that `fg methods` lists, the instance of a guess method, or that of an estimator.
+    seed: with the number of steps so far, it names every draw; torch's own generators are left alone.
+    options: the method's, by the names that `fg methods` lists (`k`, `tangents`, `combine`, `uncovered`, ...).
+
+    Raises UsageError for an unknown method or option and for a value that an option cannot have, OptionRefused for
+    options that this method cannot have together.
+    """
+
+    def __init__(
+        self, model: nn.Module, method: str | Guess | Estimator = "wperp", *, seed: int = 0, **options: Any
+    ) -> None:
+        self.model = model
+        self.steps = 0
+        """Calls of `step` so far."""
+        self.coverage: Coverage | None = None
+        """How each parameter is trained; known after the first step."""
+        self._estimator = _estimator(method, options)
+        self._seed = seed
+        self._bound_to: object = None
+        self._state: dict[str, Tensor] = {}  # to be taken up by the next `bind`
+
+    def step(self, x: Tensor, y: Tensor, loss_fn: Callable[..., Tensor]) -> Tensor:
+        """Add the estimate for the batch x, y [batch, ...] to `.grad` of the parameters, as `backward` does.
+
+        Returns the mean loss, a detached tensor without axes. The gradient is that of this mean.
+        loss_fn(outputs, targets) gives a loss a sample, [batch]. A loss of torch (or any other that has a `reduction`)
+        may be given as it is, with reduction "mean", class weights and ignored targets included.
+
+        The first step, and any after a change of what the model is or takes, looks the model over first: it raises
+        ModelRefused, which names the layer and the mend, for one that the method cannot train. UsageError for inputs
+        and losses that are not as said above.
+        """
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() and y.dim() and len(x) == len(y) > 0):
+            found = " and ".join(str(list(one.shape)) if isinstance(one, Tensor) else str(type(one)) for one in (x, y))
+            raise UsageError(f"x and y are {found}; they must be tensors of the same number of samples, [batch, ...]")
+        self._bind(x)
+        rng = Streams(self._seed).at(self.steps)
+        estimate = self._estimator.estimate(self.model, per_sample(loss_fn), Batch(x, y), rng)
+        for name, parameter in self.model.named_parameters():
+            gradient = estimate.gradients.get(name)
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        self.steps += 1
+        return estimate.losses.mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed loop needs beside model and optimiser: seed, steps, and what the method keeps."""
+        bound = self._bound_to is not None
+        return {"seed": self._seed, "steps": self.steps, "method": self._estimator.state() if bound else self._state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the state of another instance with the same method."""
+        self._seed, self.steps, self._state = state["seed"], state["steps"], dict(state["method"])
+        self._bound_to = None
+
+    def _bind(self, x: Tensor) -> None:
+        """Let the estimator look the model over, unless all that it looks at is as it was."""
+        parameters, modules = self.model.named_parameters(), self.model.modules()
+        trained = tuple((name, one.device, one.dtype) for name, one in parameters if one.requires_grad)
+        seen = (x.shape[1:], x.dtype, x.device, trained, tuple((id(one), one.training) for one in modules))
+        if seen == self._bound_to:
+            return
+        state = self._state if self._bound_to is None else self._estimator.state()
+        self.coverage = self._estimator.bind(self.model, x)
+        self._estimator.load_state(state)
+        self._bound_to = seen
+
+
+def _estimator(method: str | Guess | Estimator, options: dict[str, Any]) -> Estimator:
+    if isinstance(method, type):
+        raise UsageError(f"method is the class {method.__name__}; it must be an instance, or the name of a method")
+    if not isinstance(method, str):
+        if hasattr(method, "estimate"):
+            if options:
+                raise UsageError(f"{next(iter(options))} is given, but an estimator's instance has its options already")
+            return cast("Estimator", method)
+        return driven(
+            cast("Guess", method), checked_options(type(method).__name__, with_tangents(GuessOptions), options)
+        )
+    registry = load_registry()
+    kind, entry = registry.method(method)
+    checked = checked_options(f"method {entry.name}", entry.options, options)
+    made = registry.find("method", method).load()(checked)
+    return made if kind == "estimator" else driven(made, checked)
+
+
+def per_sample(loss_fn: Callable[..., Tensor]) -> Loss:
+    """The loss as estimators want it, [batch], such that its mean is what `loss_fn` gives.
+
+    UsageError for a reduction other than "mean" and "none", and, once it is called, for a loss of another shape.
+    """
+    reduction, unreduced = _unreduced(loss_fn)
+    if reduction not in (None, "mean", "none"):
+        allowed = "it must be 'mean' or 'none', as the gradient is that of the mean over the samples"
+        raise UsageError(f"the loss has reduction {reduction!r}; {allowed}")
+
+    def losses_of(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = unreduced(outputs, targets)
+        if reduction == "mean":
+            losses = losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+            if _has(loss_fn, "ignore_index"):  # the mean is over the weights of the targets, then, and not the samples
+                mean = losses.mean().detach()
+                losses = losses * torch.where(mean == 0, 1, loss_fn(outputs, targets).detach() / mean)
+        if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
+            found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise UsageError(
+                f"the loss gave {found} for {len(targets)} samples; it must give a number for each, [{len(targets)}], "
+                "or have a `reduction` as torch's losses do: functools.partial(cross_entropy, reduction='none')"
+            )
+        return losses
+
+    return losses_of
+
+
+def _unreduced(loss_fn: Callable[..., Tensor]) -> tuple[str | None, Callable[..., Tensor]]:
+    """The reduction of a loss, if it has one, and the loss without it."""
+    if isinstance(loss_fn, nn.Module):
+        reduction = getattr(loss_fn, "reduction", None)
+        if reduction == "mean":
+            loss_fn = copy.copy(loss_fn)
+            loss_fn.reduction = "none"  # pyright: ignore[reportArgumentType]
+        return reduction, loss_fn
+    parameters = _parameters(loss_fn)
+    if "reduction" not in parameters:
+        return None, loss_fn
+    return parameters["reduction"].default, partial(loss_fn, reduction="none")
+
+
+def _has(loss_fn: Callable[..., Tensor], name: str) -> bool:
+    return hasattr(loss_fn, name) or name in _parameters(loss_fn)
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # one written in C
+        return {}

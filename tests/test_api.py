@@ -1,0 +1,219 @@
+"""The Python API. Where K orthogonal tangents span the guess space, an estimate is the gradient itself: the oracle here
+is `backward`, on the user's own call of the loss."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import chain
+from torch import Tensor, nn
+
+from fgcli import ForwardGradient
+from fgcli.api import per_sample
+from fgcli.errors import UsageError
+from fgcli.extend.options import Options
+from fgcli.gradient.errors import ModelRefused, OptionRefused
+from fgcli.gradient.estimator import Coverage
+from fgcli.gradient.guess import Isotropic
+from fgcli.guesses.backprop import Backprop
+
+DIM = 6 + 4  # of the guess space of `small`
+
+
+def small() -> nn.Sequential:
+    return chain(5, 6, 4, bias=True)
+
+
+def batch(size: int = 3, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(size, 5, generator=generator, dtype=torch.float64)
+    return inputs, torch.arange(size) % 4
+
+
+def exact(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(loss(model), list(model.parameters())))
+
+
+def given(model: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+def exactly(method: str) -> dict[str, Any]:
+    """Options by which a method gives the gradient itself, whatever is drawn."""
+    numbers = {"backprop": None, "activation-perturbation": DIM, "weight-perturbation": 6 * 5 + 6 + 4 * 6 + 4}
+    return {} if numbers[method] is None else {"tangents": numbers[method], "combine": "orthogonal"}
+
+
+WEIGHTS = torch.tensor([0.3, 1.0, 2.0, 0.7], dtype=torch.float64)
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "function": F.cross_entropy,
+    "module": nn.CrossEntropyLoss(),
+    "class weights": partial(F.cross_entropy, weight=WEIGHTS),
+    "ignored targets": nn.CrossEntropyLoss(ignore_index=1, label_smoothing=0.1),
+    "likelihood": lambda outputs, targets: F.nll_loss(outputs.log_softmax(1), targets, reduction="none"),
+    "elementwise": partial(F.mse_loss),
+    "elementwise module": nn.SmoothL1Loss(),
+}
+
+
+@pytest.mark.parametrize("method", ["backprop", "activation-perturbation", "weight-perturbation"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_gradient_is_that_of_the_users_own_mean_loss(name: str, method: str) -> None:
+    model, (x, y), loss_fn = small(), batch(), LOSSES[name]
+    if "elementwise" in name:
+        y = F.one_hot(y, 4).double()
+    expected = exact(model, lambda model: loss_fn(model(x), y).mean())
+    loss = ForwardGradient(model, method, **exactly(method)).step(x, y, loss_fn)
+    torch.testing.assert_close(loss, loss_fn(model(x), y).mean().detach())
+    torch.testing.assert_close(given(model), expected)
+
+
+def test_ignored_targets_in_sequences_and_a_batch_of_nothing_else() -> None:
+    outputs = torch.randn(2, 4, 3, dtype=torch.float64)
+    targets = torch.tensor([[0, -100, -100], [1, 2, 3]])
+    losses = per_sample(F.cross_entropy)(outputs, targets)
+    assert losses.shape == (2,)
+    torch.testing.assert_close(losses.mean(), F.cross_entropy(outputs, targets))
+    assert per_sample(F.cross_entropy)(outputs, torch.full_like(targets, -100)).tolist() == [0, 0]
+
+
+def test_gradients_accumulate_as_those_of_backward() -> None:
+    model, (x, y) = small(), batch(4)
+    gradient = ForwardGradient(model, "backprop")
+    for _ in range(2):
+        gradient.step(x, y, F.cross_entropy)
+    torch.testing.assert_close(given(model), [2 * g for g in exact(model, lambda m: F.cross_entropy(m(x), y))])
+    model.zero_grad()
+    for part in (slice(0, 2), slice(2, 4)):  # micro-batches
+        gradient.step(x[part], y[part], F.cross_entropy)
+    torch.testing.assert_close(given(model), [2 * g for g in exact(model, lambda m: F.cross_entropy(m(x), y))])
+
+
+def losses_of(model: nn.Module, gradient: ForwardGradient, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+    found = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        found.append(gradient.step(*batch(8), F.cross_entropy).item())
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return found
+
+
+def test_a_loop_that_is_taken_up_again_goes_on_to_the_same_bits() -> None:
+    model = small()
+    options: dict[str, Any] = {"method": "wperp", "k": 2, "tangents": 2, "refresh": 3}
+    gradient, optimizer = ForwardGradient(model, **options, seed=4), torch.optim.Adam(model.parameters(), lr=0.01)
+    before = torch.get_rng_state()
+    losses_of(model, gradient, optimizer, 4)
+    assert torch.equal(torch.get_rng_state(), before)
+    kept = copy.deepcopy((model.state_dict(), gradient.state_dict(), optimizer.state_dict()))
+    assert kept[1]["steps"] == 4
+    assert kept[1]["method"]
+    expected = losses_of(model, gradient, optimizer, 5)
+
+    again = small()
+    resumed = ForwardGradient(again, **options, seed=0)
+    other = torch.optim.Adam(again.parameters(), lr=0.01)
+    for one, state in zip((again, resumed, other), kept, strict=True):
+        one.load_state_dict(state)
+    assert resumed.state_dict() == kept[1]
+    assert losses_of(again, resumed, other, 5) == expected
+    assert losses_of(again, ForwardGradient(again, **options, seed=4), other, 3) != expected[:3]
+
+
+def test_every_step_draws_anew_and_every_seed_differently() -> None:
+    found = []
+    for seed in (0, 0, 1):
+        model = small()
+        gradient = ForwardGradient(model, "activation-perturbation", seed=seed)
+        for _ in range(2):
+            model.zero_grad()
+            gradient.step(*batch(), F.cross_entropy)
+            found.append(given(model)[0])
+    assert torch.equal(found[0], found[2])
+    assert all(not torch.equal(found[0], found[i]) for i in (1, 4, 5))
+
+
+def test_what_changes_between_steps_is_noticed() -> None:
+    layers = [nn.Conv1d(1, 2, 3), nn.GroupNorm(1, 2), nn.Dropout().eval(), nn.Conv1d(2, 2, 3), nn.AdaptiveAvgPool1d(1)]
+    model = nn.Sequential(*layers, nn.Flatten()).double()
+    gradient, y = ForwardGradient(model, "wt"), torch.tensor([0, 1])
+
+    def step(length: int) -> Coverage | None:
+        gradient.step(torch.randn(2, 1, length, dtype=torch.float64), y, F.cross_entropy)
+        return gradient.coverage
+
+    assert step(7) == step(9) == Coverage(("0", "3"), ("1.weight", "1.bias"))  # though its sites have other shapes
+    model[1].requires_grad_(False)
+    model.zero_grad()
+    assert step(9) == Coverage(("0", "3"))
+    assert model[1].weight.grad is None
+    model.train()
+    with pytest.raises(ModelRefused, match=r"site '3' .*dropout in train mode.* put the layer into eval mode"):
+        step(9)
+
+
+def test_instances_are_methods_too() -> None:
+    x, y = batch()
+    for method, options in ((Backprop(Options()), {}), (Isotropic(), {"tangents": DIM, "combine": "orthogonal"})):
+        model = small()
+        ForwardGradient(model, method, **options).step(x, y, F.cross_entropy)
+        torch.testing.assert_close(given(model), exact(model, lambda model: F.cross_entropy(model(x), y)))
+
+
+@pytest.mark.parametrize(
+    ("error", "arguments", "said"),
+    [
+        (
+            UsageError,
+            {"method": "wperb"},
+            r"^unknown method 'wperb'; did you mean 'wperp'\? known methods: ",
+        ),
+        (UsageError, {"tangets": 3}, r"^unknown option 'tangets' of method wperp; did you mean 'tangents'\?"),
+        (UsageError, {"tangents": 0}, r"^tangents is 0; it must be at least 1$"),
+        (UsageError, {"tangents": 3, "draws": "antithetic"}, r"^method wperp: tangents is 3; with draws antithetic it"),
+        (
+            UsageError,
+            {"method": Isotropic},
+            r"^method is the class Isotropic; it must be an instance, or the name of a",
+        ),
+        (UsageError, {"method": Backprop(Options()), "k": 3}, r"^k is given, but an estimator's instance has its opti"),
+        (
+            TypeError,
+            {"method": 3},
+            r"^int is no guess method: it must have needs, prepare and either",
+        ),
+    ],
+)
+def test_a_method_that_cannot_be_had(error: type[Exception], arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(error, match=said):
+        ForwardGradient(small(), **arguments)
+
+
+def test_more_orthogonal_tangents_than_there_are_dimensions() -> None:
+    gradient = ForwardGradient(small(), "activation-perturbation", tangents=DIM + 1, combine="orthogonal")
+    with pytest.raises(OptionRefused, match=r"tangents is 11; combine orthogonal takes at most 10 here"):
+        gradient.step(*batch(), F.cross_entropy)
+
+
+@pytest.mark.parametrize("method", ["activation-perturbation", "weight-perturbation", "backprop"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"loss_fn": partial(F.cross_entropy, reduction="sum")}, r"the loss has reduction 'sum'; it must be 'mean' or"),
+        ({"loss_fn": lambda s, _: s.sum()}, r"the loss gave \[\] for 3 samples; .*reduction='none'"),
+        ({"loss_fn": lambda s, _: s}, r"the loss gave \[3, 4\] for 3 samples; it must give a number for each, \[3\]"),
+        ({"loss_fn": lambda *_: 1.0}, r"the loss gave float for 3 samples"),
+        ({"y": torch.zeros(2)}, r"^x and y are \[3, 5\] and \[2\]; they must be tensors of the same number of samples"),
+        ({"x": [1, 2, 3]}, r"^x and y are <class 'list'> and \[3\]"),
+        ({"x": torch.zeros(0, 5), "y": torch.zeros(0)}, r"^x and y are \[0, 5\] and \[0\]"),
+    ],
+)
+def test_inputs_and_losses_that_are_refused(change: dict[str, Any], said: str, method: str) -> None:
+    x, y = batch()
+    with pytest.raises(UsageError, match=said):
+        ForwardGradient(small(), method).step(**{"x": x, "y": y, "loss_fn": F.cross_entropy} | change)
