@@ -130,6 +130,8 @@ class _Warnings(logging.Handler):
 def main() -> None:
     """The entry point of the command."""
     logging.getLogger("fgcli").addHandler(_Warnings(logging.WARNING))
+    # Where its cache cannot be written it takes a temporary folder, which nobody needs to be told in three lines.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     app()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import no_network
 import pytest
 from tiny_runs import fg, untimed
 
@@ -31,8 +32,11 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not come about")
 
 
-def test_killed_and_started_again_ends_as_if_nothing_had_been(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_started_again_ends_as_if_nothing_had_been(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none of its processes uses the network."""
     monkeypatch.setattr(local, "cores", lambda: 2)
+    used = workplace / "used"
+    monkeypatch.setenv("PYTHONPATH", no_network.refuse_in_children(workplace, used))
     result = fg("bench", "sweep.yaml", "--out", "whole", "--seeds", "0", "--jobs", "2")
     assert result.exit_code == 0, result.stderr
     assert "whole: 2 trials at once, 1 thread each, on 2 cores" in result.stdout
@@ -53,3 +57,4 @@ def test_killed_and_started_again_ends_as_if_nothing_had_been(monkeypatch: pytes
     assert (run / "environment.json").read_bytes() == begun  # resumed, not begun again
     assert "begins again" not in Path("killed/logs/wt-seed0.log").read_text()
     assert content(run) == content(Path("whole/trials/wt-seed0"))
+    assert not used.exists()
