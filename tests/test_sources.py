@@ -22,7 +22,7 @@ ALLOWED = {("fgcli/training/lock.py", "socket")}  # its gethostname, which asks 
 
 
 def forbidden(source: str) -> Iterator[str]:
-    """What of it a source names. `model.eval()` is no built-in's call, and `loader.exec_module` runs a --plugin FILE."""
+    """What of it a source names. `model.eval()` is no built-in's call; `loader.exec_module` runs a --plugin FILE."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

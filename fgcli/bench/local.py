@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO
 
 from fgcli.bench.executor import Outcome, Placement, Trial
@@ -44,6 +46,7 @@ class LocalExecutor:
 
     def __init__(self, options: LocalOptions) -> None:
         self.jobs = options.jobs
+        self.patience_s = None if options.patience is None else 60 * options.patience
 
     def place(self, threads: int) -> Placement:
         """As many at once as were asked for; UsageError where the cores have no room for their threads."""
@@ -58,27 +61,66 @@ class LocalExecutor:
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Outcome]:
         waiting = iter(trials)
-        running: list[tuple[Trial, subprocess.Popen[bytes]]] = []
+        running: list[_Running] = []
         try:
             while True:
-                while len(running) < self._jobs(max((one.threads for one, _ in running), default=1)):
+                while len(running) < self._jobs(max((one.trial.threads for one in running), default=1)):
                     trial = next(waiting, None)
                     if trial is None:
                         break
-                    running.append((trial, _start(trial)))
+                    running.append(_Running(trial, _start(trial)))
                 if not running:
                     return
-                ended = [(trial, process) for trial, process in running if process.poll() is not None]
-                for trial, process in ended:
-                    running.remove((trial, process))
-                    yield Outcome(trial, process.returncode)
+                ended = [one for one in running if one.process.poll() is not None]
+                for one in ended:
+                    running.remove(one)
+                    yield Outcome(one.trial, one.process.returncode)
                 if not ended:
+                    self._kill_stuck(running)
                     time.sleep(POLL_S)
         finally:
-            _end([process for _, process in running])
+            _end([one.process for one in running])
 
     def _jobs(self, threads: int) -> int:
         return self.jobs or max(1, cores() // threads)
+
+    def _kill_stuck(self, running: Iterable["_Running"]) -> None:
+        """Kill what has written nothing for too long; its outcome is that of any trial that is killed."""
+        for one in running:
+            if self.patience_s is not None and one.silent_for() > self.patience_s:
+                with one.trial.log.open("ab") as log:
+                    log.write(f"fg: killed, as it wrote nothing for {self.patience_s / 60:g} minutes\n".encode())
+                _signal(one.process, signal.SIGKILL)
+                one.process.wait()
+
+
+@dataclass(eq=False)
+class _Running:
+    """A trial at work, and when it last wrote something."""
+
+    trial: Trial
+    process: subprocess.Popen[bytes]
+    _written: list[tuple[int, int]] = field(default_factory=list)
+    _since: float = field(default_factory=lambda: time.monotonic())
+
+    def silent_for(self) -> float:
+        """Seconds, as far as earlier calls have noticed."""
+        files = [self.trial.log, self.trial.run_dir, *_entries(self.trial.run_dir)]
+        written = [(status.st_size, status.st_mtime_ns) for path in files if (status := _status(path))]
+        if written != self._written:
+            self._written, self._since = written, time.monotonic()
+        return time.monotonic() - self._since
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _start(trial: Trial) -> subprocess.Popen[bytes]:

@@ -13,3 +13,6 @@ class LocalOptions(Options):
     jobs: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Trials at once; by default as many as the cores have room for."
     )
+    patience: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Minutes without a written byte after which a trial is killed; by default never."
+    )

@@ -32,8 +32,8 @@ def describe_environment(device: torch.device, plugins: Mapping[str, str]) -> di
     }
 
 
-# What the last bits of a run depend on, as far as it is written down.
-_DECISIVE = ("fg", "git_commit", "python", "torch", "numpy", "scipy", "cuda", "device_name", "threads")
+# What the last bits of a run depend on, as far as users meet it: not the commit, which changes with every edit.
+_DECISIVE = ("fg", "python", "torch", "numpy", "scipy", "cuda", "device_name", "threads")
 
 
 def changed(begun: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:

@@ -124,6 +124,31 @@ def test_a_trial_waits_for_one_that_still_writes_its_log(tmp_path):
     assert earlier.wait() == 0
 
 
+def test_a_trial_that_hangs_is_killed_and_the_others_go_on(tmp_path):
+    trials = [trial(tmp_path, "hangs", "import time; time.sleep(600)"), trial(tmp_path, "works", "")]
+    executor = LocalExecutor(LocalOptions(jobs=1, patience=0.2 / 60))
+    outcomes = executor.run(trials)
+    assert next(outcomes).exit_code == -signal.SIGKILL
+    assert (tmp_path / "hangs.log").read_text() == "fg: killed, as it wrote nothing for 0.00333333 minutes\n"
+    executor.patience_s = None  # however long the next one takes to start
+    assert next(outcomes).exit_code == 0
+
+
+def test_what_writes_does_not_hang(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(local.time, "monotonic", lambda: now)
+    one = local._Running(trial(tmp_path, "t", ""), None)  # pyright: ignore[reportArgumentType]
+    for file in (one.trial.log, one.trial.run_dir / "metrics.jsonl", one.trial.run_dir / "more"):
+        now += 60
+        assert one.silent_for() == 60
+        file.parent.mkdir(exist_ok=True)
+        with file.open("a") as writing:
+            writing.write("row")
+        assert one.silent_for() == 0
+    now += 60
+    assert one.silent_for() == 60
+
+
 def test_threads_and_jobs_must_fit_the_cores(monkeypatch):
     monkeypatch.setattr(local, "cores", lambda: 4)
     assert LocalExecutor(LocalOptions()).place(1) == (4, "4 trials at once, 1 thread each, on 4 cores")

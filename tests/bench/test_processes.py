@@ -16,6 +16,22 @@ from tiny_runs import fg, untimed
 
 from fgcli.bench import local
 
+DOOMED = """
+import os, signal, sys
+
+from fgcli.extend.entry import Entry
+from fgcli.extend.hookspecs import hookimpl
+
+
+@hookimpl
+def fg_guess_methods():
+    return [Entry("doomed", "fgcli.guesses.transpose:Transpose", "Its trials kill themselves.")]
+
+
+if any(argument.endswith("/doomed-seed0.yaml") for argument in sys.argv):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 
 def content(run: Path) -> tuple[Any, ...]:
     """The result and the metrics, without times, and the recipe."""
@@ -33,12 +49,20 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_killed_and_started_again_ends_as_if_nothing_had_been(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And none of its processes uses the network."""
+    """Nor is the network used by any of its processes, or anything stopped by a trial that is killed each time."""
     monkeypatch.setattr(local, "cores", lambda: 2)
     used = workplace / "used"
     monkeypatch.setenv("PYTHONPATH", no_network.refuse_in_children(workplace, used))
-    result = fg("bench", "sweep.yaml", "--out", "whole", "--seeds", "0", "--jobs", "2")
-    assert result.exit_code == 0, result.stderr
+    Path("doomed.py").write_text(DOOMED)
+    doomed = Path("sweep.yaml").read_text().replace("backprop,", "backprop, doomed,")
+    Path("with-doomed.yaml").write_text(doomed)
+    flags = ["--out", "whole", "--seeds", "0", "--jobs", "2", "--plugin", "doomed.py"]
+    result = fg("bench", "with-doomed.yaml", *flags)
+    assert result.exit_code == 1, result.stderr
+    assert "trial doomed-seed0 failed (exit code -9)" in result.stderr
+    assert "1 of the trials failed" in result.stderr
+    assert len(Path("whole/failed.jsonl").read_text().splitlines()) == 2, "it is tried twice"
+    assert Path("whole/trials/backprop-seed0/result.json").exists()
     assert "whole: 2 trials at once, 1 thread each, on 2 cores" in result.stdout
 
     # One trial at once, and the bench killed in the middle of it.

@@ -34,11 +34,15 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def fill(disk: Path) -> Iterator[Callable[[], None]]:
     def fill() -> None:
-        with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb", buffering=0) as file:
-            while True:
-                assert file.write(bytes(PAGE)) == PAGE
+        with (disk / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(PAGE)):
+                pass
 
-    yield fill
+    def fill_up() -> None:
+        with pytest.raises(OSError, match="No space left"):
+            fill()
+
+    yield fill_up
     (disk / "filler").unlink(missing_ok=True)
 
 

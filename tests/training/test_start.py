@@ -26,7 +26,7 @@ def environment(path: Path) -> dict[str, Any]:
 
 def test_elsewhere_a_run_goes_on_and_says_what_differs(stopped: Path, tmp_path: Path) -> None:
     here = environment(stopped)
-    begun = {**here, "torch": "2.10.0", "device_name": "Another processor (cpu)", "git_commit": None}
+    begun = {**here, "torch": "2.10.0", "device_name": "Another processor (cpu)", "git_commit": "another"}
     (stopped / "environment.json").write_text(json.dumps(begun))
     listener = Listener()
     assert untimed(go_on(stopped, listener)) == untimed(run(tmp_path / "whole"))
