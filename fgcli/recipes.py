@@ -25,7 +25,7 @@ def find(name_or_path: str, where: str = "--recipe") -> Path:
     it exists: reading it tells.
     """
     path = Path(name_or_path)
-    if path.is_file() or len(path.parts) != 1 or path.suffix:
+    if (path.exists() and not path.is_dir()) or len(path.parts) != 1 or path.suffix:
         return path
     if name_or_path not in names():
         raise unknown("recipe", name_or_path, names(), where=where)

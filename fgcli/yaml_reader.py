@@ -7,14 +7,15 @@ PyYAML's time on deep nesting is quadratic.
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import NamedTuple
 
 import yaml
 
 from fgcli.errors import UsageError
+from fgcli.files import read_regular
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
@@ -69,20 +70,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a small regular UTF-8 file; UsageError for any other."""
     name = os.fspath(path)
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UsageError(f"{name} is not a regular file; give a YAML file")
-            with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(MAX_BYTES + 1)
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{name} cannot be read: {reason}") from error
-    if len(content) > MAX_BYTES:
-        raise UsageError(f"{name} is larger than {MAX_BYTES // 1024} KiB, the most that is read")
+        content = read_regular(FilePath(path), MAX_BYTES)
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{name} cannot be read: {error}; give a YAML file of at most {MAX_BYTES} bytes") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

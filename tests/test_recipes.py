@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from fgcli import recipes
@@ -39,7 +41,10 @@ def test_what_looks_like_a_path_is_one(path):
 def test_a_file_of_the_working_directory_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "quickstart").write_text("method: wt")
-    assert str(recipes.find("quickstart")) == "quickstart"
+    os.mkfifo(tmp_path / "pipe")  # reading it says what it is
+    (tmp_path / "table3").mkdir()
+    assert [str(recipes.find(name)) for name in ("quickstart", "pipe")] == ["quickstart", "pipe"]
+    assert recipes.find("table3").name == "table3.yaml"
 
 
 def test_unknown_name():

@@ -115,18 +115,18 @@ SLOW = {
 
 @pytest.mark.parametrize(("text", "message"), SLOW.values(), ids=SLOW)
 def test_bounds_are_met_early(text: str, message: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UsageError, match=re.escape(message)):
         read_yaml(text, "r.yaml")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("filler", ["#\n", "\n", "a ", "a\n", "'' ", "&a ", "[],", ":"])
 def test_the_largest_file_takes_less_than_two_seconds(filler: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with contextlib.suppress(UsageError):
         read_yaml((filler * MAX_BYTES)[:MAX_BYTES], "r.yaml")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_depth_below_the_bound_is_read() -> None:
@@ -147,10 +147,10 @@ def test_one_gigabyte_is_refused_at_once(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     with file.open("wb") as handle:
         handle.truncate(2**30)
-    start = time.perf_counter()
-    with pytest.raises(UsageError, match=r"r\.yaml is larger than 256 KiB"):
+    start = time.process_time()
+    with pytest.raises(UsageError, match=r"r\.yaml cannot be read: larger than 262144 bytes; give a YAML"):
         read_text(file)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def test_what_is_not_utf_8_is_refused_with_its_place(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_what_is_not_utf_8_is_refused_with_its_place(tmp_path: Path) -> None:
     ("name", "reason"),
     [
         ("absent.yaml", "cannot be read: No such file"),
-        ("", "is not a regular file"),
+        ("", "cannot be read: not a regular file; give a YAML file"),
         ("a\0b", r"a\\x00b cannot be read"),
     ],
 )
@@ -175,7 +175,7 @@ def test_what_is_no_file(name: str, reason: str, tmp_path: Path) -> None:
 
 def test_a_pipe_that_nobody_writes_to_does_not_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="pipe is not a regular file"):
+    with pytest.raises(UsageError, match="pipe cannot be read: not a regular file"):
         read_text(tmp_path / "pipe")
 
 

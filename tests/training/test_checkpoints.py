@@ -1,13 +1,17 @@
+import hashlib
 import json
+import math
 import pickle
 from random import Random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fgcli import files
 from fgcli.errors import RunError
-from fgcli.training import checkpoints
+from fgcli.training import checkpoints, tensor_file
 from fgcli.training.checkpoints import Checkpoint, CheckpointStore
 
 
@@ -124,22 +128,101 @@ def test_newer_schema_is_named(store, monkeypatch):
         store.load_newest()
 
 
+def forge(store, content):
+    """A checkpoint of step 10 whose tensor file is `content`, with checksums that vouch for it."""
+    store.save(checkpoint(10))
+    tensor_file, manifest_file = (store.folder / f"step-0000000010.{suffix}" for suffix in ("safetensors", "json"))
+    tensor_file.write_bytes(content)
+    manifest = json.loads(manifest_file.read_text())
+    manifest["tensors"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    del manifest["sha256"]
+    manifest["sha256"] = checkpoints._sha256(files.to_json(manifest))
+    manifest_file.write_text(json.dumps(manifest))
+
+
 def test_nothing_is_unpickled(store, tmp_path):
     class Bomb:
         def __reduce__(self):
             return (tmp_path.joinpath("boom").touch, ())
 
-    store.save(checkpoint(10))
-    tensor_file, manifest_file = (store.folder / f"step-0000000010.{suffix}" for suffix in ("safetensors", "json"))
-    tensor_file.write_bytes(pickle.dumps(Bomb()))
-    manifest = json.loads(manifest_file.read_text())
-    manifest["tensors"]["sha256"] = checkpoints.hashlib.sha256(tensor_file.read_bytes()).hexdigest()
-    del manifest["sha256"]
-    manifest["sha256"] = checkpoints._sha256(files.to_json(manifest))
-    manifest_file.write_text(json.dumps(manifest))
+    forge(store, pickle.dumps(Bomb()))
     with pytest.raises(RunError, match=r"step-0000000010\.safetensors: cannot be read"):
         store.load_newest()
     assert not (tmp_path / "boom").exists()
+
+
+def header(length, **entry):
+    text = json.dumps({"model.weight": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **entry}}).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(2**63),
+        header(2**31),
+        header(None, shape=[2**40]),
+        header(None, shape=[2**40], data_offsets=[0, 2**42]),
+        header(None, shape=[2**63, 2**63]),
+        header(None, shape=[-2]),
+        header(None, data_offsets=[8, 0]),
+        header(None, dtype="PICKLE"),
+        (4 * 10**5).to_bytes(8, "little") + b"[" * 4 * 10**5,
+    ],
+    ids=range(9),
+)
+def test_headers_that_claim_what_is_not_there_are_refused(store, content):
+    forge(store, content)
+    with pytest.raises(RunError, match=r"step-0000000010\.safetensors: cannot be read"):
+        store.load_newest()
+
+
+def test_a_sound_forgery_is_read(store):
+    """So that the ones before are refused for what they claim."""
+    forge(store, header(None))
+    assert store.load(10).tensors["model.weight"].tolist() == [0, 0]
+
+
+def any_bits(dtype, shape, seed):
+    """A tensor of bytes drawn at random: NaN with their payloads, subnormal numbers."""
+    if dtype is torch.bool:
+        return torch.randint(2, shape, generator=torch.Generator().manual_seed(seed)).bool()
+    size = math.prod(shape) * dtype.itemsize
+    return (
+        torch.frombuffer(bytearray(Random(seed).randbytes(size) + bytes(8)), dtype=torch.uint8)[:size]
+        .view(dtype)
+        .view(shape)
+    )
+
+
+def bits(tensor):
+    return tensor.reshape(-1).view(torch.uint8).tolist()
+
+
+TENSORS = st.builds(
+    any_bits, st.sampled_from([*tensor_file._TYPES]), st.lists(st.integers(0, 4), max_size=3), st.integers(0, 2**32)
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=20)
+@given(
+    st.dictionaries(st.text().filter(lambda name: name != "__metadata__"), TENSORS, max_size=4),
+    st.dictionaries(st.text(), JSON, max_size=3),
+)
+def test_any_tensors_and_data_come_back_to_the_bit(tmp_path_factory, tensors, data):
+    store = CheckpointStore(tmp_path_factory.mktemp("any"), "method: wt\n")
+    store.save(Checkpoint(1, tensors, data))
+    found = store.load(1)
+    assert found.data == data
+    assert found.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert (found.tensors[name].dtype, found.tensors[name].shape) == (tensor.dtype, tensor.shape)
+        assert bits(found.tensors[name]) == bits(tensor)
 
 
 @pytest.mark.parametrize("renames_before_the_kill", [0, 1])

@@ -3,9 +3,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fgcli.errors import RunError, UsageError
 from fgcli.files import write_atomically
+from fgcli.training.rows import append_row, read_rows
 from fgcli.training.run_directory import (
     Content,
     check_free,
@@ -141,6 +144,41 @@ def test_broken_line_in_the_middle_is_named(run, line):
     run.append_metrics({"step": 3})
     with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: not such a row"):
         run.read_metrics()
+
+
+ROWS = st.lists(
+    st.dictionaries(
+        st.text(max_size=5), st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.text(), max_size=3
+    ),
+    max_size=4,
+)
+
+
+@given(ROWS, st.data())
+def test_rows_cut_anywhere_are_read_up_to_the_last_whole_one(tmp_path_factory, rows, data):
+    file = tmp_path_factory.getbasetemp() / "rows.jsonl"
+    file.unlink(missing_ok=True)
+    rows = [{**row, "step": step} for step, row in enumerate(rows)]
+    for row in rows:
+        append_row(file, row)
+    content = file.read_bytes() if rows else b""
+    cut = data.draw(st.integers(0, len(content)))
+    file.write_bytes(content[:cut])
+    whole = content[:cut].count(b"\n")
+    assert read_rows(file) == (rows[:whole], not content[:cut].endswith(b"\n") and cut > 0)
+
+
+@given(st.lists(st.binary() | st.sampled_from([b'{"step": 1}', b'{"step": 1e9}', b"{}", b"[[", b"\n"])).map(b"\n".join))
+def test_any_bytes_are_rows_or_refused_in_one_line(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "any.jsonl"
+    file.write_bytes(content)
+    rows, message = [], ""
+    try:
+        rows, _ = read_rows(file)
+    except RunError as error:
+        message = str(error)
+    assert message.isprintable()
+    assert all(isinstance(row["step"], int) for row in rows)
 
 
 def test_row_cut_short_by_a_full_disk_is_taken_back(run, monkeypatch):
