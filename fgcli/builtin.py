@@ -4,7 +4,7 @@ from fgcli.bench.options import LocalOptions
 from fgcli.data.options import DigitsOptions, Mnist1dOptions
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
-from fgcli.extend.options import GuessOptions, Options, TangentOptions
+from fgcli.extend.options import EngineOptions, GuessOptions, Options
 from fgcli.guesses.options import (
     CheckpointOptions,
     NewtonSchulzOptions,
@@ -90,7 +90,7 @@ def fg_estimators() -> list[Entry]:
             "weight-perturbation",
             "fgcli.guesses.weight_perturbation:WeightPerturbation",
             "Gaussian directions in weight space, the same for the whole batch; unbiased, of high variance.",
-            TangentOptions,
+            EngineOptions,
         ),
     ]
 

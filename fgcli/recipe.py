@@ -1,8 +1,8 @@
 """The recipe of a run: what a file and the flags say, checked against the schemas of what they name. Imports no torch.
 
 The order of precedence is flag, file, default. Some options stand at the top for convenience: `k`, `tangents`,
-`combine` and `tangent_chunk` of the method, `width`, `depth` and `bias` of the model. Each is None where that has no
-such option.
+`combine`, `tangent_chunk` and `memory` of the method, `width`, `depth` and `bias` of the model. Each is None where that
+has no such option.
 """
 
 import os
@@ -42,6 +42,9 @@ class Recipe(Options):
         default=None, description="How the tangents make one estimate."
     )
     tangent_chunk: Count | None = Field(default=None, description="Tangents carried at a time.")
+    memory: Literal["store", "replay"] | None = Field(
+        default=None, description="Store what each layer saw, or make two passes that store nothing of a layer."
+    )
     dataset: str = Field(default="mnist1d", description="Dataset.")
     dataset_options: OwnOptions = Field(default={}, description="The dataset's own options.")
     model: str = Field(default="mlp", description="Model.")
@@ -83,7 +86,7 @@ class _Part(NamedTuple):
 
 
 _PARTS: dict[Section, _Part] = {
-    "method": _Part("options", ("k", "tangents", "combine", "tangent_chunk")),
+    "method": _Part("options", ("k", "tangents", "combine", "tangent_chunk", "memory")),
     "dataset": _Part("dataset_options"),
     "model": _Part("model_options", ("width", "depth", "bias")),
     "optimizer": _Part("optimizer_options"),

@@ -10,13 +10,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from fgcli.errors import UsageError
 from fgcli.extend.entry import Entry
-from fgcli.extend.options import GuessOptions, Options, TangentOptions
+from fgcli.extend.options import EngineOptions, GuessOptions, Options
 from fgcli.extend.plugins import Origin, Plugins
 from fgcli.extend.registry import Registry
 from fgcli.recipe import Recipe, Source, dump, read_recipe, resolve, section_options
 from fgcli.yaml_reader import read_yaml
 
-SHARED = ", ".join(sorted({**GuessOptions.model_fields, **TangentOptions.model_fields}))
+SHARED = ", ".join(sorted({**GuessOptions.model_fields, **EngineOptions.model_fields}))
 
 
 class SubspaceOptions(GuessOptions):
@@ -266,8 +266,8 @@ def test_section_options_are_what_the_targets_take() -> None:
     recipe = resolve(None, {"method": "wperp", "k": "rank", "width": 9, "options": {"pair": [3, 4]}}, REGISTRY)
     options = section_options(recipe, "method", REGISTRY)
     assert isinstance(options, SubspaceOptions)
-    assert isinstance(options, TangentOptions)
-    assert options.model_dump() == SubspaceOptions(k="rank", pair=(3, 4)).model_dump() | TangentOptions().model_dump()
+    assert isinstance(options, EngineOptions)
+    assert options.model_dump() == SubspaceOptions(k="rank", pair=(3, 4)).model_dump() | EngineOptions().model_dump()
     assert section_options(recipe, "model", REGISTRY) == NetOptions(width=9)
     assert section_options(recipe, "dataset", REGISTRY) == Options()
 

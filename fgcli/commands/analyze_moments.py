@@ -25,7 +25,7 @@ SHOWN = (
 
 
 @with_train_flags(
-    leave_out=("epochs", "keep_checkpoints", "method", "k", "tangents", "combine", "tangent_chunk", "option")
+    leave_out=("epochs", "keep_checkpoints", "method", "k", "tangents", "combine", "tangent_chunk", "memory", "option")
 )
 def analyze_moments(
     runs: Runs = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fgcli.extend.describe import default_text, describe, describe_options
-from fgcli.extend.options import TangentOptions
+from fgcli.extend.options import EngineOptions
 from fgcli.extend.plugins import normalized
 from fgcli.extend.registry import METHOD_KINDS, Kind, load_registry
 
@@ -59,21 +59,23 @@ def _show(found: list[dict[str, Any]]) -> None:
 
     twice = {row["name"] for row in found if sum(other["name"] == row["name"] for other in found) > 1}
     console = Console(highlight=False)
-    of_tangents = describe_options(TangentOptions)
+    of_engine = describe_options(EngineOptions)
     rest = list[str]()
     for row in found:
         source = f"{row['source']['distribution']} {row['source']['version']}"
         name = f"{row['source']['distribution']}:{row['name']}" if row["name"] in twice else row["name"]
         console.print(Text(name, "bold") + Text(f"  {row['kind']}, {source}", "dim"), soft_wrap=True)
         console.print(Padding(Text(row["summary"]), (0, 0, 0, 2)))
-        own = [option for option in row["options"] if option not in of_tangents]
+        own = [option for option in row["options"] if option not in of_engine]
         if len(own) < len(row["options"]):
             rest.append(name)
         if own:
             console.print(_options(own))
     if rest:
-        console.print(Text("tangents", "bold") + Text(f"  options of {', '.join(rest)}", "dim"), soft_wrap=True)
-        console.print(_options(of_tangents))
+        console.print(
+            Text("tangents and memory", "bold") + Text(f"  options of {', '.join(rest)}", "dim"), soft_wrap=True
+        )
+        console.print(_options(of_engine))
 
 
 def _options(options: list[dict[str, Any]]) -> "Padding":

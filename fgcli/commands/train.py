@@ -42,6 +42,14 @@ def train(
     tangent_chunk: Annotated[
         str | None, _option("--tangent-chunk", "Tangents carried at a time, for less memory; all if not given.", "N")
     ] = None,
+    memory: Annotated[
+        str | None,
+        _option(
+            "--memory",
+            "Store what each layer saw, or replay: two passes that store nothing of a layer (default store).",
+            "store|replay",
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None, _option("--option", "Another option of the method; repeatable.", "KEY=VALUE")
     ] = None,
@@ -162,7 +170,7 @@ def train(
     _train(make, sinks, json=json, quiet=quiet)
 
 
-_PLAIN = ("method", "combine", "dataset", "model", "bias", "optimizer", "device", "on_nonfinite", "subspace")
+_PLAIN = ("method", "combine", "memory", "dataset", "model", "bias", "optimizer", "device", "on_nonfinite", "subspace")
 _NUMBERS = (
     "k", "tangents", "tangent_chunk", "width", "depth", "epochs", "max_steps", "batch_size", "lr", "seed", "threads",
     "eval_every", "keep_last", "diagnostics_every", "subspace_k", "subspace_every",

@@ -58,7 +58,7 @@ class GuessOptions(Options):
 
 
 class TangentOptions(Options):
-    """Options of how many directions a step looks along. Every guess method has them, without declaring them."""
+    """Options of how many directions a step looks along."""
 
     tangents: int = Field(default=1, ge=1, description="Directions in one step; the network itself is computed once.")
     combine: Literal["mean", "orthogonal", "projection"] = Field(
@@ -89,13 +89,23 @@ class TangentOptions(Options):
         return self
 
 
+class EngineOptions(TangentOptions):
+    """Options of the engine that drives guess methods. All of them have these, without declaring them."""
+
+    memory: Literal["store", "replay"] = Field(
+        default="store",
+        description="`store` what each layer saw until the gradients are made; `replay`: two passes that store nothing "
+        "of a layer and draw the guesses again, the same numbers in memory that does not grow with depth.",
+    )
+
+
 @cache
-def with_tangents(schema: type[Options]) -> type[Options]:
-    """A guess method's schema with TangentOptions, which the engine has for every method. ValueError for a clash."""
-    taken = [name for name in TangentOptions.model_fields if name in schema.model_fields]
+def with_engine_options(schema: type[Options]) -> type[Options]:
+    """A guess method's schema with EngineOptions. ValueError for a clash."""
+    taken = [name for name in EngineOptions.model_fields if name in schema.model_fields]
     if taken:
         raise ValueError(f"option {taken[0]} of {schema.__name__} is the engine's for every guess method; rename it")
-    return create_model(schema.__name__, __base__=(TangentOptions, schema), __doc__=schema.__doc__)
+    return create_model(schema.__name__, __base__=(EngineOptions, schema), __doc__=schema.__doc__)
 
 
 def _misread(path: tuple[str | int, ...], given: object, taken: object) -> Iterator[InitErrorDetails]:

@@ -23,7 +23,7 @@ from fgcli.errors import UsageError, exception_text, one_line
 from fgcli.extend import hookspecs
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import CONTRACT
-from fgcli.extend.options import with_tangents
+from fgcli.extend.options import with_engine_options
 
 GROUP = "fg"
 ALLOWED = "FG_PLUGINS"
@@ -161,7 +161,7 @@ class Plugins:
                 if not isinstance(entry, Entry):
                     raise TypeError(f"{hook} returned {entry!r} in its list; it must hold Entry only")
                 is_guess = hook == "fg_guess_methods"
-                yield replace(entry, options=with_tangents(entry.options)) if is_guess else entry
+                yield replace(entry, options=with_engine_options(entry.options)) if is_guess else entry
 
     def _refuse_unknown_hooks(self, plugin: object) -> None:
         known = [name for name in vars(hookspecs) if name.startswith("fg_")]

@@ -30,6 +30,15 @@ class Kept:
         """y of the first tangent."""
         return self.guesses[:, 0]
 
+    def all(self) -> Tensor:
+        """y [batch, K, *site.shape], a tensor that may be written into."""
+        return self.guesses.clone()
+
+    @property
+    def vectors(self) -> Tensor:
+        """What `combine` orthogonal or projection takes the Gram matrix of: [batch, n, K]."""
+        return self.guesses.flatten(2).mT
+
     def combined(self, c: Tensor) -> Tensor:
         """Σ_k c_k y_k of c [batch, K]: [batch, *site.shape]. Where K = 1, y itself is written into."""
         y = self.guesses
@@ -47,6 +56,13 @@ class Mapped:
 
     def first(self) -> Tensor:
         return self.linear.map(self.noise[..., 0].contiguous())
+
+    def all(self) -> Tensor:
+        return self.linear.columns(self.noise)
+
+    @property
+    def vectors(self) -> Tensor:
+        return self.noise
 
     def combined(self, c: Tensor) -> Tensor:
         return self.linear.map((self.noise @ c.unsqueeze(2)).squeeze(2))

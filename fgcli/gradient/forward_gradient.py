@@ -3,13 +3,13 @@
 Each site adds its guess y_{i,b} to the tangent of s_{i,b}; the tangent of the loss is then
 δ_b = Σ_i ⟨g_{i,b}, y_{i,b}⟩, one δ_b for all sites together, and δ_b y_{i,b} the guess of g_{i,b}
 (Baydin et al. 2022; Ren et al. 2023). There is no reverse pass and no recorded graph. Several guesses in one pass,
-and what becomes of them: fgcli.gradient.tangents.
+and what becomes of them: fgcli.gradient.tangents. The same in memory that does not grow with depth:
+fgcli.gradient.replay.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -19,7 +19,8 @@ from fgcli.gradient import checked
 from fgcli.gradient.batched import Link, batched_derivatives
 from fgcli.gradient.chain import Above, NoSegment, OutputLayer, Segment, find_segments
 from fgcli.gradient.checked import Guess
-from fgcli.gradient.draws import Drawn, Kept, LinearMap, Mapped, joined
+from fgcli.gradient.draws import Drawn, Kept, LinearMap, joined
+from fgcli.gradient.driven_site import DrivenSite
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
@@ -32,6 +33,7 @@ from fgcli.gradient.probe import (
     refuse_random_layers,
 )
 from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.replay import Replay
 from fgcli.gradient.segment import GraphSegment, Lookahead
 from fgcli.gradient.sites import (
     LAYERS,
@@ -44,6 +46,9 @@ from fgcli.gradient.sites import (
 )
 from fgcli.gradient.tangents import Tangents, gram_of
 from fgcli.gradient.upstream import UpstreamJacobian
+
+TRIED = 32
+"""Samples that trial passes take at most: they keep what every layer sees."""
 
 
 @dataclass(frozen=True)
@@ -71,58 +76,21 @@ class DualPass:
         return {name: drawn.first() for name, drawn in self.draws.items()}
 
 
-@dataclass
-class _Driven:
-    """A site with the guess that drives it and, where the guess needs it, the segment above."""
-
-    site: Site
-    guess: Guess
-    segment: Segment | GraphSegment | None = None
-    prepared: Any = None
-
-    @cached_property
-    def linear_guess(self) -> LinearGuess | None:
-        """The guess, if it is linear in its noise. Asked once: isinstance of a protocol takes 20 µs."""
-        return self.guess if isinstance(self.guess, LinearGuess) else None
-
-    def observe(self, s: Tensor) -> None:
-        if isinstance(self.segment, Segment):
-            self.site.slope = self.segment.slope(s)
-
-    def linear(self, s: Tensor, jacobian: UpstreamJacobian | None = None) -> LinearMap:
-        """The guess as a linear map at s. It keeps this batch when a later pass observes another.
-
-        `jacobian` is W̃ there, where the segment above is a GraphSegment.
-        """
-        guess = self.linear_guess
-        if guess is None:
-            raise TypeError(f"{type(self.guess).__name__} is not linear in its noise")
-        site = replace(self.site, output=s, jacobian=jacobian)
-        noise_dim = checked.noise_dim(guess, site, self.prepared)
-        return LinearMap(noise_dim, partial(checked.mapped, guess, site, self.prepared))
-
-    def draw(
-        self, s: Tensor, rng: StepRng, tangents: Tangents, k: int = 0, jacobian: UpstreamJacobian | None = None
-    ) -> Tensor:
-        """The guess y of every sample for tangent k, in the shape of s [batch, *site.shape]."""
-        if self.linear_guess is None and isinstance(self.guess, SampledGuess):
-            site = replace(self.site, output=s, jacobian=jacobian)
-            generator = rng.generator(tangents.key("guess", k), site.name, s.device)
-            return checked.sampled(self.guess, site, self.prepared, s, generator)
-        linear = self.linear(s, jacobian)
-        return linear.map(tangents.noise(rng, "guess", self.site.name, k, (len(s), linear.noise_dim), s))
-
-
 class ForwardGradient:
     """The estimator that a guess method drives.
 
     uncovered: parameters that no site covers (a LayerNorm's scale) are trained by weight perturbation carried in
     the same pass, or frozen. With several tangents, they have one of their own, beside those of the sites.
     tangents: how many guesses at once, and how they make one estimate.
+    memory: store what the weight gradients are made of during the pass, or make two passes that store nothing.
     """
 
     def __init__(
-        self, method: Guess, uncovered: Literal["perturb", "freeze"] = "perturb", tangents: Tangents | None = None
+        self,
+        method: Guess,
+        uncovered: Literal["perturb", "freeze"] = "perturb",
+        tangents: Tangents | None = None,
+        memory: Literal["store", "replay"] = "store",
     ) -> None:
         if isinstance(method, LinearGuess) == isinstance(method, SampledGuess):
             parts = "needs, prepare and either noise_dim and map, or sample"
@@ -130,11 +98,11 @@ class ForwardGradient:
         if method.needs not in get_args(Needs):
             raise TypeError(f"{type(method).__name__}.needs is {method.needs!r}; it must be one of {get_args(Needs)}")
         self.method = method
-        self.uncovered = uncovered
+        self.uncovered, self.memory = uncovered, memory
         self.tangents = tangents or Tangents()
         if not isinstance(method, LinearGuess):
             self.tangents.refuse_for_sampled(type(method).__name__)
-        self._driven: dict[str, _Driven] = {}
+        self._driven: dict[str, DrivenSite] = {}
         self._modules: dict[str, SiteModule] = {}
         self._links: dict[str, Link] = {}
         self._coverage = Coverage(())
@@ -142,6 +110,7 @@ class ForwardGradient:
         self._prepared_at: int | None = None
 
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+        example = example[:TRIED]
         refuse_mixing_layers(model)
         candidates = named_site_modules(model)
         refuse_shared_weights(candidates)
@@ -179,16 +148,22 @@ class ForwardGradient:
         self.load_state({})  # what `prepare` kept of this look
         self.tangents.refuse_above(dims)
 
-    def _drive(self, site: Site, above: Above | None) -> _Driven:
+    def _drive(self, site: Site, above: Above | None) -> DrivenSite:
         if above is None:
-            return _Driven(site, self.method)
+            return DrivenSite(site, self.method)
         if isinstance(above, OutputLayer):
-            return _Driven(site, Isotropic())
+            return DrivenSite(site, Isotropic())
         if isinstance(above, NoSegment):
             raise ModelRefused(
                 f"site '{site.name}' ({type(site.module).__name__}) {above.reason}, so that its upstream Jacobian is "
                 "not known; make the forward one that it can follow (no branches on values), or use "
                 "activation-perturbation"
+            )
+        if isinstance(above, GraphSegment) and self.memory == "replay":
+            raise ModelRefused(
+                f"site '{site.name}' ({type(site.module).__name__}) {above.reason}; its upstream Jacobian needs what "
+                "other layers give, kept for all sites at once, so that memory=replay would save nothing: use "
+                "memory=store, or activation-perturbation"
             )
         if isinstance(above, GraphSegment) and self.method.needs == "matrix":
             raise ModelRefused(
@@ -197,9 +172,12 @@ class ForwardGradient:
                 "method that only applies it, or activation-perturbation"
             )
         site.next_layer = above.next_layer if isinstance(above, Segment) else None
-        return _Driven(site, self.method, above)
+        return DrivenSite(site, self.method, above)
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        if self.memory == "replay":
+            directions = self._begin(model, rng)
+            return Replay(self._driven, self.tangents, self._links, directions).estimate(model, loss, batch, rng)
         drawn = self.dual_pass(model, loss, batch, rng)
         with torch.no_grad():
             total = drawn.along_directions.sum()
@@ -212,16 +190,20 @@ class ForwardGradient:
 
     def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> DualPass:
         """The pass that `estimate` makes of the same arguments; in parts, where the tangents are chunked."""
+        directions = self._begin(model, rng)
+        with torch.no_grad():
+            single = self.tangents.single
+            return (self._single_pass if single else self._batched_pass)(model, loss, batch, rng, directions)
+
+    def _begin(self, model: nn.Module, rng: StepRng) -> dict[str, Tensor]:
+        """Prepare the sites for this step, and draw the directions of the parameters that no site covers."""
         refuse_mixing_layers(model)
         self._prepare(rng.step)
-        directions = {
+        return {
             name: rng.normal("weight", name, tuple(parameter.shape), parameter)
             for name, parameter in model.named_parameters()
             if name in self._coverage.perturbed
         }
-        with torch.no_grad():
-            single = self.tangents.single
-            return (self._single_pass if single else self._batched_pass)(model, loss, batch, rng, directions)
 
     def _single_pass(
         self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, directions: dict[str, Tensor]
@@ -256,9 +238,10 @@ class ForwardGradient:
         def derivatives(part: range, directions: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
             guesses: dict[str, Tensor] = {}
 
-            def draw(driven: _Driven, s: Tensor, jacobian: UpstreamJacobian | None = None) -> None:
-                drawn, guesses[driven.site.name] = self._draw(driven, s, rng, part, jacobian)
+            def draw(driven: DrivenSite, s: Tensor, jacobian: UpstreamJacobian | None = None) -> None:
+                drawn = driven.draw_several(s, rng, self.tangents, part, jacobian)
                 draws[driven.site.name].append(drawn)
+                guesses[driven.site.name] = drawn.all()
 
             def perturb(name: str, x: Tensor, s: Tensor) -> Tensor:
                 inputs[name] = x
@@ -282,24 +265,10 @@ class ForwardGradient:
         rest = losses.new_zeros(len(losses)) if along_directions is None else along_directions
         return DualPass(losses, delta, inputs, whole, self._coefficients(delta, whole), directions, rest)
 
-    def _draw(
-        self, driven: _Driven, s: Tensor, rng: StepRng, part: range, jacobian: UpstreamJacobian | None
-    ) -> tuple[Drawn, Tensor]:
-        """What is remembered of the tangents of `part`, and their guesses [batch, tangents, ...] to be written into."""
-        tangents, name = self.tangents, driven.site.name
-        if driven.linear_guess is None:
-            y = torch.stack([driven.draw(s, rng, tangents, k, jacobian) for k in part], dim=1)
-            return Kept(y), y.clone()
-        linear = driven.linear(s, jacobian)
-        noise = [tangents.noise(rng, "guess", name, k, (len(s), linear.noise_dim), s) for k in part]
-        z = torch.stack(noise, dim=1).mT
-        y = linear.columns(z)
-        return (Kept(y), y.clone()) if tangents.combine == "projection" else (Mapped(linear, z), y)
-
     def _coefficients(self, delta: Tensor, draws: Mapping[str, Drawn]) -> Tensor:
         if self.tangents.combine == "mean":
             return self.tangents.coefficients(delta)
-        vectors = [one.noise if isinstance(one, Mapped) else one.guesses.flatten(2).mT for one in draws.values()]
+        vectors = [one.vectors for one in draws.values()]
         gram = torch.stack([gram_of(some) for some in vectors]).sum(0)
         return self.tangents.coefficients(delta, gram, sum(some.shape[1] for some in vectors))
 
@@ -328,7 +297,7 @@ class ForwardGradient:
         """The first site whose guess is not finite in that step's estimate, drawn again from its key; None if none."""
         found: list[str] = []
 
-        def look(driven: _Driven, s: Tensor, jacobian: UpstreamJacobian | None = None) -> None:
+        def look(driven: DrivenSite, s: Tensor, jacobian: UpstreamJacobian | None = None) -> None:
             if found or not torch.isfinite(s).all():
                 return
             drawn = (driven.draw(s, rng, self.tangents, k, jacobian) for k in range(self.tangents.number))

@@ -1,12 +1,15 @@
 """Random streams that are derived, never advanced: a key names a stream, and the same key draws it again."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+DRAWN_AT_ONCE = 16
+"""Numbers N(0, 1) that torch makes together on the CPU: draws of multiples of it are one longer draw, cut up."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,14 @@ class Streams:
 
         Layers such as Dropout draw from nothing else.
         """
-        generators = _default_generators(device)
-        states = [generator.get_state() for generator in generators]
-        for generator in generators:  # torch.manual_seed does this for every backend, and takes a hundred times as long
+        back = layers_again(device)
+        # torch.manual_seed does this for every backend, and takes a hundred times as long.
+        for generator in _default_generators(device):
             generator.manual_seed(self._seed(purpose, step, ""))
         try:
             yield
         finally:
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
+            back()
 
     def _seed(self, purpose: str, step: int, site: str) -> int:
         key = f"{self.seed}/{purpose}/{step}/{site}".encode()
@@ -51,6 +53,29 @@ class Streams:
     def at(self, step: int) -> "StepRng":
         """The streams of one training step."""
         return StepRng(self, step)
+
+
+def layers_again(device: torch.device) -> Callable[[], None]:
+    """What brings torch's default generators back to where they are now, so that layers draw the same once more."""
+    generators = _default_generators(device)
+    states = [generator.get_state() for generator in generators]
+
+    def again() -> None:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+    return again
+
+
+def layers_draw(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether the model's forward draws from torch's default generators, as a Dropout in train mode does."""
+    back = layers_again(inputs.device)
+    before = [generator.get_state() for generator in _default_generators(inputs.device)]
+    with torch.no_grad():
+        model(inputs[:1])
+    after = [generator.get_state() for generator in _default_generators(inputs.device)]
+    back()
+    return not all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def _default_generators(device: torch.device) -> list[torch.Generator]:
@@ -76,3 +101,29 @@ class StepRng:
         """N(0, I) of `shape`, in the dtype and on the device of `like`."""
         generator = self.generator(purpose, site, like.device)
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True)
+class ContinuedRng(StepRng):
+    """The same streams for a batch in parts: each begins where the part before has left it.
+
+    Within a part a key draws the same again. Together the parts draw what the whole batch does, where that is N(0, I)
+    on the CPU and all parts but the last have a multiple of DRAWN_AT_ONCE samples.
+    """
+
+    _generators: dict[tuple[str, str], torch.Generator] = field(default_factory=dict)
+    _starts: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+    def generator(self, purpose: str, site: str = "", device: torch.device | str = "cpu") -> torch.Generator:
+        key = (purpose, site)
+        if key not in self._generators:
+            self._generators[key] = super().generator(purpose, site, device)
+        generator = self._generators[key]
+        if key not in self._starts:
+            self._starts[key] = generator.get_state()
+        generator.set_state(self._starts[key])
+        return generator
+
+    def advance(self) -> None:
+        """Go on to the next part."""
+        self._starts.clear()

@@ -1,6 +1,8 @@
 """From options, as recipes check them, to what the core is built with."""
 
-from fgcli.extend.options import Options, TangentOptions
+from typing import Literal
+
+from fgcli.extend.options import EngineOptions, Options, TangentOptions
 from fgcli.gradient.checked import Guess
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.tangents import Tangents
@@ -12,7 +14,8 @@ def driven(method: Guess, options: Options) -> ForwardGradient:
     What a schema does not declare has its default. TypeError for what is no guess method, OptionRefused for options
     that this one cannot have.
     """
-    return ForwardGradient(method, getattr(options, "uncovered", "perturb"), tangents_of(options))
+    uncovered = getattr(options, "uncovered", "perturb")
+    return ForwardGradient(method, uncovered, tangents_of(options), memory_of(options))
 
 
 def tangents_of(options: Options) -> Tangents:
@@ -20,3 +23,8 @@ def tangents_of(options: Options) -> Tangents:
     if not isinstance(options, TangentOptions):
         return Tangents()
     return Tangents(options.tangents, options.combine, options.draws, options.shrinkage, options.tangent_chunk)
+
+
+def memory_of(options: Options) -> Literal["store", "replay"]:
+    """The `memory` that the options ask for; `store` where they have no such option."""
+    return options.memory if isinstance(options, EngineOptions) else "store"

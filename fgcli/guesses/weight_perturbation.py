@@ -14,13 +14,14 @@ from fgcli.gradient.probe import refuse_random_layers
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import SiteModule, linear_part, named_site_modules, refuse_mixing_layers
 from fgcli.gradient.tangents import gram_of
-from fgcli.guesses.driven import tangents_of
+from fgcli.guesses.driven import memory_of, tangents_of
 
 
 class WeightPerturbation:
     """One direction v ~ N(0, I) per parameter for the whole batch; the estimate is (Σ_b δ_b) v. Unbiased.
 
-    With several tangents, several such directions, made one estimate as fgcli.gradient.tangents says.
+    With several tangents, several such directions, made one estimate as fgcli.gradient.tangents says. No activations
+    are stored in any case; with memory=replay, all the directions of a chunk of tangents only, and of a parameter.
 
     Parameters are dual numbers wherever the model uses them: tied, or outside their own layer, too. Only where the
     device has no forward-mode formula for layers are the tangents of Linear and Conv2d formed by hand, each in its
@@ -28,7 +29,7 @@ class WeightPerturbation:
     """
 
     def __init__(self, options: Options) -> None:
-        self.tangents = tangents_of(options)
+        self.tangents, self.memory = tangents_of(options), memory_of(options)
         self._sites: dict[str, SiteModule] = {}
 
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
@@ -72,12 +73,17 @@ class WeightPerturbation:
     @torch.no_grad()
     def _batched(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         """K directions by torch.func.vmap over jvp: the primal is computed once for each chunk."""
-        tangents = self.tangents
+        tangents, every = self.tangents, range(self.tangents.number)
         parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        directions = {
-            name: torch.stack([self._direction(rng, name, p, k) for k in range(tangents.number)])
-            for name, p in parameters.items()
-        }
+
+        def drawn(name: str, part: range) -> Tensor:
+            """Directions of one parameter, [len(part), *its shape]."""
+            return torch.stack([self._direction(rng, name, parameters[name], k) for k in part])
+
+        kept = {} if self.memory == "replay" else {name: drawn(name, every) for name in parameters}
+
+        def directions(name: str, part: range) -> Tensor:
+            return kept[name][part.start : part.stop] if name in kept else drawn(name, part)
 
         def losses_of(chosen: dict[str, Tensor]) -> Tensor:
             return loss(torch.func.functional_call(model, chosen, (batch.inputs,)), batch.targets)
@@ -87,14 +93,18 @@ class WeightPerturbation:
 
         shared: Any = (None, 0)  # of losses, which all tangents share, and of δ
         parts = [
-            torch.func.vmap(along, out_dims=shared)({name: v[part] for name, v in directions.items()})
-            for part in (slice(part.start, part.stop) for part in tangents.parts)
+            torch.func.vmap(along, out_dims=shared)({name: directions(name, part) for name in parameters})
+            for part in tangents.parts
         ]
         losses, delta = parts[0][0], torch.cat([part[1] for part in parts]).T / len(batch.inputs)
-        vectors = [v.flatten(1).T for v in directions.values()]
-        gram = None if tangents.combine == "mean" else torch.stack([gram_of(v) for v in vectors]).sum(0).unsqueeze(0)
-        (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, sum(len(v) for v in vectors))
-        return Estimate(losses, {name: torch.tensordot(c, v, dims=1) for name, v in directions.items()}, delta)
+        gram, n = None, sum(p.numel() for p in parameters.values())
+        if tangents.combine != "mean":
+            grams = [gram_of(directions(name, every).flatten(1).T) for name in parameters]
+            gram = torch.stack(grams).sum(0).unsqueeze(0)
+        (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, n)
+        return Estimate(
+            losses, {name: torch.tensordot(c, directions(name, every), dims=1) for name in parameters}, delta
+        )
 
     def state(self) -> dict[str, Tensor]:
         return {}

@@ -73,7 +73,10 @@ def test_options_of_a_plugin_are_listed_and_checked(tmp_path: Path) -> None:
     install(tmp_path, "optioned", OPTIONED)
     shown = " ".join(of_process(tmp_path, "methods", "theirs").stdout.split())
     assert shown.startswith("theirs guess method, optioned 1.0 A guess. uncovered ")
-    assert " share float (>= 0, <= 1) = 0.25 A [bold]share[/bold]. tangents options of theirs tangents int " in shown
+    assert (
+        " share float (>= 0, <= 1) = 0.25 A [bold]share[/bold]. tangents and memory options of theirs tangents int "
+        in shown
+    )
     done = of_process(tmp_path, "train", "--method", "theirs", "--option", "share=2")
     assert (done.returncode, done.stderr) == (2, "fg: --option share is 2; it must be at most 1\n")
 

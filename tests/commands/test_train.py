@@ -5,7 +5,7 @@ import pytest
 from tiny_runs import FLAGS, Stopper, fg, rows, run, untimed
 
 from fgcli.commands import train as command
-from fgcli.extend.options import TangentOptions
+from fgcli.extend.options import EngineOptions
 from fgcli.models.options import MLPOptions
 from fgcli.recipe import Recipe
 
@@ -270,7 +270,7 @@ def test_defaults_in_the_help_are_those_of_the_schemas():
     import re
     import typing
 
-    schemas = Recipe.model_fields | MLPOptions.model_fields | TangentOptions.model_fields
+    schemas = Recipe.model_fields | MLPOptions.model_fields | EngineOptions.model_fields
     defaults = {name: field.default for name, field in schemas.items()}
     told = {}
     for name, hint in typing.get_type_hints(command.train, include_extras=True).items():

@@ -3,7 +3,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from fgcli.extend.options import GuessOptions, Options, with_tangents
+from fgcli.extend.options import GuessOptions, Options, with_engine_options
 
 
 class Sample(Options):
@@ -81,11 +81,11 @@ def test_every_guess_method_has_the_options_of_tangents_and_may_not_redefine_the
     class Clash(Options):
         tangents: int = Field(default=1, description="Mine.")
 
-    assert list(with_tangents(Own).model_fields)[:2] == ["share", "tangents"]
-    assert isinstance(with_tangents(Own).model_validate({"tangents": 3}), Own)
-    assert with_tangents(Own) is with_tangents(Own)
+    assert list(with_engine_options(Own).model_fields)[:2] == ["share", "tangents"]
+    assert isinstance(with_engine_options(Own).model_validate({"tangents": 3}), Own)
+    assert with_engine_options(Own) is with_engine_options(Own)
     with pytest.raises(ValueError, match="option tangents of Clash is the engine's for every guess method; rename it"):
-        with_tangents(Clash)
+        with_engine_options(Clash)
 
 
 def test_uncovered_parameters_are_perturbed_by_default() -> None:

@@ -1,8 +1,9 @@
 """Streams are named by keys, not by how many draws came before."""
 
+import pytest
 import torch
 
-from fgcli.gradient.randomness import Streams
+from fgcli.gradient.randomness import DRAWN_AT_ONCE, ContinuedRng, Streams
 
 
 def draw(seed: int = 1, purpose: str = "guess", step: int = 2, site: str = "a") -> list[float]:
@@ -44,3 +45,16 @@ def test_layers_draw_from_their_own_stream_and_leave_no_trace() -> None:
     torch.rand(3)
     assert mask(2) == first
     assert mask(3) != first
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("last", [DRAWN_AT_ONCE, DRAWN_AT_ONCE + 5])
+def test_streams_go_on_from_part_to_part_as_one_draw(dtype: torch.dtype, last: int) -> None:
+    like, rng = torch.zeros(1, dtype=dtype), ContinuedRng(Streams(1), 2)
+    parts = []
+    for size in (DRAWN_AT_ONCE, 3 * DRAWN_AT_ONCE, last):
+        parts.append(rng.normal("guess", "a", (size, 3), like))
+        assert torch.equal(rng.normal("guess", "a", (size, 3), like), parts[-1])
+        rng.advance()
+    whole = Streams(1).at(2).normal("guess", "a", (4 * DRAWN_AT_ONCE + last, 3), like)
+    assert torch.equal(torch.cat(parts), whole)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from networks import batch_for, chain, cross_entropy, residual
 from torch import Tensor, nn
 
-from fgcli.extend.options import Options, TangentOptions
+from fgcli.extend.options import EngineOptions, Options
 from fgcli.gradient.errors import OptionRefused
 from fgcli.gradient.randomness import Streams
 from fgcli.guesses import weight_perturbation
@@ -63,11 +63,11 @@ def test_directional_derivative_and_gradients(name: str, by_hand: bool, monkeypa
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("chunk", [None, 2])
-def test_several_tangents(name: str, chunk: int | None) -> None:
+@pytest.mark.parametrize(("chunk", "memory"), [(None, "store"), (2, "store"), (2, "replay")])
+def test_several_tangents(name: str, chunk: int | None, memory: Any) -> None:
     model = MODELS[name]
     batch = batch_for(model, 6)
-    estimator = WeightPerturbation(TangentOptions(tangents=3, tangent_chunk=chunk))
+    estimator = WeightPerturbation(EngineOptions(tangents=3, tangent_chunk=chunk, memory=memory))
     estimator.bind(model, batch.inputs)
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     delta = estimate.directional_derivative
@@ -86,11 +86,11 @@ def test_several_tangents(name: str, chunk: int | None) -> None:
         torch.testing.assert_close(estimate.gradients[key], expected)
 
 
-@pytest.mark.parametrize("combine", ["orthogonal", "projection"])
-def test_as_many_tangents_as_parameters_give_the_gradient(combine: Any) -> None:
+@pytest.mark.parametrize(("combine", "memory"), [("orthogonal", "store"), ("projection", "replay")])
+def test_as_many_tangents_as_parameters_give_the_gradient(combine: Any, memory: Any) -> None:
     model = chain(2, 3, 2)
     batch = batch_for(model, 4)
-    estimator = WeightPerturbation(TangentOptions(tangents=12, combine=combine, shrinkage=1e-14))
+    estimator = WeightPerturbation(EngineOptions(tangents=12, combine=combine, shrinkage=1e-14, memory=memory))
     estimator.bind(model, batch.inputs)
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     loss = cross_entropy(model(batch.inputs), batch.targets).mean()
@@ -98,4 +98,4 @@ def test_as_many_tangents_as_parameters_give_the_gradient(combine: Any) -> None:
     for found, expected in zip(estimate.gradients.values(), exact, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
     with pytest.raises(OptionRefused, match=r"tangents is 13; .* at most 12 here"):
-        WeightPerturbation(TangentOptions(tangents=13, combine="orthogonal")).bind(model, batch.inputs)
+        WeightPerturbation(EngineOptions(tangents=13, combine="orthogonal")).bind(model, batch.inputs)

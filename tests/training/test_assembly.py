@@ -11,9 +11,11 @@ from fgcli.training.assembly import assemble, settle
 
 
 def test_guess_method_is_driven_and_estimator_stands_alone():
-    guess = assemble(tiny_recipe(method="wt", options={"uncovered": "freeze"}), load_registry()).estimator
+    guess = assemble(
+        tiny_recipe(method="wt", memory="replay", options={"uncovered": "freeze"}), load_registry()
+    ).estimator
     assert isinstance(guess, ForwardGradient)
-    assert guess.uncovered == "freeze"
+    assert (guess.uncovered, guess.memory) == ("freeze", "replay")
     assert isinstance(assemble(tiny_recipe(method="backprop"), load_registry()).estimator, Backprop)
 
 

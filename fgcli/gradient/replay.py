@@ -1,0 +1,171 @@
+"""The forward gradient in memory that does not grow with depth: two passes, each of which keeps nothing of a layer.
+
+The first, with dual numbers, gives δ alone. The second is a plain forward pass: at every site the guess is drawn again
+from its key, times δ (of several tangents, times the coefficients c that δ makes), and the gradient of the layer's own
+parameters made at once, while its input is there.
+
+A dual number takes twice the memory of a number, and its sum with a guess some more. So a large batch is taken in parts
+of about ROWS samples, wherever the parts' noise can be that of the whole batch. The numbers are those of the pass that
+stores: to the bit where the batch is one part, or else to the order of the sums over parts. (With several tangents the
+last bits may differ in any case, where they are chunked: their guesses are mapped together here.)
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from fgcli.gradient.batched import Link, batched_derivatives
+from fgcli.gradient.draws import Drawn, Kept
+from fgcli.gradient.driven_site import DrivenSite
+from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
+from fgcli.gradient.estimator import Batch, Estimate, Loss
+from fgcli.gradient.randomness import DRAWN_AT_ONCE, ContinuedRng, StepRng, layers_again, layers_draw
+from fgcli.gradient.sites import weight_gradients
+from fgcli.gradient.tangents import Tangents, gram_of
+from fgcli.gradient.upstream import math_attention
+
+ROWS = 512
+Derivatives = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Losses [batch], δ [batch, K], coefficients of the guesses [batch, K], and δ [batch] along the directions."""
+
+
+class Replay:
+    """The passes over sites that were prepared for this step, none with a GraphSegment.
+
+    `directions` are those of the parameters that no site covers.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, DrivenSite],
+        tangents: Tangents,
+        links: Mapping[str, Link],
+        directions: Mapping[str, Tensor],
+    ) -> None:
+        self.sites, self.tangents, self.links, self.directions = sites, tangents, links, directions
+        self._modules = {name: one.site.module for name, one in sites.items()}
+
+    @torch.no_grad()
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        parts = self._parts(model, batch.inputs)
+        rng = ContinuedRng(rng.streams, rng.step) if len(parts) > 1 else rng
+        first = self._single_pass if self.tangents.single else self._batched_pass
+        gradients: dict[str, Tensor] = {}
+        losses, deltas = [], []
+        for rows in parts:
+            part = Batch(batch.inputs[rows], batch.targets[rows])
+            share = len(part.inputs) / len(batch.inputs)
+            again = layers_again(batch.inputs.device)  # a Dropout must drop the same units in both passes
+            loss_of_part, delta, coefficients, along_directions = first(model, loss, part, rng)
+            again()
+            total = along_directions.sum()
+            _add(gradients, {name: total * direction for name, direction in self.directions.items()}, share)
+            self._add_gradients(gradients, model, part.inputs, rng, coefficients, share)
+            losses.append(loss_of_part)
+            deltas.append(delta.squeeze(1).mul_(share))
+            if isinstance(rng, ContinuedRng):
+                rng.advance()
+        return Estimate(torch.cat(losses), gradients, torch.cat(deltas))
+
+    def _parts(self, model: nn.Module, inputs: Tensor) -> list[slice]:
+        """Rows of the batch that are taken together."""
+        samples, device = len(inputs), inputs.device
+        number = -(-samples // ROWS)
+        if (
+            number == 1
+            or device.type != "cpu"
+            or self.tangents.draws == "rademacher"
+            or any(one.linear_guess is None for one in self.sites.values())
+            or layers_draw(model, inputs)
+        ):
+            return [slice(0, samples)]
+        blocks = samples // DRAWN_AT_ONCE
+        starts = [DRAWN_AT_ONCE * (blocks * part // number) for part in range(number)]
+        return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
+
+    def _single_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Derivatives:
+        def perturb(name: str, _: Tensor, s: Tensor) -> Tensor:
+            with self.sites[name].observing(s) as site:
+                return site.draw(s, rng, self.tangents)
+
+        with forward_ad.dual_level():
+            outputs = dual_forward(model, batch.inputs, self._modules, perturb, self.directions)
+            losses, delta = directional_derivative(loss(outputs, batch.targets))
+        return losses, delta.unsqueeze(1), delta.unsqueeze(1), delta
+
+    def _batched_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Derivatives:
+        """One pass for each chunk of the tangents."""
+        gram = _Gram(self.tangents)
+
+        def perturb(part: range, name: str, _: Tensor, s: Tensor) -> Tensor:
+            with self.sites[name].observing(s) as site:
+                if part.start == 0 and gram.wanted:
+                    gram.add(self._draw(site, s, rng))
+                return site.draw_several(s, rng, self.tangents, part).all()
+
+        found: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        for part in self.tangents.parts:
+            # What has a tangent of its own has it in the first part.
+            directions = {} if part.start else self.directions
+            at_site, number = partial(perturb, part), len(part)
+            with forward_ad.dual_level():
+                found.append(
+                    batched_derivatives(model, loss, batch, self._modules, at_site, number, self.links, directions)
+                )
+        losses, _, along = found[0]
+        delta = torch.cat([one[1] for one in found], dim=1)
+        rest = losses.new_zeros(len(losses)) if along is None else along
+        return losses, delta, gram.coefficients(delta), rest
+
+    def _add_gradients(
+        self,
+        gradients: dict[str, Tensor],
+        model: nn.Module,
+        inputs: Tensor,
+        rng: StepRng,
+        coefficients: Tensor,
+        share: float,
+    ) -> None:
+        """The second pass."""
+
+        def visit(name: str, _: nn.Module, arguments: tuple[Tensor, ...], s: Tensor) -> None:
+            with self.sites[name].observing(s) as site:
+                guess = self._draw(site, s, rng).combined(coefficients)
+            _add(gradients, weight_gradients(site.site, arguments[0], guess), share)
+
+        # Slopes are derivatives, which only a dual level has.
+        with forward_ad.dual_level(), math_attention(), hooks(self._modules, visit):
+            model(inputs)
+
+    def _draw(self, site: DrivenSite, s: Tensor, rng: StepRng) -> Drawn:
+        """All tangents' guesses at a site, the same each time."""
+        if self.tangents.single:
+            return Kept(site.draw(s, rng, self.tangents).unsqueeze(1))
+        return site.draw_several(s, rng, self.tangents, range(self.tangents.number))
+
+
+def _add(gradients: dict[str, Tensor], more: Mapping[str, Tensor], share: float) -> None:
+    for name, gradient in more.items():
+        if name in gradients:
+            gradients[name].add_(gradient, alpha=share)
+        else:
+            gradients[name] = gradient.mul_(share)
+
+
+class _Gram:
+    """The Gram matrices that the combination of several tangents asks for, added up over the sites."""
+
+    def __init__(self, tangents: Tangents) -> None:
+        self.tangents, self._sum, self._n = tangents, None, 0
+        self.wanted = tangents.combine != "mean"
+
+    def add(self, drawn: Drawn) -> None:
+        gram = gram_of(drawn.vectors)
+        self._sum = gram if self._sum is None else self._sum + gram
+        self._n += drawn.vectors.shape[1]
+
+    def coefficients(self, delta: Tensor) -> Tensor:
+        return self.tangents.coefficients(delta, self._sum, self._n)
