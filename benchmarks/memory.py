@@ -79,7 +79,8 @@ def peaks(call: Callable[[], object]) -> tuple[int, int]:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         kept = call()
     changes: list[tuple[int, int, int]] = []
-    ahead: list[Any] = list(profiler.profiler.kineto_results.experimental_event_tree())
+    raw: Any = profiler.profiler
+    ahead: list[Any] = list(raw.kineto_results.experimental_event_tree())
     while ahead:
         event = ahead.pop()
         ahead.extend(event.children)

@@ -14,8 +14,8 @@ def driven(method: Guess, options: Options) -> ForwardGradient:
     What a schema does not declare has its default. TypeError for what is no guess method, OptionRefused for options
     that this one cannot have.
     """
-    uncovered = getattr(options, "uncovered", "perturb")
-    return ForwardGradient(method, uncovered, tangents_of(options), memory_of(options))
+    tangents, memory = tangents_of(options), memory_of(options)
+    return ForwardGradient(method, getattr(options, "uncovered", "perturb"), tangents, memory)
 
 
 def tangents_of(options: Options) -> Tangents:
