@@ -6,8 +6,8 @@ A row a method, in MiB:
 
 tensors    the most that one estimate holds beyond what it found (weights, data, moments), its gradients included
 activations    the same without what the estimate returns: activations, tangents, noise and the like
-process    the most that three steps of estimator and optimiser are resident with, beyond the process before them, when
-           it has torch, weights, data, gradients and moments and has made a step on 8 samples
+process    the most that a step of estimator and optimiser is resident with, beyond the process before it, when it has
+           torch, weights, data, gradients and moments and has made a step on 8 samples
 """
 
 import argparse
@@ -64,10 +64,9 @@ def measure(name: str, depth: int, size: int) -> str:
 
     step(few, 0)
     before = _resident()
-    for number in (1, 2, 3):
-        step(batch, number)
+    step(batch, 1)
     process = peak_memory_bytes(torch.device("cpu")) - before
-    tensors, activations = peaks(lambda: estimate(batch, 4))
+    tensors, activations = peaks(lambda: estimate(batch, 2))
     return f"| {depth} | {name} | {tensors / MIB:.1f} | {activations / MIB:.1f} | {process / MIB:.0f} |"
 
 
