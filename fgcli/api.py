@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fgcli.errors import UsageError
 from fgcli.extend.entry_options import checked_options
-from fgcli.extend.options import GuessOptions, with_tangents
+from fgcli.extend.options import GuessOptions, with_engine_options
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.checked import Guess
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss
@@ -101,7 +101,7 @@ def _estimator(method: str | Guess | Estimator, options: dict[str, Any]) -> Esti
                 raise UsageError(f"{next(iter(options))} is given, but an estimator's instance has its options already")
             return cast("Estimator", method)
         return driven(
-            cast("Guess", method), checked_options(type(method).__name__, with_tangents(GuessOptions), options)
+            cast("Guess", method), checked_options(type(method).__name__, with_engine_options(GuessOptions), options)
         )
     registry = load_registry()
     kind, entry = registry.method(method)
