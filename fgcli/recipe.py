@@ -55,6 +55,9 @@ class Recipe(Options):
     epochs: Count = Field(default=300, description="Passes over the training set.")
     max_steps: Count | None = Field(default=None, description="Stop after this many updates.")
     batch_size: Count = Field(default=512, description="Samples per update.")
+    micro_batch: Count | None = Field(
+        default=None, description="Samples estimated at a time, for less memory; by default the whole batch."
+    )
     optimizer: str = Field(default="adamw", description="Optimiser.")
     optimizer_options: OwnOptions = Field(default={}, description="The optimiser's own options.")
     lr: float = Field(default=1e-4, gt=0, description="Learning rate.")

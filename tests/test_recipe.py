@@ -163,6 +163,8 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"method": "wperp", "width": 8}, "--width is 8, below k, which is 10 by default; set k to at most 8"),
     ({"k": 3}, f"--k is given, but method wt has no option k; its options: {SHARED}"),
     ({"tangents": 0}, "--tangents is 0; it must be at least 1"),
+    ({"micro_batch": 0}, "--micro-batch is 0; it must be at least 1"),
+    ({"method": "backprop", "memory": "replay"}, "--memory is given, but method backprop has no option memory"),
     ({"combine": "sum"}, "--combine is 'sum'; it must be 'mean', 'orthogonal' or 'projection'"),
     (
         {"tangents": 3, "options": {"draws": "antithetic"}},

@@ -71,6 +71,10 @@ def train(
         str | None, _option("--max-steps", "Stop after this many updates, also inside an epoch.", "N")
     ] = None,
     batch_size: Annotated[str | None, _option("--batch-size", "Samples per update (default 512).", "N")] = None,
+    micro_batch: Annotated[
+        str | None,
+        _option("--micro-batch", "Samples estimated at a time, for less memory; the whole batch if not given.", "N"),
+    ] = None,
     lr: Annotated[str | None, _option("--lr", "Learning rate (default 0.0001).", "X")] = None,
     optimizer: Annotated[str | None, _option("--optimizer", "Optimiser (default adamw).", "NAME")] = None,
     optimizer_option: Annotated[
@@ -172,8 +176,8 @@ def train(
 
 _PLAIN = ("method", "combine", "memory", "dataset", "model", "bias", "optimizer", "device", "on_nonfinite", "subspace")
 _NUMBERS = (
-    "k", "tangents", "tangent_chunk", "width", "depth", "epochs", "max_steps", "batch_size", "lr", "seed", "threads",
-    "eval_every", "keep_last", "diagnostics_every", "subspace_k", "subspace_every",
+    "k", "tangents", "tangent_chunk", "width", "depth", "epochs", "max_steps", "batch_size", "micro_batch", "lr",
+    "seed", "threads", "eval_every", "keep_last", "diagnostics_every", "subspace_k", "subspace_every",
 )  # fmt: skip
 _OPTIONS = ("option", "dataset_option", "model_option", "optimizer_option")
 _LISTS = ("keep_checkpoints", "diagnostics")

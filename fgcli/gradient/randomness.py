@@ -97,6 +97,12 @@ class StepRng:
         """The stream of (purpose, this step, site), at its start."""
         return self.streams.generator(purpose, self.step, site, device)
 
+    def part(self, number: int) -> "StepRng":
+        """The streams of a part of the step's batch, on its own; of the first, these."""
+        if number == 0:
+            return self
+        return Streams(self.generator("part", str(number)).initial_seed()).at(self.step)
+
     def normal(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """N(0, I) of `shape`, in the dtype and on the device of `like`."""
         generator = self.generator(purpose, site, like.device)

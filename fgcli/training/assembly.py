@@ -19,6 +19,7 @@ from fgcli.errors import FgError, UsageError, exception_text
 from fgcli.extend.registry import HOOKS, Registry
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, SettlesOptions
+from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.gradient.randomness import Streams
 from fgcli.guesses.driven import driven
 from fgcli.recipe import Recipe, Section, section_options
@@ -91,6 +92,8 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
         model = parts.make("model", nn.Module, dataset.input_shape, dataset.classes, init).to(device)
     _check_outputs(parts, model, dataset)
     estimator = _estimator(parts)
+    if recipe.micro_batch is not None:
+        estimator = MicroBatched(estimator, recipe.micro_batch)
     example = dataset.train_inputs[: recipe.batch_size]
     coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example))
     optimizer = parts.make("optimizer", torch.optim.Optimizer, model.parameters(), recipe.lr)
@@ -102,7 +105,7 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
             recipe.subspace, recipe.subspace_k, recipe.subspace_every, model, cross_entropy, batch, optimizer
         )
     if recipe.diagnostics:
-        # An estimator of its own, so that the run's is left as it is.
+        # An estimator of its own, so that the run's is left as it is; of whole batches.
         twin = _estimator(parts)
         twin_coverage = parts.guarded("method", lambda: _bound(recipe, twin, model, example))
         recorder = make_recorder(recipe, Subject(model, cross_entropy, twin, twin_coverage), dataset, streams)
