@@ -166,8 +166,12 @@ def _without_repeats(chapter: Chapter) -> tuple[Chapter, list[Problem]]:
             if other.run is trial.run:
                 break
             if other.run and trial.run and other.run.machine == trial.run.machine:
-                reason = f"the same recipe as {other.run.path}; left out, as it says nothing new"
-                problems.append(Problem(str(trial.run.path), reason))
+                kept, repeat = other.run, trial.run
+                if repeat.result is not None and kept.result is None:
+                    kept, repeat = repeat, kept
+                    first[place] = replace(trial, label=label)
+                reason = f"the same recipe as {kept.path}; left out, as it says nothing new"
+                problems.append(Problem(str(repeat.path), reason))
                 break
     return replace(chapter, trials=tuple(first.values())), problems
 

@@ -15,6 +15,7 @@ from fgcli.report.values import (
     TIMING,
     common_budget,
     curve_of,
+    hangs_on_machine,
     layer_of,
     machine_of,
     number_of,
@@ -23,8 +24,8 @@ from fgcli.report.values import (
     quantity_of,
     seconds_of_step,
 )
-from fgcli.report.wording import missing_notes
-from fgcli.sweep.views import CurveView, FigureView, OverlapView, as_key
+from fgcli.report.wording import budget_notes, missing_notes
+from fgcli.sweep.views import Budget, CurveView, FigureView, OverlapView, as_key
 
 Numbers = Mapping[float, list[tuple[Trial, float, float]]]
 """By a key that seeds share: who, where on the x axis, which value."""
@@ -50,28 +51,32 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
     panels: list[Panel] = []
     used: list[Trial] = []
     quantity = quantity_of(view.y)
-    budget = None
+    budgets: dict[str, Budget] = {}
+    machines: set[str] = set()
     for fixed, trials in split(chapter, view, [view.by, view.x]):
         used += trials
+        title = _title(fixed)
         budget = common_budget(trials, view.at) if view.at else None
+        if budget is not None:
+            budgets[title] = budget
 
-        def numbers(trial: Trial, spent: object = budget) -> list[tuple[float, float, float]]:
-            number = number_of(trial, view.y, spent)  # pyright: ignore[reportArgumentType]
+        def numbers(trial: Trial, spent: Budget | None = budget) -> list[tuple[float, float, float]]:
+            number = number_of(trial, view.y, spent)
             x = trial.axis(view.x)
-            return [] if number is None or not isinstance(x, int | float) else [(x, x, number)]
+            if number is None or not isinstance(x, int | float):
+                return []
+            if hangs_on_machine(view.y, spent):
+                machines.add(machine_of(trial, view.y, spent))
+            return [(x, x, number)]
 
         series = _series(chapter, trials, view.by, numbers, once=view.y.key in TIMING)
-        panels.append(Panel(_title(fixed), tuple(_with_published(one, view, chapter, trials) for one in series)))
+        panels.append(Panel(title, tuple(_with_published(one, view, chapter, trials) for one in series)))
     notes = [view.note] if view.note else []
-    if budget is not None and budget.value is not None:
-        notes.append(
-            f"Each at its last evaluation within the same {PROGRESS[budget.x].heading}: "
-            f"{PROGRESS[budget.x].text(budget.value)}."
-        )
+    if view.at is not None:
+        notes += budget_notes(view.at, budgets, used)
     if any(one.published for panel in panels for one in panel.series):
         notes.append(f"Hollow: {view.reference_name}, single runs.")
-    if quantity.of_machine:
-        notes += _machines({machine_of(trial, view.y) for trial in used if number_of(trial, view.y) is not None})
+    notes += _machines(machines)
     x = Quantity(view.x, view.x.removeprefix("options."), style="plain")
     return _figure(
         view.title, Axis(x, "x" in view.log), Axis(quantity, "y" in view.log), panels, notes, used, chapter.axes

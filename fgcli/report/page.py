@@ -41,9 +41,9 @@ def as_html(document: Document) -> str:
         groups=groups,
         environments=environments,
         environment_of=lambda trial: environments.get(_environment(trial), ("", ""))[0],
+        command_of=_command,
         plot=lambda figure, panel: drawing.lay_out(figure, panel, groups.of_point),
         size=drawing,
-        marker=drawing.marker,
         axis_text=axis_text,
         quantities=[QUANTITIES[key] for key in _SHOWN],
         summary=_summary(document),
@@ -100,6 +100,12 @@ def _environments(document: Document) -> dict[str, tuple[str, list[tuple[str, st
         text: (f"E{number}", [(key, _plain(value)) for key, value in content[text].items() if key != "command"])
         for number, text in enumerate(texts, start=1)
     }
+
+
+def _command(trial: Trial) -> str:
+    """How a run was started; "" where that is not known."""
+    said = trial.run.environment.get("command") if trial.run else None
+    return " ".join(map(str, said)) if isinstance(said, list) else "" if said is None else str(said)
 
 
 def _plain(value: object) -> str:

@@ -1,6 +1,5 @@
 """One run as a report sees it: read whole, or refused with the reason. Imports no torch."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +8,14 @@ from typing import Any, TypeGuard
 from pydantic import ValidationError
 
 from fgcli.errors import FgError
-from fgcli.extend.explain import first_fault
+from fgcli.extend.explain import first_fault, shown
 from fgcli.files import read_json
 from fgcli.recipe import Recipe, read_recipe
 from fgcli.training.run_directory import RunDirectory
 
 RESULT_SCHEMA = 1
 METRICS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")
+LARGEST = 1e100  # no run measures more; and beyond it means and their squares overflow
 RESULTS = (*METRICS, "steps", "wall_s", "step_ms_median", "peak_memory_bytes")
 
 
@@ -75,8 +75,8 @@ def machine_in(content: Mapping[str, Any]) -> str:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """A finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite number whose square is one, too, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _recipe(data: Mapping[str, object]) -> dict[str, Any]:
@@ -138,5 +138,5 @@ def _is_curve(curve: Any) -> bool:
 def _require_numbers(row: Mapping[str, Any], names: tuple[str, ...], where: str) -> None:
     for name in names:
         if not is_number(row.get(name)):
-            what = "has no" if name not in row else f"has {row[name]!r} as"
+            what = "has no" if name not in row else f"has {shown(row[name])} as"
             raise Unreadable(f"{where} {what} {name}")

@@ -19,7 +19,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference(Mean):
-    """A mean of paired differences, and the p-value of its being zero; None for a single pair."""
+    """A mean of paired differences, and the p-value of its being zero; None where the pairs do not tell."""
 
     p: float | None
 
@@ -43,6 +43,9 @@ def paired_difference(ours: Mapping[int, float], baseline: Mapping[int, float]) 
     differences = [ours[key] - baseline[key] for key in ours if key in baseline]
     if not differences:
         return None
+    rounding = 1e-12 * max(map(abs, [*ours.values(), *baseline.values()]))
+    if max(differences) - min(differences) <= rounding:
+        differences = differences[:1] * len(differences)
     found = mean_interval(differences)
     return Difference(found.mean, found.half, found.n, _p_value(found))
 
@@ -70,11 +73,11 @@ def _centre(values: Sequence[float], share: float) -> tuple[float, float | None]
 
 
 def _p_value(difference: Mean) -> float | None:
-    """Two-sided. Differences that are all the same leave no doubt: 1 where they are 0, else 0."""
+    """Two-sided. Of differences that are all the same: 1 where they are 0, else none, as they show no spread."""
     if difference.half is None:
         return None
     if difference.half == 0:
-        return 1.0 if difference.mean == 0 else 0.0
+        return 1.0 if difference.mean == 0 else None
     from scipy.special import stdtr, stdtrit
 
     degrees = difference.n - 1

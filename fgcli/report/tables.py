@@ -1,6 +1,6 @@
 """Tables from trials and a view: means over seeds, comparisons, published numbers. Imports no torch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -9,7 +9,15 @@ from fgcli.report.document import Cell, Column, Comparison, Reference, Row, Tabl
 from fgcli.report.quantities import Quantity
 from fgcli.report.statistics import holm, mean_interval, next_interval, paired_difference
 from fgcli.report.trials import Trial
-from fgcli.report.values import TIMING, common_budget, machine_of, number_of, quantity_of, quartiles_of
+from fgcli.report.values import (
+    TIMING,
+    common_budget,
+    hangs_on_machine,
+    machine_of,
+    number_of,
+    quantity_of,
+    quartiles_of,
+)
 from fgcli.report.wording import lines_of, notes_of
 from fgcli.sweep.views import LABEL, FigureView, TableView, Value, View, as_key
 
@@ -73,13 +81,13 @@ def _make_table(chapter: Chapter, view: TableView, title: str, baseline: str | N
             trials = trials[:1]  # timing.json has one for all seeds
         numbers = tuple((t.seed, n) for t in trials if (n := number_of(t, value, budget)) is not None)
         have = {seed for seed, _ in numbers}
-        machines = tuple(sorted({machine_of(trial, value) for trial in trials if trial.seed in have}))
+        machines = tuple(sorted({machine_of(trial, value, budget) for trial in trials if trial.seed in have}))
         mean = mean_interval([number for _, number in numbers]) if numbers else None
         quartiles = quartiles_of(trials[0], value) if trials else None
         cell = Cell(trials, numbers, mean, machines=machines, quartiles=quartiles)
         keys = [*head, *([as_key(one)] if view.columns else []), *([value.key] if len(view.value) > 1 else [])]
         cells[i, j] = replace(cell, reference=_reference(view, keys, cell, places[i, j].quantity))
-    machines = _marked(cells, places)
+    machines = _marked(cells, {at for at, place in places.items() if hangs_on_machine(place.value, budget)})
     compared = _compared(cells, places, baseline)
     best = _best(compared, places)
     done = {
@@ -105,12 +113,12 @@ def _reference(view: TableView | FigureView, keys: Sequence[str], cell: Cell, qu
     return Reference(view.reference_name, number, low, high, inside)
 
 
-def _marked(cells: dict[tuple[int, int], Cell], places: Mapping[tuple[int, int], _Place]) -> dict[str, str]:
-    """Give cells whose number depends on the machine a mark where several machines are in the table.
+def _marked(cells: dict[tuple[int, int], Cell], hanging: Container[tuple[int, int]]) -> dict[str, str]:
+    """Give cells whose number hangs on the machine a mark where several machines are in the table.
 
     Returns the machines by their marks; a single one by "".
     """
-    of_machine = [at for at in cells if places[at].quantity.of_machine]
+    of_machine = [at for at in cells if at in hanging]
     found = dict.fromkeys(machine for at in of_machine for machine in cells[at].machines)
     if len(found) < 2:
         return dict(zip([""], found, strict=False))
@@ -131,10 +139,10 @@ def _compared(
     for at, place in places.items():
         theirs = by_place.get(_elsewhere(place, label=baseline))
         ours = cells[at]
-        if theirs is None or theirs is ours or ours.mean is None or theirs.mean is None:
+        if theirs is None or theirs is ours or ours.mean is None or theirs.mean is None or ours.mark != theirs.mark:
             continue
         if place.quantity.of_machine or place.value.key in TIMING:
-            if ours.mark == theirs.mark and theirs.mean.mean:
+            if theirs.mean.mean:
                 done[at] = replace(ours, comparison=Comparison(baseline, ratio=ours.mean.mean / theirs.mean.mean))
         elif len(set(ours.numbers)) and (found := paired_difference(dict(ours.numbers), dict(theirs.numbers))):
             done[at] = replace(ours, comparison=Comparison(baseline, found))

@@ -81,15 +81,18 @@ def gather(paths: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
     sources: list[Source] = []
     problems: list[Problem] = []
     seen: set[Path] = set()
+    asked: list[tuple[Path, list[Path]]] = []
     for path in paths:
         if not os.path.lexists(path):
             raise UsageError(f"{path} does not exist; give run directories, sweep directories, or folders of them")
-        candidates = _candidates(path)
-        if not candidates:
+        asked.append((path, _candidates(path)))
+        if not asked[-1][1]:
             raise UsageError(f"{path} holds no run and no sweep")
-        found, faults = _read_all(candidates, path, seen)
-        sources += found
-        problems += faults
+    for sweeps in (True, False):  # the sweeps first: a trial of theirs that is given by itself, too, is theirs
+        for path, candidates in asked:
+            found, faults = _read_all([one for one in candidates if _is_sweep(one) is sweeps], path, seen)
+            sources += found
+            problems += faults
     if not sources:
         listed = "; ".join(f"{path}: {reason}" for path, reason in problems[:3])
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -106,9 +109,10 @@ def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> tuple[li
         if folder.resolve() in seen:
             continue
         seen.add(folder.resolve())
-        if (folder / SWEEP_FILE).is_file():
+        if _is_sweep(folder):
             try:
                 found, faults = _read_sweep_folder(folder)
+                seen |= {one.resolve() for one in _trial_folders(folder)}
                 sources.append(found)
                 problems += faults
             except FgError as error:
@@ -126,11 +130,25 @@ def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> tuple[li
     return sources, problems
 
 
+def _is_sweep(folder: Path) -> bool:
+    return (folder / SWEEP_FILE).is_file()
+
+
+def _trial_folders(folder: Path) -> list[Path]:
+    """What stands where a sweep's trials do."""
+    trials = folder / "trials"
+    return _visible(trials) if trials.is_dir() else []
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(one for one in folder.iterdir() if not one.name.startswith("."))
+
+
 def _candidates(path: Path) -> list[Path]:
     """The path itself where it is a run or a sweep (or no folder at all), else what it holds."""
     if not path.is_dir() or any((path / name).exists() for name in (SWEEP_FILE, "recipe.yaml", "result.json")):
         return [path]
-    return sorted(one for one in path.iterdir() if not one.name.startswith("."))
+    return _visible(path)
 
 
 def _single(run: Run, asked: Path) -> Trial:
@@ -155,12 +173,11 @@ def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
         problems += _environment_problem(trial.run)
         trials.append(replace(trial, timing=timing.get(_timing_key(planned.label, planned.axes), {})))
     names = {trial.name for trial in trials}
-    if (folder / "trials").is_dir():
-        problems += [
-            Problem(str(one), "not among the trials of sweep.yaml")
-            for one in sorted((folder / "trials").iterdir())
-            if one.name not in names and not one.name.startswith(".")
-        ]
+    problems += [
+        Problem(str(one), "not among the trials of sweep.yaml")
+        for one in _trial_folders(folder)
+        if one.name not in names
+    ]
     tuned, tuned_problems = _tuned(folder / "tuned.json") if sweep.tune else ("", [])
     return Source(str(folder), sweep, tuple(trials), tuned), problems + timing_problems + tuned_problems
 

@@ -9,6 +9,7 @@ from fgcli.report.runs import METRICS, is_number
 from fgcli.report.trials import State, Trial
 from fgcli.sweep.views import Budget, DiagnosticKey, Progress, TimingKey, Value
 
+ROUNDING = 1e-12  # of a product of steps and seconds
 TIMING, DIAGNOSTICS = get_args(TimingKey), get_args(DiagnosticKey)
 PROGRESS: dict[Progress, Quantity] = {
     "epoch": Quantity("epoch", "epoch", style="plain"),
@@ -25,13 +26,18 @@ def quantity_of(value: Value) -> Quantity:
 
 
 def number_of(trial: Trial, value: Value, spent: Budget | None = None) -> float | None:
-    """The value of one trial, None where it has none (yet). `spent` must say how much."""
+    """The value of one trial, None where it has none (yet), as an unfinished one has before it has spent the budget.
+
+    `spent` must say how much.
+    """
     if value.key in TIMING:
         return _timed(trial, value.key)
     if value.key in DIAGNOSTICS:
         return _of_layer(_diagnostics_row(trial, value.epoch), value)
     rows = trial.run.metrics if trial.run else ()
     if value.key in METRICS and spent is not None and spent.value is not None:
+        if trial.result is None and ends_before(trial, spent):
+            return None
         return _last_within(trial, rows, spent.x, spent.value).get(value.key)
     if value.key in METRICS and value.epoch is not None:
         return _at_epoch(rows, value.epoch).get(value.key)
@@ -49,6 +55,14 @@ def common_budget(trials: Iterable[Trial], budget: Budget) -> Budget:
         if (progress := progress_of(trial, trial.run.metrics[-1], budget.x)) is not None
     ]
     return budget.model_copy(update={"value": min(spent, default=None)})
+
+
+def ends_before(trial: Trial, spent: Budget) -> bool:
+    """Whether a run's last evaluation is short of the budget, as far as what it has spent is known."""
+    if trial.run is None or not trial.run.metrics or spent.value is None:
+        return False
+    last = progress_of(trial, trial.run.metrics[-1], spent.x)
+    return last is not None and last < spent.value * (1 - ROUNDING)
 
 
 def progress_of(trial: Trial, row: Mapping[str, Any], x: Progress) -> float | None:
@@ -70,11 +84,16 @@ def seconds_of_step(trial: Trial) -> tuple[float | None, bool]:
     return (None if trial.result is None else trial.result["step_ms_median"] / 1e3), False
 
 
-def machine_of(trial: Trial, value: Value) -> str:
-    """Where a time, or a size in memory, was measured."""
-    if value.key in TIMING:
+def machine_of(trial: Trial, value: Value, spent: Budget | None = None) -> str:
+    """Where a time, or a size in memory, was measured; or the seconds that were spent."""
+    if value.key in TIMING or (spent is not None and spent.x == "seconds" and seconds_of_step(trial)[1]):
         return trial.timing.get("machine", "")
     return "" if trial.run is None else trial.run.machine
+
+
+def hangs_on_machine(value: Value, spent: Budget | None) -> bool:
+    """Whether a number depends on the device and its load: a time, a size in memory, or what a time has brought."""
+    return QUANTITIES[value.key].of_machine or (spent is not None and spent.x == "seconds" and value.key in METRICS)
 
 
 def quartiles_of(trial: Trial, value: Value) -> tuple[float, float] | None:
@@ -118,7 +137,7 @@ def layer_of(trial: Trial, value: Value) -> str | None:
 
 def _last_within(trial: Trial, rows: Iterable[Mapping[str, Any]], x: Progress, most: float) -> Mapping[str, Any]:
     reached = [(progress_of(trial, row, x), row) for row in rows]
-    within = [row for spent, row in reached if spent is not None and spent <= most * (1 + 1e-12)]
+    within = [row for spent, row in reached if spent is not None and spent <= most * (1 + ROUNDING)]
     return within[-1] if within else {}
 
 

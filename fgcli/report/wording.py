@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fgcli.report.document import Cell, Line, Table, axis_text
 from fgcli.report.quantities import Quantity
 from fgcli.report.trials import State, Trial
-from fgcli.report.values import PROGRESS, TIMING
+from fgcli.report.values import PROGRESS, TIMING, ends_before
 from fgcli.sweep.views import Budget, TableView
 
 LISTED = 12  # groups of trials that a note names
@@ -61,10 +61,9 @@ def notes_of(
     notes = [view.note] if view.note else []
     if not any(cell.numbers for cell in cells):
         notes.append("No finished run has a number for this table yet.")
-    if budget is not None:
-        spent = "nothing yet" if budget.value is None else PROGRESS[budget.x].text(budget.value)
-        notes.append(f"Each at its last evaluation within the same {PROGRESS[budget.x].heading}: {spent}.")
-        if budget.value is not None and any(cell.trials and cell.mean is None for cell in cells):
+    if view.at is not None and budget is not None:
+        notes += budget_notes(view.at, {table.title: budget}, trials)
+        if budget.value is not None and any(cell.mean is None and any(t.result for t in cell.trials) for cell in cells):
             notes.append("Missing where there is no evaluation within it.")
     seeded = [
         row.cells[i]
@@ -86,9 +85,21 @@ def notes_of(
     timed = {column.quantity.key in TIMING for column in table.columns}
     if True in timed and any(cell.trials and not cell.trials[0].timing for cell in cells):
         notes.append("What is measured in turn is missing where `fg bench --timing` has not measured it.")
-    notes += _machine_notes(machines)
+    sized = any(column.quantity.of_machine for column in table.columns)
+    notes += _machine_notes(machines, "Time and memory" if sized else "Training time")
     notes += missing_notes(trials, axes)
     return tuple(notes)
+
+
+def budget_notes(asked: Budget, spent: Mapping[str, Budget], trials: Iterable[Trial]) -> list[str]:
+    """What all of each panel have spent, and which finished runs have not spent what was asked for."""
+    quantity = PROGRESS[asked.x]
+    texts = {title: "nothing yet" if one.value is None else quantity.text(one.value) for title, one in spent.items()}
+    alike = len(set(texts.values())) == 1
+    said = next(iter(texts.values())) if alike else "; ".join(f"{title}, {text}" for title, text in texts.items())
+    notes = [f"Each at its last evaluation within the same {quantity.heading}: {said}."]
+    short = dict.fromkeys(trial.label for trial in trials if trial.result and ends_before(trial, asked))
+    return [*notes, f"Ended before it: {', '.join(short)}."] if short else notes
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -118,13 +129,13 @@ def _reference_notes(cells: Iterable[Cell]) -> list[str]:
     return [f"{names}: the published number, of a single run{how}."]
 
 
-def _machine_notes(machines: Mapping[str, str]) -> list[str]:
+def _machine_notes(machines: Mapping[str, str], what: str) -> list[str]:
     if not machines:
         return []
     if "" in machines:
-        return [f"Time and memory: {machines['']}."]
+        return [f"{what}: {machines['']}."]
     listed = "; ".join(f"{mark} {machine}" for mark, machine in machines.items())
-    return [f"Time and memory are of different machines, not to be compared: {listed}."]
+    return [f"{what}, of different machines, not to be compared: {listed}."]
 
 
 def missing_notes(trials: Iterable[Trial], axes: Sequence[str]) -> list[str]:

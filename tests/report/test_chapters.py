@@ -109,6 +109,9 @@ def test_a_repeated_run_is_left_out_and_named_unless_another_machine_made_it(tmp
     fake_run(runs / "a")
     fake_run(runs / "b")
     fake_run(runs / "c", environment={"device_name": "A card"})
-    (chapter,), (problem,) = chapters(runs)
+    fake_run(runs / "0-killed", finished=False)
+    (chapter,), (killed, again) = chapters(runs)
     assert chapter.labels == ["wt", "wt on A card, 1 thread"]
-    assert problem == (str(runs / "b"), f"the same recipe as {runs / 'a'}; left out, as it says nothing new")
+    assert [trial.name for trial in chapter.trials] == ["a", "c"]  # the finished one stands in for the killed
+    assert killed == (str(runs / "0-killed"), f"the same recipe as {runs / 'a'}; left out, as it says nothing new")
+    assert again == (str(runs / "b"), f"the same recipe as {runs / 'a'}; left out, as it says nothing new")

@@ -34,6 +34,18 @@ def test_a_figure_over_an_axis_with_published_numbers(sweep_folder):
     assert "Hollow: paper, single runs." in figure.notes
 
 
+def test_each_panel_has_a_budget_of_its_own_and_seconds_of_two_machines_are_not_compared(tmp_path):
+    views = "{kind: figure, title: F, x: seed, y: test_accuracy, at: {x: seconds}}"
+    folder = of_recipe(tmp_path / "s", views, environment=lambda trial: {"threads": int(trial.axes["seed"]) + 1})
+    timing(folder, {("wt", 64): {"timed_step_ms": 2.0}, ("wperp", 64): {"timed_step_ms": 1.0}})
+    (figure,) = figures(folder)
+    assert figure.notes[:2] == (
+        "Each at its last evaluation within the same training time, s: width 64, 0.0320; width 128, 0.0640.",
+        "Measured on different machines, not to be compared: A processor, 1 thread; "
+        "A processor, 2 cores (cpu), 1 thread; A processor, 2 cores (cpu), 2 threads.",
+    )
+
+
 def test_curves_have_a_panel_for_each_value_of_an_axis_that_is_not_named(tmp_path):
     (figure,) = figures(of_recipe(tmp_path / "s", "{kind: curve, title: C, y: test_accuracy}"))
     assert [panel.title for panel in figure.panels] == ["width 64", "width 128"]

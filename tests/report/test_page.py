@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fake_runs import fake_run
+from fake_runs import ENVIRONMENT, fake_run
 
 from fgcli.report.compose import compose
 from fgcli.report.page import as_html
@@ -24,7 +24,9 @@ def page(sweep_folder: Path, tmp_path: Path) -> str:
     runs = tmp_path / "runs"
     fake_run(runs / "attack", method=ATTACK, environment={"git_commit": ATTACK, "command": ["fg", ATTACK]})
     (runs / "not <b>a run").mkdir()
-    (sweep_folder / "trials" / "wperp-width64-seed1" / "result.json").unlink()
+    odd = sweep_folder / "trials" / "wperp-width64-seed1"
+    (odd / "result.json").unlink()
+    (odd / "environment.json").write_text(json.dumps({**ENVIRONMENT, "command": 5}))
     return as_html(compose([sweep_folder, runs]))
 
 

@@ -39,11 +39,12 @@ def test_differences_are_paired_by_seed():
     assert found.p == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-9)
 
 
-def test_differences_without_spread_leave_no_doubt():
+def test_differences_without_spread_prove_nothing():
     same = paired_difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})
     shifted = paired_difference({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
+    rounded = paired_difference({0: 0.3, 1: 0.4}, {0: 0.2, 1: 0.3})  # by 1e-17 not the same
     single = paired_difference({0: 2.0}, {0: 1.0})
-    assert [found and found.p for found in (same, shifted, single)] == [1.0, 0.0, None]
+    assert [found and found.p for found in (same, shifted, rounded, single)] == [1.0, None, None, None]
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 

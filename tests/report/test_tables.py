@@ -168,7 +168,7 @@ def test_times_of_different_machines_are_marked_and_not_compared(tmp_path, other
     assert not found["wt", "time per step, ms"].best
     assert found["wt", "test accuracy"].best
     (said,) = [note for note in table.notes if note.startswith("Time and memory")]
-    assert said.startswith("Time and memory are of different machines, not to be compared: ᵃ A processor")
+    assert said.startswith("Time and memory, of different machines, not to be compared: ᵃ A processor")
     assert ("A card, 1 thread" if "device_name" in other else "2 threads") in said
 
 
@@ -206,6 +206,49 @@ def test_the_last_evaluation_within_a_budget_counts(tmp_path, at, reached, said)
     for row in table.rows:
         assert row.cells[0].mean == Mean(evaluated[reached[row.heads[0]] - 1], None, 1)
     assert table.notes[0] == f"Each at its last evaluation within {said}."
+
+
+@pytest.mark.parametrize(
+    ("at", "reached", "said"),
+    [
+        ("{x: epoch}", {"wt": 1, "wperp": 2}, ["Each at its last evaluation within the same epoch: 4."]),
+        ("{x: epoch, value: 2}", {"wt": 2, "wperp": 2}, ["Each at its last evaluation within the same epoch: 2."]),
+        (
+            "{x: epoch, value: 9}",
+            {"wt": 1, "wperp": 2},
+            ["Each at its last evaluation within the same epoch: 9.", "Ended before it: wt, wperp."],
+        ),
+    ],
+)
+def test_an_unfinished_run_counts_once_it_has_spent_the_budget(tmp_path, at, reached, said):
+    recipe = (
+        "base: {epochs: 4, eval_every: 1}\n"
+        "grid: {methods: [wt, wperp], seed: [0, 1]}\n"
+        f"views: [{{kind: table, title: T, value: test_accuracy, at: {at}}}]\n"
+    )
+    folder = fake_sweep(tmp_path / "s", recipe, finished=lambda trial: (trial.label, trial.axes["seed"]) != ("wt", 1))
+    (table,) = tables(folder)
+    assert {row.heads[0]: len(row.cells[0].numbers) for row in table.rows} == reached
+    assert list(table.notes[: len(said)]) == said
+    assert not any("Missing where" in note or note.startswith("Ended") for note in table.notes[len(said) :])
+
+
+def test_accuracies_after_seconds_of_different_machines_are_marked_and_not_compared(tmp_path):
+    recipe = (
+        "grid: {methods: [wt, wperp], threads: [1, 2], seed: [0, 1]}\n"
+        "views: [{kind: table, title: T, value: test_accuracy, rows: threads, columns: label, at: {x: seconds}}]\n"
+    )
+    machines = {1: {"threads": 1}, 2: {"threads": 2}}
+    folder = fake_sweep(tmp_path / "s", recipe, environment=lambda trial: machines[int(trial.axes["threads"])])
+    (table,) = tables(folder, baseline="wt")
+    assert [texts(cell) for row in table.rows for cell in row.cells] == [
+        ["0.500 ± 0.000ᵃ"], ["0.500 ± 0.000ᵃ", "+0.000 ± 0.000, p 1.00"],
+        ["0.500 ± 0.000ᵇ"], ["0.500 ± 0.000ᵇ", "+0.000 ± 0.000, p 1.00"],
+    ]  # fmt: skip
+    assert (
+        "Training time, of different machines, not to be compared: ᵃ A processor, 2 cores (cpu), 1 thread; "
+        "ᵇ A processor, 2 cores (cpu), 2 threads." in table.notes
+    )
 
 
 def test_diagnostics_of_a_layer_after_an_epoch(tmp_path):

@@ -74,7 +74,8 @@ BROKEN = {
     "result.json has no steps": lambda path: damaged(path, "result.json", json.dumps(
         {"schema": 1, "train_accuracy": 1, "test_accuracy": 1, "train_loss": 1, "test_loss": 1})),
     "result.json has 'high' as test_accuracy": lambda path: edited(path, test_accuracy="high"),
-    "result.json has True as test_accuracy": lambda path: edited(path, test_accuracy=True),
+    "result.json has true as test_accuracy": lambda path: edited(path, test_accuracy=True),
+    "result.json has 1000": lambda path: edited(path, wall_s=10**400),
     "NaN is not JSON": lambda path: edited(path, test_accuracy=float("nan")),
     "metrics.jsonl, line 1: not such a row": lambda path: damaged(path, "metrics.jsonl", "noise\n"),
     "metrics.jsonl has no wall_s": lambda path: damaged(path, "metrics.jsonl", METRICS),
@@ -127,6 +128,11 @@ def test_what_is_given_twice_counts_once(tmp_path):
     sources, problems = gather([tmp_path / "runs", tmp_path / "runs" / "a", tmp_path / "runs"])
     assert [trial.name for source in sources for trial in source.trials] == ["a", "b"]
     assert not problems
+    sweep = fake_sweep(tmp_path / "sweep", SWEEP)
+    for paths in ([sweep, sweep / "trials"], [sweep / "trials", sweep / "trials" / "wt-seed0", sweep]):
+        sources, problems = gather(paths)
+        assert [len(source.trials) for source in sources] == [5]
+        assert not problems
 
 
 @pytest.mark.parametrize(
