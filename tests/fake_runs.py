@@ -76,7 +76,7 @@ def fake_sweep(
 ) -> Path:
     """The sweep of a recipe's text with all its trials; those whose accuracy is None are missing.
 
-    `more` gives arguments of fake_run by trial.
+    `more` gives arguments of fake_run by trial, over those of the plan.
     """
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
@@ -88,7 +88,7 @@ def fake_sweep(
         reached = accuracy(trial)
         if reached is not None:
             own = {name: give(trial) for name, give in more.items()}
-            fake_run(folder / "trials" / trial.name, accuracy=reached, **dict(trial.overrides), **own)
+            fake_run(folder / "trials" / trial.name, accuracy=reached, **{**trial.overrides, **own})
     return folder
 
 

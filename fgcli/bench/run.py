@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from fgcli.bench.directory import SweepDirectory
 from fgcli.bench.executor import Executor, Outcome, Trial
 from fgcli.errors import FgError, RunError
+from fgcli.extend.explain import shown
 from fgcli.files import read_json, write_atomically
 from fgcli.recipe import Recipe, dump
 from fgcli.training.rows import append_row
@@ -123,8 +124,10 @@ def _outcomes(
     names = {job.name for job in todo}
     try:
         for outcome in outcomes:
-            if not isinstance(outcome, Outcome) or outcome.trial.name not in names:
-                raise RunError(f"the executor gave {outcome!r}, which is no outcome of a trial that runs")
+            if not isinstance(outcome, Outcome):
+                raise RunError(f"the executor gave {shown(outcome)}, which is no outcome of a trial")
+            if outcome.trial.name not in names:
+                raise RunError(f"the executor gave an outcome of {outcome.trial.name}, which does not run")
             names.remove(outcome.trial.name)
             yield outcome.trial.name, outcome.exit_code
     except (FgError, OSError):

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fgcli.errors import FgError, UsageError
+from fgcli.extend.explain import shown
 from fgcli.files import read_json
+from fgcli.recipe import read_recipe
 from fgcli.report.runs import Run, Unreadable, machine_in, read_run
 from fgcli.sweep.plan import PlannedTrial, plan
 from fgcli.sweep.read import read_sweep
@@ -191,7 +193,7 @@ def _planned(folder: Path, planned: PlannedTrial, failures: Mapping[str, str]) -
         return trial
     try:
         run = read_run(path)
-        _refuse_another(run, planned)
+        _refuse_another(run, planned, folder / "recipes" / f"{planned.name}.yaml")
     except Unreadable as reason:
         return replace(trial, state=State.UNREADABLE, reason=str(reason))
     state, reason = _state(run)
@@ -200,14 +202,23 @@ def _planned(folder: Path, planned: PlannedTrial, failures: Mapping[str, str]) -
     return replace(trial, keys=flat(run.recipe), run=run, state=state, reason=reason)
 
 
-def _refuse_another(run: Run, planned: PlannedTrial) -> None:
-    for key in ("method", *planned.axes):
-        wanted = planned.overrides.get(key)
-        if wanted is not None and as_key(wanted) not in (
-            as_key(run.recipe[key]),
-            as_key(run.recipe["options"].get(key)),
-        ):
-            raise Unreadable(f"its recipe has {key} {run.recipe[key]}, the sweep {wanted}")
+def _refuse_another(run: Run, planned: PlannedTrial, started_with: Path) -> None:
+    """Unreadable where the run's recipe is not what the sweep says."""
+    has = flat(run.recipe)
+    for key, wanted in flat(planned.overrides).items():
+        found = has.get(key, has.get(key.rpartition(".")[2]))  # width may be given as model_options.width, too
+        left_open = wanted is None or isinstance(wanted, Mapping) or (key, wanted) == ("device", "auto")
+        if left_open or found == wanted or (key.startswith("options.") and _in_file(started_with, key) == wanted):
+            continue
+        raise Unreadable(f"its recipe has {key} {shown(found)}, the sweep {shown(wanted)}")
+
+
+def _in_file(recipe: Path, key: str) -> Any:
+    """A key of a recipe's file, which names files that a run's own recipe has the content of; None if not there."""
+    try:
+        return flat(read_recipe(recipe).data).get(key)
+    except FgError:
+        return None
 
 
 def _failures(path: Path) -> tuple[dict[str, str], list[Problem]]:

@@ -3,14 +3,13 @@
 import itertools
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 from fgcli.sweep.schema import METHODS, SEED, Grid, Method, Sweep
-from fgcli.sweep.views import LABEL, Scalar, as_key
+from fgcli.sweep.views import LABEL, Scalar, as_key, spelled
 from fgcli.yaml_reader import Path
 
 MAX_TRIALS = 10_000
@@ -76,7 +75,9 @@ def _trials(
     seed_place: Path,
     other_places: Mapping[str, Path] | None = None,
 ) -> Iterator[PlannedTrial]:
-    slugs = _slugs(sweep.labels())
+    # In small letters: file systems may not tell large ones from them.
+    slugs = _distinct([_harmless(_ascii(label)).lower() or "method" for label in sweep.labels()])
+    parts = {key: _distinct([f"{key}{_harmless(spelled(value))}" for value in values]) for key, values in axes.items()}
     choices = [list(enumerate(values)) for values in axes.values()]
     for seed_index, seed in seeds:
         for chosen in itertools.product(*choices):
@@ -85,8 +86,9 @@ def _trials(
                 key: (*(other_places or {}).get(key, ("grid", key)), index)
                 for key, (index, _) in zip(axes, chosen, strict=True)
             } | {SEED: (*seed_place, seed_index)}
+            of_axes = [parts[key][index] for key, (index, _) in zip(axes, chosen, strict=True)]
             for number, (method, slug) in enumerate(zip(sweep.grid.methods, slugs, strict=True)):
-                name = "-".join([slug, *(f"{key}{_harmless(as_key(value))}" for key, value in point.items())])
+                name = "-".join([slug, *of_axes, f"{SEED}{seed}"])
                 overrides, origins = _merged(sweep.base, method, number)
                 for key, value in point.items():
                     overrides[key], origins[(key,)] = value, places[key]
@@ -109,15 +111,13 @@ def _merged(base: Mapping[str, Any], method: Method, number: int) -> tuple[dict[
     return merged, places
 
 
-def _slugs(labels: list[str]) -> list[str]:
-    """A harmless name for each label, in small letters: file systems may not tell large ones from them."""
-    plain = [_harmless(_ascii(label)).lower() or "method" for label in labels]
-    seen: Counter[str] = Counter()
-    slugs: list[str] = []
-    for slug in plain:
-        seen[slug] += 1
-        slugs.append(slug if seen[slug] == 1 else f"{slug}.{seen[slug]}")
-    return slugs
+def _distinct(names: list[str]) -> list[str]:
+    """The names, with a number behind each that is taken."""
+    made: dict[str, None] = {}
+    for name in names:
+        tried = (name if number == 1 else f"{name}.{number}" for number in itertools.count(1))
+        made[next(one for one in tried if one not in made)] = None
+    return list(made)
 
 
 def _ascii(label: str) -> str:

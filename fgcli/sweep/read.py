@@ -1,7 +1,7 @@
 """Reads a sweep's file, and refuses it whole, with file:line:column, before anything is run. Imports no torch."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from fgcli.extend.registry import Registry
 from fgcli.recipe import Recipe, Source, dotted, read_recipe, resolve
 from fgcli.sweep.plan import MAX_TRIALS, PlannedTrial, plan, plan_tuning, size
 from fgcli.sweep.schema import METHODS, SEED, Grid, Sweep, Tune
-from fgcli.sweep.views import KINDS, LABEL, VALUE_KEYS, AnyView, CurveView, FigureView, TableView, as_key
+from fgcli.sweep.views import KINDS, LABEL, VALUE_KEYS, AnyView, CurveView, FigureView, Scalar, TableView, as_key
 from fgcli.yaml_reader import Path
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -43,10 +43,13 @@ def parse_sweep(source: Source) -> Sweep:
     _refuse_unknown_keys(source, "base", data.get("base", {}), ("base",), Recipe)
     parts["grid"] = _grid(source)
     if data.get("tune") is not None:
-        parts["tune"] = _part(source, "tune", data["tune"], ("tune",), Tune)
+        tune = parts["tune"] = _part(source, "tune", data["tune"], ("tune",), Tune)
+        _refuse_repeated(source, tune.lr, ("tune", "lr"))
+        _refuse_repeated(source, tune.seed, ("tune", SEED))
     parts["views"] = _views(source)
     sweep = _validated(source, parts, (), Sweep)
     _refuse_said_twice(source, sweep)
+    _refuse_no_method(source, sweep)
     for number, view in enumerate(sweep.views):
         _check_view(source, sweep, view, ("views", number))
     return sweep
@@ -123,13 +126,19 @@ def _check_axis(source: Source, key: str, values: object) -> None:
     called = f"{source.place(path)}: {dotted(path)}"
     if not isinstance(values, list) or not values:
         raise UsageError(f"{called} is {shown(values)}; it must be a list of values")
-    seen: set[str] = set()
     for number, value in enumerate(values):
-        place = source.place((*path, number))
         if not isinstance(value, bool | int | float | str):
+            place = source.place((*path, number))
             allowed = "it must be text, a number, or true or false; give other options to a method, under `methods`"
             raise UsageError(f"{place}: {dotted((*path, number))} is {shown(value)}; {allowed}")
+    _refuse_repeated(source, values, path)
+
+
+def _refuse_repeated(source: Source, values: Sequence[Scalar], path: Path) -> None:
+    seen: set[str] = set()
+    for number, value in enumerate(values):
         if as_key(value) in seen:
+            place = source.place((*path, number))
             raise UsageError(f"{place}: {shown(value)} is given twice in {dotted(path)}; remove one")
         seen.add(as_key(value))
 
@@ -153,6 +162,16 @@ def _refuse_said_twice(source: Source, sweep: Sweep) -> None:
                 raise UsageError(
                     f"{place}: {dotted((*path, key))} and {dotted(axes[key])} say the same; give one of them"
                 )
+
+
+def _refuse_no_method(source: Source, sweep: Sweep) -> None:
+    """The default of a run's recipe would be trained under the label."""
+    for number, method in enumerate(sweep.grid.methods):
+        if "method" not in method.overrides and "method" not in sweep.base:
+            path = ("grid", METHODS, number)
+            place = source.place((*path, LABEL))
+            said = f"{dotted(path)} has label {shown(method.label)} and no method, and base has none"
+            raise UsageError(f"{place}: {said}; give it one: {{label: {method.label}, method: wt}}, say")
 
 
 def _views(source: Source) -> list[AnyView]:

@@ -167,5 +167,10 @@ KINDS: dict[str, type[TableView] | type[CurveView] | type[FigureView] | type[Ove
 
 
 def as_key(value: object) -> str:
-    """A value of an axis as the keys of a recipe spell it."""
+    """A value of an axis as the keys of a recipe spell it: equal numbers alike, 1 for 1.0."""
+    return spelled(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def spelled(value: object) -> str:
+    """A value as a file spells it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -51,6 +51,37 @@ def test_a_trial_that_is_another_run_is_not_taken_for_it(tmp_path):
     assert states(source.trials)[1] == ("not run yet", "")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("k: 5", "k: 6", "its recipe has k 5, the sweep 6"),
+        ("solver: svd", "solver: ritz", "its recipe has options.solver 'svd', the sweep 'ritz'"),
+        ("epochs: 4", "epochs: 8", "its recipe has epochs 4, the sweep 8"),
+    ],
+)
+def test_a_run_of_another_recipe_is_not_taken_for_the_planned_one(tmp_path, old, new, said):
+    text = """
+base: {epochs: 4, model_options: {width: 8}}
+grid:
+  methods: [{label: a, method: wperp, k: 5, options: {solver: svd, coeffs: file}}]
+  lr: [1, 2]
+"""
+    whole = {"width": lambda trial: 8, "model_options": lambda trial: {}, "options": lambda trial: OPENED}
+    folder = fake_sweep(tmp_path / "sweep", text, **whole)
+    (folder / "recipes").mkdir()
+    for number in (1, 2):
+        (folder / "recipes" / f"a-lr{number}-seed0.yaml").write_text("options: {solver: svd, coeffs: file}")
+    (source,), problems = gather([folder])
+    assert ([trial.state for trial in source.trials], problems) == ([State.FINISHED] * 2, [])
+    sweep = folder / "sweep.yaml"
+    sweep.write_text(sweep.read_text().replace(old, new))
+    (source,), _ = gather([folder])
+    assert [trial.reason for trial in source.trials] == [said] * 2
+
+
+OPENED = {"solver": "svd", "coeffs": "what is in the file"}
+
+
 def damaged(path: Path, file: str, content: str) -> None:
     (fake_run(path) / file).write_text(content)
 

@@ -64,6 +64,13 @@ def test_labels_that_look_alike_have_names_of_their_own():
     assert [trial.name for trial in plan(sweep(text))] == ["w-seed0", "w.2-seed0", "method-seed0"]
 
 
+def test_no_two_trials_have_one_name():
+    methods = "methods: [{label: a, method: wt}, {label: a.2, method: wt}, {label: A, method: wt}]"
+    assert [trial.name for trial in plan(sweep(f"grid: {{{methods}, model: ['m:f', m-f]}}"))] == [
+        f"{label}-model{model}-seed0" for model in ("m-f", "m-f.2") for label in ("a", "a.2", "a.3")
+    ]
+
+
 def test_the_search_is_the_same_for_every_method_and_axis():
     text = METHODS + "tune: {lr: [0.1, 0.01], seed: [7], epochs: 1}\n"
     trials = plan_tuning(sweep(text))
