@@ -217,6 +217,18 @@ def test_what_a_plugin_prints_goes_to_standard_error(
     assert captured.err.split() == ["imported", "called"]
 
 
+def test_a_plugin_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("fgcli.extend.plugins.PATIENCE", 0.01)
+    said = ""
+    with Plugins().setting_aside(Origin("slow", "1.0")):
+        while not said.endswith("\n"):
+            said += capsys.readouterr().err
+    assert said == (
+        "fg: warning: plugin slow 1.0 is not loaded after 0.01 s; Ctrl-C ends this, and FG_PLUGINS=NAME,NAME names the "
+        "plugins to use\n"
+    )
+
+
 def test_a_plugin_that_imports_torch_is_noticed(tmp_path: Path) -> None:
     install(tmp_path, "heavy", "import torch\n" + ONE_METHOD.replace("\n    ", "\n"))
     install(tmp_path, "light", ONE_METHOD)
