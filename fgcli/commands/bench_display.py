@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fgcli.bench.run import Failure, Job
+from fgcli.errors import one_line
 from fgcli.files import from_json
 
 RECENT = 6
@@ -44,7 +45,7 @@ class BenchDisplay:
     def say(self, line: str) -> None:
         """A line that stays."""
         if not self._quiet:
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(Text(one_line(line)), soft_wrap=True)
 
     def expects(self, total: int) -> None:
         """So many trials are to be run from now on."""
@@ -105,4 +106,4 @@ def show_failures(failures: Mapping[str, Failure]) -> None:
     for name, failure in failures.items():
         console.print(Text(f"fg: trial {name} failed (exit code {failure.exit_code}); its log: {failure.job.log}"))
         for line in failure.last_lines:
-            console.print(Text(f"    {line}"), soft_wrap=True)
+            console.print(Text(f"    {one_line(line)}"), soft_wrap=True)

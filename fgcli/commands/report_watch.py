@@ -7,7 +7,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from fgcli.errors import UsageError
+from fgcli.errors import UsageError, one_line
 from fgcli.report.document import Document
 from fgcli.report.sparkline import sparkline
 from fgcli.report.terminal import problem_lines, show, shown
@@ -56,6 +56,6 @@ def _progress(trials: list[Trial]) -> Iterator[Text]:
     for trial in running[:RUNNING]:
         accuracies = [row["test_accuracy"] for row in trial.run.metrics] if trial.run else []
         last = f"{accuracies[-1]:.3f}" if accuracies else ""
-        yield Text(f"  {sparkline(accuracies)} {last}  {trial.name}", no_wrap=True, overflow="ellipsis")
+        yield Text(f"  {sparkline(accuracies)} {last}  {one_line(trial.name)}", no_wrap=True, overflow="ellipsis")
     if len(running) > RUNNING:
         yield Text(f"  and {len(running) - RUNNING} more")

@@ -203,9 +203,11 @@ def _progress_notes(trials: Sequence[Trial], view: CurveView) -> list[str]:
     if view.x not in ("seconds", "flops"):
         return []
     present = [trial for trial in trials if trial.run is not None and trial.run.metrics]
-    unknown = dict.fromkeys(
-        trial.label for trial in present if trial.run and progress_of(trial, trial.run.metrics[-1], view.x) is None
-    )
+    known: dict[str, set[int]] = {}
+    unknown: dict[str, set[int]] = {}
+    for trial in present:
+        of = unknown if trial.run and progress_of(trial, trial.run.metrics[-1], view.x) is None else known
+        of.setdefault(trial.label, set()).add(trial.seed)
     notes = []
     if view.x == "seconds" and present:
         timed = [seconds_of_step(trial)[1] for trial in present]
@@ -221,7 +223,11 @@ def _progress_notes(trials: Sequence[Trial], view: CurveView) -> list[str]:
     if unknown:
         what = "time" if view.x == "seconds" else "number of operations"
         mend = "it comes with `fg bench --timing`"
-        notes.append(f"Left out, as the {what} of a step is not known ({mend}): {', '.join(unknown)}.")
+        listed = (
+            f"{label} (seed {', '.join(map(str, sorted(seeds)))})" if label in known else label
+            for label, seeds in unknown.items()
+        )
+        notes.append(f"Left out, as the {what} of a step is not known ({mend}): {', '.join(listed)}.")
     return notes
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from fgcli.errors import one_line
 from fgcli.report.document import Cell, Document, Figure, Line, Series, Table
 
 NOTHING = "–"
@@ -78,8 +79,9 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown does not read as anything else."""
-    escaped = "".join(f"\\{char}" if char in "\\`*_[]|#~" else char for char in text)
-    return " ".join(escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
+    plain = one_line(" ".join(text.split()))
+    escaped = "".join(f"\\{char}" if char in "\\`*_[]|#~" else char for char in plain)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def latex(document: Document) -> str:
@@ -122,7 +124,7 @@ def _latex_cell(cell: Cell) -> str:
 def _tex(text: str) -> str:
     """Text with the letters of this field that LaTeX lacks as mathematics: W̃⊥, ±, 10⁻⁴."""
     out: list[str] = []
-    for char in " ".join(text.split()):
+    for char in one_line(" ".join(text.split())):
         if char == _TILDE and out:
             out[-1] = rf"\ensuremath{{\tilde{{{out[-1]}}}}}"
         else:

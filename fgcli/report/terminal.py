@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 from rich.text import Text
 
+from fgcli.errors import one_line
 from fgcli.report.document import Axis, Cell, Document, Figure, Panel, Section, Series, Table, axis_text
 from fgcli.report.sparkline import sparkline
 
@@ -33,7 +34,7 @@ def problem_lines(document: Document) -> Iterator[Text]:
     if document.problems:
         yield Text("Not reported, or in part", style="bold")
         for problem in document.problems:
-            yield Text(f"{problem.path}: {problem.reason}", style="yellow")
+            yield _text(f"{problem.path}: {problem.reason}", style="yellow")
 
 
 class _Fitting:
@@ -72,29 +73,34 @@ def _fits(wanted: RenderableType, console: Console, options: ConsoleOptions) -> 
 
 
 def _section(section: Section) -> Iterator[RenderableType]:
-    yield Text(section.title, style="bold underline")
+    yield _text(section.title, style="bold underline")
     if section.description:
-        yield Text(section.description.strip())
+        yield _text(section.description.strip())
     for item in section.items:
         yield Text("")
-        yield Text(item.title, style="bold")
+        yield _text(item.title, style="bold")
         if isinstance(item, Table):
             yield _Columns(item)
         else:
             yield from (_sparklines(item, panel) for panel in item.panels)
         for note in item.notes:
-            yield Text(note, style="dim")
+            yield _text(note, style="dim")
     yield Text("")
+
+
+def _text(text: str, style: str = "") -> Text:
+    """What recipes and runs say, with nothing in it that a terminal would obey."""
+    return Text("\n".join(map(one_line, text.split("\n"))), style=style)
 
 
 def _grid(table: Table, columns: slice) -> Grid:
     grid = Grid(show_lines=any(len(cell.lines) > 1 for row in table.rows for cell in row.cells))
     for axis in table.row_axes:
-        grid.add_column(Text("" if axis == "label" else axis), no_wrap=True)
+        grid.add_column(_text("" if axis == "label" else axis), no_wrap=True)
     for heading in table.headings[columns]:
-        grid.add_column(Text(heading), justify="right", no_wrap=True)
+        grid.add_column(_text(heading), justify="right", no_wrap=True)
     for row in table.rows:
-        grid.add_row(*map(Text, row.heads), *map(_cell, row.cells[columns]))
+        grid.add_row(*map(_text, row.heads), *map(_cell, row.cells[columns]))
     return grid
 
 
@@ -103,9 +109,9 @@ def _list(table: Table) -> Group:
     lines: list[RenderableType] = []
     for row in table.rows:
         head = (axis_text(axis, value) for axis, value in zip(table.row_axes, row.heads, strict=True))
-        lines.append(Text(", ".join(head), style="bold"))
+        lines.append(_text(", ".join(head), style="bold"))
         for heading, cell in zip(table.headings, row.cells, strict=True):
-            lines.append(Padding(Text(f"{heading}:"), (0, 0, 0, 2)))
+            lines.append(Padding(_text(f"{heading}:"), (0, 0, 0, 2)))
             lines.append(Padding(_cell(cell), (0, 0, 0, 4)))
     return Group(*lines)
 
@@ -116,7 +122,7 @@ def _cell(cell: Cell) -> Text:
     styles = ["bold" if line.role == "value" and cell.best else _STYLES[line.role] for line in cell.lines]
     if cell.mean is None:
         styles[0] = "yellow"
-    return Text("\n").join(Text(line.text, style=style) for line, style in zip(cell.lines, styles, strict=True))
+    return Text("\n").join(_text(line.text, style=style) for line, style in zip(cell.lines, styles, strict=True))
 
 
 def _sparklines(figure: Figure, panel: Panel) -> RenderableType:
@@ -126,10 +132,10 @@ def _sparklines(figure: Figure, panel: Panel) -> RenderableType:
     for series in panel.series:
         curve = _sparkline(series, figure.y, low, high)
         words = [_ends(series, figure), series.incomplete]
-        wide.add_row(Text(series.name), Text(curve, no_wrap=True), *(Text(word) for word in words))
-        narrow += [Text(text) for text in (series.name, curve[:16], *words) if text]
-    head = Text(panel.title, style="italic") if panel.title else None
-    axes = Text(f"{figure.y.quantity.heading} over {figure.x.quantity.heading}", style="dim")
+        wide.add_row(_text(series.name), Text(curve, no_wrap=True), *(_text(word) for word in words))
+        narrow += [_text(text) for text in (series.name, curve[:16], *words) if text]
+    head = _text(panel.title, style="italic") if panel.title else None
+    axes = _text(f"{figure.y.quantity.heading} over {figure.x.quantity.heading}", style="dim")
     body = Padding(_Fitting(wide, Group(*narrow)), (0, 0, 0, 2))
     return Group(*([head] if head else []), axes, body)
 

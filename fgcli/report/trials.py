@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from fgcli.errors import FgError, UsageError
 from fgcli.extend.explain import shown
 from fgcli.files import read_json
-from fgcli.recipe import read_recipe
+from fgcli.recipe import Recipe, read_recipe
 from fgcli.report.runs import Run, Unreadable, machine_in, read_run
 from fgcli.sweep.plan import PlannedTrial, plan
-from fgcli.sweep.read import read_sweep
+from fgcli.sweep.read import is_sweep, parse_sweep
 from fgcli.sweep.schema import SEED, Sweep
 from fgcli.sweep.views import LABEL, as_key
 from fgcli.training.rows import read_rows
@@ -40,7 +40,7 @@ class Trial:
     """The path under which it was found: a sweep's folder, or what was asked for."""
     label: str
     keys: Mapping[str, Any]
-    """Keys of its recipe, those of options as `options.NAME`; of one that is not there, what the sweep says."""
+    """Keys of its recipe, those of options as `options.NAME`; of one that is not there, what the sweep leads to."""
     run: Run | None
     state: State
     reason: str = ""
@@ -118,7 +118,11 @@ def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> tuple[li
                 sources.append(found)
                 problems += faults
             except FgError as error:
-                problems.append(Problem(str(folder), str(error)))
+                trials = _trial_folders(folder)
+                problems.append(Problem(str(folder), f"{error}{'; its trials stand by themselves' if trials else ''}"))
+                found, faults = _read_all(trials, folder, seen)
+                sources += found
+                problems += faults
             continue
         try:
             run = read_run(folder)
@@ -165,7 +169,10 @@ def _state(run: Run) -> tuple[State, str]:
 
 
 def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
-    sweep, _ = read_sweep(folder / SWEEP_FILE)
+    source = read_recipe(folder / SWEEP_FILE)
+    if not is_sweep(source):
+        raise UsageError(f"{SWEEP_FILE} has no grid: it is half written, or no sweep's")
+    sweep = parse_sweep(source)
     failures, problems = _failures(folder / "failed.jsonl")
     timing, timing_problems = _timing(folder / "timing.json")
     trials = []
@@ -185,7 +192,12 @@ def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
 
 
 def _planned(folder: Path, planned: PlannedTrial, failures: Mapping[str, str]) -> Trial:
-    trial = Trial(planned.name, str(folder), planned.label, flat(planned.overrides), None, State.MISSING)
+    defaults = {key: value for key, value in flat(Recipe().model_dump(mode="json")).items() if value is not None}
+    keys = {
+        **defaults,
+        **flat(planned.overrides),
+    }  # but for those of the method and the model, which are not known here
+    trial = Trial(planned.name, str(folder), planned.label, keys, None, State.MISSING)
     path = folder / "trials" / planned.name
     if planned.name in failures and not (path / "result.json").exists():
         trial = replace(trial, state=State.FAILED, reason=failures[planned.name])

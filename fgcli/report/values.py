@@ -20,9 +20,11 @@ PROGRESS: dict[Progress, Quantity] = {
 
 
 def quantity_of(value: Value) -> Quantity:
-    """What the value is, under the title that the view gives it."""
+    """What the value is, under the title that the view gives it, or one that says where it is read."""
     known = QUANTITIES[value.key]
-    return replace(known, title=value.title) if value.title else known
+    layer = f" of {value.layer}" if value.layer else ""
+    after = f" after {value.epoch:g} {'epoch' if value.epoch == 1 else 'epochs'}" if value.epoch is not None else ""
+    return replace(known, title=value.title or f"{known.title}{layer}{after}")
 
 
 def number_of(trial: Trial, value: Value, spent: Budget | None = None) -> float | None:

@@ -67,8 +67,11 @@ def test_more_seeds_of_the_same_label_are_of_one_group(tmp_path, sweep_folder):
 
 def test_sweeps_of_other_epochs_are_told_apart_by_them(tmp_path, sweep_folder):
     fake_sweep(tmp_path / "longer", SWEEP.replace("epochs: 4", "epochs: 8").replace("[0, 1, 2]", "[3]"), accuracy)
-    (chapter,), _ = chapters(sweep_folder, tmp_path / "longer")
+    by_default = SWEEP.replace("epochs: 4, ", "").replace("[0, 1, 2]", "[4]")
+    fake_sweep(tmp_path / "missing", by_default, lambda trial: None)
+    (chapter,), _ = chapters(sweep_folder, tmp_path / "longer", tmp_path / "missing")
     assert chapter.axes == ("width", "epochs")
+    assert chapter.values("epochs") == [4, 8, 300]
 
 
 def test_a_label_whose_k_differs_elsewhere_is_told_apart_whatever_the_seeds(tmp_path):

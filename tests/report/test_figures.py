@@ -64,7 +64,8 @@ def test_an_unfinished_run_is_in_the_curve_as_far_as_it_is_and_that_is_said(tmp_
 
 
 def test_time_is_steps_times_the_time_of_one(tmp_path):
-    folder = of_recipe(tmp_path / "s", "{kind: curve, title: C, x: seconds, y: test_accuracy, where: {width: 64}}")
+    views = "{kind: curve, title: C, x: seconds, y: test_accuracy, where: {width: 64}}"
+    folder = of_recipe(tmp_path / "s", views, finished=lambda trial: trial.axes["seed"] == 0)
     timing(folder, {("wt", 64): {"timed_step_ms": 5.0}})
     (figure,) = figures(folder)
     ends = {series.name: series.points[-1].x for series in figure.panels[0].series}
@@ -73,6 +74,7 @@ def test_time_is_steps_times_the_time_of_one(tmp_path):
     assert figure.notes[1].startswith(
         "Measured on different machines, not to be compared: A processor, 1 thread; A pro"
     )
+    assert figure.notes[2].endswith("(it comes with `fg bench --timing`): wperp (seed 1).")  # seed 0 is drawn
 
 
 def test_operations_that_are_not_known_are_named(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_runs import fake_run
+from fake_runs import fake_run, fake_sweep
 from rich.console import Console
 
 from fgcli.report.compose import compose
@@ -18,6 +18,7 @@ from fgcli.report.markup import latex, markdown
 from fgcli.report.plots import draw_all
 from fgcli.report.terminal import show
 
+ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b1m"
 HOSTILE = "a|b & c_d <script>alert(1)</script> $x$ \\y"
 
 
@@ -66,6 +67,17 @@ def test_the_best_is_bold_and_no_color_is_kept_to(document, monkeypatch):
     assert "\x1b[1m0.680 ± 0.075\x1b[0m" in printed(document, 120, force_terminal=True, color_system="standard")
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[3" not in printed(document, 120, force_terminal=True)
+
+
+def test_nothing_that_a_terminal_obeys_comes_from_a_run(tmp_path):
+    recipe = f"title: {json.dumps(ESCAPES)}\ngrid: {{methods: [{{label: {json.dumps(ESCAPES)}, method: wt}}]}}\n"
+    folder = fake_sweep(tmp_path / "sweep", recipe, lambda trial: None)
+    row = {"trial": "31mred-0-title-1m-seed0", "exit_code": 1, "last_lines": [ESCAPES]}
+    (folder / "failed.jsonl").write_text(json.dumps(row) + "\n")
+    document = compose([folder])
+    for text in (printed(document, 120), printed(document, 30), markdown(document), latex(document)):
+        assert not set(text) & set("\x1b\x07\x9b")
+        assert "31mred" in text
 
 
 def test_markdown(document, hostile):

@@ -262,6 +262,7 @@ def test_diagnostics_of_a_layer_after_an_epoch(tmp_path):
         return lambda epoch: {"hidden1": {"variance": 1e-6 * epoch}, "hidden2": {"variance": 1e-4 * epoch}}
 
     (table,) = tables(fake_sweep(tmp_path / "sweep", recipe, diagnostics=layers))
+    assert table.headings == ("variance of hidden2 after 3 epochs", "variance")
     assert [texts(cell) for cell in table.rows[0].cells] == [["3.00·10⁻⁴"], ["4.00·10⁻⁶"]]
 
 

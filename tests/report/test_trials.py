@@ -82,6 +82,16 @@ grid:
 OPENED = {"solver": "svd", "coeffs": "what is in the file"}
 
 
+def test_the_trials_of_a_half_written_sweep_stand_by_themselves(tmp_path):
+    folder = fake_sweep(tmp_path / "sweep", SWEEP)
+    (folder / "sweep.yaml").write_text("title: half")
+    (source,), (problem,) = gather([folder])
+    assert len(source.trials) == 5
+    assert problem.reason == (
+        "sweep.yaml has no grid: it is half written, or no sweep's; its trials stand by themselves"
+    )
+
+
 def damaged(path: Path, file: str, content: str) -> None:
     (fake_run(path) / file).write_text(content)
 
