@@ -28,7 +28,7 @@ from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, SampledGuess
 from fgcli.gradient.probe import (
     output_shapes,
     refuse_disagreement,
-    refuse_missing_formulas,
+    refuse_operations,
     refuse_other_uses,
     refuse_random_layers,
 )
@@ -123,7 +123,7 @@ class ForwardGradient:
         above = find_segments(model, shapes) if needs or not single else {}
         self._modules = {name: candidates[name] for name in shapes}
         self._links = {} if single else _links(above, self._modules)
-        refuse_missing_formulas(model, self._modules, example)
+        refuse_operations(model, self._modules, example)
         refuse_other_uses(model, self._modules, example)
         self._driven = {
             name: self._drive(Site(name, candidates[name], shape), above[name] if needs else None)

@@ -1,6 +1,7 @@
 """Trial passes of a model: which layers it calls as sites, and what it does that would make a guess wrong unnoticed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -17,7 +18,7 @@ def output_shapes(model: nn.Module, modules: Mapping[str, SiteModule], example: 
     """Shape of each called site's output without the batch axis, in the order of the forward pass.
 
     Raises ModelRefused for a site that is called twice or by keyword, whose output's first axis is not the batch, or
-    whose input is changed in place afterwards.
+    whose input is changed in place afterwards, and where the model changes its buffers or gives no tensor.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     inputs: dict[str, tuple[Tensor, int]] = {}
@@ -36,7 +37,7 @@ def output_shapes(model: nn.Module, modules: Mapping[str, SiteModule], example: 
         inputs[name] = arguments[0], arguments[0]._version
 
     with torch.no_grad(), hooks(modules, record):
-        model(example)
+        _called(model, example)
     for name, (x, version) in inputs.items():
         if x._version != version:
             raise ModelRefused(
@@ -46,25 +47,71 @@ def output_shapes(model: nn.Module, modules: Mapping[str, SiteModule], example: 
     return shapes
 
 
-def refuse_missing_formulas(model: nn.Module, sites: Mapping[str, SiteModule], example: Tensor) -> None:
-    """Raises ModelRefused, naming the site before it, for an operation that has no forward-mode formula."""
-    last = ["the model's input"]
+def refuse_no_tensor(outputs: object) -> None:
+    """Raises ModelRefused for the outputs of a model that are not one tensor."""
+    if not isinstance(outputs, Tensor):
+        raise ModelRefused(f"the model gives a {type(outputs).__name__}; it must give one tensor, [batch, ...]")
 
-    def nothing(name: str, _: Tensor, s: Tensor) -> Tensor:
-        last.append(f"site '{name}'")
-        return torch.zeros_like(s)
+
+def _called(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The model's outputs. Raises ModelRefused where it changes its buffers, naming the layer, or gives no tensor."""
+    before = {name: (buffer, buffer._version) for name, buffer in model.named_buffers()}
+    outputs = model(inputs)
+    refuse_no_tensor(outputs)
+    for name, buffer in model.named_buffers():
+        if name in before and before[name][0] is buffer and before[name][1] == buffer._version:
+            continue
+        layer, _, own = name.rpartition(".")
+        whose = f"layer '{layer}' ({type(model.get_submodule(layer)).__name__})" if layer else "the model"
+        raise ModelRefused(
+            f"{whose} changes its buffer '{own}' in the forward pass, which a guess may compute more than once; "
+            "put it into eval mode where that stops it, or change the buffer elsewhere, or use backprop"
+        )
+    return outputs
+
+
+def refuse_operations(model: nn.Module, sites: Mapping[str, SiteModule], example: Tensor) -> None:
+    """Raises ModelRefused, naming the site before it, for an operation that has no forward-mode formula, or that mixes
+    the samples of a batch: a tangent of the first sample may arrive at no other."""
+    passed = ["the model's input"]
+
+    def refuse_mixed(dual: Tensor) -> None:
+        tangent = forward_ad.unpack_dual(dual).tangent
+        if tangent is not None and bool((tangent[1:].nan_to_num() != 0).any()):  # NaN: a slope of inf, times 0
+            raise ModelRefused(
+                f"{passed[-1]} is followed by an operation that mixes the samples of a batch; per-sample guesses need "
+                "samples that do not meet: use another operation, or weight-perturbation"
+            )
+
+    def arrive(_: str, __: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        refuse_mixed(arguments[0])
+
+    def first_alone(name: str, _: Tensor, s: Tensor) -> Tensor:
+        passed.append(f"site '{name}'")
+        y = torch.zeros_like(s)
+        y[0] = torch.linspace(-1, 2, y[0].numel(), device=s.device).view_as(y[0])  # no direction that a norm flattens
+        return y
 
     of_sites = {id(p) for module in sites.values() for p in module.parameters(recurse=False)}
     directions = {n: torch.zeros_like(p) for n, p in model.named_parameters() if id(p) not in of_sites}
-    with torch.no_grad(), forward_ad.dual_level():
-        try:
-            dual_forward(model, example[:2], sites, nothing, directions)
-        except NotImplementedError as cause:
-            reason = str(cause).splitlines()[0]
-            raise ModelRefused(
-                f"{last[-1]} is followed by an operation without a forward-mode formula ({reason}); use an operation "
-                "that has one, or the method backprop"
-            ) from cause
+    with torch.no_grad(), forward_ad.dual_level(), naming_missing_formulas(passed):
+        with hooks(sites, arrive, nn.Module.register_forward_pre_hook):
+            outputs = dual_forward(model, example[:2], sites, first_alone, directions)
+        refuse_mixed(outputs)
+
+
+@contextmanager
+def naming_missing_formulas(passed: Sequence[str]) -> Iterator[None]:
+    """Within it, the error for an operation without a forward-mode formula is a ModelRefused that names the last of
+    what the pass has come to."""
+    try:
+        yield
+    except NotImplementedError as cause:
+        reason = str(cause).splitlines()[0]
+        raise ModelRefused(
+            f"{passed[-1]} is followed by an operation without a forward-mode formula ({reason}); use an operation "
+            "that has one, or the method backprop"
+        ) from cause
 
 
 def refuse_other_uses(model: nn.Module, sites: Mapping[str, SiteModule], example: Tensor) -> None:
@@ -121,9 +168,12 @@ def refuse_disagreement(model: nn.Module, traced: Traced, sites: Mapping[str, Si
 
 
 def refuse_random_layers(model: nn.Module, example: Tensor) -> None:
-    """Raises ModelRefused where one sample, twice in a batch, gives two outputs: they could not share a tangent."""
+    """Raises ModelRefused where one sample, twice in a batch, gives two outputs: they could not share a tangent.
+
+    Raises it as well where the model changes its buffers or gives no tensor.
+    """
     with torch.no_grad(), math_attention():
-        outputs = model(example[:2].repeat_interleave(2, 0))
+        outputs = _called(model, example[:2].repeat_interleave(2, 0))
     first, second = outputs.unflatten(0, (-1, 2)).unbind(1)
     if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ModelRefused(

@@ -6,7 +6,8 @@ the graph disagrees with the model; fgcli.gradient.probe finds that out.
 """
 
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -45,10 +46,16 @@ class Traced:
         self.modules = dict(model.named_modules())
         self.sites = frozenset(sites)
         try:
-            self.graph = _Tracer(sites).trace(model)
+            with _unchanged(model) as self._constants:
+                self.graph = _Tracer(sites).trace(model)
         except Exception as cause:  # fx raises whatever the user's forward does when it meets a proxy
             fault = f"{type(cause).__name__}: {str(cause).splitlines()[0]}" if str(cause) else type(cause).__name__
             raise NotTraceable(f"is in a model that torch.fx cannot follow ({fault})") from cause
+        for node in self.graph.nodes:
+            if node.op == "call_method" and not hasattr(Tensor, _out_of_place(str(node.target))):
+                raise NotTraceable(
+                    f"is in a model that calls {node.target}, to which no operation that returns a new tensor answers"
+                )
         self.site_nodes = {str(node.target): node for node in self.graph.nodes if self.is_site(node)}
 
     def is_site(self, node: fx.Node) -> bool:
@@ -83,7 +90,8 @@ class Traced:
         arguments: Any = fx.map_arg(node.args, values.__getitem__)
         keywords: Any = fx.map_arg(node.kwargs, values.__getitem__)
         if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(self.modules[""])
+            name = str(node.target)
+            return self._constants[name] if name in self._constants else operator.attrgetter(name)(self.modules[""])
         if self.is_site(node):
             # Not through the module's __call__: hooks are for the pass that they were set for.
             module = cast("SiteModule", self.module(node))
@@ -103,6 +111,23 @@ class Traced:
         elif function is getattr(torch, getattr(function, "__name__", ""), None):
             function = getattr(torch, _out_of_place(function.__name__))
         return function(*arguments, **keywords)
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[dict[str, Any]]:
+    """Afterwards, modules have the attributes that they had: a forward that keeps a tensor kept torch.fx's stand-in.
+
+    What torch.fx added to the model itself, constants that its graph names, is in the mapping then.
+    """
+    kept = [(module, dict(vars(module))) for module in model.modules()]
+    added: dict[str, Any] = {}
+    try:
+        yield added
+    finally:
+        added.update({name: value for name, value in vars(model).items() if name not in kept[0][1]})
+        for module, attributes in kept:
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 def _out_of_place(name: str) -> str:

@@ -7,13 +7,14 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.extend.options import Options
-from fgcli.gradient.dual import directional_derivative, dual_forward, lacks_layer_formulas
-from fgcli.gradient.errors import OptionRefused
+from fgcli.gradient.dual import directional_derivative, dual_forward, hooks, lacks_layer_formulas
+from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
-from fgcli.gradient.probe import refuse_random_layers
-from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.probe import naming_missing_formulas, refuse_no_tensor, refuse_random_layers
+from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import SiteModule, linear_part, named_site_modules, refuse_mixing_layers
 from fgcli.gradient.tangents import gram_of
+from fgcli.gradient.upstream import math_attention
 from fgcli.guesses.driven import memory_of, tangents_of
 
 
@@ -41,12 +42,45 @@ class WeightPerturbation:
             if lacks_layer_formulas(example.device):
                 raise OptionRefused(f"on {example.device} it takes one tangent; use tangents=1, or another device")
             self.tangents.refuse_above({name: p.numel() for name, p in parameters.items()})
+        self._try(model, example[:2])
         return Coverage(sites=())
+
+    @torch.no_grad()
+    def _try(self, model: nn.Module, example: Tensor) -> None:
+        """ModelRefused, naming the site before it, for an operation that no tangent, or no several, can go through."""
+        passed = ["the model's input"]
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        batch, rng = Batch(example, example), Streams(0).at(0)
+
+        def note(name: str, *_: object) -> None:
+            passed.append(f"site '{name}'")
+
+        def loss(outputs: Tensor, _: Tensor) -> Tensor:
+            refuse_no_tensor(outputs)
+            return outputs.flatten(1).sum(1)
+
+        try:
+            with hooks(self._sites, note), naming_missing_formulas(passed):
+                self._single(model, loss, batch, rng)
+                if not self.tangents.single:
+                    self._batched(model, loss, batch, rng)
+        except RuntimeError as cause:
+            if self.tangents.single:
+                raise
+            reason = str(cause).splitlines()[0]
+            raise ModelRefused(
+                f"{passed[-1]} is followed by what torch.func cannot follow ({reason}); use another operation, or "
+                "tangents=1"
+            ) from cause
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         refuse_mixing_layers(model)
-        if not self.tangents.single:
-            return self._batched(model, loss, batch, rng)
+        return (self._single if self.tangents.single else self._batched)(model, loss, batch, rng)
+
+    def _single(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         with torch.no_grad(), forward_ad.dual_level():
             directions = {name: self._direction(rng, name, p, 0) for name, p in parameters.items()}
@@ -92,10 +126,11 @@ class WeightPerturbation:
             return torch.func.jvp(losses_of, (parameters,), (direction,))
 
         shared: Any = (None, 0)  # of losses, which all tangents share, and of δ
-        parts = [
-            torch.func.vmap(along, out_dims=shared)({name: directions(name, part) for name in parameters})
-            for part in tangents.parts
-        ]
+        with math_attention():
+            parts = [
+                torch.func.vmap(along, out_dims=shared)({name: directions(name, part) for name in parameters})
+                for part in tangents.parts
+            ]
         losses, delta = parts[0][0], torch.cat([part[1] for part in parts]).T / len(batch.inputs)
         gram, n = None, sum(p.numel() for p in parameters.values())
         if tangents.combine != "mean":

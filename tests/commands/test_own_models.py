@@ -1,16 +1,21 @@
 """`--model package.module:factory`: a user's own model, in every command that a registered one is for."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_runs import FLAGS, fg, go_on, untimed
 
+from fgcli import ForwardGradient
 from fgcli.extend.registry import load_registry
+from fgcli.gradient.errors import ModelRefused
 from fgcli.recipe import resolve
 
 SOURCE = '''
@@ -44,6 +49,38 @@ SOURCE = '''
         for parameter in net.parameters():
             nn.init.normal_(parameter, generator=generator)
         return net
+
+
+    class Bad(Net):
+        """Has what `what` says between its layers."""
+
+        def __init__(self, input_shape, classes, what: str):
+            super().__init__(input_shape, classes, 5)
+            self.what, self.middle = what, nn.Linear(5, 5)
+            if what == "norm":
+                self.norm = nn.BatchNorm1d(5)
+            if what == "state":
+                self.register_buffer("mean", torch.zeros(5))
+            if what == "shared":
+                self.again = nn.Linear(5, 5)
+                self.again.weight = self.middle.weight
+
+        def forward(self, x):
+            h = torch.tanh(self.hidden(x.flatten(1)))
+            match self.what:
+                case "norm":
+                    h = self.norm(h)
+                case "state":
+                    h = h - self.mean.lerp_(h.mean(0), 0.1)
+                case "value":
+                    h = h if h.sum() > 0 else -h
+                case "formula":
+                    h = torch.special.zeta(h.abs() + 2, torch.ones_like(h))
+                case "twice":
+                    h = torch.tanh(self.middle(h))
+                case "shared":
+                    h = torch.tanh(self.again(h))
+            return self.out(torch.tanh(self.middle(h)))
 
 
     def three(input_shape, classes):
@@ -131,7 +168,7 @@ BAD = {
     ),
     "no attribute": (
         "net_of_mine:Nett",
-        "--model: unknown attribute 'Nett' of module net_of_mine; did you mean 'Net'? known attributes: Net,",
+        "--model: unknown attribute 'Nett' of module net_of_mine; did you mean 'Net'? known attributes: Bad, Net,",
     ),
     "no callable": ("net_of_mine:SOURCE", "--model: unknown attribute 'SOURCE' of module net_of_mine"),
     "a module": ("net_of_mine:a_net", f"--model: model 'net_of_mine:a_net' is of type Net{WANTED}"),
@@ -157,3 +194,40 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(flags: str, said: str)
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert not Path("run").exists()
+
+
+REFUSED = {
+    "norm": ("wt", "layer 'norm' (BatchNorm1d) is in train mode", "put it into eval mode"),
+    "state": ("activation-perturbation", "the model changes its buffer 'mean' in the forward pass", "or use backprop"),
+    "value": ("wperp", "site 'hidden' (Linear) is in a model that torch.fx cannot follow", "no branches on values"),
+    "formula": (
+        "wt",
+        "site 'hidden' is followed by an operation without a forward-mode formula",
+        "the method backprop",
+    ),
+    "twice": ("wt", "site 'middle' is called twice in one forward pass", "give each call a layer of its own"),
+    "shared": ("wt", "sites 'middle' and 'again' share a parameter", "or use weight-perturbation"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_a_method_cannot_train_is_named_with_its_site_and_the_mend(what: str) -> None:
+    method, said, mend = REFUSED[what]
+    flags = ["--model", "net_of_mine:Bad", "--model-option", f"what={what}", "--method", method, "--out", "run"]
+    done = fg("train", *OWN[:-2], *flags)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"fg: method {method} cannot train model net_of_mine:Bad: {said}")
+    assert mend in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("run").exists()
+
+    model = load_registry().find("model", "net_of_mine:Bad").entry.load()(SimpleNamespace(what=what), (4,), 3, None)
+    with pytest.raises(ModelRefused, match=re.escape(said)):
+        ForwardGradient(model, method).step(torch.randn(2, 4), torch.tensor([0, 1]), F.cross_entropy)
+
+
+def test_more_orthogonal_tangents_than_dimensions_are_refused() -> None:
+    done = fg("train", *OWN, "--method", "wperp", "--k", "2", "--tangents", "99", "--combine", "orthogonal")
+    assert done.exit_code == 2
+    assert "method wperp with model net_of_mine:Net: tangents is 99; combine orthogonal takes at most 12" in done.stderr
+    assert not Path("runs").exists()

@@ -25,6 +25,32 @@ class Shared(nn.Module):
         return self.layer(self.layer(x))
 
 
+class Keeps(nn.Module):
+    """Has a buffer that its forward writes into, or replaces."""
+
+    def __init__(self, replaces: bool) -> None:
+        super().__init__()
+        self.replaces = replaces
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.replaces:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        else:
+            self.mean.lerp_(x.mean(0), 0.1)
+        return x
+
+
+class Centred(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, None, None, training=True)
+
+
+class Pair(nn.Linear):
+    def forward(self, input: Tensor) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().forward(input), 0
+
+
 def tied() -> nn.Module:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     model[2].weight = model[0].weight
@@ -41,13 +67,24 @@ def tied() -> nn.Module:
             nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)).eval(),
             r"layer '1' \(BatchNorm1d\) tracks no running statistics",
         ),
+        (nn.Sequential(nn.Linear(4, 4), Keeps(False)), r"layer '1' \(Keeps\) changes its buffer 'mean' in the forward"),
+        (
+            nn.Sequential(nn.Linear(4, 4), Keeps(True)),
+            r"layer '1' \(Keeps\) changes its buffer 'mean' .* backprop",
+        ),
+        (nn.Sequential(nn.Linear(4, 4), Centred()), "site '0' is followed by an operation that mixes the samples"),
+        (
+            nn.Sequential(Centred(), nn.Linear(4, 4), Centred(), nn.Linear(4, 4)),
+            "site '1' is followed by .* that mixes",
+        ),
+        (nn.Sequential(nn.Linear(4, 4), Pair(4, 4)), "the model gives a tuple; it must give one tensor"),
         (nn.Sequential(nn.ReLU()), "has no site"),
         (nn.Sequential(nn.Flatten(0), nn.Linear(8, 4)), "first axis must be the batch"),
     ],
 )
 def test_refused_by_any_guess(model: nn.Module, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
-        ForwardGradient(Isotropic()).bind(model, torch.zeros(2, 4))
+        ForwardGradient(Isotropic()).bind(model, torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.5, -1.0, 2.0, 1.0]]))
 
 
 def test_batch_norm_is_noticed_in_the_mode_that_it_has_at_each_estimate() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fgcli.gradient.chain import OutputLayer, Segment, find_segments
 from fgcli.gradient.dual import hooks
 from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.estimator import Batch
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.probe import output_shapes
 from fgcli.gradient.randomness import Streams
@@ -156,7 +157,7 @@ class Faulty(nn.Module):
         super().__init__()
         self.fault = fault
         self.first, self.second, self.third = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-        self.count = 0.0
+        self.count: Tensor | float = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(x)
@@ -166,6 +167,12 @@ class Faulty(nn.Module):
             case "state":
                 self.count += 1.0
                 h = h * self.count
+            case "constant":
+                h = h * torch.ones(4)
+            case "kept, not used":
+                self.count = h
+            case "zeroed":
+                h[:, :1].zero_()
             case "changed under its old name":
                 kept = torch.tanh(h)
                 kept.mul_(2)
@@ -196,6 +203,7 @@ class Doubled(torch.autograd.Function):
     [
         ("dropout", "site 'second' has another output when the model is computed a second time: .*dropout"),
         ("state", "site 'second' has another output when .* keeps state"),
+        ("zeroed", r"site 'first' \(Linear\) is in a model that calls zero_, .* or use activation-perturbation"),
         ("changed under its old name", "site 'second' has another output when .* under its old name"),
         ("mixing", "site 'first' is followed by an operation that mixes the samples"),
         ("formula", "site 'first' is followed by an operation without a forward-mode formula .*backprop"),
@@ -206,3 +214,20 @@ def test_refused_by_name(fault: str, message: str) -> None:
     torch.manual_seed(0)
     with pytest.raises(ModelRefused, match=message):
         wt().bind(Faulty(fault), torch.randn(3, 4))
+
+
+def test_what_a_forward_keeps_for_others_to_look_at_is_left_to_it() -> None:
+    model, x = Faulty("kept, not used"), torch.randn(3, 4)
+    wt().bind(model, x)
+    assert isinstance(model.count, Tensor)
+    assert model(x).shape == (3, 4)
+
+
+def test_a_constant_of_the_forward_is_the_graphs_and_not_left_in_the_model() -> None:
+    model, x = Faulty("constant"), torch.randn(3, 4)
+    before = set(vars(model))
+    estimator = wt()
+    estimator.bind(model, x)
+    assert set(vars(model)) == before
+    estimate = estimator.estimate(model, cross_entropy, Batch(x, torch.tensor([0, 1, 2])), Streams(3).at(7))
+    assert all(gradient.any() for gradient in estimate.gradients.values())

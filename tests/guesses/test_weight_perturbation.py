@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import batch_for, chain, cross_entropy, residual
+from networks import any_network, batch_for, chain, cross_entropy, residual
 from torch import Tensor, nn
 
 from fgcli.extend.options import EngineOptions, Options
-from fgcli.gradient.errors import OptionRefused
+from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.randomness import Streams
 from fgcli.guesses import weight_perturbation
 from fgcli.guesses.weight_perturbation import WeightPerturbation
@@ -99,3 +99,52 @@ def test_as_many_tangents_as_parameters_give_the_gradient(combine: Any, memory: 
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
     with pytest.raises(OptionRefused, match=r"tangents is 13; .* at most 12 here"):
         WeightPerturbation(EngineOptions(tangents=13, combine="orthogonal")).bind(model, batch.inputs)
+
+
+def test_fused_attention_is_computed_by_its_formula_for_several_tangents_too() -> None:
+    model, batch = any_network("attention")
+    single, several = WeightPerturbation(Options()), WeightPerturbation(EngineOptions(tangents=2))
+    for estimator in (single, several):
+        estimator.bind(model, batch.inputs)
+    deltas = [one.estimate(model, cross_entropy, batch, RNG).directional_derivative for one in (single, several)]
+    assert deltas[0] is not None
+    assert deltas[1] is not None
+    torch.testing.assert_close(deltas[1][:, 0], deltas[0])
+
+
+class Between(nn.Module):
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.mean: Tensor
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.what:
+            case "formula":
+                self.mean.lerp_(x.mean(0), 0.1)
+                return torch.special.zeta(x.abs() + 2, torch.ones_like(x))
+            case "numpy":
+                return torch.from_numpy(x.detach().numpy())
+            case _:
+                return x - self.mean.lerp_(x.mean(0), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("what", "tangents", "message"),
+    [
+        ("formula", 1, "site '0' is followed by an operation without a forward-mode formula .*special_zeta.* backprop"),
+        ("numpy", 2, "site '0' is followed by what torch.func cannot follow .* or tangents=1"),
+        ("state", 2, r"layer '1' \(Between\) changes its buffer 'mean' in the forward pass"),
+    ],
+)
+def test_refused_by_name(what: str, tangents: int, message: str) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), Between(what)), torch.randn(3, 4)
+    with pytest.raises(ModelRefused, match=message):
+        WeightPerturbation(EngineOptions(tangents=tangents)).bind(model, x)
+
+
+def test_a_look_at_the_model_leaves_its_buffers() -> None:
+    between = Between("state")
+    WeightPerturbation(Options()).bind(nn.Sequential(nn.Linear(4, 4), between), torch.randn(3, 4))
+    assert not between.mean.any()
