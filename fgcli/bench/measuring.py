@@ -55,25 +55,20 @@ def first_of_each_group(trials: Trials) -> Trials:
 
 
 def time_steps(trials: Trials, file: Path, said: Callable[[str], None]) -> None:
-    """Write timing.json: of each method at each point of the grid. What the file has of this machine already, stays."""
+    """Write timing.json: of each method at each point of the grid, and where. What the file has already, stays."""
     points: dict[tuple[Any, ...], list[tuple[PlannedTrial, Job]]] = {}
-    for trial, job in first_of_each_group(trials):
-        points.setdefault(trial.group[1], []).append((trial, job))
-    timing = _recorded(file)
-    for axes, ones in points.items():
-        if all(_row(timing, trial) for trial, _ in ones):
+    for trial, job in first_of_each_group(trials):  # one process has one number of threads
+        points.setdefault((trial.group[1], job.threads), []).append((trial, job))
+    rows = _recorded(file)
+    for (axes, _), ones in points.items():
+        if all(any(_is_of(row, trial) for row in rows) for trial, _ in ones):
             continue
         said(f"timing {', '.join(trial.label for trial, _ in ones)} at {_words(axes)}")
         measured = measure("turn", [job for _, job in ones])
-        machine = {key: measured[0][key] for key in MACHINE}
-        if timing and any(timing.get(key) != value for key, value in machine.items()):
-            timing = {}  # of another machine: nothing of it can stand beside this
-        rows = [row for row in timing.get("rows", []) if not any(_is_of(row, trial) for trial, _ in ones)]
+        rows = [row for row in rows if not any(_is_of(row, trial) for trial, _ in ones)]
         for (trial, job), row in zip(ones, measured, strict=True):
-            values = {key: value for key, value in row.items() if key not in MACHINE}
-            rows.append({"label": trial.label, "axes": dict(axes), **values, **measure("memory", [job])[0]})
-        timing = {"schema": SCHEMA, **machine, "rows": rows}
-        write_atomically(file, to_json(timing) + "\n")
+            rows.append({"label": trial.label, "axes": dict(axes), **row, **measure("memory", [job])[0]})
+        write_atomically(file, to_json({"schema": SCHEMA, "rows": rows}) + "\n")
 
 
 @dataclass(frozen=True)
@@ -107,18 +102,14 @@ def estimate(trials: Trials) -> dict[Any, Estimate]:
     }
 
 
-def _recorded(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
+def _recorded(file: Path) -> list[dict[str, Any]]:
+    """The rows of the file. An older one has the machine beside them, and not in each."""
     try:
         timing = read_json(file)
-        return timing if timing["schema"] == SCHEMA and isinstance(timing["rows"], list) else {}
+        machine = {key: timing[key] for key in MACHINE if key in timing}
+        return [machine | row for row in timing["rows"]] if timing["schema"] == SCHEMA else []
     except (OSError, ValueError, LookupError, TypeError):
-        return {}  # it is written anew
-
-
-def _row(timing: Mapping[str, Any], trial: PlannedTrial) -> bool:
-    return any(_is_of(row, trial) for row in timing.get("rows", []))
+        return []  # it is written anew
 
 
 def _is_of(row: Mapping[str, Any], trial: PlannedTrial) -> bool:

@@ -19,6 +19,14 @@ ATTEMPTS = 2
 LAST_LINES = 5
 
 
+def is_finished(run_dir: Path) -> bool:
+    """Whether a run directory has a result. One that is damaged is none."""
+    try:
+        return isinstance(read_json(run_dir / "result.json"), dict)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 @dataclass(frozen=True)
 class Job:
     """A trial that is to be run, with its files."""
@@ -36,7 +44,7 @@ class Job:
         return self.recipe.threads or 1
 
     def is_finished(self) -> bool:
-        return (self.run_dir / "result.json").exists()
+        return is_finished(self.run_dir)
 
     def result(self) -> dict[str, Any]:
         """RunError for a result that cannot be read."""
@@ -49,6 +57,7 @@ class Job:
         """What an executor starts: a new run, or the rest of one that was begun. `afresh` drops what was begun."""
         if self.run_dir.exists() and (afresh or not (self.run_dir / "recipe.yaml").exists()):
             shutil.rmtree(self.run_dir)
+        (self.run_dir / "result.json").unlink(missing_ok=True)  # damaged: a whole one is not run again
         where = "--resume" if self.run_dir.exists() else "--out"
         write_atomically(self.recipe_file, dump(self.recipe))
         command = [sys.executable, "-m", "fgcli", "train", "--quiet", "--recipe", str(self.recipe_file)]

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from fgcli.bench.run import Job
+from fgcli.files import read_json
 from fgcli.sweep.plan import PlannedTrial
 from fgcli.sweep.schema import Tune
 
@@ -55,9 +57,11 @@ def without_lr(trial: PlannedTrial) -> Group:
     return label, tuple((key, value) for key, value in axes if key != "lr")
 
 
-def as_json(tune: Tune, choices: Mapping[Group, Choice]) -> dict[str, Any]:
-    """The content of tuned.json."""
-    rows = [
+def as_json(tune: Tune, choices: Mapping[Group, Choice], before: Path) -> dict[str, Any]:
+    """The content of tuned.json. What a file has `before` of other groups stays: they were not asked for now."""
+    places = [(choice.label, dict(choice.axes)) for choice in choices.values()]
+    rows = [row for row in _rows(before) if (row["label"], row["axes"]) not in places]
+    rows += [
         {
             "label": choice.label,
             "axes": choice.axes,
@@ -69,9 +73,12 @@ def as_json(tune: Tune, choices: Mapping[Group, Choice]) -> dict[str, Any]:
     return {"schema": SCHEMA, "by": tune.by, "seeds": tune.seed, "rows": rows}
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if len(known) == len(values) else None
+def _rows(file: Path) -> list[dict[str, Any]]:
+    try:
+        rows = read_json(file)["rows"]
+        return [row for row in rows if row.keys() >= {"label", "axes"}]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []  # it is written anew
 
 
 def _value(tune: Tune, job: Job) -> float | None:

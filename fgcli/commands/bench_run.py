@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from fgcli.bench.directory import SweepDirectory, widened
 from fgcli.bench.executor import Executor, Placement, PlacesTrials
 from fgcli.bench.measuring import time_steps
-from fgcli.bench.run import Failure, Job, run_jobs
+from fgcli.bench.run import Failure, Job, is_finished, run_jobs
 from fgcli.bench.tuning import Choice, Group, as_json, choose, without_lr
 from fgcli.commands.bench_display import BenchDisplay, show_failures
 from fgcli.commands.bench_estimate import show_estimate
@@ -25,6 +25,7 @@ from fgcli.recipes import find
 from fgcli.sweep.plan import PlannedTrial, plan, plan_tuning
 from fgcli.sweep.read import read_sweep, resolve_trial, resolve_trials
 from fgcli.sweep.schema import Sweep
+from fgcli.sweep.view_checks import check_views
 from fgcli.yaml_reader import scalar
 
 
@@ -89,9 +90,11 @@ class _Bench:
         file = find(request.recipe, where="RECIPE")
         sweep, self.source = read_sweep(file)
         self._asked_seeds = sweep.grid.seed if request.seeds is None else _seeds(request.seeds)
+        _refuse_threads_twice(sweep, request.threads)
         sweep = sweep.with_seeds(self._asked_seeds).with_threads(request.threads)
         self.directory = SweepDirectory(request.out or Path("runs") / file.stem)
         self.sweep = widened(sweep, self.directory.recorded(), self.directory.path)
+        self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
         recipes = resolve_trials(self.sweep, self.source, self.registry)
         self.executor = self._make_executor()
@@ -137,7 +140,8 @@ class _Bench:
             display.say(f"search of the learning rate: {len(missing)} trials")
         run_jobs(missing, self.executor, self.directory, display)
         choices = choose(self.sweep.tune, search)
-        write_atomically(self.directory.tuned_file, to_json(as_json(self.sweep.tune, choices)) + "\n")
+        file = self.directory.tuned_file
+        write_atomically(file, to_json(as_json(self.sweep.tune, choices, file)) + "\n")
         for choice in choices.values():
             edge = ", at the edge of what was tried" if choice.at_the_edge else ""
             where = "".join(f", {key} {value}" for key, value in choice.axes.items())
@@ -165,7 +169,7 @@ class _Bench:
         return [trial for trial in trials if not self._is_finished(trial)][: self.request.limit]
 
     def _is_finished(self, trial: PlannedTrial) -> bool:
-        return (self.directory.run_dir(trial.name) / "result.json").exists()
+        return is_finished(self.directory.run_dir(trial.name))
 
     def _job(self, trial: PlannedTrial, choices: dict[Group, Choice]) -> Job | None:
         """None where the search found no learning rate."""
@@ -185,6 +189,13 @@ class _Bench:
             plugins=self.request.plugins,
         )
 
+    def _check_views_with_seeds(self) -> None:
+        """They may name a seed of the recipe that is not among those asked for: sweep.yaml would be refused later."""
+        try:
+            check_views(self.source, self.sweep)
+        except UsageError as error:
+            raise UsageError(f"--seeds is {self.request.seeds!r}: {error}") from error
+
     def _make_executor(self) -> Executor:
         request = self.request
         one = self.registry.find("executor", request.executor, where="--executor")
@@ -203,6 +214,14 @@ class _Bench:
             raise
         except Exception as cause:
             raise UsageError(f"executor {entry.name} failed: {type(cause).__name__}: {cause}") from cause
+
+
+def _refuse_threads_twice(sweep: Sweep, threads: int | None) -> None:
+    """--threads is for all trials alike."""
+    places = {"grid": sweep.grid.axes} | {f"method {one.label}": one.overrides for one in sweep.grid.methods}
+    for place, given in places.items():
+        if threads is not None and "threads" in given:
+            raise UsageError(f"--threads is given, but {place} of the recipe has threads; give one of them")
 
 
 def _untuned(bench: _Bench, trial: PlannedTrial) -> Failure:

@@ -249,13 +249,13 @@ def _ending(row: Mapping[str, Any]) -> str:
 
 
 def _timing(path: Path) -> tuple[dict[object, dict[str, Any]], list[Problem]]:
-    """Rows of timing.json by label and axes, each with the machine that it was measured on."""
+    """Rows of timing.json by label and axes, each with its machine, which an older file has once."""
     if not path.exists():
         return {}, []
     try:
         content = read_json(path)
-        machine = machine_in(content)
-        return {_timing_key(row[LABEL], row["axes"]): {**row, "machine": machine} for row in content["rows"]}, []
+        rows = [{**row, "machine": machine_in({**content, **row})} for row in content["rows"]]
+        return {_timing_key(row[LABEL], row["axes"]): row for row in rows}, []
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return {}, [Problem(str(path), f"cannot be read: {error}")]
 

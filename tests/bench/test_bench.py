@@ -71,6 +71,9 @@ def test_an_unfinished_trial_is_resumed_and_a_folder_without_a_recipe_begun_agai
     (D / "trials" / "wt-seed1" / "checkpoints").mkdir(parents=True)
     assert stubbed("--only", "W̃ᵀ").exit_code == 0
     assert started() == ["wt-seed0 resumed", "wt-seed1 new"]
+    (D / "trials" / "wt-seed0" / "result.json").write_text("")  # damaged: the run has no result
+    result = stubbed("--only", "W̃ᵀ")
+    assert (started(), "2 of 4 trials are finished" in result.stdout) == (["wt-seed0 resumed"], True)
 
 
 def test_only_limit_and_seeds_choose(stubbed):
@@ -126,6 +129,8 @@ def test_the_same_search_for_every_method(stubbed):
     assert "epochs: 30\n" in (D / "recipes" / "wt-seed1.yaml").read_text()
     assert "backprop: lr 0.1, at the edge of what was tried" in result.stdout
     assert "W̃ᵀ: lr 0.02\n" in result.stdout
+    stubbed("--only", "backprop")
+    assert {row["label"] for row in json.loads((D / "tuned.json").read_text())["rows"]} == {"backprop", "W̃ᵀ"}
     assert len(list((D / "trials").iterdir())) == 4
 
 
@@ -182,6 +187,37 @@ def test_refused_before_anything_is_written(stubbed, flags, message):
     result = stubbed(*flags)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"fg: {message}")
+    assert not D.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "flags", "message"),
+    [
+        (
+            "  seed: [0, 1]\n",
+            "  seed: [0, 1]\nviews: [{kind: curve, title: T, y: train_loss, where: {seed: 0}}]\n",
+            ["--seeds", "5"],
+            "--seeds is '5': sweep.yaml:13:62: unknown value '0' of seed; known values: 5\n",
+        ),
+        (
+            "  seed: [0, 1]\n",
+            "  threads: [1, 2]\n",
+            ["--threads", "1"],
+            "--threads is given, but grid of the recipe has threads; give one of them\n",
+        ),
+        (
+            "method: wt",
+            "method: wt, threads: 2",
+            ["--threads", "1"],
+            "--threads is given, but method W̃ᵀ of the recipe has threads; give one of them\n",
+        ),
+    ],
+)
+def test_flags_must_suit_the_recipe(stubbed, old, new, flags, message):
+    sweep = Path("sweep.yaml")
+    sweep.write_text(sweep.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    result = stubbed(*flags)
+    assert (result.exit_code, result.stderr) == (2, f"fg: {message}")
     assert not D.exists()
 
 

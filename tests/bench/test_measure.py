@@ -115,7 +115,7 @@ def test_each_method_of_a_point_in_one_process_and_memory_in_one_each(tmp_path, 
     def fake(mode: str, jobs: list[Job]) -> list[dict[str, Any]]:
         calls.append((mode, [one.name for one in jobs]))
         row = {"timed_step_ms": 1.0, **MACHINE} if mode == "turn" else {"step_peak_bytes": 7}
-        return [row for _ in jobs]
+        return [row | ({"threads": one.threads} if mode == "turn" else {}) for one in jobs]
 
     monkeypatch.setattr(measuring, "measure", fake)
     file = tmp_path / "timing.json"
@@ -129,17 +129,21 @@ def test_each_method_of_a_point_in_one_process_and_memory_in_one_each(tmp_path, 
         ("memory", ["backprop-16-0"]),
     ]
     timing = json.loads(file.read_text())
-    assert {key: timing[key] for key in MACHINE} == MACHINE
-    assert timing["rows"][3] == {"label": "backprop", "axes": {"width": 16}, "timed_step_ms": 1.0, "step_peak_bytes": 7}
+    last = {"label": "backprop", "axes": {"width": 16}, "timed_step_ms": 1.0, **MACHINE, "step_peak_bytes": 7}
+    assert timing["rows"][3] == last
     calls.clear()
     measuring.time_steps(trials(tmp_path), file, lambda _: None)
     assert calls == []
-    monkeypatch.setitem(MACHINE, "device_name", "another")
-    timing["rows"].pop()
+
+    # Elsewhere, and one method on two threads; what an older file has, with the machine beside its rows, stays.
+    timing = MACHINE | {"schema": 1, "rows": [{"label": "wt", "axes": {"width": 8}, "timed_step_ms": 3.0}]}
     file.write_text(json.dumps(timing))
-    measuring.time_steps(trials(tmp_path), file, lambda _: None)
-    timing = json.loads(file.read_text())
-    assert (timing["device_name"], len(timing["rows"])) == ("another", 2)  # nothing of the machine before
+    monkeypatch.setitem(MACHINE, "device_name", "b")
+    some = trials(tmp_path)[4:]
+    some[2:] = [(trial, job(tmp_path, trial.name, method="backprop", threads=2)) for trial, _ in some[2:]]
+    measuring.time_steps(some, file, lambda _: None)
+    found = [(row["label"], row["device_name"], row["threads"]) for row in json.loads(file.read_text())["rows"]]
+    assert found == [("wt", "a", 1), ("wt", "b", 1), ("backprop", "b", 2)]
 
 
 def test_an_estimate_is_from_finished_runs_where_there_are_some(tmp_path, monkeypatch) -> None:

@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_runs import fake_run, fake_sweep
+from fake_runs import fake_run, fake_sweep, timing
 
 from fgcli.errors import UsageError
 from fgcli.report.trials import State, Trial, gather
@@ -77,6 +77,13 @@ grid:
     sweep.write_text(sweep.read_text().replace(old, new))
     (source,), _ = gather([folder])
     assert [trial.reason for trial in source.trials] == [said] * 2
+
+
+def test_a_row_of_timing_may_have_a_machine_of_its_own(tmp_path):
+    folder = fake_sweep(tmp_path / "sweep", "grid: {methods: [wt], width: [8, 16]}", lambda trial: None)
+    timing(folder, {("wt", 8): {}, ("wt", 16): {"device_name": "Another", "threads": 2}})
+    (source,), _ = gather([folder])
+    assert [trial.timing["machine"] for trial in source.trials] == ["A processor, 1 thread", "Another, 2 threads"]
 
 
 OPENED = {"solver": "svd", "coeffs": "what is in the file"}

@@ -1,0 +1,70 @@
+"""What a sweep's views name must be there. Imports no torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fgcli.errors import UsageError, unknown
+from fgcli.extend.explain import shown
+from fgcli.recipe import Source, dotted
+from fgcli.sweep.schema import SEED, Sweep
+from fgcli.sweep.views import LABEL, AnyView, CurveView, FigureView, TableView, as_key
+from fgcli.yaml_reader import Path
+
+
+def check_views(source: Source, sweep: Sweep) -> None:
+    """UsageError, with the place in the sweep's file, for an axis, a value or a label that the sweep does not have."""
+    for number, view in enumerate(sweep.views):
+        _check_view(source, sweep, view, ("views", number))
+
+
+def _check_view(source: Source, sweep: Sweep, view: AnyView, path: Path) -> None:
+    """That what a view names is there: axes, their values, labels."""
+    grid = {LABEL: sweep.labels(), SEED: sweep.grid.seed, **sweep.grid.axes}
+    known = {axis: [as_key(value) for value in values] for axis, values in grid.items()}
+
+    def axis(name: str | None, *rest: str | int) -> None:
+        if name is not None and name not in known:
+            raise unknown("key of grid", name, known, where=source.place((*path, *rest)))
+
+    def value(name: str, given: object, *rest: str | int, key: bool = False) -> None:
+        if as_key(given) not in known[name]:
+            raise unknown(f"value of {name}", as_key(given), known[name], where=source.place((*path, *rest), key=key))
+
+    for name, chosen in view.where.items():
+        if name not in known:
+            raise unknown("key of grid", name, known, where=source.place((*path, "where", name), key=True))
+        for one in chosen:
+            value(name, one, "where", name)
+    if isinstance(view, TableView):
+        for name in view.rows:
+            axis(name, "rows")
+        axis(view.columns, "columns")
+        if view.baseline is not None:
+            value(LABEL, view.baseline, "baseline")
+    elif isinstance(view, FigureView):
+        axis(view.x, "x")
+        axis(view.by, "by")
+    elif isinstance(view, CurveView):
+        axis(view.by, "by")
+        axis(view.panels, "panels")
+    else:
+        axis(view.panels, "panels")
+    if isinstance(view, TableView | FigureView):
+        values = [one.key for one in view.value] if isinstance(view, TableView) else []
+        levels = [(level, values if level == "value" else known[level]) for level in view.reference_axes]
+        _check_reference(source, view.reference, levels, (*path, "reference"))
+
+
+def _check_reference(source: Source, found: object, levels: list[tuple[str, list[Any]]], path: Path) -> None:
+    called = f"{source.place(path)}: {dotted(path)}"
+    if not levels:
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise UsageError(f"{called} is {shown(found)}; it must be a number")
+        return
+    (name, allowed), *rest = levels
+    if not isinstance(found, Mapping):
+        raise UsageError(f"{called} is {shown(found)}; it must be a mapping of values of {name}")
+    for key, inner in found.items():
+        if key not in allowed:
+            raise unknown(f"value of {name}", key, allowed, where=source.place((*path, key), key=True))
+        _check_reference(source, inner, rest, (*path, key))
