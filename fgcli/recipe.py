@@ -63,6 +63,9 @@ class Recipe(Options):
     lr: float = Field(default=1e-4, gt=0, description="Learning rate.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Names the run: data order, initialisation, guesses.")
     device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="In which the network is computed; all else is float32."
+    )
     threads: Threads | None = Field(default=None, description="CPU threads of torch; by default torch's choice.")
     eval_every: Count = Field(default=10, description="Epochs between two evaluations.")
     keep_checkpoints: list[Count] = Field(

@@ -87,6 +87,14 @@ def train(
     device: Annotated[
         str | None, _option("--device", "Where to compute (default auto).", "auto|cpu|cuda|cuda:N|mps")
     ] = None,
+    precision: Annotated[
+        str | None,
+        _option(
+            "--precision",
+            "In which the network is computed; all else is float32 (default float32).",
+            "float32|bfloat16|float16",
+        ),
+    ] = None,
     threads: Annotated[str | None, _option("--threads", "CPU threads; torch's choice if not given.", "N")] = None,
     eval_every: Annotated[
         str | None,
@@ -174,7 +182,10 @@ def train(
     _train(make, sinks, json=json, quiet=quiet)
 
 
-_PLAIN = ("method", "combine", "memory", "dataset", "model", "bias", "optimizer", "device", "on_nonfinite", "subspace")
+_PLAIN = (
+    "method", "combine", "memory", "dataset", "model", "bias", "optimizer", "device", "precision", "on_nonfinite",
+    "subspace",
+)  # fmt: skip
 _NUMBERS = (
     "k", "tangents", "tangent_chunk", "width", "depth", "epochs", "max_steps", "batch_size", "micro_batch", "lr",
     "seed", "threads", "eval_every", "keep_last", "diagnostics_every", "subspace_k", "subspace_every",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fgcli.gradient.dual import hooks
 from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.sites import SiteModule, linear_part
 from fgcli.gradient.upstream import math_attention
 
@@ -59,7 +60,8 @@ def batched_derivatives(
         return (_by_sample(x, rows)[:, 0].contiguous(),)
 
     def join(name: str, module: SiteModule, arguments: tuple[Tensor, ...], s: Tensor) -> Tensor:
-        added = perturb(name, arguments[0], s)
+        with full_precision(s):
+            added = perturb(name, arguments[0], wide(s)).to(s.dtype)
         if rows > tangents:
             added = torch.cat([added, torch.zeros_like(added[:, :1])], dim=1)
         tangent = _through(module, arriving.pop(name), added.flatten(0, 1))
@@ -94,5 +96,5 @@ def _through(module: SiteModule, tangent: Tensor | None, added: Tensor) -> Tenso
     if tangent is None:
         return added
     if isinstance(module, nn.Linear) and tangent.dim() == 2:
-        return added.addmm_(tangent, module.weight.T)
+        return added.addmm_(tangent, module.weight.T.to(tangent.dtype))
     return linear_part(module, tangent, module.weight).add_(added)

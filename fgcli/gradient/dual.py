@@ -9,11 +9,14 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
+from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.sites import SiteModule, linear_part
 from fgcli.gradient.upstream import math_attention
 
 Perturb = Callable[[str, Tensor, Tensor], Tensor]
-"""(site, its input x [batch, ...], its output s [batch, ...]) -> what is added to the tangent of s."""
+"""(site, its input x [batch, ...], its output s [batch, ...]) -> what is added to the tangent of s.
+
+In full precision, but for x, whatever the model is computed in."""
 
 
 def dual_forward(
@@ -35,7 +38,8 @@ def dual_forward(
         return (x,)
 
     def join(name: str, module: SiteModule, arguments: tuple[Tensor, ...], s: Tensor) -> Tensor:
-        added = perturb(name, arguments[0], s)
+        with full_precision(s):
+            added = perturb(name, arguments[0], wide(s)).to(s.dtype)
         tangent = arriving.pop(name)
         # A tensor of its own in both cases: what the model does in place to s must not reach what `perturb` keeps.
         tangent = added.clone() if tangent is None else linear_part(module, tangent, module.weight).add_(added)

@@ -25,6 +25,7 @@ from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, SampledGuess
+from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.probe import (
     output_shapes,
     refuse_disagreement,
@@ -179,12 +180,12 @@ class ForwardGradient:
             directions = self._begin(model, rng)
             return Replay(self._driven, self.tangents, self._links, directions).estimate(model, loss, batch, rng)
         drawn = self.dual_pass(model, loss, batch, rng)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(batch.inputs):
             total = drawn.along_directions.sum()
             gradients = {name: total * direction for name, direction in drawn.directions.items()}
             for name, draws in drawn.draws.items():
                 guess = draws.combined(drawn.coefficients)
-                gradients |= weight_gradients(self._driven[name].site, drawn.inputs[name], guess)
+                gradients |= weight_gradients(self._driven[name].site, wide(drawn.inputs[name]), guess)
         delta = drawn.directional_derivative
         return Estimate(drawn.losses, gradients, delta.squeeze(1))
 
@@ -209,10 +210,11 @@ class ForwardGradient:
         self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, directions: dict[str, Tensor]
     ) -> DualPass:
         inputs: dict[str, Tensor] = {}
-        guesses = {
-            name: self._driven[name].draw(s, rng, self.tangents, jacobian=jacobian)
-            for name, s, jacobian in self._ahead(batch.inputs)
-        }
+        with full_precision(batch.inputs):
+            guesses = {
+                name: self._driven[name].draw(s, rng, self.tangents, jacobian=jacobian)
+                for name, s, jacobian in self._ahead(batch.inputs)
+            }
 
         def perturb(name: str, x: Tensor, s: Tensor) -> Tensor:
             inputs[name] = x
@@ -233,7 +235,8 @@ class ForwardGradient:
     ) -> DualPass:
         inputs: dict[str, Tensor] = {}
         draws: dict[str, list[Drawn]] = {name: [] for name in self._modules}
-        ahead = list(self._ahead(batch.inputs))
+        with full_precision(batch.inputs):
+            ahead = list(self._ahead(batch.inputs))
 
         def derivatives(part: range, directions: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
             guesses: dict[str, Tensor] = {}
@@ -250,8 +253,9 @@ class ForwardGradient:
                     draw(self._driven[name], s)
                 return guesses.pop(name)
 
-            for name, s, jacobian in ahead:
-                draw(self._driven[name], s, jacobian)
+            with full_precision(batch.inputs):
+                for name, s, jacobian in ahead:
+                    draw(self._driven[name], s, jacobian)
             with forward_ad.dual_level():
                 return batched_derivatives(
                     model, loss, batch, self._modules, perturb, len(part), self._links, directions
@@ -269,8 +273,9 @@ class ForwardGradient:
         if self.tangents.combine == "mean":
             return self.tangents.coefficients(delta)
         vectors = [one.vectors for one in draws.values()]
-        gram = torch.stack([gram_of(some) for some in vectors]).sum(0)
-        return self.tangents.coefficients(delta, gram, sum(some.shape[1] for some in vectors))
+        with full_precision(delta):
+            gram = torch.stack([gram_of(some) for some in vectors]).sum(0)
+            return self.tangents.coefficients(delta, gram, sum(some.shape[1] for some in vectors))
 
     def _ahead(self, inputs: Tensor) -> Iterator[tuple[str, Tensor, UpstreamJacobian]]:
         """Name, s and W̃ of the sites that have a GraphSegment, whose products no dual level allows."""
@@ -323,7 +328,7 @@ class ForwardGradient:
             return
         for driven in self._driven.values():
             driven.site.step, driven.site.slope = step, None
-            with torch.no_grad():
+            with torch.no_grad(), full_precision(driven.site.module.weight):
                 driven.prepared = checked.prepare(driven.guess, driven.site)
         self._prepared_at = step
 

@@ -22,6 +22,7 @@ from fgcli.gradient.draws import Drawn, Kept
 from fgcli.gradient.driven_site import DrivenSite
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.estimator import Batch, Estimate, Loss
+from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import DRAWN_AT_ONCE, ContinuedRng, StepRng, layers_again, layers_draw
 from fgcli.gradient.sites import weight_gradients
 from fgcli.gradient.tangents import Tangents, gram_of
@@ -118,7 +119,8 @@ class Replay:
         losses, _, along = found[0]
         delta = torch.cat([one[1] for one in found], dim=1)
         rest = losses.new_zeros(len(losses)) if along is None else along
-        return losses, delta, gram.coefficients(delta), rest
+        with full_precision(delta):
+            return losses, delta, gram.coefficients(delta), rest
 
     def _add_gradients(
         self,
@@ -132,9 +134,11 @@ class Replay:
         """The second pass."""
 
         def visit(name: str, _: nn.Module, arguments: tuple[Tensor, ...], s: Tensor) -> None:
-            with self.sites[name].observing(s) as site:
-                guess = self._draw(site, s, rng).combined(coefficients)
-            _add(gradients, weight_gradients(site.site, arguments[0], guess), share)
+            with full_precision(s):
+                s = wide(s)
+                with self.sites[name].observing(s) as site:
+                    guess = self._draw(site, s, rng).combined(coefficients)
+                _add(gradients, weight_gradients(site.site, wide(arguments[0]), guess), share)
 
         # Slopes are derivatives, which only a dual level has.
         with forward_ad.dual_level(), math_attention(), hooks(self._modules, visit):

@@ -10,6 +10,7 @@ from fgcli.extend.options import Options
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks, lacks_layer_formulas
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.precision import full_precision, lowered
 from fgcli.gradient.probe import naming_missing_formulas, refuse_no_tensor, refuse_random_layers
 from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import SiteModule, linear_part, named_site_modules, refuse_mixing_layers
@@ -119,8 +120,13 @@ class WeightPerturbation:
         def directions(name: str, part: range) -> Tensor:
             return kept[name][part.start : part.stop] if name in kept else drawn(name, part)
 
+        rest, inputs = lowered(model, batch.inputs)
+
         def losses_of(chosen: dict[str, Tensor]) -> Tensor:
-            return loss(torch.func.functional_call(model, chosen, (batch.inputs,)), batch.targets)
+            tensors = rest | {name: one.to(rest[name].dtype) for name, one in chosen.items()}
+            with full_precision(inputs):
+                outputs = torch.func.functional_call(model, tensors, (inputs,))
+            return loss(outputs, batch.targets)
 
         def along(direction: dict[str, Tensor]) -> Any:
             return torch.func.jvp(losses_of, (parameters,), (direction,))
@@ -133,13 +139,13 @@ class WeightPerturbation:
             ]
         losses, delta = parts[0][0], torch.cat([part[1] for part in parts]).T / len(batch.inputs)
         gram, n = None, sum(p.numel() for p in parameters.values())
-        if tangents.combine != "mean":
-            grams = [gram_of(directions(name, every).flatten(1).T) for name in parameters]
-            gram = torch.stack(grams).sum(0).unsqueeze(0)
-        (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, n)
-        return Estimate(
-            losses, {name: torch.tensordot(c, directions(name, every), dims=1) for name in parameters}, delta
-        )
+        with full_precision(delta):
+            if tangents.combine != "mean":
+                grams = [gram_of(directions(name, every).flatten(1).T) for name in parameters]
+                gram = torch.stack(grams).sum(0).unsqueeze(0)
+            (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, n)
+            gradients = {name: torch.tensordot(c, directions(name, every), dims=1) for name in parameters}
+        return Estimate(losses, gradients, delta)
 
     def state(self) -> dict[str, Tensor]:
         return {}

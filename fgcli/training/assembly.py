@@ -20,6 +20,7 @@ from fgcli.extend.registry import HOOKS, Registry
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, SettlesOptions
 from fgcli.gradient.micro_batch import MicroBatched
+from fgcli.gradient.precision import LowPrecision, lacks
 from fgcli.gradient.randomness import Streams
 from fgcli.guesses.driven import driven
 from fgcli.recipe import Recipe, Section, section_options
@@ -92,6 +93,11 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
         model = parts.make("model", nn.Module, dataset.input_shape, dataset.classes, init).to(device)
     _check_outputs(parts, model, dataset)
     estimator = _estimator(parts)
+    if recipe.precision != "float32":
+        dtype = getattr(torch, recipe.precision)
+        if reason := lacks(device, dtype):
+            raise UsageError(f"--precision is {recipe.precision}, which {device} has not ({reason}); use float32")
+        estimator = LowPrecision(estimator, dtype)
     if recipe.micro_batch is not None:
         estimator = MicroBatched(estimator, recipe.micro_batch)
     example = dataset.train_inputs[: recipe.batch_size]

@@ -281,7 +281,7 @@ def test_defaults_in_the_help_are_those_of_the_schemas():
     assert {name: str(float(value) if name == "lr" else value) for name, value in told.items()} == {
         name: str(defaults[name]) for name in told
     }
-    assert len(told) == 20
+    assert len(told) == 21
     assert all(parameter.default in (None, False) for parameter in inspect.signature(command.train).parameters.values())
 
 

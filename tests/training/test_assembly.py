@@ -6,6 +6,8 @@ from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.micro_batch import MicroBatched
+from fgcli.gradient.precision import LowPrecision
 from fgcli.guesses.backprop import Backprop
 from fgcli.training.assembly import assemble, settle
 
@@ -17,6 +19,18 @@ def test_guess_method_is_driven_and_estimator_stands_alone():
     assert isinstance(guess, ForwardGradient)
     assert (guess.uncovered, guess.memory) == ("freeze", "replay")
     assert isinstance(assemble(tiny_recipe(method="backprop"), load_registry()).estimator, Backprop)
+
+
+def test_parts_and_precision_are_around_any_estimator(monkeypatch):
+    estimator = assemble(tiny_recipe(method="backprop", micro_batch=9, precision="bfloat16"), load_registry()).estimator
+    assert isinstance(estimator, MicroBatched)
+    assert estimator.size == 9
+    assert isinstance(estimator.estimator, LowPrecision)
+    assert estimator.estimator.dtype == torch.bfloat16
+    monkeypatch.setattr("fgcli.training.assembly.lacks", lambda device, dtype: f"no {dtype}")
+    said = r"--precision is float16, which cpu has not \(no torch.float16\); use float32"
+    with pytest.raises(UsageError, match=said):
+        assemble(tiny_recipe(precision="float16"), load_registry())
 
 
 def test_recipe_is_followed():
