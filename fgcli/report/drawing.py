@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fgcli.report.document import Axis, Figure, Panel, Point, Series
+from fgcli.report.document import Figure, Panel, Point, Series
 
 WIDTH, HEIGHT = 520, 310
-LEFT, TOP, BOTTOM = 54, 14, 44
-LINE = 15  # between labels, so that they stay apart in the larger letters of a phone, too
+LEFT, TOP, BOTTOM = 58, 14, 44
+LINE = 13  # between labels
 LETTER = 7.4
+LONGEST = 24  # letters of a label
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Curve:
     """A line with its interval, points, and the label at its end."""
 
     name: str
+    label: str
+    """The name, cut where it is long."""
     style: int
     path: str
     band: str
@@ -72,11 +75,13 @@ def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> P
     points = [point for one in figure.panels for series in one.series for point in series.points]
     published = [place for one in figure.panels for series in one.series for place in series.published]
     xs = [point.x for point in points] + [x for x, _ in published]
-    ys = [y for point in points for y in _interval(point)] + [y for _, y in published]
-    names = max((len(series.name) for series in panel.series), default=0)
-    right = WIDTH - min(170.0, 14 + LETTER * names)
-    x = _Scale(figure.x, xs, LEFT, right, margin=0.0)
-    y = _Scale(figure.y, ys, HEIGHT - BOTTOM, TOP, margin=0.06)
+    means = [point.y.mean for point in points] + [y for _, y in published]
+    floor = min(means, default=0.0) / 3 if is_logarithmic(figure) else -math.inf  # not decades for one interval's end
+    ys = means + [max(y, floor) for point in points for y in _interval(point)]
+    names = max((len(shortened(series.name)) for series in panel.series), default=0)
+    right = WIDTH - (14 + LETTER * names)
+    x = _Scale(figure.x.log, xs, LEFT, right, margin=0.0)
+    y = _Scale(is_logarithmic(figure), ys, HEIGHT - BOTTOM, TOP, margin=0.06)
     curves = [_curve(figure, series, x, y, group_of) for series in panel.series]
     drawn = [curve for curve in curves if curve.markers or curve.published]
     return Plot(
@@ -89,11 +94,23 @@ def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> P
     )
 
 
-class _Scale:
-    """Numbers to places; logarithmic where the axis is, and all its numbers are positive."""
+def is_logarithmic(figure: Figure) -> bool:
+    """Whether its y axis is: where the view says so, and all means and published numbers are positive."""
+    series = [one for panel in figure.panels for one in panel.series]
+    means = [point.y.mean for one in series for point in one.points] + [y for one in series for _, y in one.published]
+    return figure.y.log and all(mean > 0 for mean in means)
 
-    def __init__(self, axis: Axis, numbers: Sequence[float], start: float, end: float, margin: float) -> None:
-        self.log = axis.log and all(number > 0 for number in numbers)
+
+def shortened(name: str) -> str:
+    """A label of LONGEST letters at most, without what is in the middle: labels differ at the end, too."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[1 - LONGEST // 2 :]}"
+
+
+class _Scale:
+    """Numbers to places; logarithmic where that is asked for, and all numbers are positive."""
+
+    def __init__(self, log: bool, numbers: Sequence[float], start: float, end: float, margin: float) -> None:
+        self.log = log and all(number > 0 for number in numbers)
         low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
         low, high = self._inner(low), self._inner(high)
         if low == high:
@@ -159,6 +176,7 @@ def _curve(figure: Figure, series: Series, x: _Scale, y: _Scale, group_of: Calla
     ends = places or [(x(px), y(py)) for px, py in series.published]
     return Curve(
         series.name,
+        shortened(series.name),
         series.style,
         _path(places) if len(places) > 1 else "",
         f"{_path([*upper, *reversed(lower)])}Z" if banded and len(places) > 1 else "",

@@ -1,6 +1,7 @@
 """Figures of a document as PNG, SVG and PDF for papers, the same bytes each time. Imports no torch."""
 
 from pathlib import Path
+from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -8,6 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fgcli.errors import UsageError
 from fgcli.report.document import Document, Figure, Panel, Series
+from fgcli.report.drawing import LONGEST, is_logarithmic
 from fgcli.report.figure_file import FORMATS, save_figure
 from fgcli.training.run_directory import slug
 
@@ -58,7 +60,7 @@ def _name(figure: Figure, series: Series) -> str:
     """Of a line, in all panels; with what it lacks in any of them."""
     lacking = [one.incomplete for panel in figure.panels for one in panel.series if one.name == series.name]
     said = "; ".join(dict.fromkeys(filter(None, lacking)))
-    return _text(f"{series.name} ({said})" if said else series.name)
+    return _text("\n".join(wrap(series.name, LONGEST) + ([f"({said})"] if said else [])))
 
 
 def _panel(axis: Axes, figure: Figure, panel: Panel) -> None:
@@ -100,7 +102,7 @@ def _scales(axis: Axes, figure: Figure) -> None:
             axis.xaxis.set_major_locator(FixedLocator(xs))
             axis.xaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
-    if figure.y.log:
+    if is_logarithmic(figure):
         axis.set_yscale("log")
 
 

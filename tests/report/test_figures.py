@@ -7,6 +7,7 @@ from fake_runs import fake_run, fake_sweep, timing
 
 from fgcli.report.compose import compose
 from fgcli.report.document import Figure, Series
+from fgcli.report.drawing import lay_out
 
 
 def figures(*paths: Path) -> list[Figure]:
@@ -32,6 +33,19 @@ def test_a_figure_over_an_axis_with_published_numbers(sweep_folder):
     assert panel.series[0].points[0].y.half == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)) * 0.01 / math.sqrt(3))
     assert figure.x.log
     assert "Hollow: paper, single runs." in figure.notes
+
+
+def test_a_logarithmic_axis_is_one_even_where_an_interval_dips_below_zero_and_a_long_label_is_cut(tmp_path):
+    recipe = (
+        "grid: {methods: [{label: A method of a very long name (on A card), method: wt}], width: [64, 128], "
+        "seed: [0, 1]}\nviews: [{kind: figure, title: F, x: width, y: step_ms_median, log: [y]}]\n"
+    )
+    (figure,) = figures(
+        fake_sweep(tmp_path / "s", recipe, result=lambda t: {"step_ms_median": 100.0 if t.axes["seed"] else 1.0})
+    )
+    plot = lay_out(figure, figure.panels[0], lambda point: "")
+    assert [tick.text for tick in plot.y_ticks] == ["20", "50", "100", "200", "500"]  # of 50.5, from -579 to 680
+    assert plot.curves[0].label == "A method of …(on A card)"
 
 
 def test_each_panel_has_a_budget_of_its_own_and_seconds_of_two_machines_are_not_compared(tmp_path):

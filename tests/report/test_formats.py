@@ -133,7 +133,9 @@ def test_json_has_the_same_numbers_with_the_notes(document):
     assert content["problems"] == []
 
 
-def test_figure_files_are_the_same_bytes_each_time(hostile, tmp_path):
+def test_figure_files_are_the_same_bytes_each_time_and_leave_the_plot_room_beside_a_long_label(tmp_path):
+    fake_run(tmp_path / "run", method=4 * HOSTILE)
+    hostile = compose([tmp_path / "run"])
     (section,) = hostile.sections
     document = replace(hostile, sections=(replace(section, items=section.items[:2]),))
     assert draw_all(document, tmp_path / "a") == 1
