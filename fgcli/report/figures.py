@@ -73,7 +73,9 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
         panels.append(Panel(title, tuple(_with_published(one, view, chapter, trials) for one in series)))
     notes = [view.note] if view.note else []
     if view.at is not None:
-        notes += budget_notes(view.at, budgets, used)
+        drawn = {id(one) for panel in panels for line in panel.series for point in line.points for one in point.trials}
+        without = [trial for trial in used if id(trial) not in drawn]
+        notes += budget_notes(view.at, budgets, used, without, chapter.axes)
     if any(one.published for panel in panels for one in panel.series):
         notes.append(f"Hollow: {view.reference_name}, single runs.")
     notes += _machines(machines)

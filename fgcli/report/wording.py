@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fgcli.report.document import Cell, Line, Table, axis_text
 from fgcli.report.quantities import Quantity
 from fgcli.report.trials import State, Trial
-from fgcli.report.values import PROGRESS, TIMING, ends_before
+from fgcli.report.values import METRICS, PROGRESS, TIMING, ends_before
 from fgcli.sweep.views import Budget, TableView
 
 LISTED = 12  # groups of trials that a note names
@@ -62,9 +62,9 @@ def notes_of(
     if not any(cell.numbers for cell in cells):
         notes.append("No finished run has a number for this table yet.")
     if view.at is not None and budget is not None:
-        notes += budget_notes(view.at, {table.title: budget}, trials)
-        if budget.value is not None and any(cell.mean is None and any(t.result for t in cell.trials) for cell in cells):
-            notes.append("Missing where there is no evaluation within it.")
+        metrics = [i for i, column in enumerate(table.columns) if column.quantity.key in METRICS]
+        without = [trial for row in table.rows for i in metrics for trial in row.cells[i].missing]
+        notes += budget_notes(view.at, {table.title: budget}, trials, without, axes)
     seeded = [
         row.cells[i]
         for row in table.rows
@@ -91,15 +91,21 @@ def notes_of(
     return tuple(notes)
 
 
-def budget_notes(asked: Budget, spent: Mapping[str, Budget], trials: Iterable[Trial]) -> list[str]:
-    """What all of each panel have spent, and which finished runs have not spent what was asked for."""
+def budget_notes(
+    asked: Budget, spent: Mapping[str, Budget], trials: Iterable[Trial], without: Iterable[Trial], axes: Sequence[str]
+) -> list[str]:
+    """What all of each panel have spent; which finished runs have not spent what was asked for, or have no number."""
     quantity = PROGRESS[asked.x]
     texts = {title: "nothing yet" if one.value is None else quantity.text(one.value) for title, one in spent.items()}
     alike = len(set(texts.values())) == 1
     said = next(iter(texts.values())) if alike else "; ".join(f"{title}, {text}" for title, text in texts.items())
     notes = [f"Each at its last evaluation within the same {quantity.heading}: {said}."]
     short = dict.fromkeys(trial.label for trial in trials if trial.result and ends_before(trial, asked))
-    return [*notes, f"Ended before it: {', '.join(short)}."] if short else notes
+    if short:
+        notes.append(f"Ended before it: {', '.join(short)}.")
+    if lacking := [trial for trial in without if trial.result]:
+        notes.append(f"No evaluation within it: {_listed(lacking, axes)}.")
+    return notes
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -140,15 +146,19 @@ def _machine_notes(machines: Mapping[str, str], what: str) -> list[str]:
 
 def missing_notes(trials: Iterable[Trial], axes: Sequence[str]) -> list[str]:
     """Which trials have no result, by the reason."""
-    found: dict[State, dict[str, list[str]]] = {}
+    found: dict[State, list[Trial]] = {}
     for trial in trials:
         if trial.state is not State.FINISHED:
-            group = ", ".join([trial.label, *(axis_text(axis, trial.axis(axis)) for axis in axes)])
-            seed = f"{trial.seed}: {trial.reason}" if trial.reason else str(trial.seed)
-            found.setdefault(trial.state, {}).setdefault(group, []).append(seed)
-    notes: list[str] = []
-    for state, groups in found.items():
-        listed = [f"{group} (seed {', '.join(seeds)})" for group, seeds in list(groups.items())[:LISTED]]
-        more = f"; and {len(groups) - LISTED} more" if len(groups) > LISTED else ""
-        notes.append(f"{state.value.capitalize()}: {'; '.join(listed)}{more}.")
-    return notes
+            found.setdefault(trial.state, []).append(trial)
+    return [f"{state.value.capitalize()}: {_listed(of, axes)}." for state, of in found.items()]
+
+
+def _listed(trials: Iterable[Trial], axes: Sequence[str]) -> str:
+    """Trials by label and axes, each with its seeds."""
+    groups: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        group = ", ".join([trial.label, *(axis_text(axis, trial.axis(axis)) for axis in axes)])
+        seed = f"{trial.seed}: {trial.reason}" if trial.reason else str(trial.seed)
+        groups.setdefault(group, {})[seed] = None
+    listed = [f"{group} (seed {', '.join(seeds)})" for group, seeds in list(groups.items())[:LISTED]]
+    return "; ".join([*listed, *([f"and {len(groups) - LISTED} more"] if len(groups) > LISTED else [])])

@@ -51,10 +51,11 @@ def test_a_logarithmic_axis_is_one_even_where_an_interval_dips_below_zero_and_a_
 def test_each_panel_has_a_budget_of_its_own_and_seconds_of_two_machines_are_not_compared(tmp_path):
     views = "{kind: figure, title: F, x: seed, y: test_accuracy, at: {x: seconds}}"
     folder = of_recipe(tmp_path / "s", views, environment=lambda trial: {"threads": int(trial.axes["seed"]) + 1})
-    timing(folder, {("wt", 64): {"timed_step_ms": 2.0}, ("wperp", 64): {"timed_step_ms": 1.0}})
+    timing(folder, {("wt", 64): {"timed_step_ms": 9.0}, ("wperp", 64): {"timed_step_ms": 1.0}})
     (figure,) = figures(folder)
-    assert figure.notes[:2] == (
+    assert figure.notes[:3] == (
         "Each at its last evaluation within the same training time, s: width 64, 0.0320; width 128, 0.0640.",
+        "No evaluation within it: wt, width 64 (seed 0, 1).",
         "Measured on different machines, not to be compared: A processor, 1 thread; "
         "A processor, 2 cores (cpu), 1 thread; A processor, 2 cores (cpu), 2 threads.",
     )
