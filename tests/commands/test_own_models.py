@@ -128,7 +128,7 @@ def test_it_trains_resumes_and_is_analysed() -> None:
         file.unlink()
     assert untimed(go_on(Path("run"))) == untimed(json.loads(whole.stdout))
 
-    moments = fg("analyze-moments", "run", "--method", "wt", "--method", "wperp:k=3", "--batches", "1", "--draws", "0")
+    moments = fg("analyze-moments", "run", "--method", "wt", "--batches", "1", "--draws", "0")
     assert moments.exit_code == 0, moments.output
 
 
