@@ -30,6 +30,10 @@ _ALLOWED = {
     "model_type": "a mapping of names to values",
     "list_type": "a list",
     "tuple_type": "a list",
+    "too_short": "at least {min_length} long",
+    "too_long": "at most {max_length} long",
+    "string_too_short": "at least {min_length} long",
+    "string_too_long": "at most {max_length} long",
 }
 
 

@@ -81,7 +81,8 @@ def _as_recipe(trial: PlannedTrial, source: Source) -> Source:
             for place, position in positions.items():
                 if place[: len(origin)] == origin:
                     found[(*path, *place[len(origin) :])] = position
-            if keys and path not in found:  # an axis: its key stands before the list
+            # The key of an axis stands before its list; a plain name among the methods has none.
+            if path not in found and (keys or path == ("method",)):
                 found[path] = positions.get(origin[:-1], positions.get(origin[:-2]))
         return {path: position for path, position in found.items() if position is not None}
 

@@ -1,5 +1,6 @@
-"""What a sweep's views name must be there. Imports no torch."""
+"""What a sweep's views name must be there, and make sense. Imports no torch."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,12 +8,13 @@ from fgcli.errors import UsageError, unknown
 from fgcli.extend.explain import shown
 from fgcli.recipe import Source, dotted
 from fgcli.sweep.schema import SEED, Sweep
-from fgcli.sweep.views import LABEL, AnyView, CurveView, FigureView, TableView, as_key
+from fgcli.sweep.views import EVALUATED, LABEL, RECORDED, AnyView, CurveView, FigureView, TableView, as_key
 from fgcli.yaml_reader import Path
 
 
 def check_views(source: Source, sweep: Sweep) -> None:
-    """UsageError, with the place in the sweep's file, for an axis, a value or a label that the sweep does not have."""
+    """UsageError, with the place in the sweep's file, for an axis, a value or a label that the sweep does not have, and
+    for what would show nothing."""
     for number, view in enumerate(sweep.views):
         _check_view(source, sweep, view, ("views", number))
 
@@ -30,6 +32,9 @@ def _check_view(source: Source, sweep: Sweep, view: AnyView, path: Path) -> None
         if as_key(given) not in known[name]:
             raise unknown(f"value of {name}", as_key(given), known[name], where=source.place((*path, *rest), key=key))
 
+    def refuse(why: str, given: str, *rest: str) -> None:
+        raise UsageError(f"{source.place((*path, *rest))}: {given!r} {why}")
+
     for name, chosen in view.where.items():
         if name not in known:
             raise unknown("key of grid", name, known, where=source.place((*path, "where", name), key=True))
@@ -41,16 +46,27 @@ def _check_view(source: Source, sweep: Sweep, view: AnyView, path: Path) -> None
         axis(view.columns, "columns")
         if view.baseline is not None:
             value(LABEL, view.baseline, "baseline")
+            if as_key(view.baseline) not in map(as_key, view.where.get(LABEL, known[LABEL])):
+                refuse("is not among the labels of where", view.baseline, "baseline")
+        if repeated := next((name for name in view.rows if [*view.rows, view.columns].count(name) > 1), None):
+            refuse("stands twice among rows and columns", repeated, "rows")
     elif isinstance(view, FigureView):
         axis(view.x, "x")
         axis(view.by, "by")
+        if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in grid[view.x]):
+            refuse("is no axis of numbers", view.x, "x")
     elif isinstance(view, CurveView):
         axis(view.by, "by")
         axis(view.panels, "panels")
+        if view.y.key not in RECORDED:
+            refuse(f"is not recorded during training; curves are of {', '.join(RECORDED)}", view.y.key, "y")
     else:
         axis(view.panels, "panels")
     if isinstance(view, TableView | FigureView):
-        values = [one.key for one in view.value] if isinstance(view, TableView) else []
+        values = [one.key for one in (view.value if isinstance(view, TableView) else [view.y])]
+        late = next((key for key in values if key not in EVALUATED), None)
+        if view.at is not None and late:
+            refuse(f"is not evaluated during training; at is for {', '.join(EVALUATED)}", late, "at")
         levels = [(level, values if level == "value" else known[level]) for level in view.reference_axes]
         _check_reference(source, view.reference, levels, (*path, "reference"))
 
@@ -58,8 +74,8 @@ def _check_view(source: Source, sweep: Sweep, view: AnyView, path: Path) -> None
 def _check_reference(source: Source, found: object, levels: list[tuple[str, list[Any]]], path: Path) -> None:
     called = f"{source.place(path)}: {dotted(path)}"
     if not levels:
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            raise UsageError(f"{called} is {shown(found)}; it must be a number")
+        if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+            raise UsageError(f"{called} is {shown(found)}; it must be a finite number")
         return
     (name, allowed), *rest = levels
     if not isinstance(found, Mapping):

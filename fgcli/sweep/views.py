@@ -21,6 +21,8 @@ TimingKey = Literal["timed_step_ms", "step_flops", "step_peak_bytes", "process_p
 Progress = Literal["epoch", "step", "seconds", "flops"]
 Key = Literal[ResultKey, DiagnosticKey, TimingKey]
 VALUE_KEYS: tuple[str, ...] = get_args(Key)
+EVALUATED: tuple[str, ...] = get_args(Metric)
+RECORDED: tuple[str, ...] = (*EVALUATED, *get_args(DiagnosticKey))
 Scalar = bool | int | float | str
 
 LABEL = "label"

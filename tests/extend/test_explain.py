@@ -50,7 +50,7 @@ class Sample(Options):
         ({"inner": 3}, ("inner",), "is 3; it must be a mapping of names to values"),
         ({"inner": {"size": 0}}, ("inner", "size"), "is 0; it must be at least 1"),
         ({"solver": "svx"}, ("solver",), "is 'svx'; it must be 'svd' or 'ritz'"),
-        ({"many": [1, 2]}, ("many",), "is [1, 2]: List should have at most 1 item after validation, not 2"),
+        ({"many": [1, 2]}, ("many",), "is [1, 2]; it must be at most 1 long"),
         ({"even": 8}, (), "even must not be eight"),
     ],
 )
