@@ -2,7 +2,9 @@
 
 import errno
 import functools
+import io
 import logging
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -129,6 +131,8 @@ class _Warnings(logging.Handler):
 
 def main() -> None:
     """The entry point of the command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # W̃ for a terminal that has ASCII alone: as standard error does it
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.getLogger("fgcli").addHandler(_Warnings(logging.WARNING))
     # Where its cache cannot be written it takes a temporary folder, which nobody needs to be told in three lines.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)

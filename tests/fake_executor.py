@@ -33,7 +33,8 @@ class Stub:
             (trial.run_dir / "recipe.yaml").touch()
             failed = Path("started.txt").read_text().split().count(trial.name) <= self.options.times
             if self.options.fails and self.options.fails in trial.name and failed:
-                trial.log.write_text("first\\nfg: the loss is not finite\\n")
+                with trial.log.open("a") as log:
+                    log.write("first\\nfg: the loss is not finite\\n")
                 yield Outcome(trial, 1)
                 continue
             loss = abs(recipe["lr"] - (0.02 if recipe["method"] == "wt" else 0.1)) + 0.001 * recipe["seed"]

@@ -1,4 +1,6 @@
 import errno
+import io
+import logging
 import resource
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from tiny_runs import fg
 from typer.testing import CliRunner
 
 from fgcli import __version__
-from fgcli.app import FgGroup, guarded
+from fgcli.app import FgGroup, guarded, main
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.registry import load_registry
 
@@ -139,6 +141,17 @@ def test_debug_shows_the_traceback(error):
     assert "Traceback (most recent call last)" in done.stderr
     assert f"in fail_now\n    raise error\n{type(error).__name__}" in done.stderr.replace("fgcli.errors.", "")
     assert done.stderr.splitlines()[-1].startswith("fg: ")
+
+
+def test_what_a_terminal_cannot_write_is_escaped(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(logging.getLogger("fgcli"), "handlers", [])
+    monkeypatch.setattr(sys, "argv", ["fg", "recipes", "show", "table3"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    sys.stdout.flush()
+    assert rb"{label: W\u0303\u1d40, method: wt}" in written.getvalue()
 
 
 def test_closed_pipe_is_no_error_message():

@@ -16,7 +16,7 @@ class Trial:
     """The program and its arguments; a process of its own."""
     run_dir: Path
     log: Path
-    """Where both outputs of the process go."""
+    """Where both outputs of the process go, after what is there."""
     threads: int
     """CPU threads that the process uses; it finds them in OMP_NUM_THREADS, set before it starts."""
 

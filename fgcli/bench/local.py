@@ -57,6 +57,7 @@ class LocalExecutor:
                 f"{cores()}; at most {max(1, cores() // threads)} jobs, or fewer --threads"
             )
         trials, each = ("trial" if jobs == 1 else "trials"), ("thread" if threads == 1 else "threads")
+        self.jobs = jobs  # for all trials, also where some have fewer threads
         return Placement(jobs, f"{jobs} {trials} at once, {threads} {each} each, on {cores()} cores")
 
     def run(self, trials: Iterable[Trial]) -> Iterator[Outcome]:

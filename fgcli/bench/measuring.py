@@ -76,10 +76,10 @@ class Estimate:
     """How long what is missing of a group will take."""
 
     trials: int
-    seconds: float
-    """Of one trial."""
-    from_runs: bool
-    """From finished runs, and not from a few steps."""
+    seconds: float | None
+    """Of one trial; None where it is not known."""
+    source: str
+    """What it is from, or why it is not known."""
 
 
 def estimate(trials: Trials) -> dict[Any, Estimate]:
@@ -92,14 +92,22 @@ def estimate(trials: Trials) -> dict[Any, Estimate]:
         else:
             missing.setdefault(trial.group, []).append(job)
     unknown = [group for group in missing if group not in seconds]
-    probed = measure("probe", [missing[group][0] for group in unknown]) if unknown else []
-    by_group = {group: row["seconds"] + START_S for group, row in zip(unknown, probed, strict=True)}
+    probed = dict(zip(unknown, _probed([missing[group][0] for group in unknown]), strict=True))
     return {
-        group: Estimate(len(jobs), by_group[group], from_runs=False)
-        if group in by_group
-        else Estimate(len(jobs), sum(seconds[group]) / len(seconds[group]), from_runs=True)
+        group: Estimate(len(jobs), *probed[group])
+        if group in probed
+        else Estimate(len(jobs), sum(seconds[group]) / len(seconds[group]), "finished runs")
         for group, jobs in missing.items()
     }
+
+
+def _probed(jobs: Sequence[Job]) -> list[tuple[float | None, str]]:
+    """Seconds of each from a few steps, all in one process; where that fails, in one each, to say which cannot run."""
+    try:
+        rows = measure("probe", jobs) if jobs else []
+        return [(row["seconds"] + START_S, "a few steps") for row in rows]
+    except RunError as error:
+        return [(None, str(error))] if len(jobs) == 1 else [one for job in jobs for one in _probed([job])]
 
 
 def _recorded(file: Path) -> list[dict[str, Any]]:

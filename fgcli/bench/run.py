@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,15 +98,16 @@ def run_jobs(
     todo = list(jobs)
     for attempt in range(1, ATTEMPTS + 1):
         todo = [job for job in todo if not job.is_finished()]
-        outcomes = _outcomes(todo, executor, attempt, failures, watcher)
         by_name = {job.name: job for job in todo}
-        for name, exit_code in outcomes:
+        began: dict[str, int] = {}
+        offered = _offered(todo, attempt, failures, began, directory, watcher)
+        for name, exit_code in _outcomes(offered, set(by_name), executor):
             job = by_name.pop(name)
             if exit_code == 0 and job.is_finished():
                 failures.pop(name, None)
                 watcher.finished(job)
             else:
-                failures[name] = _failure(job, exit_code, directory, attempt)
+                failures[name] = _failure(job, exit_code, directory, attempt, began.get(name, 0))
                 watcher.failed(failures[name], again=attempt < ATTEMPTS)
         for job in by_name.values():
             failures[job.name] = Failure(job, None, ("the executor gave no outcome",))
@@ -115,22 +116,30 @@ def run_jobs(
     return {name: failure for name, failure in failures.items() if not failure.job.is_finished()}
 
 
-def _outcomes(
-    todo: Sequence[Job], executor: Executor, attempt: int, failures: dict[str, Failure], watcher: Watcher
-) -> Iterator[tuple[str, int]]:
+def _offered(
+    todo: Sequence[Job],
+    attempt: int,
+    failures: Mapping[str, Failure],
+    began: dict[str, int],
+    directory: SweepDirectory,
+    watcher: Watcher,
+) -> Iterator[Trial]:
+    """The trials, each made ready when it is asked for. Notes in `began` where its log goes on."""
+    for job in todo:
+        before = failures.get(job.name)
+        # What was killed goes on; what failed by itself may have failed for what it left behind.
+        killed = before is None or before.exit_code is None or not 0 < before.exit_code < 128
+        trial = job.prepared(afresh=not killed)
+        began[job.name] = job.log.stat().st_size if job.log.exists() else 0
+        if began[job.name] and directory.failed_file.exists():  # so that it does not count as failed meanwhile
+            append_row(directory.failed_file, {"trial": job.name, "attempt": attempt, "started_again": True})
+        watcher.started(job, attempt)
+        yield trial
+
+
+def _outcomes(trials: Iterator[Trial], names: set[str], executor: Executor) -> Iterator[tuple[str, int]]:
     """Each trial's name and exit code, as the executor gives them. RunError where the executor itself fails."""
-
-    def offered() -> Iterable[Trial]:
-        for job in todo:
-            before = failures.get(job.name)
-            # What was killed goes on; what failed by itself may have failed for what it left behind.
-            killed = before is None or before.exit_code is None or not 0 < before.exit_code < 128
-            trial = job.prepared(afresh=not killed)
-            watcher.started(job, attempt)
-            yield trial
-
-    outcomes = executor.run(offered())
-    names = {job.name for job in todo}
+    outcomes = executor.run(trials)
     try:
         for outcome in outcomes:
             if not isinstance(outcome, Outcome):
@@ -149,8 +158,8 @@ def _outcomes(
             close()
 
 
-def _failure(job: Job, exit_code: int, directory: SweepDirectory, attempt: int) -> Failure:
-    lines = tuple(last_lines(job.log))
+def _failure(job: Job, exit_code: int, directory: SweepDirectory, attempt: int, began: int) -> Failure:
+    lines = tuple(last_lines(job.log, began))
     append_row(
         directory.failed_file,
         {"trial": job.name, "attempt": attempt, "exit_code": exit_code, "last_lines": list(lines)},
@@ -158,12 +167,12 @@ def _failure(job: Job, exit_code: int, directory: SweepDirectory, attempt: int) 
     return Failure(job, exit_code, lines)
 
 
-def last_lines(log: Path) -> list[str]:
-    """The end of a log; none where there is none."""
+def last_lines(log: Path, start: int = 0) -> list[str]:
+    """The end of a log, as far as it was written after its first `start` bytes; none where there is none."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
-            file.seek(max(0, file.tell() - 4096))
+            file.seek(max(start, file.tell() - 4096))
             text = file.read().decode(errors="replace")
     except OSError:
         return []

@@ -13,20 +13,22 @@ def show_estimate(search: Trials, trials: Trials, placement: Placement | None) -
     table = Table()
     for column in ("missing trial", "about", "from"):
         table.add_column(column, justify="right" if column == "about" else "left")
-    total, count = 0.0, 0
+    known: list[float] = []
+    count = 0
     for some, prefix in ((search, "tuning-"), (trials, "")):
         estimates = estimate(some)
         for trial, job in some:
             if job.is_finished():
                 continue
             one: Estimate = estimates[trial.group]
-            source = "finished runs" if one.from_runs else "a few steps"
-            table.add_row(Text(prefix + trial.name), words(one.seconds), source)
-            total, count = total + one.seconds, count + 1
+            said = "unknown" if one.seconds is None else words(one.seconds)
+            table.add_row(Text(prefix + trial.name), said, Text(one.source))
+            known += [] if one.seconds is None else [one.seconds]
+            count += 1
     console = Console(highlight=False)
     if count:
         console.print(table)
-    console.print(_sum(count, len(search) + len(trials), total, placement), soft_wrap=True)
+    console.print(_sum(count, len(search) + len(trials), known, placement), soft_wrap=True)
 
 
 def words(seconds: float) -> str:
@@ -36,10 +38,13 @@ def words(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _sum(count: int, planned: int, total: float, placement: Placement | None) -> str:
+def _sum(count: int, planned: int, known: list[float], placement: Placement | None) -> str:
     if not count:
         return f"nothing is missing: all {planned} trials are finished"
+    total = sum(known)
     line = f"{count} of {planned} trials are missing: about {words(total)} of computing"
+    if len(known) < count:
+        line += f" without the {count - len(known)} of unknown time"
     if placement is not None and placement.at_once > 1:
         line += f", {words(total / placement.at_once)} with {placement.said}"
     return f"{line}; on a machine with other work it takes longer"

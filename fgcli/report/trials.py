@@ -234,10 +234,10 @@ def _in_file(recipe: Path, key: str) -> Any:
 
 
 def _failures(path: Path) -> tuple[dict[str, str], list[Problem]]:
-    """By trial, how its last attempt ended."""
+    """By trial, how its last attempt failed; not of one that was started again."""
     try:
-        rows, _ = read_rows(path, "trial", str)
-        return {row["trial"]: _ending(row) for row in rows}, []
+        last = {row["trial"]: row for row in read_rows(path, "trial", str)[0]}
+        return {name: _ending(row) for name, row in last.items() if "started_again" not in row}, []
     except (FgError, OSError, LookupError) as error:
         return {}, [Problem(str(path), f"cannot be read: {error}")]
 

@@ -53,11 +53,13 @@ def test_what_failed_is_tried_once_more_then_reported_and_the_others_go_on(stubb
     assert result.stderr.splitlines()[1:3] == ["    first", "    fg: the loss is not finite"]
     assert result.stderr.splitlines()[-1] == "fg: 1 of the trials failed; what is in d stays"
     rows = [json.loads(line) for line in (D / "failed.jsonl").read_text().splitlines()]
-    lines = ["first", "fg: the loss is not finite"]
-    assert rows == [{"trial": "wt-seed0", "attempt": n, "exit_code": 1, "last_lines": lines} for n in (1, 2)]
+    lines = ["first", "fg: the loss is not finite"]  # of that attempt alone
+    first, second = ({"trial": "wt-seed0", "attempt": n, "exit_code": 1, "last_lines": lines} for n in (1, 2))
+    assert rows == [first, {"trial": "wt-seed0", "attempt": 2, "started_again": True}, second]
     assert "3 of 4 trials are finished" in result.stdout
     assert stubbed().exit_code == 0
     assert started() == ["wt-seed0 resumed"]
+    assert "started_again" in (D / "failed.jsonl").read_text().splitlines()[-1]
 
 
 def test_a_second_attempt_may_succeed(stubbed):

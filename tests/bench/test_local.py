@@ -149,6 +149,16 @@ def test_what_writes_does_not_hang(tmp_path, monkeypatch):
     assert one.silent_for() == 60
 
 
+def test_trials_of_fewer_threads_do_not_crowd_out_those_of_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "cores", lambda: 2)
+    monkeypatch.setattr(local, "_start", lambda trial: subprocess.Popen(["true"], start_new_session=True))
+    executor = LocalExecutor(LocalOptions())
+    assert executor.place(2).at_once == 1
+    trials = iter([trial(tmp_path, "one", "", threads=1), trial(tmp_path, "two", "", threads=2)])
+    next(executor.run(trials))
+    assert next(trials).name == "two", "not started beside the first"
+
+
 def test_threads_and_jobs_must_fit_the_cores(monkeypatch):
     monkeypatch.setattr(local, "cores", lambda: 4)
     assert LocalExecutor(LocalOptions()).place(1) == (4, "4 trials at once, 1 thread each, on 4 cores")

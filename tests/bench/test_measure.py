@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from tiny_runs import tiny_recipe
 from fgcli.bench import measure, measuring
 from fgcli.bench.flops import count_flops
 from fgcli.bench.run import Job
+from fgcli.commands.bench_estimate import show_estimate
+from fgcli.errors import RunError
 from fgcli.extend.registry import load_registry
 from fgcli.sweep.plan import PlannedTrial
 
@@ -146,15 +149,25 @@ def test_each_method_of_a_point_in_one_process_and_memory_in_one_each(tmp_path, 
     assert found == [("wt", "a", 1), ("wt", "b", 1), ("backprop", "b", 2)]
 
 
-def test_an_estimate_is_from_finished_runs_where_there_are_some(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(measuring, "measure", lambda mode, jobs: [{"seconds": 5.0} for _ in jobs])
-    some = trials(tmp_path)[:4]
+def test_an_estimate_is_from_finished_runs_where_there_are_some(tmp_path, monkeypatch, capsys) -> None:
+    def fake(mode: str, jobs: list[Job]) -> list[dict[str, Any]]:
+        if any(one.name == "wt-16-0" for one in jobs):
+            raise RunError("the loss is not finite")
+        return [{"seconds": 5.0} for _ in jobs]
+
+    monkeypatch.setattr(measuring, "measure", fake)
+    some = trials(tmp_path)
     for name, wall in (("wt-8-0", 10.0),):
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(json.dumps({"wall_s": wall}))
     found = measuring.estimate(some)
-    assert found[some[0][0].group] == measuring.Estimate(1, 13.0, from_runs=True)
-    assert found[some[2][0].group] == measuring.Estimate(2, 8.0, from_runs=False)
+    assert found[some[0][0].group] == measuring.Estimate(1, 13.0, "finished runs")
+    assert found[some[2][0].group] == measuring.Estimate(2, 8.0, "a few steps")
+    assert found[some[4][0].group] == measuring.Estimate(2, None, "the loss is not finite")
+    show_estimate([], some, None)
+    shown = capsys.readouterr().out
+    assert re.search(r"wt-16-1 +│ unknown │ the loss is not finite", shown)
+    assert "7 of 8 trials are missing: about 45 s of computing without the 2 of unknown time;" in shown
 
 
 def test_measure_asks_a_process(tmp_path) -> None:

@@ -27,6 +27,7 @@ def test_a_sweep_has_every_trial_that_it_plans(tmp_path):
         finished=lambda trial: trial.axes["seed"] != 2,
     )
     rows = [{"trial": "wt-seed4", "attempt": n, "exit_code": 1, "last_lines": ["Traceback", "boom"]} for n in (1, 2)]
+    rows += [{"trial": "wt-seed1", "exit_code": 1}, {"trial": "wt-seed1", "attempt": 2, "started_again": True}]
     (folder / "failed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "trials" / "wt-seed3" / "result.json").write_text("{")
     fake_run(folder / "trials" / "another")
