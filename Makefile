@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/fg train --recipe quickstart
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
@@ -34,7 +34,8 @@ lock: setup
 	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host \
 	  --no-emit-find-links --annotation-style line --extra dev --constraint $(VENV)/torch.txt \
 	  --output-file requirements.lock pyproject.toml
-	sed -i -e 's/^\(torch==[0-9.]*\)+cpu/\1/' -e '/^# The following/,$$d' requirements.lock
+	sed -i -e '1i # Pinned versions that `make setup` installs. Made by `make lock`.' -e '/^# The following/,$$d' \
+	  -e '/^$$/d' -e 's/^\(torch==[0-9.]*\)+cpu/\1/' -e 's#-c $(VENV)/torch.txt, ##' requirements.lock
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -127,6 +127,9 @@ def _show(found: "list[tuple[State, str, list[LayerOverlap]]]", *, to_stderr: bo
         table.add_row("1 …", *(sparkline([one.mean for one in layer.overlap], width=12) for layer in layers))
         console.print(Text(f"overlap with basis {basis}, {state.label}"), soft_wrap=True)
         console.print(table)
+        if random:
+            note = "√(k/d) is the root of the mean squared overlap; the mean lies below it, most of all at k = 1"
+            console.print(Text(note), soft_wrap=True)
         for layer in layers:
             if layer.left_out:
                 console.print(Text(f"{layer.layer}: {layer.left_out} samples left out, their gradient is 0"))
