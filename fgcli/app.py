@@ -131,7 +131,7 @@ class _Warnings(logging.Handler):
 
 def main() -> None:
     """The entry point of the command."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # W̃ for a terminal that has ASCII alone: as standard error does it
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding != "utf-8":  # W̃ where there is ASCII alone
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.getLogger("fgcli").addHandler(_Warnings(logging.WARNING))
     # Where its cache cannot be written it takes a temporary folder, which nobody needs to be told in three lines.

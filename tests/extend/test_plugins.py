@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -219,11 +220,10 @@ def test_what_a_plugin_prints_goes_to_standard_error(
 
 def test_a_plugin_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("fgcli.extend.plugins.PATIENCE", 0.01)
-    said = ""
     with Plugins().setting_aside(Origin("slow", "1.0")):
-        while not said.endswith("\n"):
-            said += capsys.readouterr().err
-    assert said == (
+        for timer in [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]:
+            timer.join()
+    assert capsys.readouterr().err == (
         "fg: warning: plugin slow 1.0 is not loaded after 0.01 s; Ctrl-C ends this, and FG_PLUGINS=NAME,NAME names the "
         "plugins to use\n"
     )
