@@ -104,6 +104,7 @@ def _main(
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # multiprocessing's server ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     if prepare is not None:
         prepare()
     sys.argv = ["fg", *arguments]
