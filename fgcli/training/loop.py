@@ -56,7 +56,7 @@ class Training:
     def resume(self) -> None:
         """Take up the newest usable checkpoint, and drop the metrics rows that were written after it.
 
-        A run that was stopped before its first checkpoint begins again. RunError when no checkpoint is usable.
+        A run that was stopped before its first checkpoint begins again. RunError when none is usable, or left.
         """
 
         def take(checkpoint: Checkpoint) -> None:
@@ -66,6 +66,7 @@ class Training:
         for complaint in complaints:
             self.reporter.warned(f"{complaint}; the checkpoint before it is used")
         if checkpoint is None:
+            self._refuse_lost_checkpoints()
             self.reporter.warned("the run was stopped before its first checkpoint; it begins again")
         else:
             self.step = checkpoint.step
@@ -75,6 +76,16 @@ class Training:
         if torn:
             self.reporter.warned(f"dropped the torn last line of {self.run_directory.metrics_file}")
         self._take_up_rows(rows)
+
+    def _refuse_lost_checkpoints(self) -> None:
+        """Each row is followed by a checkpoint: without one a run has a single row at most, else they were removed."""
+        rows, _ = self.run_directory.read_metrics()
+        if len(rows) > 1:
+            raise RunError(
+                f"no checkpoint is left in {self.store.folder}, though the run has been evaluated after step "
+                f"{rows[-1]['step']}; put one back (both of its files), or begin a new run"
+            )
+        self.store.folder.mkdir(exist_ok=True)
 
     def _take_up_rows(self, rows: list[dict[str, Any]]) -> None:
         """The last row may be needed for the result, so one that got lost with the file is measured anew."""

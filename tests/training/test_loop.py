@@ -203,6 +203,20 @@ def test_all_checkpoints_damaged_is_no_silent_restart(tmp_path):
     assert rows(path) == before
 
 
+@pytest.mark.parametrize("removed", ["*", "*.json"])
+def test_removed_checkpoints_are_no_silent_restart(tmp_path, removed):
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, Stopper(8))
+    for file in (path / "checkpoints").glob(removed):
+        file.unlink()
+    before = rows(path)
+    assert len(before) > 1
+    with pytest.raises(RunError, match=r"no checkpoint is left in .*checkpoints, though the run has been evaluated"):
+        go_on(path)
+    assert rows(path) == before
+
+
 @pytest.mark.parametrize("left", [b"", b'{"step": 3}\n', b'{"step": 12}\n'])
 def test_rows_that_are_lost_are_said_and_the_last_one_is_measured_anew(tmp_path, left):
     whole, path = run(tmp_path / "run"), tmp_path / "run"
