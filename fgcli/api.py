@@ -59,6 +59,8 @@ class ForwardGradient:
         if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() and y.dim() and len(x) == len(y) > 0):
             found = " and ".join(str(list(one.shape)) if isinstance(one, Tensor) else str(type(one)) for one in (x, y))
             raise UsageError(f"x and y are {found}; they must be tensors of the same number of samples, [batch, ...]")
+        if torch.is_inference_mode_enabled():
+            raise UsageError("step is called in torch.inference_mode(), which has no tangents; leave it out")
         self._bind(x)
         rng = Streams(self._seed).at(self.steps)
         estimate = self._estimator.estimate(self.model, per_sample(loss_fn), Batch(x, y), rng)
@@ -124,9 +126,11 @@ def per_sample(loss_fn: Callable[..., Tensor]) -> Loss:
         losses = unreduced(outputs, targets)
         if reduction == "mean":
             losses = losses.flatten(1).mean(1) if losses.dim() > 1 else losses
-            if _has(loss_fn, "ignore_index"):  # the mean is over the weights of the targets, then, and not the samples
-                mean = losses.mean().detach()
-                losses = losses * torch.where(mean == 0, 1, loss_fn(outputs, targets).detach() / mean)
+            # With class weights, ignored targets and the like, it is no plain mean over the samples.
+            mean = losses.mean().detach()
+            ratio = loss_fn(outputs, targets).detach() / mean
+            plain = (mean == 0) | torch.isclose(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
+            losses = losses * torch.where(plain, 1, ratio)
         if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
             found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise UsageError(
@@ -150,10 +154,6 @@ def _unreduced(loss_fn: Callable[..., Tensor]) -> tuple[str | None, Callable[...
     if "reduction" not in parameters:
         return None, loss_fn
     return parameters["reduction"].default, partial(loss_fn, reduction="none")
-
-
-def _has(loss_fn: Callable[..., Tensor], name: str) -> bool:
-    return hasattr(loss_fn, name) or name in _parameters(loss_fn)
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

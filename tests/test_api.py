@@ -217,3 +217,18 @@ def test_inputs_and_losses_that_are_refused(change: dict[str, Any], said: str, m
     x, y = batch()
     with pytest.raises(UsageError, match=said):
         ForwardGradient(small(), method).step(**{"x": x, "y": y, "loss_fn": F.cross_entropy} | change)
+
+
+def test_a_mean_with_weights_of_its_own_is_that_of_the_loss() -> None:
+    def weighted(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        losses, weights = F.cross_entropy(outputs, targets, reduction="none"), 1.0 + targets
+        return losses if reduction == "none" else (weights * losses).sum() / weights.sum()
+
+    outputs, targets = torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 3
+    mean = per_sample(weighted)(outputs, targets).mean()
+    torch.testing.assert_close(mean, weighted(outputs, targets))
+
+
+def test_inference_mode_is_refused() -> None:
+    with torch.inference_mode(), pytest.raises(UsageError, match=r"torch.inference_mode\(\), which has no tangents"):
+        ForwardGradient(nn.Linear(3, 2)).step(torch.zeros(4, 3), torch.zeros(4, 2), F.mse_loss)
