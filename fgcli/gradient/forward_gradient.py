@@ -41,6 +41,7 @@ from fgcli.gradient.sites import (
     Site,
     SiteModule,
     named_site_modules,
+    refuse_forward_hooks,
     refuse_mixing_layers,
     refuse_shared_weights,
     weight_gradients,
@@ -115,6 +116,7 @@ class ForwardGradient:
         refuse_mixing_layers(model)
         candidates = named_site_modules(model)
         refuse_shared_weights(candidates)
+        refuse_forward_hooks(candidates)
         shapes = output_shapes(model, candidates, example)
         if not shapes:
             raise ModelRefused(f"the model has no site: no {LAYERS} layer that its forward calls")

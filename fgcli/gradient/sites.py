@@ -93,6 +93,16 @@ def refuse_shared_weights(sites: Mapping[str, SiteModule]) -> None:
                 )
 
 
+def refuse_forward_hooks(sites: Mapping[str, SiteModule]) -> None:
+    """Raises ModelRefused where a hook of the user's may change what a site gives: its guess would be of another s."""
+    for name, module in sites.items():
+        if module._forward_hooks:
+            raise ModelRefused(
+                f"site '{name}' ({type(module).__name__}) has a forward hook, which may change its output; remove it, "
+                "make a layer of what it does, or use weight-perturbation"
+            )
+
+
 def refuse_mixing_layers(model: nn.Module) -> None:
     """Raises ModelRefused where a BatchNorm mixes the samples of a batch.
 

@@ -51,6 +51,12 @@ class Pair(nn.Linear):
         return super().forward(input), 0
 
 
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[0].register_forward_hook(lambda module, inputs, output: output * 3)
+    return model
+
+
 def tied() -> nn.Module:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     model[2].weight = model[0].weight
@@ -62,6 +68,7 @@ def tied() -> nn.Module:
     [
         (Shared(), "site 'layer' is called twice"),
         (tied(), "sites '0' and '2' share a parameter"),
+        (hooked(), r"site '0' \(Linear\) has a forward hook"),
         (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), r"layer '1' \(BatchNorm1d\) is in train mode"),
         (
             nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)).eval(),
