@@ -135,15 +135,15 @@ class NewtonSchulzGram:
         return prepared.basis.basis.shape[1]
 
     def map(self, site: Site, prepared: Tracked, z: Tensor) -> Tensor:
-        return prepared.basis.in_chunks(partial(self._map, prepared), site.linear_upstream.slope, z)
+        return prepared.basis.combined(partial(self._coordinates, prepared), site.linear_upstream.slope, z)
 
-    def _map(self, prepared: Tracked, slope: Tensor, z: Tensor) -> Tensor:
+    def _coordinates(self, prepared: Tracked, slope: Tensor, z: Tensor) -> Tensor:
         gram = prepared.basis.gram(slope)
         bound = spectral_norm_bound(gram)
         scaled = gram / bound.square().view(-1, 1, 1)
         columns = z.unsqueeze(-1) if z.dim() == 2 else z
         u = prepared.polynomial.gram_factor_times(scaled, columns) / bound.view(-1, 1, 1)
-        return prepared.basis.combine(slope, u.squeeze(-1) if z.dim() == 2 else u)
+        return u.squeeze(-1) if z.dim() == 2 else u
 
 
 @dataclass(frozen=True)

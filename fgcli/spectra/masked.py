@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fgcli.spectra.scaling import near_one
 
-CHUNK = 2**22  # entries of the Gram matrices held at a time
+CHUNK = 2**17  # entries of the Gram matrices held at a time: a MiB at most, which the allocator keeps and a cache holds
 PRODUCTS = 2**24  # entries of products of columns that are kept; a basis with more goes without
 
 Exact = Callable[[Tensor], tuple[Tensor, float]]
@@ -28,7 +29,7 @@ class MaskedBasis:
     basis: Tensor
     """B up to a power of two, which no span and no projector depends on."""
     products: Tensor | None
-    """[d, r(r+1)/2]: products of pairs of columns; None where they would take more room than they save time."""
+    """Products of pairs of columns (`_pairs`): [d, pairs]; None where they would take more room than they save time."""
 
     @classmethod
     def of(cls, basis: Tensor) -> "MaskedBasis":
@@ -39,14 +40,19 @@ class MaskedBasis:
         i, j, _ = _pairs(r, basis.device)
         return cls(basis, basis.index_select(1, i).mul_(basis.index_select(1, j)))
 
-    def in_chunks(self, function: Callable[[Tensor, Tensor], Tensor], diagonal: Tensor, z: Tensor) -> Tensor:
-        """function(diagonals [batch, d], noise [batch, ...]), in parts of no more than CHUNK entries."""
+    def combined(self, coordinates: Callable[[Tensor, Tensor], Tensor], diagonal: Tensor, z: Tensor) -> Tensor:
+        """M_b B u_b [batch, d(, columns)], where u [part, r(, columns)] = coordinates(diagonals [part, d], noise).
+
+        The noise [batch, ...] goes in parts of like size, whose Gram matrices have few enough entries.
+        """
         d, r = self.basis.shape
-        size = max(1, CHUNK // (r * (d if self.products is None else r)))
-        if len(z) <= size:
-            return function(diagonal, z)
-        parts = zip(diagonal.split(size), z.split(size), strict=True)
-        return torch.cat([function(*part) for part in parts])
+        chunk = CHUNK if diagonal.device.type == "cpu" else 32 * CHUNK  # other devices want few and large kernels
+        parts = math.ceil(len(z) * r * (d if self.products is None else r) / chunk)
+        if parts <= 1:
+            return self.combine(diagonal, coordinates(diagonal, z))
+        size = math.ceil(len(z) / parts)
+        pairs = zip(diagonal.split(size), z.split(size), strict=True)
+        return self.combine(diagonal, torch.cat([coordinates(*pair) for pair in pairs]))
 
     def gram(self, diagonal: Tensor) -> Tensor:
         """BᵀM_b²B: diagonals [batch, d] -> [batch, r, r]."""
@@ -63,13 +69,12 @@ class MaskedBasis:
         The projector is that onto the span of M_b B if k = r (`whiten`), else onto its top-k Ritz space (`whiten_top`).
         """
 
-        def part(diagonal: Tensor, z: Tensor) -> Tensor:
+        def coordinates(diagonal: Tensor, z: Tensor) -> Tensor:
             gram, exact = self.gram(diagonal), partial(self._exact_gram, diagonal)
             whole = z.shape[1] == gram.shape[-1]
-            u = whiten(gram, z, exact) if whole else whiten_top(gram, z, power_steps, exact)
-            return self.combine(diagonal, u)
+            return whiten(gram, z, exact) if whole else whiten_top(gram, z, power_steps, exact)
 
-        return self.in_chunks(part, diagonal, z)
+        return self.combined(coordinates, diagonal, z)
 
     def _exact_gram(self, diagonal: Tensor, index: Tensor) -> tuple[Tensor, float]:
         """A sample at a time. B itself is known to max(d, r) eps of its largest singular value, as in `dense`."""
@@ -91,11 +96,15 @@ class MaskedBasis:
 
 @lru_cache(maxsize=16)
 def _pairs(r: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and columns of the upper triangle of an r × r matrix, and where each entry stands in that list."""
+    """Rows and columns of the upper triangle of an r × r matrix, and where each entry stands in that list.
+
+    The list ends in repetitions of its first pair: a product with a multiple of eight columns takes a third less.
+    """
     i, j = torch.triu_indices(r, r, device=device)
     position = torch.empty(r, r, dtype=torch.long, device=device)
     position[i, j] = position[j, i] = torch.arange(len(i), device=device)
-    return i, j, position.flatten()
+    padding = (0, -len(i) % 8)
+    return F.pad(i, padding), F.pad(j, padding), position.flatten()
 
 
 def whiten(gram: Tensor, z: Tensor, exact: Exact | None = None) -> Tensor:
@@ -169,7 +178,8 @@ def _weak(factor: Tensor, usable: Tensor, factored: Tensor, gram: Tensor) -> Ten
     squares = gram.diagonal(dim1=1, dim2=2)
     determinant = (factor.diagonal(dim1=1, dim2=2).square() / diagonal).prod(1)
     # Most batches pass by their extremes, which is quicker (aminmax: amin and amax take four times as long each).
-    smallest, largest = float(squares[:, :k].aminmax().min), float(squares.aminmax().max)
+    low, high = squares.aminmax()
+    smallest, largest = float(low if k == squares.shape[1] else squares[:, :k].aminmax().min), float(high)
     if (
         bool(usable.all())
         and smallest > rounding(gram) * largest

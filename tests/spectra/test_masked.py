@@ -34,14 +34,14 @@ def test_gram_and_combine_are_the_plain_products(name: str) -> None:
 
 def test_chunks_cover_the_batch_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masked, "CHUNK", 2 * 4**2)
-    diagonal, z = masks(9), torch.arange(7.0)
+    diagonal, z, ready = masks(9), torch.arange(28.0, dtype=torch.float64).view(7, 4), MaskedBasis.of(weight(9, 4))
     sizes = []
 
     def double(part: Tensor, noise: Tensor) -> Tensor:
         sizes.append(len(part))
         return 2 * noise
 
-    assert torch.equal(MaskedBasis.of(weight(9, 4)).in_chunks(double, diagonal, z), 2 * z)
+    assert torch.equal(ready.combined(double, diagonal, z), ready.combine(diagonal, 2 * z))
     assert sizes == [2, 2, 2, 1]
 
 
