@@ -111,8 +111,9 @@ def whiten(gram: Tensor, z: Tensor, exact: Exact | None = None) -> Tensor:
     """u = T z with T Tᵀ = gram⁺, so that B u has the covariance of a projector if gram = BᵀB and Cov(z) = I.
 
     gram [batch, r, r], z [batch, r] or [batch, r, columns]; u has the shape of z. A Cholesky factor serves; samples
-    where it does not exist to working precision (dependent columns, an all-zero mask) get the pseudo-inverse from an
-    eigendecomposition, of the `exact` Gram matrix where eigenvalues are near the rounding of this one.
+    where it does not exist to working precision (dependent columns, an all-zero mask) get the symmetric root of the
+    pseudo-inverse from an eigendecomposition, of the `exact` Gram matrix where eigenvalues are near the rounding of
+    this one.
     """
     columns = z.unsqueeze(-1) if z.dim() == 2 else z
     factor, failed = torch.linalg.cholesky_ex(gram, upper=True)  # the lower one takes a third longer
@@ -204,7 +205,8 @@ def _weak(factor: Tensor, usable: Tensor, factored: Tensor, gram: Tensor) -> Ten
 def _eigen_root(gram: Tensor, index: Tensor, k: int, exact: Exact | None) -> Tensor:
     """T [len(index), r, min(k, r)], T Tᵀ the pseudo-inverse of those Gram matrices on their top-k eigenvectors.
 
-    What is lost in the rounding of `gram` is looked up in `exact`. In float64.
+    What is lost in the rounding of `gram` is looked up in `exact`. In float64. With k >= r it is the symmetric root,
+    which hangs on no sign or rotation of eigenvectors, so that rounding does not make another draw of it.
     """
     values, vectors = _eigen(gram[index.to(gram.device)])
     zero = rounding(gram)
@@ -218,7 +220,8 @@ def _eigen_root(gram: Tensor, index: Tensor, k: int, exact: Exact | None) -> Ten
     values, vectors = values[:, -k:].flip(1), vectors[:, :, -k:].flip(2)
     kept = values > zero * values[:, :1].clamp_min(torch.finfo(torch.float64).tiny)
     scale = torch.where(kept, values, 1).rsqrt() * kept
-    return vectors * torch.where(values.isnan(), torch.nan, scale).unsqueeze(1)
+    root = vectors * torch.where(values.isnan(), torch.nan, scale).unsqueeze(1)
+    return root @ vectors.mT if k >= gram.shape[2] else root
 
 
 def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:

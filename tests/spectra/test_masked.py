@@ -54,6 +54,15 @@ def test_whitened_noise_gives_the_projector_onto_the_columns(name: str) -> None:
     torch.testing.assert_close(a @ a.mT, dense @ pinv, rtol=0, atol=1e-7)
 
 
+def test_whitening_dependent_columns_does_not_hang_on_the_last_bits() -> None:
+    """Which signs and rotations eigenvectors come with does: another split of a batch would be another draw."""
+    generator = torch.Generator().manual_seed(0)
+    dense = (weight(30, 8) * (torch.rand(64, 30, 1, generator=generator) < 0.2)).double()  # 6 rows of 8 on average
+    gram, z = dense.mT @ dense, torch.randn(64, 8, generator=generator, dtype=torch.float64)
+    nudged = gram * (1 + 1e-15 * torch.randn(8, 8, generator=generator, dtype=torch.float64))
+    torch.testing.assert_close(whiten(nudged, z), whiten(gram, z), rtol=0, atol=1e-8)
+
+
 def test_whiten_top_finds_the_leading_eigenvectors() -> None:
     dense = weight(20, 8, gap_at=3) * (0.5 + masks(20)[4:].unsqueeze(-1))
     gram = dense.mT @ dense
