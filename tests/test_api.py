@@ -138,10 +138,11 @@ def test_every_step_draws_anew_and_every_seed_differently() -> None:
     assert all(not torch.equal(found[0], found[i]) for i in (1, 4, 5))
 
 
-def test_what_changes_between_steps_is_noticed() -> None:
+@pytest.mark.parametrize("method", ["wt", "wperp", "wperp-ns"])  # the last two start where the last step ended
+def test_what_changes_between_steps_is_noticed(method: str) -> None:
     layers = [nn.Conv1d(1, 2, 3), nn.GroupNorm(1, 2), nn.Dropout().eval(), nn.Conv1d(2, 2, 3), nn.AdaptiveAvgPool1d(1)]
     model = nn.Sequential(*layers, nn.Flatten()).double()
-    gradient, y = ForwardGradient(model, "wt"), torch.tensor([0, 1])
+    gradient, y = ForwardGradient(model, method), torch.tensor([0, 1])
 
     def step(length: int) -> Coverage | None:
         gradient.step(torch.randn(2, 1, length, dtype=torch.float64), y, F.cross_entropy)

@@ -38,6 +38,8 @@ class OrthogonalKrylov:
 
 
 def start_block(site: Site, k: int) -> Tensor:
-    """X [d, k], where a step's iterations start."""
+    """X [d, k], where a step's iterations start: afresh where the input's size is another than in the last step."""
     start = site.memory.get("start")
-    return random_block(site.dim, k, site.module.weight) if start is None else start
+    if start is None or start.shape != (site.dim, k):
+        return random_block(site.dim, k, site.module.weight)
+    return start
