@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from fgcli import __version__
-from fgcli.errors import FgError, RunError, UsageError
+from fgcli.errors import FgError, RunError, UsageError, one_line
 from fgcli.extend.plugins import Registered
 from fgcli.extend.registry import load_registry
 
@@ -21,12 +21,26 @@ class InternalError(RunError):
     """An exception that nobody foresaw: a fault of fg, or of a plugin."""
 
 
+# Click's, of which newer versions of typer have a copy of their own.
+_ClickUsageError: Any = typer.BadParameter.__base__
+
+
 class FgGroup(TyperGroup):
     """Ends a command that failed with one line and its exit code; with --debug, with the traceback before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if not args:  # answered with the help, which typer raises as a usage error
+            return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except _ClickUsageError as error:
+            raise _refused(error, ctx.command_path) from error
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except _ClickUsageError as error:
+            raise _refused(error, f"{ctx.command_path} {ctx.invoked_subcommand}") from error
         except FgError as error:
             if ctx.params.get("debug"):
                 import traceback
@@ -37,6 +51,15 @@ class FgGroup(TyperGroup):
         except KeyboardInterrupt as interrupt:
             typer.echo("fg: interrupted", err=True)
             raise typer.Exit(130) from interrupt
+
+
+def _refused(error: Any, command: str) -> typer.Exit:
+    """Say in one line what typer makes of the command line, where it says four."""
+    fault = " ".join(error.format_message().split()).rstrip(".")
+    given = "".join(f" (given: {one['input']!r})" for one in getattr(error.__cause__, "errors", list)())  # pydantic's
+    line = f"fg: {fault[:1].lower()}{fault[1:]}{given}; `{command} --help` shows what is allowed"
+    typer.echo(one_line(line), err=True)
+    return typer.Exit(error.exit_code)
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:

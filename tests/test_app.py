@@ -11,7 +11,7 @@ from tiny_runs import fg
 from typer.testing import CliRunner
 
 from fgcli import __version__
-from fgcli.app import FgGroup, guarded, main
+from fgcli.app import FgGroup, app, guarded, main
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.registry import load_registry
 
@@ -98,11 +98,37 @@ def test_version():
     assert (done.exit_code, done.stdout) == (0, f"fg {__version__}\n")
 
 
-@pytest.mark.parametrize("arguments", [["trian"], ["train", "--widht", "8"], ["train", "--width", "wide"]])
-def test_what_the_command_line_does_not_know_is_exit_2(arguments):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "unknown subcommand 'trian'; did you mean 'train'?"),
+        (["train", "--width", "wide"], "--width is 'wide'"),
+        (["train", "--widht", "8"], "no such option: --widht (Possible options: --width); `fg train --help` shows"),
+        (["train", "--width"], "option '--width' requires an argument; `fg train --help` shows what is allowed"),
+        (["report"], "missing argument 'paths'; `fg report --help` shows what is allowed"),
+        (["fit-ns-coeffs", "--sigma", "a\nb"], "invalid value for '--sigma': "),
+        (["fit-ns-coeffs", "--sigma", "abc"], "string as a number (given: 'abc'); `fg fit-ns-coeffs --help` shows"),
+        (["--widht", "8", "train"], "no such option: --widht; `fg --help` shows what is allowed"),
+    ],
+)
+def test_what_the_command_line_does_not_know_is_one_line_and_exit_2(arguments, said):
     done = fg(*arguments)
-    assert done.exit_code == 2
-    assert "Traceback" not in done.output
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.startswith("fg: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_arguments_the_help_is_shown():
+    assert fg().output == fg("--help").output
+
+
+def test_the_shell_completes_commands_and_flags():
+    completion = {"_FG_COMPLETE": "complete_bash"}
+    for words, found in (("fg trai", "train"), ("fg train --tangent-c", "--tangent-chunk")):
+        place = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        done = CliRunner().invoke(app, [], prog_name="fg", env=completion | place)
+        assert (done.exit_code, done.stdout.strip(), done.stderr) == (0, found, "")
 
 
 def failing(error):
@@ -180,9 +206,3 @@ def test_the_help_lists_every_command_with_its_summary():
 def test_every_built_in_command_opens_with_its_summary_or_says_more():
     for one in load_registry().registered("subcommand"):
         assert fg(one.entry.name, "--help").exit_code == 0
-
-
-def test_an_unknown_command_says_the_nearest():
-    done = fg("trian")
-    assert done.exit_code == 2
-    assert done.stderr.startswith("fg: unknown subcommand 'trian'; did you mean 'train'? known subcommands: ")
