@@ -27,8 +27,8 @@ class StopRequest:
     by: signal.Signals | None = None
 
     def note(self, number: int, _: FrameType | None) -> None:
-        """A handler. The first signal counts; SIGINT a second time stops at once."""
-        if self.by is signal.SIGINT and number == signal.SIGINT:
+        """A handler. The first signal counts; SIGINT after it, whichever it was, stops at once."""
+        if self.by is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.by is None:
             self.by = signal.Signals(number)

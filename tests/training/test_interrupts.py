@@ -38,9 +38,10 @@ def test_a_checkpoint_at_the_step_and_the_exit_code_of_the_signal(number: signal
     assert weights(Path("run")) == weights(Path("whole"))
 
 
-def test_a_second_ctrl_c_stops_at_once() -> None:
-    twice = partial(at_step, 7, [signal.SIGINT, signal.SIGINT])
-    found, process = fg_process("train", *FLAGS, "--out", "run", prepare=twice)
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_ctrl_c_after_a_signal_stops_at_once(first: signal.Signals) -> None:
+    both = partial(at_step, 7, [first, signal.SIGINT])
+    found, process = fg_process("train", *FLAGS, "--out", "run", prepare=both)
     assert found == 130
     assert process.stderr == (
         "fg: interrupted at once, after step 7; go on, from the last checkpoint, with: fg train --resume run\n"
@@ -55,7 +56,6 @@ def test_the_first_signal_counts_and_handlers_come_back() -> None:
         assert request.by is None
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
         assert request.by is signal.SIGUSR1
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
 
