@@ -7,6 +7,7 @@ forked, and runs nothing else, holds it with its parent.
 import os
 import re
 import socket
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class RunLock:
 
 def acquire(folder: Path) -> RunLock:
     """Lock a run directory, at once. UsageError, with the holder's pid, when another process works there."""
+    _refuse_other(folder / NAME)
     descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
         missing = _flock(descriptor, exclusive=True)
@@ -56,6 +58,7 @@ def acquire(folder: Path) -> RunLock:
 
 def refuse_in_use(folder: Path) -> None:
     """UsageError when a process works in a run directory now. Writes nothing."""
+    _refuse_other(folder / NAME)
     try:
         descriptor = os.open(folder / NAME, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:  # no run has been here
@@ -66,6 +69,12 @@ def refuse_in_use(folder: Path) -> None:
         raise _in_use(folder, _holder(descriptor)) from None
     finally:
         os.close(descriptor)
+
+
+def _refuse_other(file: Path) -> None:
+    """UsageError where a pipe, a folder or a link has the lock's name."""
+    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+        raise UsageError(f"{file} is no regular file, which the lock of a run must be; remove it")
 
 
 def _flock(descriptor: int, *, exclusive: bool) -> str | None:

@@ -2,12 +2,15 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from processes import FgProcess, fg_process, running
-from tiny_runs import FLAGS, Listener, go_on, rows, run, tiny_recipe, untimed
+from tiny_runs import FLAGS, Listener, Stopper, fg, go_on, rows, run, tiny_recipe, untimed
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
@@ -95,9 +98,20 @@ def test_where_there_are_no_locks_the_run_goes_on_with_a_warning(
     ]
 
 
-def test_a_link_in_the_lock_s_place_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / lock.NAME).symlink_to(tmp_path / "outside")
-    with pytest.raises(OSError, match=r"lock"):
-        lock.acquire(tmp_path / "run")
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, partial(os.symlink, "outside")])
+def test_what_is_no_file_in_the_lock_s_place_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", Stopper(4))
+    (tmp_path / "empty").mkdir()
+    for folder, flag in (("run", "--resume"), ("empty", "--out")):
+        (tmp_path / folder / lock.NAME).unlink(missing_ok=True)
+        make(tmp_path / folder / lock.NAME)
+        done = fg("train", *FLAGS, flag, folder)
+        assert (done.exit_code, done.stdout) == (2, "")
+        said = rf"fg: {folder}/lock is (no regular file|a link to outside).*; (remove|put) .*\n"
+        assert re.fullmatch(said, done.stderr)
+        with pytest.raises(UsageError, match=f"{folder}/lock is no regular file, .*; remove it"):
+            lock.acquire(tmp_path / folder)
     assert not (tmp_path / "outside").exists()
