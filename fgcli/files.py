@@ -3,8 +3,12 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from fgcli.errors import WriteError
 
 JSON_LIMIT = 64 * 2**20  # bytes; the largest JSON file of ours that is read
 
@@ -90,6 +94,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError into the WriteError of that file."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror}") from error
 
 
 def cache_folder() -> Path:

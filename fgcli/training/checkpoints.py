@@ -79,13 +79,17 @@ class CheckpointStore:
     def load_newest(
         self, take: Callable[[Checkpoint], object] = lambda checkpoint: None
     ) -> tuple[Checkpoint | None, list[str]]:
-        """The newest usable checkpoint, and what is wrong with each newer one; None when none was ever completed.
+        """The newest usable checkpoint, and what is wrong with each newer one; None when none is complete.
 
         Usable is what is whole and what `take` takes: it raises RunError for one that does not fit. RunError when there
         are checkpoints and none is usable: a run never restarts silently.
         """
         complaints: list[str] = []
-        for step in reversed(self.steps()):
+        completed = self.steps()
+        for step in sorted({*completed, *self._steps_of("safetensors")}, reverse=True):
+            if step not in completed:
+                complaints.append(f"{self._files(step)[0]}: has no manifest, which is written last")
+                continue
             try:
                 checkpoint = self._read(step)
                 take(checkpoint)
@@ -94,7 +98,7 @@ class CheckpointStore:
                 complaints.append(str(damage))
             except RunError as misfit:
                 complaints.append(f"{self._files(step)[0]}: {misfit}")
-        if complaints:
+        if completed:
             raise RunError(f"no usable checkpoint in {self.folder}: {'; '.join(complaints)}")
         return None, []
 
@@ -107,7 +111,10 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps of all completed checkpoints, the oldest first."""
-        found = (re.fullmatch(r"step-(\d{10,})\.json", path.name) for path in self.folder.glob("step-*.json"))
+        return self._steps_of("json")
+
+    def _steps_of(self, suffix: str) -> list[int]:
+        found = (re.fullmatch(rf"step-(\d{{10,}})\.{suffix}", path.name) for path in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
 
     def _files(self, step: int) -> tuple[Path, Path]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fgcli.devices import peak_memory_bytes, synchronize
-from fgcli.errors import FgError, RunError, WriteError, exception_text
+from fgcli.errors import FgError, RunError, exception_text
 from fgcli.gradient.errors import GuessFault
 from fgcli.gradient.estimator import Batch, Estimate, FindsFaults
 from fgcli.training.assembly import Assembly, cross_entropy
@@ -63,12 +63,12 @@ class Training:
             self.progress = restore(self.assembly, checkpoint)
 
         checkpoint, complaints = self.store.load_newest(take)
-        for complaint in complaints:
-            self.reporter.warned(f"{complaint}; the checkpoint before it is used")
         if checkpoint is None:
             self._refuse_lost_checkpoints()
             self.reporter.warned("the run was stopped before its first checkpoint; it begins again")
         else:
+            for complaint in complaints:
+                self.reporter.warned(f"{complaint}; the checkpoint before it is used")
             self.step = checkpoint.step
         self._wall_before = self.progress.wall_s
         rows, torn = self.run_directory.rewind_metrics(self.step)
@@ -106,10 +106,8 @@ class Training:
         the last checkpoint is good. Interrupted, after a checkpoint, when a signal asks for it.
         """
         try:
-            with stop_request() as request:
+            with self.run_directory.telling_how_to_resume(), stop_request() as request:
                 return self._run(request)
-        except WriteError as error:
-            raise RunError(f"{error}; once it can be, go on with: {self.run_directory.resume_command}") from error
         finally:
             self.run_directory.release()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.errors import RunError, WriteError
-from fgcli.files import from_json, read_regular, to_json, write_atomically
+from fgcli.files import from_json, read_regular, to_json, write_atomically, writing
 
 LIMIT = 512 * 2**20  # bytes
 
@@ -14,7 +14,7 @@ LIMIT = 512 * 2**20  # bytes
 def append_row(path: Path, row: Mapping[str, object]) -> None:
     """Add one row by one write. WriteError when the disk takes none of it, or a part, which is removed again."""
     line = (to_json(row) + "\n").encode()
-    try:
+    with writing(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             before = os.fstat(descriptor).st_size
@@ -24,8 +24,6 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
                 raise WriteError(f"cannot write {path}: only {written} of {len(line)} bytes (disk full?)")
         finally:
             os.close(descriptor)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror}") from error
 
 
 def read_rows(path: Path, key: str = "step", of: type = int) -> tuple[list[dict[str, Any]], bool]:
@@ -57,10 +55,11 @@ def rewind_rows(path: Path, step: int) -> tuple[list[dict[str, Any]], bool]:
     """Drop a torn last line and all rows after `step`, in the file too. Returns the rest, and if one was torn.
 
     The file is always written anew: should it have another name somewhere (a backup of hard links), rows that are
-    added later do not appear there.
+    added later do not appear there. WriteError, with the file as it was, when the disk is full, say.
     """
     rows, torn = read_rows(path)
     kept = [row for row in rows if row["step"] <= step]
     if path.exists():
-        write_atomically(path, "".join(to_json(row) + "\n" for row in kept))
+        with writing(path):
+            write_atomically(path, "".join(to_json(row) + "\n" for row in kept))
     return kept, torn

@@ -7,7 +7,8 @@ into it holds its lock. Nothing here imports torch, so that reports can read run
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.errors import RunError, UsageError, WriteError
-from fgcli.files import read_json, to_json, write_atomically
+from fgcli.files import read_json, to_json, write_atomically, writing
 from fgcli.training import lock
 from fgcli.training.lock import RunLock
 from fgcli.training.rows import append_row, read_rows, rewind_rows
@@ -66,6 +67,14 @@ class RunDirectory:
     def resume_command(self) -> str:
         return f"fg train --resume {shlex.quote(str(self.path))}"
 
+    @contextmanager
+    def telling_how_to_resume(self) -> Iterator[None]:
+        """Add to a WriteError how the run goes on, once what failed can be written."""
+        try:
+            yield
+        except WriteError as error:
+            raise RunError(f"{error}; once it can be, go on with: {self.resume_command}") from error
+
     def release(self) -> None:
         """Let another process work here."""
         if self.lock is not None:
@@ -77,10 +86,11 @@ class RunDirectory:
         write_atomically(self.recipe_file, recipe)
 
     def note_move(self, environment: Mapping[str, Any], entry: Mapping[str, object]) -> None:
-        """Add to environment.json that the run goes on elsewhere."""
+        """Add to environment.json that the run goes on elsewhere. WriteError when the disk is full, say."""
         moves = environment.get("went_on", [])
         content = {**environment, "went_on": [*(moves if isinstance(moves, list) else []), entry]}
-        write_atomically(self.environment_file, to_json(content) + "\n")
+        with writing(self.environment_file):
+            write_atomically(self.environment_file, to_json(content) + "\n")
 
     def append_metrics(self, row: Mapping[str, object]) -> None:
         append_row(self.metrics_file, row)
@@ -96,10 +106,8 @@ class RunDirectory:
 
     def write_result(self, result: Mapping[str, object]) -> None:
         """Write result.json, which makes this a finished run. WriteError when the disk is full, say."""
-        try:
+        with writing(self.result_file):
             write_atomically(self.result_file, to_json(result) + "\n")
-        except OSError as error:
-            raise WriteError(f"cannot write {self.result_file}: {error.strerror}") from error
 
     def read_result(self) -> dict[str, Any]:
         """The content of result.json. RunError when it is missing or broken."""
@@ -211,9 +219,10 @@ def check_resumable(path: Path) -> None:
 
 
 def open_unfinished(path: Path) -> RunDirectory:
-    """The run to resume, locked. UsageError as `check_resumable`."""
+    """The run to resume, locked. UsageError as `check_resumable`; WriteError when the lock cannot be made."""
     check_resumable(path)
-    run = RunDirectory(path, lock.acquire(path))
+    with writing(path / lock.NAME):
+        run = RunDirectory(path, lock.acquire(path))
     try:
         # Another process may have finished it meanwhile.
         if run.result_file.exists():

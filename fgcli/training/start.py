@@ -36,14 +36,15 @@ def resume(
 
     Device and number of threads may be others: where anything is that its last bits depend on, this is said. UsageError
     when something else differs, there is no run to resume, or another process is at it; RunError when all checkpoints
-    are damaged.
+    are damaged, or the disk is full.
     """
     run_directory.check_resumable(path)
     begun = _recorded_environment(path)
     recipe = _recipe_of(path, begun, source, overrides, registry, reporter)
     assembly = assemble(recipe, registry)
-    run = run_directory.open_unfinished(path)
-    with _released_on_error(run):
+    with RunDirectory(path).telling_how_to_resume():
+        run = run_directory.open_unfinished(path)
+    with run.telling_how_to_resume(), _released_on_error(run):
         _say_missing_lock(run, reporter)
         training = Training(assembly, run, reporter)
         training.resume()

@@ -1,14 +1,17 @@
-"""A disk that is full, a real one: at a checkpoint, at a metrics row, at the result."""
+"""A disk that is full, a real one: at a checkpoint, at a metrics row, at the result, at a resume."""
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import FLAGS, fg, rows, untimed, weights
+from tiny_runs import FLAGS, Stopper, fg, rows, run, untimed, weights
 
 from fgcli.errors import WriteError
+from fgcli.files import read_json, to_json
+from fgcli.training import lock
 from fgcli.training.loop import Training
 from fgcli.training.rows import append_row
 from fgcli.training.run_directory import RunDirectory, open_run
@@ -98,6 +101,45 @@ def test_a_full_disk_costs_nothing_that_was_written(
     done = fg("train", "--quiet", "--resume", str(path))
     assert (done.exit_code, done.stderr) == (0, "")
     assert ended(path) == whole
+
+
+@pytest.mark.parametrize(
+    ("owner", "write", "name"),
+    [
+        (lock, "acquire", "lock"),
+        (RunDirectory, "rewind_metrics", "metrics.jsonl"),
+        (RunDirectory, "note_move", "environment.json"),
+    ],
+)
+def test_a_disk_that_is_full_at_a_resume_costs_nothing(
+    disk: Path, fill: Callable[[], None], whole: tuple[Any, ...], owner: Any, write: str, name: str
+) -> None:
+    path, real = disk / write, getattr(owner, write)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, Stopper(8))
+    begun = read_json(path / "environment.json")
+    (path / "environment.json").write_text(to_json({**begun, "torch": "2.0"}))
+    (path / "lock").unlink()
+    before = contents(path)
+
+    def on_full_disk(*arguments: Any) -> Any:
+        fill()
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, write, on_full_disk)
+        done = fg("train", "--quiet", "--resume", str(path))
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"fg: cannot write {path}/{name}: No space left on device; once it can be, go on with: fg train --resume {path}"
+    )
+    (path / "lock").unlink()
+    assert contents(path) == before
+
+    (disk / "filler").unlink()
+    assert fg("train", "--quiet", "--resume", str(path)).exit_code == 0
+    assert ended(path) == whole
+    shutil.rmtree(path)
 
 
 def fit_all_but_a_part_of_a_row(file: Path) -> None:

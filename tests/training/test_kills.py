@@ -1,5 +1,6 @@
 """kill -9 of real processes: at steps, inside a checkpoint's write, and between its two files."""
 
+import re
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,6 +18,8 @@ METHODS = {
     "weight-perturbation": ["--method", "weight-perturbation"],
     "backprop": ["--method", "backprop", "--diagnostics", "overlap", "--diagnostics-every", "2"],
 }
+# At most one line: of no checkpoint yet, or of a kill between a tensor file and its manifest.
+SAID = "(the run was stopped before its first checkpoint; it begins again|.*: has no manifest, .* before it is used)?"
 Ended = tuple[Any, Any, Any, bytes]
 
 
@@ -65,7 +68,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one(
     go_on(path, listener)
     result, *rest = ended(path)
     assert [result, *rest] == list(whole[name])
-    assert listener.warnings in ([], ["the run was stopped before its first checkpoint; it begins again"])
+    assert re.fullmatch(SAID, "\n".join(listener.warnings))
     assert not list(path.rglob(".*"))
 
 
