@@ -25,7 +25,7 @@ from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, SampledGuess
-from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.precision import full_precision, refuse_low, wide
 from fgcli.gradient.probe import (
     output_shapes,
     refuse_disagreement,
@@ -37,12 +37,12 @@ from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.replay import Replay
 from fgcli.gradient.segment import GraphSegment, Lookahead
 from fgcli.gradient.sites import (
-    LAYERS,
     Site,
     SiteModule,
     named_site_modules,
     refuse_forward_hooks,
     refuse_mixing_layers,
+    refuse_no_site,
     refuse_shared_weights,
     weight_gradients,
 )
@@ -114,12 +114,13 @@ class ForwardGradient:
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
         example = example[:TRIED]
         refuse_mixing_layers(model)
+        refuse_low(model)
         candidates = named_site_modules(model)
         refuse_shared_weights(candidates)
         refuse_forward_hooks(candidates)
         shapes = output_shapes(model, candidates, example)
         if not shapes:
-            raise ModelRefused(f"the model has no site: no {LAYERS} layer that its forward calls")
+            refuse_no_site(model)
         single, needs = self.tangents.single, self.method.needs != "nothing"
         if not single:
             refuse_random_layers(model, example)
@@ -344,6 +345,8 @@ class ForwardGradient:
             driven.site.memory.clear()
         for key, value in state.items():
             name, _, entry = key.rpartition("/")
+            if name not in self._driven:
+                raise ModelRefused(f"the state holds {key}, but the model has no site '{name}'; it is another model's")
             self._driven[name].site.memory[entry] = value
         self._prepared_at = None
 

@@ -14,6 +14,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Estimator, FindsFaults, Loss
 from fgcli.gradient.randomness import StepRng
 
@@ -79,6 +80,18 @@ def lowered(model: nn.Module, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor
         return values.detach().to(dtype) if values.dtype == torch.float32 else values
 
     return {name: low(values) for name, values in tensors.items()}, low(inputs)
+
+
+def refuse_low(model: nn.Module) -> None:
+    """Raises ModelRefused for weights in a low precision: guesses and gradients need float32."""
+    for name, parameter in model.named_parameters():
+        if parameter.dtype in LOW:
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise ModelRefused(
+                f"parameter '{name}' is in {dtype}, in which no guess can be made: keep the model and its inputs in "
+                f"float32 (model.float()), or use weight-perturbation or backprop; `fg train --precision {dtype}` "
+                "computes a float32 model's layers in it"
+            )
 
 
 def lacks(device: torch.device, dtype: torch.dtype) -> str | None:

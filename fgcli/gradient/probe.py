@@ -1,5 +1,6 @@
 """Trial passes of a model: which layers it calls as sites, and what it does that would make a guess wrong unnoticed."""
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -94,24 +95,32 @@ def refuse_operations(model: nn.Module, sites: Mapping[str, SiteModule], example
 
     of_sites = {id(p) for module in sites.values() for p in module.parameters(recurse=False)}
     directions = {n: torch.zeros_like(p) for n, p in model.named_parameters() if id(p) not in of_sites}
-    with torch.no_grad(), forward_ad.dual_level(), naming_missing_formulas(passed):
+    with torch.no_grad(), forward_ad.dual_level(), naming_missing_formulas(model, passed):
         with hooks(sites, arrive, nn.Module.register_forward_pre_hook):
             outputs = dual_forward(model, example[:2], sites, first_alone, directions)
         refuse_mixed(outputs)
 
 
 @contextmanager
-def naming_missing_formulas(passed: Sequence[str]) -> Iterator[None]:
+def naming_missing_formulas(model: nn.Module, passed: Sequence[str]) -> Iterator[None]:
     """Within it, the error for an operation without a forward-mode formula is a ModelRefused that names the last of
-    what the pass has come to."""
+    what the pass has come to, and the layer that the operation is in."""
     try:
         yield
     except NotImplementedError as cause:
         reason = str(cause).splitlines()[0]
         raise ModelRefused(
-            f"{passed[-1]} is followed by an operation without a forward-mode formula ({reason}); use an operation "
-            "that has one, or the method backprop"
+            f"{passed[-1]} is followed by an operation without a forward-mode formula{_layer_of(model, cause)} "
+            f"({reason}); use an operation that has one, or the method backprop"
         ) from cause
+
+
+def _layer_of(model: nn.Module, error: Exception) -> str:
+    """Completes «an operation …» by the innermost layer that the error came through, if it is not the model itself."""
+    names = {id(module): name for name, module in model.named_modules()}
+    through = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inner = [one for one in through if id(one) in names]
+    return f", in layer '{names[id(inner[-1])]}' ({type(inner[-1]).__name__})" if inner and names[id(inner[-1])] else ""
 
 
 def refuse_other_uses(model: nn.Module, sites: Mapping[str, SiteModule], example: Tensor) -> None:

@@ -80,6 +80,31 @@ def named_site_modules(model: nn.Module) -> dict[str, SiteModule]:
     return {name: module for name, module in model.named_modules() if is_site(module)}
 
 
+def refuse_frozen(model: nn.Module) -> None:
+    """Raises ModelRefused where no parameter is to be trained."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelRefused(
+            f"no parameter of the model ({type(model).__name__}) requires a gradient, so that nothing would be "
+            "trained; set requires_grad of those that should be"
+        )
+
+
+def refuse_no_site(model: nn.Module) -> None:
+    """Raises ModelRefused for a model whose forward calls no site. Names layers that would be, but for their weight."""
+    others = [
+        f"'{name}' ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and not is_site(module)
+    ]
+    none = f"the model has no site: no {LAYERS} layer that its forward calls"
+    if others:
+        none += (
+            f"; none are {', '.join(others)}, for a forward of their own or a weight that a parametrisation makes "
+            "(weight_norm, say): remove that, or use backprop"
+        )
+    raise ModelRefused(none)
+
+
 def refuse_shared_weights(sites: Mapping[str, SiteModule]) -> None:
     """Raises ModelRefused where two sites share a parameter: its gradient would be the sum over both."""
     owners: dict[int, str] = {}

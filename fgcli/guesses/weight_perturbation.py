@@ -61,7 +61,7 @@ class WeightPerturbation:
             return outputs.flatten(1).sum(1)
 
         try:
-            with hooks(self._sites, note), naming_missing_formulas(passed):
+            with hooks(self._sites, note), naming_missing_formulas(model, passed):
                 self._single(model, loss, batch, rng)
                 if not self.tangents.single:
                     self._batched(model, loss, batch, rng)

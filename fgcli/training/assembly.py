@@ -22,6 +22,7 @@ from fgcli.gradient.estimator import Batch, Coverage, Estimator, SettlesOptions
 from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.gradient.precision import LowPrecision, lacks
 from fgcli.gradient.randomness import Streams
+from fgcli.gradient.sites import refuse_frozen
 from fgcli.guesses.driven import driven
 from fgcli.recipe import Recipe, Section, section_options
 from fgcli.training.recorder import Recorder, make_recorder
@@ -172,6 +173,7 @@ class _Parts:
 
 def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor) -> Coverage:
     try:
+        refuse_frozen(model)
         coverage = estimator.bind(model, example)
     except ModelRefused as refusal:
         raise UsageError(f"method {recipe.method} cannot train model {recipe.model}: {refusal}") from refusal

@@ -64,6 +64,7 @@ SOURCE = '''
             if what == "shared":
                 self.again = nn.Linear(5, 5)
                 self.again.weight = self.middle.weight
+            self.requires_grad_(what != "frozen")
 
         def forward(self, x):
             h = torch.tanh(self.hidden(x.flatten(1)))
@@ -207,6 +208,7 @@ REFUSED = {
     ),
     "twice": ("wt", "site 'middle' is called twice in one forward pass", "give each call a layer of its own"),
     "shared": ("wt", "sites 'middle' and 'again' share a parameter", "or use weight-perturbation"),
+    "frozen": ("backprop", "no parameter of the model (Bad) requires a gradient", "set requires_grad"),
 }
 
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 from networks import batch_for, cross_entropy
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from fgcli.extend.options import GuessOptions, Options
 from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.estimator import Estimator
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.randomness import Streams
@@ -86,6 +88,10 @@ def tied() -> nn.Module:
         ),
         (nn.Sequential(nn.Linear(4, 4), Pair(4, 4)), "the model gives a tuple; it must give one tensor"),
         (nn.Sequential(nn.ReLU()), "has no site"),
+        (
+            nn.Sequential(weight_norm(nn.Linear(4, 4))),
+            r"has no site: .*; none are '0' \(ParametrizedLinear\), .*backprop",
+        ),
         (nn.Sequential(nn.Flatten(0), nn.Linear(8, 4)), "first axis must be the batch"),
     ],
 )
@@ -127,6 +133,14 @@ class Uses(nn.Module):
                 return self.b(input=h)
             case _:
                 raise ValueError(self.use)
+
+
+@pytest.mark.parametrize("estimator", [ForwardGradient(Isotropic()), WeightPerturbation(Options())])
+def test_an_operation_without_formula_names_the_layer_that_it_is_in(estimator: Estimator) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), weight_norm(nn.Linear(4, 4)))
+    said = r"site '0' is followed by an operation without a forward-mode formula, in layer '2\..*' \(_WeightNorm\)"
+    with pytest.raises(ModelRefused, match=said):
+        estimator.bind(model, torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize(
