@@ -9,13 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fgcli.errors import UsageError
+from fgcli.errors import UsageError, exception_text
 from fgcli.extend.entry_options import checked_options
 from fgcli.extend.options import GuessOptions, with_engine_options
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.checked import Guess
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss
 from fgcli.gradient.randomness import Streams
+from fgcli.gradient.sites import refuse_frozen
 from fgcli.guesses.driven import driven
 
 
@@ -41,6 +42,7 @@ class ForwardGradient:
         self.coverage: Coverage | None = None
         """How each parameter is trained; known after the first step."""
         self._estimator = _estimator(method, options)
+        self._method = method if isinstance(method, str) else type(method).__name__
         self._seed = seed
         self._bound_to: object = None
         self._state: dict[str, Tensor] = {}  # to be taken up by the next `bind`
@@ -54,7 +56,7 @@ class ForwardGradient:
 
         The first step, and any after a change of what the model is or takes, looks the model over first: it raises
         ModelRefused, which names the layer and the mend, for one that the method cannot train. UsageError for inputs
-        and losses that are not as said above.
+        and losses that are not as said above, or that the method cannot follow.
         """
         if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.dim() and y.dim() and len(x) == len(y) > 0):
             found = " and ".join(str(list(one.shape)) if isinstance(one, Tensor) else str(type(one)) for one in (x, y))
@@ -63,7 +65,7 @@ class ForwardGradient:
             raise UsageError("step is called in torch.inference_mode(), which has no tangents; leave it out")
         self._bind(x)
         rng = Streams(self._seed).at(self.steps)
-        estimate = self._estimator.estimate(self.model, per_sample(loss_fn), Batch(x, y), rng)
+        estimate = self._estimator.estimate(self.model, per_sample(loss_fn, len(x)), Batch(x, y), rng)
         for name, parameter in self.model.named_parameters():
             gradient = estimate.gradients.get(name)
             if gradient is not None:
@@ -74,11 +76,20 @@ class ForwardGradient:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed loop needs beside model and optimiser: seed, steps, and what the method keeps."""
         bound = self._bound_to is not None
-        return {"seed": self._seed, "steps": self.steps, "method": self._estimator.state() if bound else self._state}
+        kept = self._estimator.state() if bound else self._state
+        return {"seed": self._seed, "steps": self.steps, "method": self._method, "kept": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state of another instance with the same method."""
-        self._seed, self.steps, self._state = state["seed"], state["steps"], dict(state["method"])
+        """Take up the state of another instance with the same method and model.
+
+        UsageError for any other state; that of another model is a ModelRefused in the next step.
+        """
+        expected = {"seed", "steps", "method", "kept"}
+        if state.keys() != expected:
+            raise UsageError(f"the state has the keys {sorted(state)}; one of ForwardGradient has {sorted(expected)}")
+        if state["method"] != self._method:
+            raise UsageError(f"the state is that of the method {state['method']}; the method here is {self._method}")
+        self._seed, self.steps, self._state = state["seed"], state["steps"], dict(state["kept"])
         self._bound_to = None
 
     def _bind(self, x: Tensor) -> None:
@@ -88,6 +99,7 @@ class ForwardGradient:
         seen = (x.shape[1:], x.dtype, x.device, trained, tuple((id(one), one.training) for one in modules))
         if seen == self._bound_to:
             return
+        refuse_frozen(self.model)
         state = self._state if self._bound_to is None else self._estimator.state()
         self.coverage = self._estimator.bind(self.model, x)
         self._estimator.load_state(state)
@@ -112,25 +124,40 @@ def _estimator(method: str | Guess | Estimator, options: dict[str, Any]) -> Esti
     return made if kind == "estimator" else driven(made, checked)
 
 
-def per_sample(loss_fn: Callable[..., Tensor]) -> Loss:
-    """The loss as estimators want it, [batch], such that its mean is what `loss_fn` gives.
+def per_sample(loss_fn: Callable[..., Tensor], samples: int) -> Loss:
+    """The loss as estimators want it, [batch], such that its mean is what `loss_fn` gives; of a batch of `samples`.
 
-    UsageError for a reduction other than "mean" and "none", and, once it is called, for a loss of another shape.
+    UsageError for a reduction other than "mean" and "none", and, once it is called, for a loss of another shape, for
+    one without forward-mode formula where that is asked for, and for one that other rows than the batch's do not suit.
     """
     reduction, unreduced = _unreduced(loss_fn)
     if reduction not in (None, "mean", "none"):
         allowed = "it must be 'mean' or 'none', as the gradient is that of the mean over the samples"
         raise UsageError(f"the loss has reduction {reduction!r}; {allowed}")
 
+    def other_rows(targets: Tensor) -> str:
+        return (
+            f"it was called with {len(targets)} rows for a batch of {samples}, as it is with several tangents and with "
+            "memory=replay: it must use only its arguments (what else belongs to a sample can be put into y)"
+        )
+
     def losses_of(outputs: Tensor, targets: Tensor) -> Tensor:
-        losses = unreduced(outputs, targets)
-        if reduction == "mean":
-            losses = losses.flatten(1).mean(1) if losses.dim() > 1 else losses
-            # With class weights, ignored targets and the like, it is no plain mean over the samples.
-            mean = losses.mean().detach()
-            ratio = loss_fn(outputs, targets).detach() / mean
-            plain = (mean == 0) | torch.isclose(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
-            losses = losses * torch.where(plain, 1, ratio)
+        try:
+            losses = unreduced(outputs, targets)
+            if reduction == "mean":
+                losses = _with_mean(losses, loss_fn(outputs, targets).detach())
+        except Exception as cause:
+            reason = exception_text(cause).splitlines()[0]
+            if any(sign in reason for sign in ("forward AD", "forward mode AD", "functorch", "vmap")):
+                raise UsageError(
+                    f"the loss has an operation that forward-mode differentiation cannot follow ({reason}); use "
+                    "another operation, or the method backprop"
+                ) from cause
+            if len(targets) != samples:
+                raise UsageError(f"the loss failed ({reason}); {other_rows(targets)}") from cause
+            raise
+        if len(targets) != samples and isinstance(losses, Tensor) and losses.shape == (samples,):
+            raise UsageError(f"the loss gave {list(losses.shape)} for {len(targets)} samples; {other_rows(targets)}")
         if not isinstance(losses, Tensor) or losses.shape != targets.shape[:1]:
             found = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise UsageError(
@@ -140,6 +167,17 @@ def per_sample(loss_fn: Callable[..., Tensor]) -> Loss:
         return losses
 
     return losses_of
+
+
+def _with_mean(losses: Tensor, whole: Tensor) -> Tensor:
+    """Losses [batch] of any per-sample ones [batch, ...], such that their mean is `whole`."""
+    losses = losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+    # With class weights, ignored targets and the like, it is no plain mean over the samples.
+    mean = losses.mean().detach()
+    ratio = whole / mean
+    plain = (mean == 0) | torch.isclose(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
+    # Of targets that are all ignored the mean is NaN; its gradient is 0, as torch has it.
+    return losses * torch.where(plain, 1, ratio) + torch.where(plain & whole.isnan(), torch.nan, 0)
 
 
 def _unreduced(loss_fn: Callable[..., Tensor]) -> tuple[str | None, Callable[..., Tensor]]:

@@ -75,10 +75,14 @@ def test_the_gradient_is_that_of_the_users_own_mean_loss(name: str, method: str)
 def test_ignored_targets_in_sequences_and_a_batch_of_nothing_else() -> None:
     outputs = torch.randn(2, 4, 3, dtype=torch.float64)
     targets = torch.tensor([[0, -100, -100], [1, 2, 3]])
-    losses = per_sample(F.cross_entropy)(outputs, targets)
+    losses = per_sample(F.cross_entropy, 2)(outputs, targets)
     assert losses.shape == (2,)
     torch.testing.assert_close(losses.mean(), F.cross_entropy(outputs, targets))
-    assert per_sample(F.cross_entropy)(outputs, torch.full_like(targets, -100)).tolist() == [0, 0]
+    for method in ("backprop", "activation-perturbation", "weight-perturbation"):
+        model, (x, _) = small(), batch(2)
+        loss = ForwardGradient(model, method).step(x, torch.tensor([-100, -100]), F.cross_entropy)
+        assert loss.isnan()  # as torch has it, with gradients of 0
+        assert not any(gradient.any() for gradient in given(model))
 
 
 def test_gradients_accumulate_as_those_of_backward() -> None:
@@ -112,7 +116,7 @@ def test_a_loop_that_is_taken_up_again_goes_on_to_the_same_bits() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     kept = copy.deepcopy((model.state_dict(), gradient.state_dict(), optimizer.state_dict()))
     assert kept[1]["steps"] == 4
-    assert kept[1]["method"]
+    assert kept[1]["kept"]
     expected = losses_of(model, gradient, optimizer, 5)
 
     again = small()
@@ -123,6 +127,25 @@ def test_a_loop_that_is_taken_up_again_goes_on_to_the_same_bits() -> None:
     assert resumed.state_dict() == kept[1]
     assert losses_of(again, resumed, other, 5) == expected
     assert losses_of(again, ForwardGradient(again, **options, seed=4), other, 3) != expected[:3]
+
+
+def test_the_state_of_another_method_or_model_is_refused() -> None:
+    model, (x, y) = small(), batch()
+    gradient = ForwardGradient(model, "wperp", k=2)
+    gradient.step(x, y, F.cross_entropy)
+    state = gradient.state_dict()
+    with pytest.raises(UsageError, match=r"^the state is that of the method wperp; the method here is wt$"):
+        ForwardGradient(model, "wt").load_state_dict(state)
+    with pytest.raises(
+        UsageError, match=r"^the state has the keys \['0.bias', .*\]; one of ForwardGradient has \['kept'"
+    ):
+        gradient.load_state_dict(dict(model.state_dict()))
+    other = ForwardGradient(nn.Sequential(nn.Flatten(), *model), "wperp", k=2)
+    other.load_state_dict(state)
+    with pytest.raises(
+        ModelRefused, match=r"the state holds 0/left, but the model has no site '0'; it is another model's"
+    ):
+        other.step(x, y, F.cross_entropy)
 
 
 def test_every_step_draws_anew_and_every_seed_differently() -> None:
@@ -226,10 +249,52 @@ def test_a_mean_with_weights_of_its_own_is_that_of_the_loss() -> None:
         return losses if reduction == "none" else (weights * losses).sum() / weights.sum()
 
     outputs, targets = torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 3
-    mean = per_sample(weighted)(outputs, targets).mean()
+    mean = per_sample(weighted, 6)(outputs, targets).mean()
     torch.testing.assert_close(mean, weighted(outputs, targets))
 
 
 def test_inference_mode_is_refused() -> None:
     with torch.inference_mode(), pytest.raises(UsageError, match=r"torch.inference_mode\(\), which has no tangents"):
         ForwardGradient(nn.Linear(3, 2)).step(torch.zeros(4, 3), torch.zeros(4, 2), F.mse_loss)
+
+
+@pytest.mark.parametrize("method", ["activation-perturbation", "weight-perturbation"])
+@pytest.mark.parametrize("tangents", [1, 2])
+def test_a_loss_that_forward_mode_cannot_follow_is_refused(method: str, tangents: int) -> None:
+    gradient = ForwardGradient(small(), method, tangents=tangents)
+    said = (
+        r"the loss has an operation that forward-mode .* cannot follow \(NotImplementedError: .*multi_margin.*backprop"
+    )
+    with pytest.raises(UsageError, match=said):
+        gradient.step(*batch(), F.multi_margin_loss)
+
+
+def test_a_loss_that_uses_more_than_its_arguments_is_refused_where_it_sees_other_rows() -> None:
+    weights, (x, y) = torch.rand(3, dtype=torch.float64), batch()
+    gradient = ForwardGradient(small(), "activation-perturbation", tangents=2)
+    said = "called with 6 rows for a batch of 3, as it is with several tangents .* must use only its arguments"
+    with pytest.raises(UsageError, match=rf"the loss failed \(RuntimeError: The size of tensor .*{said}"):
+        gradient.step(x, y, lambda s, t: weights * F.cross_entropy(s, t, reduction="none"))
+    with pytest.raises(UsageError, match=rf"the loss gave \[3\] for 6 samples; .*{said}"):
+        gradient.step(x, y, lambda s, t: weights)
+
+
+def test_a_fault_of_the_loss_itself_is_left_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="The size of tensor a"):
+        ForwardGradient(small(), "activation-perturbation").step(*batch(), lambda s, t: s.sum(1) + torch.zeros(2))
+
+
+def test_a_model_with_nothing_to_train_is_refused() -> None:
+    for method in ("wt", "weight-perturbation", "backprop"):
+        gradient = ForwardGradient(small().requires_grad_(False), method)
+        with pytest.raises(ModelRefused, match=r"^no parameter of the model \(Sequential\) requires a gradient"):
+            gradient.step(*batch(), F.cross_entropy)
+
+
+def test_weights_in_low_precision_are_refused() -> None:
+    x, y = batch()
+    gradient = ForwardGradient(small().bfloat16(), "wt")
+    with pytest.raises(
+        ModelRefused, match=r"parameter '0.weight' is in bfloat16, .* keep .* float32 \(model.float\(\)\)"
+    ):
+        gradient.step(x.bfloat16(), y, F.cross_entropy)
