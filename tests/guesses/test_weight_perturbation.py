@@ -133,7 +133,7 @@ class Between(nn.Module):
 @pytest.mark.parametrize(
     ("what", "tangents", "message"),
     [
-        ("formula", 1, "site '0' is followed by an operation without a forward-mode formula .*special_zeta.* backprop"),
+        ("formula", 1, r"site '0' is followed by .* formula, in layer '1' \(Between\) \(.*special_zeta.* backprop"),
         ("numpy", 2, "site '0' is followed by what torch.func cannot follow .* or tangents=1"),
         ("state", 2, r"layer '1' \(Between\) changes its buffer 'mean' in the forward pass"),
     ],
