@@ -22,9 +22,11 @@ class LinearMap:
 
 @dataclass(frozen=True)
 class Kept:
-    """The guesses themselves, y [batch, K, *site.shape]."""
+    """The guesses themselves, y [batch, K, *site.shape], and, where `combine` asks for it, their noise."""
 
     guesses: Tensor
+    noise: Tensor | None = None
+    """[batch, noise_dim, K]."""
 
     def first(self) -> Tensor:
         """y of the first tangent."""
@@ -37,7 +39,7 @@ class Kept:
     @property
     def vectors(self) -> Tensor:
         """What `combine` orthogonal or projection takes the Gram matrix of: [batch, n, K]."""
-        return self.guesses.flatten(2).mT
+        return self.guesses.flatten(2).mT if self.noise is None else self.noise
 
     def combined(self, c: Tensor) -> Tensor:
         """Σ_k c_k y_k of c [batch, K]: [batch, *site.shape]. Where K = 1, y itself is written into."""

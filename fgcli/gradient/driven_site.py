@@ -79,4 +79,9 @@ class DrivenSite:
         shape = (len(s), linear.noise_dim)
         noise = [tangents.noise(rng, "guess", self.site.name, k, shape, s) for k in part]
         drawn = Mapped(linear, torch.stack(noise, dim=1).mT)
-        return Kept(drawn.all()) if tangents.combine == "projection" else drawn
+        if tangents.combine == "projection":
+            return Kept(drawn.all())
+        if jacobian is not None and len(part) == tangents.number:
+            # Not the map, which holds W̃ and all that its operations have computed, and takes several products.
+            return Kept(drawn.all(), drawn.noise if tangents.combine == "orthogonal" else None)
+        return drawn

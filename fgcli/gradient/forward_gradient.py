@@ -19,7 +19,7 @@ from fgcli.gradient import checked
 from fgcli.gradient.batched import Link, batched_derivatives
 from fgcli.gradient.chain import Above, NoSegment, OutputLayer, Segment, find_segments
 from fgcli.gradient.checked import Guess
-from fgcli.gradient.draws import Drawn, Kept, LinearMap, joined
+from fgcli.gradient.draws import Drawn, Kept, LinearMap, Mapped, joined
 from fgcli.gradient.driven_site import DrivenSite
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
@@ -238,34 +238,36 @@ class ForwardGradient:
     ) -> DualPass:
         inputs: dict[str, Tensor] = {}
         draws: dict[str, list[Drawn]] = {name: [] for name in self._modules}
+        chunks = list(self.tangents.parts)
         with full_precision(batch.inputs):
-            ahead = list(self._ahead(batch.inputs))
+            ahead = self._ahead(batch.inputs)  # of one chunk, a Jacobian at a time
+            ahead = list(ahead) if len(chunks) > 1 else ahead
 
         def derivatives(part: range, directions: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-            guesses: dict[str, Tensor] = {}
-
-            def draw(driven: DrivenSite, s: Tensor, jacobian: UpstreamJacobian | None = None) -> None:
-                drawn = driven.draw_several(s, rng, self.tangents, part, jacobian)
-                draws[driven.site.name].append(drawn)
-                guesses[driven.site.name] = drawn.all()
+            with full_precision(batch.inputs):
+                drawn = {
+                    name: self._driven[name].draw_several(s, rng, self.tangents, part, jacobian)
+                    for name, s, jacobian in ahead
+                }
+                guesses = {name: one.all() for name, one in drawn.items() if isinstance(one, Mapped)}
 
             def perturb(name: str, x: Tensor, s: Tensor) -> Tensor:
                 inputs[name] = x
-                if name not in guesses:
+                if name not in drawn:
                     self._driven[name].observe(s)
-                    draw(self._driven[name], s)
-                return guesses.pop(name)
+                    drawn[name] = self._driven[name].draw_several(s, rng, self.tangents, part)
+                return guesses.pop(name) if name in guesses else drawn[name].all()
 
-            with full_precision(batch.inputs):
-                for name, s, jacobian in ahead:
-                    draw(self._driven[name], s, jacobian)
             with forward_ad.dual_level():
-                return batched_derivatives(
+                found = batched_derivatives(
                     model, loss, batch, self._modules, perturb, len(part), self._links, directions
                 )
+            for name, one in drawn.items():
+                draws[name].append(one)
+            return found
 
         # What has a tangent of its own has it in the first part.
-        parts = [derivatives(part, {} if number else directions) for number, part in enumerate(self.tangents.parts)]
+        parts = [derivatives(part, {} if number else directions) for number, part in enumerate(chunks)]
         delta = torch.cat([part[1] for part in parts], dim=1)
         whole = {name: joined(some) for name, some in draws.items()}
         losses, _, along_directions = parts[0]

@@ -1,6 +1,7 @@
 """Several tangents in one pass: each held to the true gradient, what they make together to closed forms; in float64."""
 
 import math
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,8 @@ from fgcli.gradient.estimator import Batch
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.randomness import Streams
-from fgcli.gradient.tangents import Tangents
+from fgcli.gradient.sites import Site
+from fgcli.gradient.tangents import Combine, Tangents
 from fgcli.guesses.transpose import Transpose
 
 RNG = Streams(3).at(7)
@@ -83,7 +85,7 @@ def test_parameters_that_no_site_covers_have_a_tangent_of_their_own() -> None:
     torch.testing.assert_close(estimates["perturb"], estimates["freeze"])
 
 
-@pytest.mark.parametrize("tangents", [Tangents(3), Tangents(3, "orthogonal", chunk=2)])
+@pytest.mark.parametrize("tangents", [Tangents(3), Tangents(3, "orthogonal"), Tangents(3, "orthogonal", chunk=2)])
 def test_several_guesses_through_a_jacobian_that_is_no_matrix(tangents: Tangents) -> None:
     model = residual()
     batch = batch_for(model, 4)
@@ -91,13 +93,54 @@ def test_several_guesses_through_a_jacobian_that_is_no_matrix(tangents: Tangents
     sites = estimator.bind(model, batch.inputs).sites
     drawn = estimator.dual_pass(model, cross_entropy, batch, RNG)
     true = site_gradients(model, cross_entropy, batch, sites)
-    expected = torch.stack(
-        [
-            (y * true[site].unsqueeze(1)).flatten(2).sum(2)
-            for site, y in guesses(estimator, model, batch, tangents.number).items()
-        ]
-    ).sum(0)
+    found = guesses(estimator, model, batch, tangents.number)
+    expected = torch.stack([(y * true[site].unsqueeze(1)).flatten(2).sum(2) for site, y in found.items()]).sum(0)
     torch.testing.assert_close(drawn.directional_derivative, expected)
+    if tangents.combine == "orthogonal":  # the same coefficients from the Gram matrix of the noise, of all sites
+        maps = estimator.linear_maps(model, batch.inputs, RNG.step)
+        shapes = {name: (len(batch.inputs), one.noise_dim) for name, one in maps.items()}
+        z = torch.cat(
+            [
+                torch.stack([tangents.noise(RNG, "guess", name, k, shape, batch.inputs) for k in range(3)], dim=2)
+                for name, shape in shapes.items()
+            ],
+            dim=1,
+        )
+        coefficients = z.shape[1] / 3 * torch.linalg.solve(z.mT @ z, expected)
+        torch.testing.assert_close(drawn.coefficients, coefficients)
+    for site, y in found.items():
+        torch.testing.assert_close(
+            drawn.draws[site].combined(drawn.coefficients), torch.einsum("bk,bk...->b...", drawn.coefficients, y)
+        )
+
+
+class Watched(Transpose):
+    """Keeps weak references to the upstream Jacobians that it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[weakref.ref[object]] = []
+
+    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
+        if site.jacobian is not None:
+            self.seen.append(weakref.ref(site.jacobian))
+        return super().map(site, prepared, z)
+
+
+@pytest.mark.parametrize("combine", ["mean", "orthogonal", "projection"])
+def test_no_jacobian_outlives_its_draws(combine: Combine) -> None:
+    model, guess = residual(), Watched()
+    batch = batch_for(model, 4)
+    estimator = ForwardGradient(guess, tangents=Tangents(3, combine))
+    estimator.bind(model, batch.inputs)
+    guess.seen.clear()
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        assert len(guess.seen) == 4  # conv, grouped, enter, inner: one map each, for all tangents
+        assert not any(reference() for reference in guess.seen)
+        return cross_entropy(outputs, targets)
+
+    estimator.estimate(model, loss, batch, RNG)
+    assert len(guess.seen) == 4
 
 
 SMALL = chain(4, 5, 6, 3, seed=2)
