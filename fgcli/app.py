@@ -159,7 +159,11 @@ def main() -> None:
     logging.getLogger("fgcli").addHandler(_Warnings(logging.WARNING))
     # Where its cache cannot be written it takes a temporary folder, which nobody needs to be told in three lines.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    app()
+    try:
+        app()
+    except OSError as error:  # of what --help and --version write, before any command
+        typer.echo(f"fg: {error.strerror or error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

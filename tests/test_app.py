@@ -1,6 +1,7 @@
 import errno
 import io
 import logging
+import os
 import resource
 import subprocess
 import sys
@@ -206,3 +207,13 @@ def test_the_help_lists_every_command_with_its_summary():
 def test_every_built_in_command_opens_with_its_summary_or_says_more():
     for one in load_registry().registered("subcommand"):
         assert fg(one.entry.name, "--help").exit_code == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_a_full_disk_behind_the_help_is_one_line(argument):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "fgcli", argument], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "fg: No space left on device\n")

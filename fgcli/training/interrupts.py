@@ -12,6 +12,10 @@ from fgcli.errors import RunError
 # SIGUSR1 is what SLURM sends ahead of a time limit (sbatch --signal=USR1@300), SIGHUP a terminal that is closed.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 
+GRACE_S = 1.0
+"""How long Python has to end by itself at a second signal."""
+_OVER = b"\0"  # no signal
+
 
 class Interrupted(RunError):
     """Stopped by a signal; the exit code is 128 and the signal's number, as the shell has it."""
@@ -43,14 +47,49 @@ def stop_request() -> Iterator[StopRequest]:
 
     Outside the main thread, where Python delivers no signals, nothing is noted.
     """
-    request, before = StopRequest(), {}
-    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    if threading.current_thread() is threading.main_thread():
-        before = {n: handler for n in numbers if (handler := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, request.note)
-    try:
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
         yield request
+        return
+    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    before = {n: handler for n in numbers if (handler := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
+    with _ended_in_native_code(set(before)):
+        for number in before:
+            signal.signal(number, request.note)
+        try:
+            yield request
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _ended_in_native_code(numbers: set[int]) -> Iterator[None]:
+    """Within, a SIGINT after another signal ends the process even while torch computes for minutes.
+
+    Python calls handlers between its own instructions alone, and once for two signals that came meanwhile. Here a
+    thread counts them. What is on the disk is whole, as after any kill.
+    """
+    over, (reading, writing) = threading.Event(), os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        seen = False
+        while (byte := os.read(reading, 1)) not in (b"", _OVER):
+            if seen and byte[0] == signal.SIGINT and not over.wait(GRACE_S):
+                os.write(2, b"fg: interrupted at once, within a step; `fg train --resume` goes on with the run\n")
+                os._exit(128 + signal.SIGINT)
+            seen |= byte[0] in numbers
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        over.set()
+        signal.set_wakeup_fd(before)
+        os.write(writing, _OVER)
+        watcher.join()
+        os.close(reading)
+        os.close(writing)

@@ -72,9 +72,12 @@ def refuse_in_use(folder: Path) -> None:
 
 
 def _refuse_other(file: Path) -> None:
-    """UsageError where a pipe, a folder or a link has the lock's name."""
-    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
-        raise UsageError(f"{file} is no regular file, which the lock of a run must be; remove it")
+    """UsageError where a pipe, a folder or a link, hard ones too, has the lock's name."""
+    if not os.path.lexists(file):
+        return
+    found = file.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise UsageError(f"{file} is no regular file of its own, which the lock of a run must be; remove it")
 
 
 def _flock(descriptor: int, *, exclusive: bool) -> str | None:

@@ -1,6 +1,10 @@
 """Signals that stop a run: real ones, in real processes, at a step that is known."""
 
+import hashlib
+import os
 import signal
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from tiny_runs import FLAGS, go_on, rows, run, untimed, weights
 
 from fgcli.training.checkpoints import CheckpointStore
 from fgcli.training.interrupts import stop_request
+from fgcli.training.sinks import SinkReporter
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +51,33 @@ def test_a_ctrl_c_after_a_signal_stops_at_once(first: signal.Signals) -> None:
     assert process.stderr == (
         "fg: interrupted at once, after step 7; go on, from the last checkpoint, with: fg train --resume run\n"
     )
+    assert steps("run") == [3, 6]
+    assert untimed(go_on(Path("run"))) == untimed(run(Path("whole")))
+
+
+def in_one_call(at: int) -> None:
+    """After that step, two signals while one call of C goes on: Python hears of one, and when the call is over."""
+
+    def send() -> None:
+        for _ in range(2):
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stepped = SinkReporter.stepped
+
+    def hit(self: SinkReporter, step: int, loss: float) -> None:
+        stepped(self, step, loss)
+        if step == at:
+            threading.Thread(target=send, daemon=True).start()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)
+
+    SinkReporter.stepped = hit
+
+
+def test_two_ctrl_c_during_one_long_call_stop_at_once() -> None:
+    found, process = fg_process("train", *FLAGS, "--out", "run", prepare=partial(in_one_call, 7))
+    assert found == 130
+    assert process.stderr == "fg: interrupted at once, within a step; `fg train --resume` goes on with the run\n"
     assert steps("run") == [3, 6]
     assert untimed(go_on(Path("run"))) == untimed(run(Path("whole")))
 

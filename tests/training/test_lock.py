@@ -98,13 +98,14 @@ def test_where_there_are_no_locks_the_run_goes_on_with_a_warning(
     ]
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, partial(os.symlink, "outside")])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, partial(os.symlink, "outside"), partial(os.link, "precious")])
 def test_what_is_no_file_in_the_lock_s_place_is_refused_at_once(
     tmp_path: Path, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", Stopper(4))
     (tmp_path / "empty").mkdir()
+    (tmp_path / "precious").write_text("another's")
     for folder, flag in (("run", "--resume"), ("empty", "--out")):
         (tmp_path / folder / lock.NAME).unlink(missing_ok=True)
         make(tmp_path / folder / lock.NAME)
@@ -112,6 +113,7 @@ def test_what_is_no_file_in_the_lock_s_place_is_refused_at_once(
         assert (done.exit_code, done.stdout) == (2, "")
         said = rf"fg: {folder}/lock is (no regular file|a link to outside).*; (remove|put) .*\n"
         assert re.fullmatch(said, done.stderr)
-        with pytest.raises(UsageError, match=f"{folder}/lock is no regular file, .*; remove it"):
+        with pytest.raises(UsageError, match=f"{folder}/lock is no regular file of its own, .*; remove it"):
             lock.acquire(tmp_path / folder)
     assert not (tmp_path / "outside").exists()
+    assert (tmp_path / "precious").read_text() == "another's"

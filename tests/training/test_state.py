@@ -110,3 +110,33 @@ def test_checkpoint_of_another_model_is_refused(tmp_path, change, named):
     found = through_a_file(assemble(tiny_recipe(), load_registry()), tmp_path)
     with pytest.raises(RunError, match=f"is of another model: {named} differs in shape or type, or is missing"):
         restore(assemble(tiny_recipe(**change), load_registry()), found)
+
+
+def resized(found, key):
+    found.tensors[key] = torch.zeros(3)
+
+
+def setting(found, key, value):
+    found.data["optimizer"]["param_groups"][0][key] = value
+
+
+FORGERIES = {
+    "slot": (
+        lambda c: resized(c, "optimizer.state.1.exp_avg"),
+        r"exp_avg of number 1 is \[3\], its parameter \[8, 8\]",
+    ),
+    "lr": (lambda c: setting(c, "lr", "boo"), "lr is 'boo', where 0.01 stands"),
+    "skipped": (lambda c: c.data.update(skipped=-5), "counts -5 skipped updates"),
+    "best": (lambda c: c.data.update(best=[1e300, 99999999]), "its best is .*99999999"),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_state_is_refused_before_a_step(tmp_path, forgery):
+    forge, message = FORGERIES[forgery]
+    first, second = (assemble(tiny_recipe(), load_registry()) for _ in range(2))
+    take_steps(first)
+    found = through_a_file(first, tmp_path)
+    forge(found)
+    with pytest.raises(RunError, match=message):
+        restore(second, found)
