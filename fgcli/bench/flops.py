@@ -2,7 +2,7 @@
 
 A multiply-add is two. What works element by element (activations, the optimiser, random numbers) is not counted. The
 tangents of forward-mode AD are counted as any other product. Factorisations are counted by Golub and Van Loan, Matrix
-Computations, 4th ed.; PyTorch's counter itself knows none of them.
+Computations, 4th ed.; PyTorch's counter itself knows none of them, nor products that are added in place.
 """
 
 import math
@@ -17,9 +17,13 @@ Shape = tuple[int, ...]
 
 def count_flops(run: Callable[[], object]) -> int:
     """What calling `run` takes."""
-    with FlopCounterMode(display=False, custom_mapping=_FACTORISATIONS) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_PYTORCH) as counter:
         run()
     return int(counter.get_total_flops())
+
+
+def _added_product(shape: Shape, left: Shape, right: Shape, *rest: Any, **named: Any) -> int:
+    return 2 * left[0] * left[1] * right[1]
 
 
 def _cholesky(shape: Shape, *rest: Any, **named: Any) -> int:
@@ -53,7 +57,8 @@ def _svd(shape: Shape, *rest: Any, **named: Any) -> int:
 
 
 _ATEN = torch.ops.aten
-_FACTORISATIONS: dict[Any, Any] = {
+_UNKNOWN_TO_PYTORCH: dict[Any, Any] = {
+    _ATEN.addmm_: _added_product,
     _ATEN.linalg_cholesky_ex: _cholesky,
     _ATEN.linalg_solve_triangular: _triangular_solve,
     _ATEN.linalg_qr: _qr,

@@ -34,6 +34,8 @@ def test_operations_are_those_of_a_count_by_hand() -> None:
 def test_factorisations_are_counted() -> None:
     import torch
 
+    product = torch.ones(3, 5), torch.ones(5, 4)
+    assert count_flops(lambda: torch.zeros(3, 4).addmm_(*product)) == 2 * 3 * 5 * 4
     assert count_flops(lambda: torch.linalg.cholesky_ex(torch.eye(6).expand(5, 6, 6))) == 5 * 6**3 // 3
     triangle = torch.eye(6).expand(5, 6, 6)
     right = torch.ones(5, 6, 2)
