@@ -39,6 +39,7 @@ def load(path: Path) -> dict[str, Tensor] | None:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             # Copies: the tensors would lie in the mapped file, which another process may replace.
+            # And keys(), as a safe_open cannot be iterated.
             tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             stated = (file.metadata() or {}).get("sha256")
     except (safetensors.SafetensorError, OSError) as error:

@@ -1,6 +1,6 @@
 """What a checkpoint of a training holds: into tensors and JSON data, and back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,31 +148,25 @@ def _unpack_optimizer(optimizer: torch.optim.Optimizer, packed: dict[str, Any], 
         values = {key: unpack(value) for key, value in group.items()}
         # JSON knows no tuples; betas, say, is one.
         groups.append({key: tuple(v) if isinstance(current.get(key), tuple) else v for key, v in values.items()})
-        _refuse_other_kinds(groups[-1], current)
     state = {int(index): {key: unpack(v) for key, v in slots.items()} for index, slots in packed["state"].items()}
-    _refuse_other_shapes(optimizer, state)
+    _refuse_other_shapes(groups, optimizer, state)
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (ValueError, KeyError) as error:
         raise RunError(f"the checkpoint's optimiser state does not fit: {error}") from error
 
 
-def _refuse_other_kinds(group: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """RunError where a setting is of another type than the optimiser's own. None stands for what a device decides."""
-    for key, value in group.items():
-        own = current.get(key)
-        if key != "params" and None not in (value, own) and type(value) is not type(own):
-            raise RunError(f"the checkpoint's optimiser state does not fit: {key} is {value!r}, where {own!r} stands")
-
-
-def _refuse_other_shapes(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
-    """RunError where a fused optimiser's slot is no scalar and has not its parameter's shape.
+def _refuse_other_shapes(
+    groups: Sequence[Mapping[str, Any]], optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[str, Any]]
+) -> None:
+    """RunError where a slot of a fused optimiser is no scalar and has not its parameter's shape.
 
     Fused kernels look at no shape: they would read and write beyond it.
     """
-    parameters = [(group, p) for group in optimizer.param_groups for p in group["params"]]
-    for index, (group, parameter) in enumerate(parameters):
+    own = zip(groups, optimizer.param_groups, strict=True)
+    parameters = [(group.get("fused"), parameter) for group, current in own for parameter in current["params"]]
+    for index, (fused, parameter) in enumerate(parameters):
         for key, value in state.get(index, {}).items():
-            if group.get("fused") and isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+            if fused and isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
                 shapes = f"{list(value.shape)}, its parameter {list(parameter.shape)}"
                 raise RunError(f"the checkpoint's optimiser state does not fit: {key} of number {index} is {shapes}")

@@ -116,16 +116,11 @@ def resized(found, key):
     found.tensors[key] = torch.zeros(3)
 
 
-def setting(found, key, value):
-    found.data["optimizer"]["param_groups"][0][key] = value
-
-
 FORGERIES = {
     "slot": (
         lambda c: resized(c, "optimizer.state.1.exp_avg"),
         r"exp_avg of number 1 is \[3\], its parameter \[8, 8\]",
     ),
-    "lr": (lambda c: setting(c, "lr", "boo"), "lr is 'boo', where 0.01 stands"),
     "skipped": (lambda c: c.data.update(skipped=-5), "counts -5 skipped updates"),
     "best": (lambda c: c.data.update(best=[1e300, 99999999]), "its best is .*99999999"),
 }
