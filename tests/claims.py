@@ -44,6 +44,7 @@ GUESSES = [
     Claim("wperp", {"k": 3, "solver": "svd"}, projector=True),
     Claim("wperp", {"k": "rank", "solver": "svd"}, unbiased=True, projector=True),
     Claim("wperp", {"k": 3, "solver": "krylov"}, projector=True),
+    Claim("wperp", {"k": 3, "solver": "mean"}),
     Claim("wperp-bottom", {"k": 3}, projector=True),
     Claim("wpre", unbiased=True, projector=True),
     Claim("wperp-ns", {"k": 3, "solver": "gram"}),

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.guess import LinearGuess
+from fgcli.gradient.sites import Site
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -163,3 +167,34 @@ def site_gradients(
         handle.remove()
     gradients = torch.autograd.grad(mean, [outputs[name] for name in sites])
     return dict(zip(sites, gradients, strict=True))
+
+
+class Kept:
+    """A method that keeps the sites that it is asked for."""
+
+    def __init__(self, guess: Any) -> None:
+        self.guess, self.needs, self.sites = guess, guess.needs, dict[str, Site]()
+
+    def prepare(self, site: Site) -> Any:
+        return self.guess.prepare(site)
+
+    def noise_dim(self, site: Site, prepared: Any) -> int:
+        self.sites[site.name] = site
+        return self.guess.noise_dim(site, prepared)
+
+    def map(self, site: Site, prepared: Any, z: Tensor) -> Tensor:
+        return self.guess.map(site, prepared, z)
+
+
+def covariances(guess: LinearGuess, model: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    """By site that has an upstream Jacobian: the guess's covariance, and the dense W̃."""
+    kept: Any = Kept(guess)
+    estimator = ForwardGradient(kept)
+    estimator.bind(model, batch.inputs)
+    found = {}
+    for name, linear in estimator.linear_maps(model, batch.inputs, 0).items():
+        if name in kept.sites:
+            identity = torch.eye(linear.noise_dim, dtype=torch.float64).expand(len(batch.inputs), -1, -1)
+            a = linear.map(identity).flatten(1, -2)
+            found[name] = a @ a.mT, kept.sites[name].upstream.dense()
+    return found

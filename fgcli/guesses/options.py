@@ -17,12 +17,13 @@ class OrthogonalOptions(GuessOptions):
         default=10,
         description="Dimension of the guess space, or `rank` for the rank of each sample's upstream Jacobian.",
     )
-    solver: Literal["auto", "ritz", "shared", "krylov", "svd"] = Field(
+    solver: Literal["auto", "ritz", "shared", "mean", "krylov", "svd"] = Field(
         default="auto",
         description="`auto`: `ritz` where the next layer is a Linear behind an elementwise activation, `krylov` "
         "elsewhere; `ritz`: top-k Ritz vectors of each sample in the space tracked for W; `shared`: the top-k space of "
-        "W itself, masked sample by sample; `krylov`: block Lanczos on products with W̃, for any network; `svd`: one "
-        "SVD a sample, as in the paper, for small sizes.",
+        "W itself, masked sample by sample; `mean`: the top-k space of all samples' W̃ together, whitened by their "
+        "mean, at about the price of `wt` in any network; `krylov`: block Lanczos on products with W̃, for any "
+        "network; `svd`: one SVD a sample, as in the paper, for small sizes.",
     )
     oversampling: Count = Field(
         default=2,
@@ -33,7 +34,7 @@ class OrthogonalOptions(GuessOptions):
         default=2, ge=0, description="`ritz`: block power steps per sample in the tracked space; 0 is `shared`."
     )
     refresh: Count = Field(
-        default=10, description="`ritz` and `shared`: parameter updates between two warm power steps on W."
+        default=10, description="`ritz`, `shared` and `mean`: parameter updates between two warm power steps."
     )
 
 

@@ -5,11 +5,12 @@ the same subspace gives the same law. By the chain rule g lies in Im(W̃ᵀ), so
 smaller k has the bias -(I - V_k V_kᵀ) g and nothing else. (The paper reads an identity covariance as necessary for
 that; it is only sufficient.)
 
-Four solvers. `svd` is the paper's. `shared` guesses in span(M_b V), V the top-k right singular vectors of the
+Five solvers. `svd` is the paper's. `shared` guesses in span(M_b V), V the top-k right singular vectors of the
 unmasked W: a sibling of W̃⊥, not an approximation of it. `ritz` finds each sample's top-k singular vectors within the
 span of M_b V_r, r > k; with r = rank(W) and enough power steps that is W̃⊥ itself. Neither of the two allocates
 anything of size batch × d × d, and both guess within Im(W̃ᵀ) exactly. `krylov` knows W̃ by its products alone, and so
 runs in any network (fgcli/guesses/krylov.py); `auto` is `ritz` where the layer above is linear, `krylov` elsewhere.
+`mean` is another sibling, at one product a guess, in any network (fgcli/guesses/mean_space.py).
 """
 
 from typing import ClassVar
@@ -21,6 +22,7 @@ from fgcli.gradient.guess import LinearGuess, Needs
 from fgcli.gradient.sites import Site
 from fgcli.gradient.upstream import LinearUpstream
 from fgcli.guesses.krylov import OrthogonalKrylov
+from fgcli.guesses.mean_space import OrthogonalMean
 from fgcli.guesses.options import OrthogonalBottomOptions, OrthogonalOptions
 from fgcli.guesses.per_site import PerSite
 from fgcli.spectra.dense import right_singular_vectors
@@ -35,6 +37,8 @@ def orthogonal(options: OrthogonalOptions) -> LinearGuess:
             return PerSite(OrthogonalTracked(options), OrthogonalKrylov(options))
         case "ritz" | "shared":
             return OrthogonalTracked(options)
+        case "mean":
+            return OrthogonalMean(options)
         case "krylov":
             return OrthogonalKrylov(options)
         case "svd":

@@ -23,7 +23,7 @@ def leading_left_vectors(matrix: Tensor, r: int, start: Tensor | None = None) ->
         start = torch.randn(matrix.shape[0], r, generator=generator, dtype=torch.float64).to(matrix)
     q = start
     for _ in range(steps):
-        q = _orthonormal(near_one(matrix @ near_one(image_of(matrix, q))))
+        q = orthonormal(near_one(matrix @ near_one(image_of(matrix, q))))
     image = near_one(image_of(matrix, q))
     if not bool(image.isfinite().all()):
         raise ValueError("the weight holds values that are not finite")
@@ -37,7 +37,7 @@ def image_of(matrix: Tensor, q: Tensor) -> Tensor:
     return (q.T @ matrix).T
 
 
-def _orthonormal(columns: Tensor) -> Tensor:
+def orthonormal(columns: Tensor) -> Tensor:
     """Columns [m, r] made orthonormal; on the CPU where the device has no QR (MPS)."""
     if columns.device.type == "mps":
         return torch.linalg.qr(columns.cpu()).Q.to(columns)

@@ -57,16 +57,14 @@ def check_moments(make: Callable[[], Any], *, unbiased: bool, covariance: Covari
 def _draws(make: Callable[[], Any], case: Case, g: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Guesses of one sample by site [n, d], and δ [n] along all of them together.
 
-    The engine draws them, for a batch that repeats the sample. The map of a method whose noise is as long as its batch
-    depends on the whole batch: there they are columns of it, and δ = Σ_i g_i y_i.
+    The engine draws them, for a batch that repeats the sample. Where a sample's map depends on the others of its batch
+    they are columns of it, and δ = Σ_i g_i y_i.
     """
-    if _noise_dims(make, case) == _noise_dims(make, replace(case, batch=batch_for(case.model, 8))):
-        batch = case.batch
-        inputs = batch.inputs[SAMPLE].expand(DRAWS, -1).contiguous()
-        watched = Watched(make(), replace(case, batch=Batch(inputs, batch.targets[SAMPLE].expand(DRAWS))))
+    if _is_alone(make, case):
+        watched = Watched(make(), _repeated(case, DRAWS))
         delta = watched.estimate().directional_derivative
         assert delta is not None
-        return watched.guesses, delta * DRAWS / len(batch.inputs)  # each sample's share of the case's own batch
+        return watched.guesses, delta * DRAWS / len(case.batch.inputs)  # each sample's share of the case's own batch
     draws: dict[str, Tensor] = {}
     for name, linear in _maps(make, case).items():
         generator = Streams(SEED).generator("check", site=name)
@@ -108,8 +106,21 @@ def _maps(make: Callable[[], Any], case: Case) -> dict[str, LinearMap]:
         return Watched(make(), case).engine.linear_maps(case.model, case.batch.inputs, 0)
 
 
-def _noise_dims(make: Callable[[], Any], case: Case) -> list[int]:
-    return [linear.noise_dim for linear in _maps(make, case).values()] if isinstance(make(), LinearGuess) else []
+def _repeated(case: Case, times: int) -> Case:
+    inputs = case.batch.inputs[SAMPLE].expand(times, -1).contiguous()
+    return replace(case, batch=Batch(inputs, case.batch.targets[SAMPLE].expand(times)))
+
+
+def _is_alone(make: Callable[[], Any], case: Case) -> bool:
+    """Whether the sample has the same map among others as among its likes, with noise of the same length."""
+    if not isinstance(make(), LinearGuess):
+        return True
+    likes = _repeated(case, len(case.batch.inputs) + 1)
+    dims = [{name: linear.noise_dim for name, linear in _maps(make, one).items()} for one in (case, likes)]
+    if dims[0] != dims[1]:
+        return False
+    among_others, among_likes = _covariances(make, case), _covariances(make, likes)
+    return all(torch.allclose(c[SAMPLE], among_likes[name][SAMPLE]) for name, c in among_others.items())
 
 
 def _covariances(make: Callable[[], Any], case: Case) -> dict[str, Tensor]:

@@ -5,15 +5,12 @@ from typing import Any
 import pytest
 import torch
 from masks import covariance, masks, naive_top_k_projector, weight
-from networks import ANY, any_network, batch_for, chain, cross_entropy
-from torch import Tensor, nn
+from networks import ANY, any_network, batch_for, chain, covariances, cross_entropy
 
 from fgcli.extend.registry import load_registry
-from fgcli.gradient.estimator import Batch
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import LinearGuess
 from fgcli.gradient.randomness import Streams
-from fgcli.gradient.sites import Site
 from fgcli.guesses.krylov import OrthogonalKrylov
 from fgcli.guesses.newton_schulz import spectral_norm_bound
 from fgcli.guesses.options import OrthogonalOptions, PreconditionedOptions
@@ -67,37 +64,6 @@ def test_auto_is_the_matrix_method_on_a_chain() -> None:
             estimator.bind(model, batch.inputs)
             guesses.append(estimator.estimate(model, cross_entropy, batch, Streams(0).at(0)).gradients)
         assert all(torch.equal(a, b) for a, b in zip(*(one.values() for one in guesses), strict=True))
-
-
-class Kept:
-    """A method that keeps the sites that it is asked for."""
-
-    def __init__(self, guess: Any) -> None:
-        self.guess, self.needs, self.sites = guess, guess.needs, dict[str, Site]()
-
-    def prepare(self, site: Site) -> Any:
-        return self.guess.prepare(site)
-
-    def noise_dim(self, site: Site, prepared: Any) -> int:
-        self.sites[site.name] = site
-        return self.guess.noise_dim(site, prepared)
-
-    def map(self, site: Site, prepared: Any, z: Tensor) -> Tensor:
-        return self.guess.map(site, prepared, z)
-
-
-def covariances(guess: LinearGuess, model: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-    """By site that has an upstream Jacobian: the guess's covariance, and the dense W̃."""
-    kept: Any = Kept(guess)
-    estimator = ForwardGradient(kept)
-    estimator.bind(model, batch.inputs)
-    found = {}
-    for name, linear in estimator.linear_maps(model, batch.inputs, 0).items():
-        if name in kept.sites:
-            identity = torch.eye(linear.noise_dim, dtype=torch.float64).expand(len(batch.inputs), -1, -1)
-            a = linear.map(identity).flatten(1, -2)
-            found[name] = a @ a.mT, kept.sites[name].upstream.dense()
-    return found
 
 
 @pytest.mark.parametrize("network", ANY)

@@ -1,0 +1,34 @@
+"""The leading subspace of the mean of A_b A_bᵀ over a batch of matrices, followed by orthogonal iteration."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fgcli.spectra.masked import leading_root
+from fgcli.spectra.scaling import near_one
+from fgcli.spectra.tracking import COLD_STEPS, orthonormal
+
+Product = Callable[[Tensor], Tensor]
+"""C V [m, k] of V [m, k], C [m, m] the mean of A_b A_bᵀ."""
+
+
+def mean_space(product: Product, like: Tensor, m: int, k: int) -> Tensor:
+    """Q [m, k] with orthonormal columns, near C's k leading eigenvectors: COLD_STEPS from a fixed random block."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(m, k, generator=generator, dtype=torch.float64).to(like)
+    for _ in range(COLD_STEPS):
+        q = orthonormal(near_one(product(q)))
+    return q
+
+
+def whitened_and_next(product: Product, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Q (QᵀCQ)^{-1/2} [m, k], and an orthonormal basis of C Q [m, k], one orthogonal iteration on.
+
+    With U the first, the mean of (A_bᵀU)ᵀ(A_bᵀU) is I_k, or the projector onto QᵀCQ's range where that is singular.
+    The root is the symmetric one, so that it hangs on no sign of eigenvectors.
+    """
+    image = product(q)
+    gram = q.mT @ image
+    root = leading_root(((gram + gram.mT) / 2).unsqueeze(0), q.shape[1]).squeeze(0)
+    return q @ root, orthonormal(near_one(image))

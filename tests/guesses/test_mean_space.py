@@ -1,0 +1,102 @@
+"""The solver `mean` of W̃⊥, held to dense eigenvectors: on chains and in any network, in float64."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from masks import covariance, masks, site, weight
+from networks import ANY, any_network, covariances
+from torch import Tensor
+
+from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.sites import Site
+from fgcli.gradient.upstream import LinearUpstream, SegmentUpstream
+from fgcli.guesses.mean_space import OrthogonalMean
+from fgcli.guesses.options import OrthogonalOptions
+from fgcli.testing import check_guess_method
+
+
+def guess(**options: int | str) -> OrthogonalMean:
+    return OrthogonalMean(OrthogonalOptions.model_validate({"solver": "mean", **options}))
+
+
+def naive(dense: Tensor, k: int) -> Tensor:
+    """W̃_bᵀ Q (QᵀCQ)⁺ QᵀW̃_b, Q the top-k eigenvectors of the mean C of W̃_bW̃_bᵀ: [batch, d_out, d_in] -> covariances."""
+    mean = (dense @ dense.mT).mean(0)
+    q = torch.linalg.eigh(mean).eigenvectors[:, -k:]
+    return dense.mT @ q @ torch.linalg.pinv(q.T @ mean @ q, rtol=1e-9, hermitian=True) @ q.T @ dense
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((8, 8), None), ((10, 7), None), ((4, 9), None), ((9, 8), 2)])
+@pytest.mark.parametrize("k", [3, "rank"])
+def test_on_a_chain_it_is_the_mean_whitened_map(shape: tuple[int, int], rank: int | None, k: int | str) -> None:
+    matrix, mask = weight(*shape, rank=rank, gap_at=None if rank else 3), masks(shape[1])[1:5]
+    mask[0] = 1  # none inactive beside three that have one active unit, three, some
+    found = covariance(guess(k=k), matrix, mask)
+    expected = naive(LinearUpstream(matrix, mask).dense(), min(shape) if k == "rank" else 3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_by_the_matrix_and_by_products_it_is_one_map() -> None:
+    matrix, mask = weight(9, 8), masks(8)
+    by_matrix = site(matrix, mask)
+    by_products = Site("site", by_matrix.module, (8,))
+    by_products.jacobian = SegmentUpstream(lambda s: (s * mask) @ matrix.T, torch.zeros(7, 8, dtype=torch.float64))
+    z = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for one in (by_matrix, by_products):
+        method = guess(k=3)
+        found.append([method.map(one, method.prepare(one), z) for _ in range(2)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+def test_where_all_samples_have_one_jacobian_it_is_the_projector() -> None:
+    matrix = weight(9, 8, gap_at=3)
+    found = covariance(guess(k=3), matrix, torch.ones(4, 8, dtype=torch.float64))
+    top = torch.linalg.svd(matrix).Vh[:3]
+    torch.testing.assert_close(found, (top.T @ top).expand_as(found), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("network", ANY)
+def test_in_any_network_it_is_the_mean_whitened_map_of_the_dense_jacobian(network: str) -> None:
+    model, batch = any_network(network)
+    for found, dense in covariances(guess(k="rank"), model, batch).values():
+        if dense.shape[1] <= dense.shape[2]:  # Q is whole; elsewhere it takes steps to converge
+            torch.testing.assert_close(found, naive(dense, dense.shape[1]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ANY)
+def test_steps_lead_to_the_leading_eigenvectors(network: str) -> None:
+    model, batch = any_network(network)
+    estimator = ForwardGradient(guess(k=2, refresh=1))
+    estimator.bind(model, batch.inputs)
+    identity = torch.eye(2, dtype=torch.float64).expand(len(batch.inputs), -1, -1)
+    for step in range(30):
+        maps = estimator.linear_maps(model, batch.inputs, step)
+        for name in estimator._lookahead.segments if estimator._lookahead else ():
+            maps[name].map(identity)
+    for name, _, jacobian in estimator._ahead(batch.inputs):
+        dense = jacobian.dense()
+        mean = (dense @ dense.mT).mean(0)
+        q = torch.linalg.qr(estimator.state()[f"{name}/left"]).Q
+        kept, most = (q.T @ mean @ q).trace(), torch.linalg.eigvalsh(mean)[-2:].sum()
+        assert 0.999 * most < kept < 1.000001 * most
+
+
+def test_within_a_step_the_map_stays_and_the_next_starts_where_it_led() -> None:
+    matrix = weight(9, 8)
+    seen, method = site(matrix, masks(8)), guess(k=2, refresh=3)
+    z = torch.eye(2, dtype=torch.float64)[0].expand(7, -1)
+    maps = []
+    for step in range(6):
+        seen.step = step
+        prepared = method.prepare(seen)
+        one = method.map(seen, prepared, z)
+        assert torch.equal(method.map(seen, prepared, z), one)
+        maps.append(one)
+    same = [torch.equal(a, b) for a, b in pairwise(maps)]
+    assert same == [True, True, True, False, True]  # what step 3 finds is used from step 4 on
+
+
+def test_it_keeps_the_contract() -> None:
+    check_guess_method(lambda: guess(k=3))
