@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -65,7 +66,7 @@ class ForwardGradient:
             raise UsageError("step is called in torch.inference_mode(), which has no tangents; leave it out")
         self._bind(x)
         rng = Streams(self._seed).at(self.steps)
-        estimate = self._estimator.estimate(self.model, per_sample(loss_fn, len(x)), Batch(x, y), rng)
+        estimate = self._estimator.estimate(self.model, per_sample(loss_fn, y), Batch(x, y), rng)
         for name, parameter in self.model.named_parameters():
             gradient = estimate.gradients.get(name)
             if gradient is not None:
@@ -124,13 +125,15 @@ def _estimator(method: str | Guess | Estimator, options: dict[str, Any]) -> Esti
     return made if kind == "estimator" else driven(made, checked)
 
 
-def per_sample(loss_fn: Callable[..., Tensor], samples: int) -> Loss:
-    """The loss as estimators want it, [batch], such that its mean is what `loss_fn` gives; of a batch of `samples`.
+def per_sample(loss_fn: Callable[..., Tensor], y: Tensor) -> Loss:
+    """The loss as estimators want it, [batch], such that its mean is what `loss_fn` gives for all targets y.
 
     UsageError for a reduction other than "mean" and "none", and, once it is called, for a loss of another shape, for
     one without forward-mode formula where that is asked for, and for one that other rows than the batch's do not suit.
     """
+    samples = len(y)
     reduction, unreduced = _unreduced(loss_fn)
+    known: list[tuple[Tensor, Tensor]] = []
     if reduction not in (None, "mean", "none"):
         allowed = "it must be 'mean' or 'none', as the gradient is that of the mean over the samples"
         raise UsageError(f"the loss has reduction {reduction!r}; {allowed}")
@@ -145,7 +148,11 @@ def per_sample(loss_fn: Callable[..., Tensor], samples: int) -> Loss:
         try:
             losses = unreduced(outputs, targets)
             if reduction == "mean":
-                losses = _with_mean(losses, loss_fn(outputs, targets).detach())
+                if not known:  # of the whole batch, whatever part of it is asked for first
+                    known.append(_normalisation(loss_fn, unreduced, outputs, y))
+                losses = (losses.flatten(1).mean(1) if losses.dim() > 1 else losses) * known[0][0] + known[0][1]
+        except UsageError:
+            raise
         except Exception as cause:
             reason = exception_text(cause).splitlines()[0]
             if any(sign in reason for sign in ("forward AD", "forward mode AD", "functorch", "vmap")):
@@ -169,15 +176,30 @@ def per_sample(loss_fn: Callable[..., Tensor], samples: int) -> Loss:
     return losses_of
 
 
-def _with_mean(losses: Tensor, whole: Tensor) -> Tensor:
-    """Losses [batch] of any per-sample ones [batch, ...], such that their mean is `whole`."""
-    losses = losses.flatten(1).mean(1) if losses.dim() > 1 else losses
-    # With class weights, ignored targets and the like, it is no plain mean over the samples.
-    mean = losses.mean().detach()
-    ratio = whole / mean
-    plain = (mean == 0) | torch.isclose(ratio, torch.ones_like(ratio), rtol=0, atol=1e-5)
-    # Of targets that are all ignored the mean is NaN; its gradient is 0, as torch has it.
-    return losses * torch.where(plain, 1, ratio) + torch.where(plain & whole.isnan(), torch.nan, 0)
+def _normalisation(
+    loss_fn: Callable[..., Tensor], unreduced: Callable[..., Tensor], outputs: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Factor and offset that the losses of single samples need, so that their mean is the one that `loss_fn` has.
+
+    1 and 0, but for class weights and ignored targets: there torch divides by the sum of the targets' weights. It hangs
+    on the targets alone, so that any outputs show it; UsageError for a loss where they do not. Of targets that are all
+    ignored the mean is NaN and its gradient 0, as torch has it.
+    """
+    shape = (len(y), *outputs.shape[1:])
+    ramp = torch.linspace(0.25, 0.75, math.prod(shape), dtype=outputs.dtype, device=outputs.device).view(shape)
+    found = []
+    for some in (ramp, ramp.square()):
+        whole, mean = loss_fn(some, y), unreduced(some, y).mean()
+        ratio = whole / mean
+        found.append(torch.where(torch.isfinite(ratio) & (ratio != 0), ratio, 1))
+    if not torch.allclose(found[0], found[1], rtol=1e-4):
+        raise UsageError(
+            "the loss's mean is not one of the losses that it gives with reduction='none', for any outputs: give it as "
+            "a loss a sample, [batch], weights included"
+        )
+    one = torch.ones_like(ratio)
+    factor = torch.where(torch.isclose(found[0], one, rtol=0, atol=1e-5), one, found[0])
+    return factor, torch.where((mean == 0) & whole.isnan(), torch.nan, 0.0).to(factor)
 
 
 def _unreduced(loss_fn: Callable[..., Tensor]) -> tuple[str | None, Callable[..., Tensor]]:

@@ -75,7 +75,7 @@ def test_the_gradient_is_that_of_the_users_own_mean_loss(name: str, method: str)
 def test_ignored_targets_in_sequences_and_a_batch_of_nothing_else() -> None:
     outputs = torch.randn(2, 4, 3, dtype=torch.float64)
     targets = torch.tensor([[0, -100, -100], [1, 2, 3]])
-    losses = per_sample(F.cross_entropy, 2)(outputs, targets)
+    losses = per_sample(F.cross_entropy, targets)(outputs, targets)
     assert losses.shape == (2,)
     torch.testing.assert_close(losses.mean(), F.cross_entropy(outputs, targets))
     for method in ("backprop", "activation-perturbation", "weight-perturbation"):
@@ -243,14 +243,29 @@ def test_inputs_and_losses_that_are_refused(change: dict[str, Any], said: str, m
         ForwardGradient(small(), method).step(**{"x": x, "y": y, "loss_fn": F.cross_entropy} | change)
 
 
-def test_a_mean_with_weights_of_its_own_is_that_of_the_loss() -> None:
+def test_a_mean_that_is_none_of_the_losses_is_refused() -> None:
     def weighted(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         losses, weights = F.cross_entropy(outputs, targets, reduction="none"), 1.0 + targets
         return losses if reduction == "none" else (weights * losses).sum() / weights.sum()
 
-    outputs, targets = torch.randn(6, 3, dtype=torch.float64), torch.arange(6) % 3
-    mean = per_sample(weighted, 6)(outputs, targets).mean()
-    torch.testing.assert_close(mean, weighted(outputs, targets))
+    with pytest.raises(UsageError, match=r"mean is not one of the losses .*: give it as a loss a sample"):
+        ForwardGradient(small(), "activation-perturbation").step(*batch(), weighted)
+
+
+@pytest.mark.parametrize("tangents", [1, 2])
+def test_replay_in_parts_has_the_mean_of_the_whole_batch(tangents: int) -> None:
+    """Ignored targets lie unevenly in the parts of 512, one of which has nothing else."""
+    x = torch.randn(1100, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.arange(1100) % 4
+    y[300:1000] = -100
+    loss_fn = partial(F.cross_entropy, weight=torch.tensor([1.0, 2.0, 3.0, 0.5], dtype=torch.float64))
+    found = []
+    for memory in ("store", "replay"):
+        model = small()
+        loss = ForwardGradient(model, "activation-perturbation", memory=memory, tangents=tangents).step(x, y, loss_fn)
+        found.append([loss, *given(model)])
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0][0], loss_fn(small()(x), y).detach())
 
 
 def test_inference_mode_is_refused() -> None:
@@ -298,3 +313,16 @@ def test_weights_in_low_precision_are_refused() -> None:
         ModelRefused, match=r"parameter '0.weight' is in bfloat16, .* keep .* float32 \(model.float\(\)\)"
     ):
         gradient.step(x.bfloat16(), y, F.cross_entropy)
+
+
+@pytest.mark.parametrize("method", ["activation-perturbation", "weight-perturbation"])
+@pytest.mark.parametrize("tangents", [1, 2])
+def test_an_embeddings_padding_is_not_trained(method: str, tangents: int) -> None:
+    embedding = nn.Embedding(6, 4, padding_idx=1)
+    model = nn.Sequential(embedding, nn.Flatten(), nn.Linear(8, 3))
+    x, y = torch.tensor([[1, 2], [3, 1], [1, 1], [4, 5]]), torch.arange(4) % 3
+    ForwardGradient(model, method, tangents=tangents).step(x, y, nn.functional.cross_entropy)
+    found = embedding.weight.grad
+    assert found is not None
+    assert not found[1].any()
+    assert found[[2, 3]].any(1).all()

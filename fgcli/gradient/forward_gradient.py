@@ -24,7 +24,7 @@ from fgcli.gradient.driven_site import DrivenSite
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
-from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, SampledGuess
+from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, NoGuess, SampledGuess
 from fgcli.gradient.precision import full_precision, refuse_low, wide
 from fgcli.gradient.probe import (
     output_shapes,
@@ -40,6 +40,7 @@ from fgcli.gradient.sites import (
     Site,
     SiteModule,
     named_site_modules,
+    padding_rows,
     refuse_forward_hooks,
     refuse_mixing_layers,
     refuse_no_site,
@@ -110,6 +111,7 @@ class ForwardGradient:
         self._coverage = Coverage(())
         self._lookahead: Lookahead | None = None
         self._prepared_at: int | None = None
+        self._padding_rows: dict[str, int] = {}
 
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
         example = example[:TRIED]
@@ -141,7 +143,7 @@ class ForwardGradient:
         covered = {name for driven in self._driven.values() for name, _ in driven.site.parameters()}
         rest = tuple(n for n, p in model.named_parameters() if p.requires_grad and n not in covered)
         perturbed, frozen = (rest, ()) if self.uncovered == "perturb" else ((), rest)
-        self._coverage = Coverage(tuple(shapes), perturbed, frozen)
+        self._coverage, self._padding_rows = Coverage(tuple(shapes), perturbed, frozen), padding_rows(model)
         self._prepared_at = None
         if self.tangents.combine == "orthogonal":
             self._refuse_too_many(model, example)
@@ -153,6 +155,8 @@ class ForwardGradient:
         self.tangents.refuse_above(dims)
 
     def _drive(self, site: Site, above: Above | None) -> DrivenSite:
+        if not any(parameter.requires_grad for _, parameter in site.parameters()):
+            return DrivenSite(site, NoGuess())
         if above is None:
             return DrivenSite(site, self.method)
         if isinstance(above, OutputLayer):
@@ -203,11 +207,15 @@ class ForwardGradient:
         """Prepare the sites for this step, and draw the directions of the parameters that no site covers."""
         refuse_mixing_layers(model)
         self._prepare(rng.step)
-        return {
+        directions = {
             name: rng.normal("weight", name, tuple(parameter.shape), parameter)
             for name, parameter in model.named_parameters()
             if name in self._coverage.perturbed
         }
+        for name, row in self._padding_rows.items():
+            if name in directions:
+                directions[name][row] = 0
+        return directions
 
     def _single_pass(
         self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, directions: dict[str, Tensor]

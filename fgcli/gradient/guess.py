@@ -61,3 +61,18 @@ class Isotropic:
 
     def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
         return z.reshape(z.shape[0], *site.shape, *z.shape[2:])
+
+
+class NoGuess:
+    """y = 0: at a layer that is not trained, whose guess would be noise for the others."""
+
+    needs: ClassVar[Needs] = "nothing"
+
+    def prepare(self, site: Site) -> None:
+        return None
+
+    def noise_dim(self, site: Site, prepared: None) -> int:
+        return 0
+
+    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
+        return z.new_zeros(z.shape[0], *site.shape, *z.shape[2:])

@@ -80,6 +80,21 @@ def named_site_modules(model: nn.Module) -> dict[str, SiteModule]:
     return {name: module for name, module in model.named_modules() if is_site(module)}
 
 
+def padding_rows(model: nn.Module) -> dict[str, int]:
+    """The row that an embedding's `padding_idx` leaves untrained, by the weight's name, where nothing else uses it."""
+    uses: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
+    return {
+        f"{name}.weight".removeprefix("."): module.padding_idx
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        and module.padding_idx is not None
+        and uses[id(module.weight)] == 1
+    }
+
+
 def refuse_frozen(model: nn.Module) -> None:
     """Raises ModelRefused where no parameter is to be trained."""
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -13,7 +13,7 @@ from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.precision import full_precision, lowered
 from fgcli.gradient.probe import naming_missing_formulas, refuse_no_tensor, refuse_random_layers
 from fgcli.gradient.randomness import StepRng, Streams
-from fgcli.gradient.sites import SiteModule, linear_part, named_site_modules, refuse_mixing_layers
+from fgcli.gradient.sites import SiteModule, linear_part, named_site_modules, padding_rows, refuse_mixing_layers
 from fgcli.gradient.tangents import gram_of
 from fgcli.gradient.upstream import math_attention
 from fgcli.guesses.driven import memory_of, tangents_of
@@ -33,10 +33,11 @@ class WeightPerturbation:
     def __init__(self, options: Options) -> None:
         self.tangents, self.memory = tangents_of(options), memory_of(options)
         self._sites: dict[str, SiteModule] = {}
+        self._padding_rows: dict[str, int] = {}
 
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
         refuse_mixing_layers(model)
-        self._sites = named_site_modules(model)
+        self._sites, self._padding_rows = named_site_modules(model), padding_rows(model)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.tangents.single:
             refuse_random_layers(model, example)
@@ -103,7 +104,10 @@ class WeightPerturbation:
         return Estimate(losses, gradients, delta)
 
     def _direction(self, rng: StepRng, name: str, parameter: Tensor, k: int) -> Tensor:
-        return self.tangents.noise(rng, "weight", name, k, tuple(parameter.shape), parameter)
+        direction = self.tangents.noise(rng, "weight", name, k, tuple(parameter.shape), parameter)
+        if name in self._padding_rows:
+            direction[self._padding_rows[name]] = 0
+        return direction
 
     @torch.no_grad()
     def _batched(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:

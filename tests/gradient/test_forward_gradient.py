@@ -13,6 +13,7 @@ from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import Isotropic, Needs
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Site, is_site, weight_gradients
+from fgcli.gradient.tangents import Tangents
 from fgcli.guesses.transpose import Transpose
 
 RNG = Streams(3).at(7)
@@ -280,3 +281,16 @@ def test_in_place_operations_on_a_sites_output_do_not_change_its_guess() -> None
     assert delta is not None
     for name in sites[:2]:
         torch.testing.assert_close(estimate.gradients[f"{name}.bias"], (delta.unsqueeze(1) * guesses[name]).sum(0))
+
+
+def test_a_frozen_layer_is_not_perturbed() -> None:
+    """With as many orthogonal tangents as the trained layers have outputs, the gradient is exact."""
+    model = chain(5, 4, 4, 3, bias=True)
+    model[0].requires_grad_(False)
+    batch = batch_for(model, 6)
+    estimator = ForwardGradient(Isotropic(), tangents=Tangents(7, "orthogonal"))
+    estimator.bind(model, batch.inputs)
+    found = estimator.estimate(model, cross_entropy, batch, Streams(0).at(0)).gradients
+    cross_entropy(model(batch.inputs), batch.targets).mean().backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(found, expected)
