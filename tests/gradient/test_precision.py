@@ -1,18 +1,22 @@
 """The network in fewer bits, held to float64 and to float32."""
 
 import copy
+from functools import cache
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import any_network, cross_entropy
 from networks import site_gradients as true_gradients
 from torch import Tensor, nn
 
 from fgcli.extend.registry import load_registry
+from fgcli.gradient.dual import hooks
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.precision import LowPrecision, lacks
+from fgcli.gradient.forward_gradient import DualPass, ForwardGradient
+from fgcli.gradient.precision import LowPrecision, full_precision, lacks
 from fgcli.gradient.randomness import Streams
 from fgcli.guesses.driven import driven
 from fgcli.guesses.options import OrthogonalOptions
@@ -21,8 +25,80 @@ from fgcli.models.mlp import mlp
 from fgcli.models.options import MLPOptions
 
 RNG = Streams(3).at(7)
-METHODS = {*load_registry().names("guess method"), *load_registry().names("estimator")}
+GUESSES = sorted(load_registry().names("guess method"))
+METHODS = {*GUESSES, *load_registry().names("estimator")}
 METHODS -= {"wperp-bottom"}  # its basis is an SVD's of singular values of 0: a bit of rounding makes it another
+
+
+@cache
+def at_width_512(activation: Any) -> tuple[nn.Sequential, Batch]:
+    generator = torch.Generator().manual_seed(1)
+    model = mlp(MLPOptions(width=512, activation=activation), (40,), 10, generator)
+    return model, Batch(torch.randn(32, 40, generator=generator), torch.randint(10, (32,), generator=generator))
+
+
+def sure(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of outputs so far apart that 1 - p, which δ is made of, is lost where p is rounded to three digits."""
+    return cross_entropy(outputs + 8 * F.one_hot(targets, 10), targets)
+
+
+def derivative(model: nn.Sequential, outputs: dict[str, Tensor], guesses: dict[str, Tensor], targets: Tensor) -> Tensor:
+    """Σ_i ⟨g_i, y_i⟩ [batch, K] in float64, each g_i by the chain rule where the pass was: at its own s_i."""
+    s = {site: value.double().requires_grad_() for site, value in outputs.items()}
+    last = list(s)[-1]
+    g = {last: torch.autograd.grad(sure(s[last], targets).mean(), s[last])[0]}
+    layers = [name for name, _ in model.named_children()]
+    for site, above in reversed(list(pairwise(s))):
+        activation = model[layers.index(site) + 1](s[site])
+        weight = model.get_parameter(f"{above}.weight").detach().double()
+        (g[site],) = torch.autograd.grad(activation, s[site], g[above] @ weight)
+    return torch.stack([(guesses[site].double() @ g[site].unsqueeze(2)).squeeze(2) for site in s]).sum(0)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 1e-2), (torch.float16, 1.25e-3)], ids=str)
+@pytest.mark.parametrize(
+    ("method", "activation", "options"),
+    [
+        *((method, "relu", {}) for method in GUESSES),
+        ("activation-perturbation", "gelu", {}),
+        ("activation-perturbation", "relu", {"tangents": 4}),
+        ("wt", "gelu", {"tangents": 4, "combine": "projection", "tangent_chunk": 3}),
+        ("wperp", "relu", {"tangents": 4, "combine": "orthogonal", "solver": "shared"}),
+    ],
+)
+def test_the_arithmetic_of_every_directional_derivative_keeps_two_digits_at_width_512(
+    method: str, activation: str, options: dict[str, Any], dtype: torch.dtype, bound: float, monkeypatch: Any
+) -> None:
+    """‖δ - δ'‖ / ‖δ'‖, δ' the derivative of the network where the pass was, along the guesses drawn. The gradients that
+    δ makes of them have float32's digits."""
+    model, batch = at_width_512(activation)
+    entry = load_registry().method(method)[1]
+    estimator = driven(entry.load()(entry.options(**options)), entry.options(**options))
+    modules = {site: model.get_submodule(site) for site in estimator.bind(model, batch.inputs[:2]).sites}
+    passes: list[DualPass] = []
+    guesses: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    dual_pass = estimator.dual_pass
+
+    def watched(*arguments: Any) -> DualPass:
+        passes.append(dual_pass(*arguments))
+        with full_precision(batch.inputs):
+            guesses.update({site: drawn.all() for site, drawn in passes[0].draws.items()})
+        return passes[0]
+
+    monkeypatch.setattr(estimator, "dual_pass", watched)
+    with hooks(modules, lambda site, *call: outputs.update({site: call[2]})):
+        found = LowPrecision(estimator, dtype).estimate(model, sure, batch, RNG)
+    assert {s.dtype for s in outputs.values()} == {dtype}
+    expected = derivative(model, outputs, guesses, batch.targets)
+    assert found.directional_derivative is not None
+    delta = found.directional_derivative.view_as(expected).double()
+    assert float((delta - expected).norm()) < bound * float(expected.norm())
+    for site, y in guesses.items():
+        guess = (passes[0].coefficients.double().unsqueeze(1) @ y.double()).squeeze(1)
+        gradient = guess.T @ passes[0].inputs[site].double()
+        error = (found.gradients[f"{site}.weight"].double() - gradient).norm()
+        assert float(error) < 1e-5 * float(gradient.norm())
 
 
 class Watched:
