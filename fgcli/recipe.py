@@ -16,7 +16,6 @@ from pydantic import Field, ValidationError
 from fgcli.errors import UsageError, unknown
 from fgcli.extend.entry import Entry, Rank
 from fgcli.extend.explain import Path, first_fault, shown
-from fgcli.extend.factory import FactoryEntry
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
 from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
@@ -193,7 +192,8 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         _refuse("the recipe", error, data, givens)
-    if not isinstance(_find("model", recipe.model, registry, where=""), FactoryEntry):  # whose width may be anything
+    # Only where every layer's output has `width` dimensions: a convolution's has that many for each position.
+    if getattr(_find("model", recipe.model, registry, where="").options, "width_bounds_k", False):
         _refuse_k_above_width(recipe, givens)
     return recipe
 

@@ -1,6 +1,6 @@
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pytest
 from fake_plugins import plugin, registry
@@ -28,10 +28,16 @@ class SubspaceOptions(GuessOptions):
 
 
 class NetOptions(Options):
+    width_bounds_k: ClassVar[bool] = True
+
     width: int = Field(default=128, ge=1, description="Width.")
     depth: int = Field(default=3, ge=1, description="Depth.")
     bias: bool = Field(default=False, description="Bias.")
     activation: Literal["relu", "gelu"] = Field(default="relu", description="Activation.")
+
+
+class ChannelOptions(Options):
+    width: int = Field(default=4, ge=1, description="Channels, of as many dimensions each as there are positions.")
 
 
 class LinearOptions(Options):
@@ -77,7 +83,7 @@ REGISTRY = registry(
     ],
     fg_estimators=[entry("backprop")],
     fg_datasets=[entry("mnist1d"), entry("ordered", DataOptions), entry("needy", NeedyOptions)],
-    fg_models=[entry("mlp", NetOptions), entry("linear", LinearOptions)],
+    fg_models=[entry("mlp", NetOptions), entry("linear", LinearOptions), entry("conv", ChannelOptions)],
     fg_optimizers=[entry("adamw")],
 )
 
@@ -128,6 +134,7 @@ def test_k_takes_a_number_or_rank(given: object, k: object) -> None:
 
 def test_k_may_be_the_whole_width() -> None:
     assert resolve(None, {"method": "wperp", "k": 8, "width": 8}, REGISTRY).k == 8
+    assert resolve(None, {"method": "wperp", "k": 8, "model": "conv"}, REGISTRY).k == 8
 
 
 def test_a_null_in_the_file_is_the_default() -> None:
@@ -179,7 +186,7 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"model": "linear", "width": 3}, "--width is given, but model linear has no option width; its options: bias"),
     ({"method": "wperb"}, "--method: unknown method 'wperb'; did you mean 'wperp'? known methods: backprop, odd, "),
     ({"dataset": "mnist"}, "--dataset: unknown dataset 'mnist'; did you mean 'mnist1d'? known datasets: mnist1d, "),
-    ({"model": "nlp"}, "--model: unknown model 'nlp'; did you mean 'mlp'? known models: linear, mlp"),
+    ({"model": "nlp"}, "--model: unknown model 'nlp'; did you mean 'mlp'? known models: conv, linear, mlp"),
     ({"optimizer": "adam"}, "--optimizer: unknown optimizer 'adam'; did you mean 'adamw'? known optimizers: adamw"),
     ({"widht": 3}, "--widht: unknown recipe key 'widht'; did you mean 'width'? known recipe keys: batch_size, "),
     (

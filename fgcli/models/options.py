@@ -1,6 +1,6 @@
 """Options of the built-in models. Imports no torch, so that listing and checking stay fast."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ Activation = Literal["relu", "gelu", "tanh", "sigmoid", "silu", "elu", "leaky_re
 class MLPOptions(Options):
     """A multilayer perceptron; the defaults are the paper's, at its smallest common width."""
 
+    width_bounds_k: ClassVar[bool] = True
+
     width: int = Field(default=128, ge=1, description="Units of every hidden layer.")
     depth: int = Field(default=3, ge=1, description="Number of hidden layers.")
     bias: bool = Field(default=False, description="Give every layer a bias.")
@@ -20,6 +22,8 @@ class MLPOptions(Options):
 
 class ResMLPOptions(Options):
     """Residual blocks of two Linear layers behind a LayerNorm, all of one width."""
+
+    width_bounds_k: ClassVar[bool] = True
 
     width: int = Field(default=128, ge=1, description="Units of every hidden layer.")
     depth: int = Field(default=3, ge=1, description="Number of residual blocks.")
