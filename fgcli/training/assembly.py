@@ -91,7 +91,8 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
     # Drawn on the CPU, so that all devices start from the same weights.
     init = streams.generator("init")
     with streams.for_layers("init-layers", 0, init.device):  # where a model leaves weights to torch's own start
-        model = parts.make("model", nn.Module, dataset.input_shape, dataset.classes, init).to(device)
+        made = parts.make("model", nn.Module, dataset.input_shape, dataset.classes, init)
+    model = parts.guarded("model", lambda: made.to(device))  # fails for what is on the meta device, say
     _check_outputs(parts, model, dataset)
     estimator = _estimator(parts)
     if recipe.precision != "float32":

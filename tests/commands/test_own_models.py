@@ -92,6 +92,11 @@ SOURCE = '''
         raise ValueError("no luck")
 
 
+    def empty(input_shape, classes):
+        with torch.device("meta"):
+            return Net(input_shape, classes)
+
+
     def fixed(width: Unknown = 3):
         raise AssertionError("it is no factory, and never called")
 
@@ -178,6 +183,7 @@ BAD = {
     "no plain option": ("net_of_mine:needs", "--model: model 'net_of_mine:needs' takes norm, of type"),
     "no nn.Module": ("net_of_mine:three", "model net_of_mine:three of net_of_mine file "),
     "raises": ("net_of_mine:fails", "failed: ValueError: no luck (`fg --debug ...` shows where)"),
+    "meta device": ("net_of_mine:empty", "failed: NotImplementedError: Cannot copy out of meta tensor"),
     "no reference": (
         "net_of_mine",
         "transformer-tiny; a model of your own is named package.module:factory",
