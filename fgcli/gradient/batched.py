@@ -96,5 +96,6 @@ def _through(module: SiteModule, tangent: Tensor | None, added: Tensor) -> Tenso
     if tangent is None:
         return added
     if isinstance(module, nn.Linear) and tangent.dim() == 2:
-        return added.addmm_(tangent, module.weight.T.to(tangent.dtype))
+        # Under autocast a LayerNorm's tangent is in float32, a layer's in the lower precision.
+        return added.addmm_(tangent.to(added.dtype), module.weight.T.to(added.dtype))
     return linear_part(module, tangent, module.weight).add_(added)

@@ -184,6 +184,12 @@ def test_any_network(method: str, network: str, options: dict[str, Any]) -> None
     compared(method, any_network(network, 8), **options)
 
 
+def test_several_tangents_after_a_layer_that_autocast_leaves_in_float32() -> None:
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    compared("activation-perturbation", (model, Batch(torch.randn(12, 6), torch.randint(3, (12,)))), tangents=2)
+
+
 def test_what_a_device_has() -> None:
     cpu = torch.device("cpu")
     assert lacks(cpu, torch.bfloat16) is None
