@@ -124,7 +124,8 @@ def _linear_segment(traced: Traced, node: fx.Node) -> Segment | str:
 
 def _elementwise(node: fx.Node, before: fx.Node, module: nn.Module | None) -> Activation | None:
     if isinstance(module, ELEMENTWISE_MODULES):
-        return Activation(module)
+        # A hook may do anything.
+        return None if module._forward_hooks or module._forward_pre_hooks else Activation(module)
     if node.args[:1] != (before,):
         return None
     if node.op == "call_function" and node.target in ELEMENTWISE_FUNCTIONS:

@@ -41,7 +41,7 @@ from fgcli.gradient.sites import (
     SiteModule,
     named_site_modules,
     padding_rows,
-    refuse_forward_hooks,
+    refuse_hooks,
     refuse_mixing_layers,
     refuse_no_site,
     refuse_shared_weights,
@@ -119,7 +119,7 @@ class ForwardGradient:
         refuse_low(model)
         candidates = named_site_modules(model)
         refuse_shared_weights(candidates)
-        refuse_forward_hooks(candidates)
+        refuse_hooks(candidates)
         shapes = output_shapes(model, candidates, example)
         if not shapes:
             refuse_no_site(model)

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 
 import torch
 import torch.autograd.forward_ad as forward_ad
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fgcli.gradient.dual import dual_forward, hooks, lacks_layer_formulas
 from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.randomness import layers_draw
 from fgcli.gradient.sites import LAYERS, SiteModule
 from fgcli.gradient.trace import Traced
 from fgcli.gradient.upstream import math_attention
@@ -154,22 +155,24 @@ def refuse_other_uses(model: nn.Module, sites: Mapping[str, SiteModule], example
 
 
 def refuse_disagreement(model: nn.Module, traced: Traced, sites: Mapping[str, SiteModule], example: Tensor) -> None:
-    """Raises ModelRefused, naming the site, where the traced graph computes another output than the model itself."""
-    outputs: dict[str, Tensor] = {}
+    """Raises ModelRefused where the traced graph computes another output than the model itself: of a site, which it
+    names, or of the model."""
+    found: dict[str, tuple[Tensor, fx.Node]] = {}
 
     def record(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
-        outputs[name] = s.clone()
+        if name in traced.site_nodes:
+            found[f"the output of site '{name}'"] = s.clone(), traced.site_nodes[name]
 
     with torch.no_grad(), math_attention(), hooks(sites, record):
-        model(example)
-    nodes = {name: traced.site_nodes[name] for name in outputs if name in traced.site_nodes}
-    values = traced.run(example, nodes.values())
-    for name, node in nodes.items():
-        own, again = outputs[name], values[node]
+        outputs = model(example)
+    output = next(node for node in traced.graph.nodes if node.op == "output")
+    found["the model's output"] = outputs, output.all_input_nodes[0]
+    values = traced.run(example, [node for _, node in found.values()])
+    for which, (own, node) in found.items():
         largest = own.abs().max().clamp_min(torch.finfo(own.dtype).tiny)
-        if own.isfinite().all() and not (again - own).abs().max() <= 1e-3 * largest:
+        if own.isfinite().all() and not (values[node] - own).abs().max() <= 1e-3 * largest:
             raise ModelRefused(
-                f"site '{name}' has another output when the model is computed a second time: something before it "
+                f"{which} is another when the model is computed a second time: something before it "
                 "draws random numbers (dropout in train mode), keeps state, or changes a tensor in place that is used "
                 "again under its old name; put the layer into eval mode or use the operation that returns a new "
                 "tensor, or use activation-perturbation"
@@ -177,14 +180,16 @@ def refuse_disagreement(model: nn.Module, traced: Traced, sites: Mapping[str, Si
 
 
 def refuse_random_layers(model: nn.Module, example: Tensor) -> None:
-    """Raises ModelRefused where one sample, twice in a batch, gives two outputs: they could not share a tangent.
+    """Raises ModelRefused where the model draws random numbers: a sample's copies could not share a tangent.
 
-    Raises it as well where the model changes its buffers or gives no tensor.
+    Torch's generators tell, or else the outputs of one sample that is twice in a batch. Raises it as well where the
+    model changes its buffers or gives no tensor.
     """
     with torch.no_grad(), math_attention():
         outputs = _called(model, example[:2].repeat_interleave(2, 0))
     first, second = outputs.unflatten(0, (-1, 2)).unbind(1)
-    if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
+    same = torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True)
+    if not same or layers_draw(model, example):
         raise ModelRefused(
             "the model is random (a Dropout in train mode, say): its copies of a sample differ, one for each tangent; "
             "use tangents=1, or put the layer into eval mode"

@@ -133,14 +133,21 @@ def refuse_shared_weights(sites: Mapping[str, SiteModule]) -> None:
                 )
 
 
-def refuse_forward_hooks(sites: Mapping[str, SiteModule]) -> None:
-    """Raises ModelRefused where a hook of the user's may change what a site gives: its guess would be of another s."""
+def refuse_hooks(sites: Mapping[str, SiteModule]) -> None:
+    """Raises ModelRefused where a hook of the user's may change what a site takes or gives.
+
+    Its guess would be of another s. With several tangents, and in W̃, what arrives at a site is given to it past hooks.
+    """
     for name, module in sites.items():
-        if module._forward_hooks:
-            raise ModelRefused(
-                f"site '{name}' ({type(module).__name__}) has a forward hook, which may change its output; remove it, "
-                "make a layer of what it does, or use weight-perturbation"
-            )
+        for hooks, kind, changed in (
+            (module._forward_hooks, "forward hook", "output"),
+            (module._forward_pre_hooks, "forward pre-hook", "input"),
+        ):
+            if hooks:
+                raise ModelRefused(
+                    f"site '{name}' ({type(module).__name__}) has a {kind}, which may change its {changed}; remove it, "
+                    "make a layer of what it does, or use weight-perturbation"
+                )
 
 
 def refuse_mixing_layers(model: nn.Module) -> None:

@@ -1,5 +1,8 @@
 """What no guess can train through, and what is refused by those that need the upstream Jacobian as a matrix."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from networks import batch_for, cross_entropy
@@ -53,9 +56,9 @@ class Pair(nn.Linear):
         return super().forward(input), 0
 
 
-def hooked() -> nn.Module:
+def hooked(register: Callable[..., Any]) -> nn.Module:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    model[0].register_forward_hook(lambda module, inputs, output: None)
+    register(model[0], lambda *_: None)
     return model
 
 
@@ -70,7 +73,8 @@ def tied() -> nn.Module:
     [
         (Shared(), "site 'layer' is called twice"),
         (tied(), "sites '0' and '2' share a parameter"),
-        (hooked(), r"site '0' \(Linear\) has a forward hook"),
+        (hooked(nn.Module.register_forward_hook), r"site '0' \(Linear\) has a forward hook, .* its output; remove"),
+        (hooked(nn.Module.register_forward_pre_hook), r"site '0' \(Linear\) has a forward pre-hook, .* its input"),
         (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), r"layer '1' \(BatchNorm1d\) is in train mode"),
         (
             nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False)).eval(),

@@ -177,6 +177,10 @@ class Faulty(nn.Module):
                 kept = torch.tanh(h)
                 kept.mul_(2)
                 h = kept + h
+            case "changed after the last site":
+                y = self.third(torch.relu(self.second(torch.tanh(h))))
+                h.mul_(2)
+                return y + h
             case "mixing":
                 h = h - h.mean(0)
             case "formula":
@@ -201,10 +205,11 @@ class Doubled(torch.autograd.Function):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("dropout", "site 'second' has another output when the model is computed a second time: .*dropout"),
-        ("state", "site 'second' has another output when .* keeps state"),
+        ("dropout", "output of site 'second' is another when the model is computed a second time: .*dropout"),
+        ("state", "output of site 'second' is another when .* keeps state"),
         ("zeroed", r"site 'first' \(Linear\) is in a model that calls zero_, .* or use activation-perturbation"),
-        ("changed under its old name", "site 'second' has another output when .* under its old name"),
+        ("changed under its old name", "output of site 'second' is another when .* under its old name"),
+        ("changed after the last site", "the model's output is another when .* under its old name"),
         ("mixing", "site 'first' is followed by an operation that mixes the samples"),
         ("formula", "site 'first' is followed by an operation without a forward-mode formula .*backprop"),
         ("value", r"site 'first' \(Linear\) is in a model that torch.fx cannot follow .*no branches on values"),

@@ -31,7 +31,9 @@ MODELS = {
     "gelu": chain(5, 7, 6, 4, activation=nn.GELU),
     "inplace": nn.Sequential(nn.Linear(5, 6), nn.ReLU(inplace=True), nn.Linear(6, 4)).double(),
     "rows": residual(),
+    "hooked": chain(5, 6, 4),
 }
+MODELS["hooked"][1].register_forward_hook(lambda *passed: passed[-1] * torch.arange(6.0, dtype=torch.float64))
 
 
 def guesses(estimator: ForwardGradient, model: nn.Module, batch: Batch, number: int) -> dict[str, Tensor]:
@@ -284,6 +286,9 @@ def test_more_orthogonal_tangents_than_dimensions_are_refused() -> None:
 
 
 def test_a_random_model_is_refused() -> None:
-    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    head = nn.Linear(8, 3)
+    nn.init.zeros_(head.weight)  # the outputs do not show it yet
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), head)
     with pytest.raises(ModelRefused, match="its copies of a sample differ"):
         ForwardGradient(Isotropic(), tangents=Tangents(2)).bind(model, torch.ones(2, 4))
+    assert ForwardGradient(Isotropic(), tangents=Tangents(2)).bind(model.eval(), torch.ones(2, 4)).sites
