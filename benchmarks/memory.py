@@ -1,6 +1,7 @@
 """Peak memory of one step on a deep network, each method in a fresh process.
 
     python benchmarks/memory.py --depth 64 --methods inference,backprop,activation-perturbation:memory=replay
+    python benchmarks/memory.py --model resmlp:width=256 --depth 32 --batch 2048 --methods wt,wt:memory=replay
 
 A row a method, in MiB:
 
@@ -8,37 +9,42 @@ tensors    the most that one estimate holds beyond what it found (weights, data,
 activations    the same without what the estimate returns: activations, tangents, noise and the like
 process    the most that a step of estimator and optimiser is resident with, beyond the process before it, when it has
            torch, weights, data, gradients and moments and has made a step on 8 samples
+time       seconds of that one step
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
-WIDTH, INPUTS, CLASSES = 512, 40, 10
+INPUTS, CLASSES = 40, 10
 MIB = 2**20
 
 
-def measure(name: str, depth: int, size: int) -> str:
+def measure(name: str, network: str, depth: int, size: int) -> str:
     """The row of one method."""
     import torch
     from step_time import cross_entropy, estimator
 
     from fgcli.devices import peak_memory_bytes
+    from fgcli.extend.registry import load_registry
     from fgcli.gradient.estimator import Batch
     from fgcli.gradient.randomness import Streams
-    from fgcli.models.mlp import mlp
-    from fgcli.models.options import MLPOptions
+    from fgcli.recipe import parse_assignments
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    model = mlp(MLPOptions(width=WIDTH, depth=depth), (INPUTS,), CLASSES, generator)
+    kind, *assignments = network.split(":")
+    entry = load_registry().entry("model", kind)
+    options = entry.options(**parse_assignments([*assignments, f"depth={depth}"]))
+    model = entry.load()(options, (INPUTS,), CLASSES, generator)
     batch = Batch(torch.randn(size, INPUTS), torch.randint(CLASSES, (size,)))
     parameters = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-4, fused=True)
@@ -64,10 +70,12 @@ def measure(name: str, depth: int, size: int) -> str:
 
     step(few, 0)
     before = _resident()
+    start = time.perf_counter()
     step(batch, 1)
+    seconds = time.perf_counter() - start
     process = peak_memory_bytes(torch.device("cpu")) - before
     tensors, activations = peaks(lambda: estimate(batch, 2))
-    return f"| {depth} | {name} | {tensors / MIB:.1f} | {activations / MIB:.1f} | {process / MIB:.0f} |"
+    return f"| {depth} | {name} | {tensors / MIB:.1f} | {activations / MIB:.1f} | {process / MIB:.0f} | {seconds:.1f} |"
 
 
 def peaks(call: Callable[[], object]) -> tuple[int, int]:
@@ -101,17 +109,18 @@ def _resident() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", type=lambda text: text.split(","), required=True)
+    parser.add_argument("--model", default="mlp:width=512", help="name:option=value:option=value")
     parser.add_argument("--depth", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
-        print(measure(arguments.methods[0], arguments.depth, arguments.batch), flush=True)
+        print(measure(arguments.methods[0], arguments.model, arguments.depth, arguments.batch), flush=True)
         return
-    print("| depth | method | tensors | activations | process |\n|---|---|---|---|---|", flush=True)
+    print("| depth | method | tensors | activations | process | time, s |\n|---|---|---|---|---|---|", flush=True)
     for name in arguments.methods:
-        command = [sys.executable, __file__, "--alone", "--methods", name, "--depth", str(arguments.depth)]
-        subprocess.run([*command, "--batch", str(arguments.batch)], check=True)
+        command = [sys.executable, __file__, "--alone", "--methods", name, "--model", arguments.model]
+        subprocess.run([*command, "--depth", str(arguments.depth), "--batch", str(arguments.batch)], check=True)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Recipe(Options):
     )
     tangent_chunk: Count | None = Field(default=None, description="Tangents carried at a time.")
     memory: Literal["store", "replay"] | None = Field(
-        default=None, description="Store what each layer saw, or make two passes that store nothing of a layer."
+        default=None, description="Store what each layer saw, or hold what does not grow with depth."
     )
     dataset: str = Field(default="mnist1d", description="Dataset.")
     dataset_options: OwnOptions = Field(default={}, description="The dataset's own options.")

@@ -46,7 +46,7 @@ def train(
         str | None,
         _option(
             "--memory",
-            "Store what each layer saw, or replay: two passes that store nothing of a layer (default store).",
+            "Store what each layer saw, or replay: the same in memory that does not grow with depth (default store).",
             "store|replay",
         ),
     ] = None,

@@ -94,8 +94,8 @@ class EngineOptions(TangentOptions):
 
     memory: Literal["store", "replay"] = Field(
         default="store",
-        description="`store` what each layer saw until the gradients are made; `replay`: two passes that store nothing "
-        "of a layer and draw the guesses again, the same numbers in memory that does not grow with depth.",
+        description="`store` what each layer saw until the gradients are made; `replay`: the same numbers in memory "
+        "that does not grow with depth, by two passes that store nothing of a layer, or by small parts of the batch.",
     )
 
 

@@ -35,6 +35,11 @@ class DrivenSite:
         """The guess, if it is linear in its noise. Asked once: isinstance of a protocol takes 20 µs."""
         return self.guess if isinstance(self.guess, LinearGuess) else None
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether the parts of a batch have the guesses of the whole, drawn from streams that go on."""
+        return self.linear_guess is not None and not getattr(self.guess, "whole_batch", False)
+
     def observe(self, s: Tensor) -> None:
         if isinstance(self.segment, Segment):
             self.site.slope = self.segment.slope(s)

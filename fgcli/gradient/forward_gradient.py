@@ -9,6 +9,7 @@ fgcli.gradient.replay.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -25,6 +26,7 @@ from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, NoGuess, SampledGuess
+from fgcli.gradient.parts import Add, EstimatePart, estimate_in_parts, parts_of
 from fgcli.gradient.precision import full_precision, refuse_low, wide
 from fgcli.gradient.probe import (
     output_shapes,
@@ -34,7 +36,7 @@ from fgcli.gradient.probe import (
     refuse_random_layers,
 )
 from fgcli.gradient.randomness import StepRng
-from fgcli.gradient.replay import Replay
+from fgcli.gradient.replay import ROWS, STORED, Replay
 from fgcli.gradient.segment import GraphSegment, Lookahead
 from fgcli.gradient.sites import (
     Site,
@@ -85,7 +87,8 @@ class ForwardGradient:
     uncovered: parameters that no site covers (a LayerNorm's scale) are trained by weight perturbation carried in
     the same pass, or frozen. With several tangents, they have one of their own, beside those of the sites.
     tangents: how many guesses at once, and how they make one estimate.
-    memory: store what the weight gradients are made of during the pass, or make two passes that store nothing.
+    memory: store what the weight gradients are made of during the pass, or make two passes that store nothing; where
+    upstream Jacobians have no matrix, one pass of small parts of the batch.
     """
 
     def __init__(
@@ -167,12 +170,6 @@ class ForwardGradient:
                 "not known; make the forward one that it can follow (no branches on values), or use "
                 "activation-perturbation"
             )
-        if isinstance(above, GraphSegment) and self.memory == "replay":
-            raise ModelRefused(
-                f"site '{site.name}' ({type(site.module).__name__}) {above.reason}; its upstream Jacobian needs what "
-                "other layers give, kept for all sites at once, so that memory=replay would save nothing: use "
-                "memory=store, or activation-perturbation"
-            )
         if isinstance(above, GraphSegment) and self.method.needs == "matrix":
             raise ModelRefused(
                 f"site '{site.name}' ({type(site.module).__name__}) {above.reason}; a method that needs the upstream "
@@ -183,25 +180,40 @@ class ForwardGradient:
         return DrivenSite(site, self.method, above)
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        if self.memory == "replay":
-            directions = self._begin(model, rng)
-            return Replay(self._driven, self.tangents, self._links, directions).estimate(model, loss, batch, rng)
-        drawn = self.dual_pass(model, loss, batch, rng)
-        with torch.no_grad(), full_precision(batch.inputs):
+        directions, sites = self._begin(model, rng), self._driven.values()
+        size = len(batch.inputs)
+        estimate: EstimatePart = partial(self._stored, model, loss, directions)
+        if self.memory == "replay" and self._lookahead:
+            size = STORED // sum(one.site.dim for one in sites)
+        elif self.memory == "replay":
+            size = ROWS
+            estimate = Replay(model, loss, self._driven, self.tangents, self._links, directions)
+        parts = parts_of(model, batch.inputs, size, sites, self.tangents)
+        return estimate_in_parts(estimate, parts, sites, batch, rng)
+
+    def _stored(
+        self, model: nn.Module, loss: Loss, directions: dict[str, Tensor], part: Batch, rng: StepRng, add: Add
+    ) -> tuple[Tensor, Tensor]:
+        """As EstimatePart has it, in one pass."""
+        drawn = self._dual_pass(model, loss, part, rng, directions)
+        with full_precision(part.inputs):
             total = drawn.along_directions.sum()
-            gradients = {name: total * direction for name, direction in drawn.directions.items()}
+            add({name: total * direction for name, direction in directions.items()})
             for name, draws in drawn.draws.items():
                 guess = draws.combined(drawn.coefficients)
-                gradients |= weight_gradients(self._driven[name].site, wide(drawn.inputs[name]), guess)
-        delta = drawn.directional_derivative
-        return Estimate(drawn.losses, gradients, delta.squeeze(1))
+                add(weight_gradients(self._driven[name].site, wide(drawn.inputs[name]), guess))
+        return drawn.losses, drawn.directional_derivative
 
     def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> DualPass:
         """The pass that `estimate` makes of the same arguments; in parts, where the tangents are chunked."""
-        directions = self._begin(model, rng)
-        with torch.no_grad():
-            single = self.tangents.single
-            return (self._single_pass if single else self._batched_pass)(model, loss, batch, rng, directions)
+        return self._dual_pass(model, loss, batch, rng, self._begin(model, rng))
+
+    @torch.no_grad()
+    def _dual_pass(
+        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, directions: dict[str, Tensor]
+    ) -> DualPass:
+        single = self.tangents.single
+        return (self._single_pass if single else self._batched_pass)(model, loss, batch, rng, directions)
 
     def _begin(self, model: nn.Module, rng: StepRng) -> dict[str, Tensor]:
         """Prepare the sites for this step, and draw the directions of the parameters that no site covers."""

@@ -11,7 +11,12 @@ Needs = Literal["nothing", "operator", "matrix"]
 
 
 class GuessMethod(Protocol):
-    """What all guess methods share. Constructed with the method's options."""
+    """What all guess methods share. Constructed with the method's options.
+
+    Beside `prepare`, only means over the samples of the present batch may be put into `site.memory`, for the next step:
+    where a batch is taken in parts, theirs make one. A method whose guess for a sample depends on the others of its
+    batch has a class attribute `whole_batch = True`: it is given no parts.
+    """
 
     needs: ClassVar[Needs]
     """What the method asks of `site.upstream`: `nothing`; `operator`, to apply it and its transpose; or `matrix`, its

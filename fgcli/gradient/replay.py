@@ -5,9 +5,13 @@ from its key, times δ (of several tangents, times the coefficients c that δ ma
 parameters made at once, while its input is there.
 
 A dual number takes twice the memory of a number, and its sum with a guess some more. So a large batch is taken in parts
-of about ROWS samples, wherever the parts' noise can be that of the whole batch. The numbers are those of the pass that
-stores: to the bit where the batch is one part, or else to the order of the sums over parts. (With several tangents the
-last bits may differ in any case, where they are chunked: their guesses are mapped together here.)
+of about ROWS samples (fgcli.gradient.parts). The numbers are those of the pass that stores. (With several tangents the
+last bits may differ, where they are chunked: their guesses are mapped together here.)
+
+Where W̃ has no matrix (fgcli.gradient.segment), two passes would save little: W̃ has rows for all later blocks of a
+residual stream and uses what other layers give, so that a single guess for one sample, with its noise, takes memory
+that grows with depth. There the pass that stores is made, of parts whose layers give STORED numbers together: the
+deeper the network, the fewer samples a part has.
 """
 
 from collections.abc import Mapping
@@ -21,83 +25,63 @@ from fgcli.gradient.batched import Link, batched_derivatives
 from fgcli.gradient.draws import Drawn, Kept
 from fgcli.gradient.driven_site import DrivenSite
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
-from fgcli.gradient.estimator import Batch, Estimate, Loss
+from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.parts import Add
 from fgcli.gradient.precision import full_precision, wide
-from fgcli.gradient.randomness import DRAWN_AT_ONCE, ContinuedRng, StepRng, layers_again, layers_draw
+from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import weight_gradients
 from fgcli.gradient.tangents import Tangents, gram_of
 from fgcli.gradient.upstream import math_attention
 
 ROWS = 512
+STORED = 2**21
 Derivatives = tuple[Tensor, Tensor, Tensor, Tensor]
 """Losses [batch], δ [batch, K], coefficients of the guesses [batch, K], and δ [batch] along the directions."""
 
 
 class Replay:
-    """The passes over sites that were prepared for this step, none with a GraphSegment.
+    """The passes of a model over sites that were prepared for this step, none with a GraphSegment.
 
     `directions` are those of the parameters that no site covers.
     """
 
     def __init__(
         self,
+        model: nn.Module,
+        loss: Loss,
         sites: Mapping[str, DrivenSite],
         tangents: Tangents,
         links: Mapping[str, Link],
         directions: Mapping[str, Tensor],
     ) -> None:
+        self.model, self.loss = model, loss
         self.sites, self.tangents, self.links, self.directions = sites, tangents, links, directions
         self._modules = {name: one.site.module for name, one in sites.items()}
 
-    @torch.no_grad()
-    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        parts = self._parts(model, batch.inputs)
-        rng = ContinuedRng(rng.streams, rng.step) if len(parts) > 1 else rng
-        first = self._single_pass if self.tangents.single else self._batched_pass
-        gradients: dict[str, Tensor] = {}
-        losses, deltas = [], []
-        for rows in parts:
-            part = Batch(batch.inputs[rows], batch.targets[rows])
-            share = len(part.inputs) / len(batch.inputs)
-            again = layers_again(batch.inputs.device)  # a Dropout must drop the same units in both passes
-            loss_of_part, delta, coefficients, along_directions = first(model, loss, part, rng)
-            again()
-            total = along_directions.sum()
-            _add(gradients, {name: total * direction for name, direction in self.directions.items()}, share)
-            self._add_gradients(gradients, model, part.inputs, rng, coefficients, share)
-            losses.append(loss_of_part)
-            deltas.append(delta.squeeze(1).mul_(share))
-            if isinstance(rng, ContinuedRng):
-                rng.advance()
-        return Estimate(torch.cat(losses), gradients, torch.cat(deltas))
+    def __call__(self, part: Batch, rng: StepRng, add: Add) -> tuple[Tensor, Tensor]:
+        """As EstimatePart has it."""
+        again = layers_again(part.inputs.device)  # a Dropout must drop the same units in both passes
+        losses, delta, coefficients, along_directions = self._first_pass(part, rng)
+        again()
+        total = along_directions.sum()
+        add({name: total * direction for name, direction in self.directions.items()})
+        self._second_pass(part.inputs, rng, coefficients, add)
+        return losses, delta
 
-    def _parts(self, model: nn.Module, inputs: Tensor) -> list[slice]:
-        """Rows of the batch that are taken together."""
-        samples, device = len(inputs), inputs.device
-        number = -(-samples // ROWS)
-        if (
-            number == 1
-            or device.type != "cpu"
-            or self.tangents.draws == "rademacher"
-            or any(one.linear_guess is None for one in self.sites.values())
-            or layers_draw(model, inputs)
-        ):
-            return [slice(0, samples)]
-        blocks = samples // DRAWN_AT_ONCE
-        starts = [DRAWN_AT_ONCE * (blocks * part // number) for part in range(number)]
-        return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
+    def _first_pass(self, batch: Batch, rng: StepRng) -> Derivatives:
+        return (self._single_pass if self.tangents.single else self._batched_pass)(batch, rng)
 
-    def _single_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Derivatives:
+    def _single_pass(self, batch: Batch, rng: StepRng) -> Derivatives:
         def perturb(name: str, _: Tensor, s: Tensor) -> Tensor:
             with self.sites[name].observing(s) as site:
                 return site.draw(s, rng, self.tangents)
 
         with forward_ad.dual_level():
-            outputs = dual_forward(model, batch.inputs, self._modules, perturb, self.directions)
-            losses, delta = directional_derivative(loss(outputs, batch.targets))
+            outputs = dual_forward(self.model, batch.inputs, self._modules, perturb, self.directions)
+            losses, delta = directional_derivative(self.loss(outputs, batch.targets))
         return losses, delta.unsqueeze(1), delta.unsqueeze(1), delta
 
-    def _batched_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Derivatives:
+    def _batched_pass(self, batch: Batch, rng: StepRng) -> Derivatives:
         """One pass for each chunk of the tangents."""
         gram = _Gram(self.tangents)
 
@@ -114,7 +98,9 @@ class Replay:
             at_site, number = partial(perturb, part), len(part)
             with forward_ad.dual_level():
                 found.append(
-                    batched_derivatives(model, loss, batch, self._modules, at_site, number, self.links, directions)
+                    batched_derivatives(
+                        self.model, self.loss, batch, self._modules, at_site, number, self.links, directions
+                    )
                 )
         losses, _, along = found[0]
         delta = torch.cat([one[1] for one in found], dim=1)
@@ -122,41 +108,23 @@ class Replay:
         with full_precision(delta):
             return losses, delta, gram.coefficients(delta), rest
 
-    def _add_gradients(
-        self,
-        gradients: dict[str, Tensor],
-        model: nn.Module,
-        inputs: Tensor,
-        rng: StepRng,
-        coefficients: Tensor,
-        share: float,
-    ) -> None:
-        """The second pass."""
-
+    def _second_pass(self, inputs: Tensor, rng: StepRng, coefficients: Tensor, add: Add) -> None:
         def visit(name: str, _: nn.Module, arguments: tuple[Tensor, ...], s: Tensor) -> None:
             with full_precision(s):
                 s = wide(s)
                 with self.sites[name].observing(s) as site:
                     guess = self._draw(site, s, rng).combined(coefficients)
-                _add(gradients, weight_gradients(site.site, wide(arguments[0]), guess), share)
+                add(weight_gradients(site.site, wide(arguments[0]), guess))
 
         # Slopes are derivatives, which only a dual level has.
         with forward_ad.dual_level(), math_attention(), hooks(self._modules, visit):
-            model(inputs)
+            self.model(inputs)
 
     def _draw(self, site: DrivenSite, s: Tensor, rng: StepRng) -> Drawn:
         """All tangents' guesses at a site, the same each time."""
         if self.tangents.single:
             return Kept(site.draw(s, rng, self.tangents).unsqueeze(1))
         return site.draw_several(s, rng, self.tangents, range(self.tangents.number))
-
-
-def _add(gradients: dict[str, Tensor], more: Mapping[str, Tensor], share: float) -> None:
-    for name, gradient in more.items():
-        if name in gradients:
-            gradients[name].add_(gradient, alpha=share)
-        else:
-            gradients[name] = gradient.mul_(share)
 
 
 class _Gram:

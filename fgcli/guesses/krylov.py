@@ -12,7 +12,8 @@ from torch import Tensor
 from fgcli.gradient.guess import Needs
 from fgcli.gradient.sites import Site
 from fgcli.guesses.options import OrthogonalOptions
-from fgcli.spectra.krylov import followed, krylov_images, random_block, ritz_vectors
+from fgcli.spectra.krylov import followed, krylov_images, mean_image, random_block, ritz_vectors
+from fgcli.spectra.scaling import near_one
 
 
 class OrthogonalKrylov:
@@ -32,14 +33,15 @@ class OrthogonalKrylov:
     def map(self, site: Site, prepared: Tensor, z: Tensor) -> Tensor:
         k = z.shape[1]
         images = krylov_images(site.upstream, prepared, self.oversampling * k, len(z))
-        site.memory["start"] = followed(images, prepared)  # the next step's: this one's is `prepared`
+        site.memory["image"] = mean_image(images, prepared)
+        images = near_one(images)
         vectors = ritz_vectors(images, k)
         return (vectors @ z.unsqueeze(-1)).squeeze(-1) if z.dim() == 2 else vectors @ z
 
 
 def start_block(site: Site, k: int) -> Tensor:
     """X [d, k], where a step's iterations start: afresh where the input's size is another than in the last step."""
-    start = site.memory.get("start")
-    if start is None or start.shape != (site.dim, k):
+    image = site.memory.get("image")
+    if image is None or image.shape != (site.dim, k):
         return random_block(site.dim, k, site.module.weight)
-    return start
+    return followed(image)

@@ -31,6 +31,7 @@ class OrthogonalMean:
     """y_b = W̃_bᵀ U z, z ~ N(0, I_k)."""
 
     needs: ClassVar[Needs] = "operator"
+    whole_batch: ClassVar[bool] = True
 
     def __init__(self, options: OrthogonalOptions) -> None:
         self.k, self.refresh = options.k, options.refresh

@@ -24,7 +24,7 @@ from fgcli.guesses.krylov import start_block
 from fgcli.guesses.options import NewtonSchulzOptions
 from fgcli.guesses.per_site import PerSite
 from fgcli.spectra.coefficients import MARGIN, CoefficientTable
-from fgcli.spectra.krylov import followed, krylov_images
+from fgcli.spectra.krylov import krylov_images, mean_image
 from fgcli.spectra.lanczos import LeadingSingular, leading_singular
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.scaling import near_one
@@ -179,6 +179,8 @@ class NewtonSchulzKrylov:
 
     def map(self, site: Site, prepared: Started, z: Tensor) -> Tensor:
         images = krylov_images(site.upstream, prepared.start, z.shape[1], len(z))
+        site.memory["image"] = mean_image(images, prepared.start)
+        images = near_one(images)
         gram = images.mT @ images
         steps = prepared.step
         if steps is None:
@@ -188,7 +190,6 @@ class NewtonSchulzKrylov:
         scaled = gram / bound.square().view(-1, 1, 1)
         columns = z.unsqueeze(-1) if z.dim() == 2 else z
         u = self._applied(site, steps, scaled, columns) / bound.view(-1, 1, 1)
-        site.memory["start"] = followed(images, prepared.start)  # the next step's
         return images @ u if z.dim() == 3 else (images @ u).squeeze(-1)
 
     def _applied(self, site: Site, steps: Tensor, gram: Tensor, columns: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Products(Protocol):
 
 
 def krylov_images(matrices: Products, start: Tensor, r: int, batch: int) -> Tensor:
-    """R = AᵀQ [batch, n, r], up to a power of two, Q orthonormal: start X [n, b] is the same for all matrices.
+    """R = AᵀQ [batch, n, r], Q orthonormal: start X [n, b] is the same for all matrices.
 
     r is capped at m; with r = m, Q is whole and R spans Im(Aᵀ). Takes ⌈r/b⌉ products with A and as many with Aᵀ, each
     of b columns.
@@ -44,12 +44,12 @@ def krylov_images(matrices: Products, start: Tensor, r: int, batch: int) -> Tens
         basis.append(_orthonormal(block[:, :, :left], basis))
         images.append(matrices.apply_transpose(basis[-1]))
         if left <= block.shape[2]:
-            return near_one(torch.cat(images, 2))
+            return torch.cat(images, 2)
         block = matrices.apply(images[-1])
 
 
 def ritz_vectors(images: Tensor, k: int) -> Tensor:
-    """Orthonormal top-k right Ritz vectors of R [batch, n, r], by descending Ritz value: [batch, n, k].
+    """Orthonormal top-k right Ritz vectors of R [batch, n, r], near one, by descending Ritz value: [batch, n, k].
 
     Columns beyond a sample's rank are 0.
     """
@@ -66,15 +66,21 @@ def random_block(n: int, b: int, like: Tensor) -> Tensor:
     return torch.randn(n, b, generator=generator, dtype=torch.float64).to(like)
 
 
-def followed(images: Tensor, start: Tensor) -> Tensor:
-    """One orthogonal iteration on the mean of R_b R_bᵀ, nearly that of AᵀA: start X [n, b] -> [n, b].
+def mean_image(images: Tensor, start: Tensor) -> Tensor:
+    """Half an orthogonal iteration: the mean over b of R_b R_bᵀX [n, b], nearly that of AᵀA X, for start X [n, b].
 
-    images: R [batch, n, r]. Done at every step, it follows the space that holds most of the matrices' energy: where the
-    next ones start.
+    images: R [batch, n, r]. Not scaled, so that the means of several batches make one.
     """
-    image = near_one((images @ (images.mT @ start)).mean(0))
+    return (images @ (images.mT @ start)).mean(0)
+
+
+def followed(image: Tensor) -> Tensor:
+    """The other half: X [n, b], orthonormal, of the mean image [n, b].
+
+    Done at every step, it follows the space that holds most of the matrices' energy: where the next ones start.
+    """
     device = torch.device("cpu") if image.device.type == "mps" else image.device
-    return torch.linalg.qr(image.to(device)).Q.to(image)
+    return torch.linalg.qr(near_one(image).to(device)).Q.to(image)
 
 
 def _orthonormal(block: Tensor, basis: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Two passes that store nothing against the one that does, in float64."""
+"""Two passes that store nothing, and passes of small parts, against the one that stores, in float64."""
 
 from functools import partial
 from typing import Any
@@ -7,25 +7,33 @@ import pytest
 import torch
 from networks import any_network, batch_for, chain, cross_entropy, residual
 from subjects import Normalised
-from torch import nn
+from torch import Tensor, nn
 
 from fgcli.bench.measure import peak_of
-from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Estimate
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.replay import ROWS
 from fgcli.gradient.tangents import Tangents
-from fgcli.guesses.options import OrthogonalOptions
+from fgcli.guesses.newton_schulz import newton_schulz
+from fgcli.guesses.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions
 from fgcli.guesses.orthogonal import orthogonal
+from fgcli.guesses.preconditioned import preconditioned
 from fgcli.guesses.transpose import Transpose
+from fgcli.models.options import ResMLPOptions, TransformerOptions
+from fgcli.models.resmlp import ResMLP
+from fgcli.models.transformer import Transformer
 
 CPU = torch.device("cpu")
 RNG = Streams(3).at(7)
 GUESSES: dict[str, Any] = {
     "isotropic": Isotropic,
     "transpose": lambda: Transpose(None),  # type: ignore[arg-type]
+    "krylov": lambda: orthogonal(OrthogonalOptions(k=2, solver="krylov")),
+    "mean": lambda: orthogonal(OrthogonalOptions(k=2, solver="mean")),
+    "newton-schulz": lambda: newton_schulz(NewtonSchulzOptions(k=2, solver="krylov")),
+    "preconditioned": lambda: preconditioned(PreconditionedOptions(iterations=5)),
     "shared": lambda: orthogonal(OrthogonalOptions(k=2, solver="shared")),
     "normalised": Normalised,
 }
@@ -117,8 +125,65 @@ def test_memory_grows_by_the_gradients_alone(guess: str) -> None:
     assert peaks["replay", 12] - more < 5 * activation
 
 
-def test_a_site_whose_jacobian_needs_other_layers_is_refused_by_name() -> None:
-    model, batch = any_network("attention")
-    said = r"site 'embed' \(Linear\) .* needs what other layers give.* use memory=store, or activation-perturbation"
-    with pytest.raises(ModelRefused, match=said):
-        ForwardGradient(GUESSES["transpose"](), memory="replay").bind(model, batch.inputs)
+def transformer() -> tuple[nn.Module, Batch]:
+    """A transformer of float64 and a batch of 51 for it."""
+    options = TransformerOptions(width=6, depth=1, heads=2, patch=4)
+    model = Transformer(options, (12,), 3, torch.Generator().manual_seed(0)).double()
+    inputs = torch.randn(51, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return model, Batch(inputs, torch.arange(51) % 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "guess", "tangents"),
+    [
+        *(
+            (network, guess, Tangents())
+            for network in ("convolutions-2d", "residual", "transformer")
+            for guess in ("transpose", "krylov", "newton-schulz", "preconditioned")
+        ),
+        ("attention", "transpose", Tangents(3)),
+        ("residual", "krylov", Tangents(3, "orthogonal")),
+        ("convolutions-2d", "newton-schulz", Tangents(3, "orthogonal")),
+        ("residual", "preconditioned", Tangents(3)),
+        ("attention", "mean", Tangents()),  # what cannot be had in parts is not taken in parts
+        ("transformer", "transpose", Tangents(2, draws="rademacher")),
+        ("transformer", "krylov", Tangents(3, "projection", chunk=2)),
+        ("past-all-sites", "transpose", Tangents(3, "orthogonal", chunk=2)),
+    ],
+)
+def test_where_jacobians_have_no_matrix_parts_have_its_numbers_and_leave_its_state(
+    network: str, guess: str, tangents: Tangents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fgcli.gradient.forward_gradient.STORED", 1)  # parts of 16, 16 and 19 samples
+    model, batch = transformer() if network == "transformer" else any_network(network, 51)
+    estimates: dict[str, list[Estimate]] = {"store": [], "replay": []}
+    states: dict[str, dict[str, Tensor]] = {}
+    for memory in ("store", "replay"):
+        estimator = ForwardGradient(GUESSES[guess](), tangents=tangents, memory=memory)
+        estimator.bind(model, batch.inputs[:3])
+        for step in (0, 1):
+            estimates[memory].append(estimator.estimate(model, cross_entropy, batch, Streams(3).at(step)))
+        states[memory] = estimator.state()
+    assert bool(states["store"]) == (guess in ("krylov", "newton-schulz", "mean"))
+    torch.testing.assert_close(states["replay"], states["store"])
+    for replayed, stored in zip(*(estimates[memory] for memory in ("replay", "store")), strict=True):
+        torch.testing.assert_close(replayed.losses, stored.losses)
+        torch.testing.assert_close(replayed.directional_derivative, stored.directional_derivative)
+        torch.testing.assert_close(replayed.gradients, stored.gradients)
+
+
+def test_memory_grows_by_the_gradients_alone_in_a_residual_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    width, size, generator = 16, 128, torch.Generator().manual_seed(0)
+    # Layers of 84 and of 212 outputs together: parts of 48 samples, and of 16.
+    monkeypatch.setattr("fgcli.gradient.forward_gradient.STORED", 48 * 84)
+    peaks: dict[tuple[str, int], int] = {}
+    for depth in (2, 6):
+        model = ResMLP(ResMLPOptions(width=width, depth=depth), (5,), 4, generator).double()
+        batch = batch_for(model, size)
+        for memory in ("store", "replay"):
+            estimator = ForwardGradient(GUESSES["transpose"](), "freeze", memory=memory)
+            estimator.bind(model, batch.inputs[:3])
+            peaks[memory, depth] = peak_of(partial(estimator.estimate, model, cross_entropy, batch, RNG), CPU)
+    more = 8 * (2 * width * width * 8 + 12_000)  # gradients of eight more layers, and the states of their streams
+    assert peaks["replay", 6] - more < 1.15 * peaks["replay", 2]
+    assert peaks["store", 6] > 2 * peaks["store", 2]

@@ -7,8 +7,9 @@ import torch
 from masks import weight
 from torch import Tensor
 
-from fgcli.spectra.krylov import followed, krylov_images, random_block, ritz_vectors
+from fgcli.spectra.krylov import followed, krylov_images, mean_image, random_block, ritz_vectors
 from fgcli.spectra.least_squares import project_onto_rows
+from fgcli.spectra.scaling import near_one
 
 
 @dataclass
@@ -61,9 +62,9 @@ def test_ritz_vectors_are_singular_vectors_where_there_is_a_gap() -> None:
 def test_columns_beyond_the_rank_are_zero_and_tiny_matrices_are_no_problem() -> None:
     matrices = some(5, 8)[1:]
     # Scaled as a whole, as within a batch: the tiny one alone.
-    vectors = ritz_vectors(krylov_images(Dense(matrices[:2]), random_block(8, 3, matrices), 5, 2), 3)
+    vectors = ritz_vectors(near_one(krylov_images(Dense(matrices[:2]), random_block(8, 3, matrices), 5, 2)), 3)
     assert vectors.norm(dim=1).round(decimals=9).tolist() == [[1, 1, 0], [0, 0, 0]]
-    alone = ritz_vectors(krylov_images(Dense(matrices[2:]), random_block(8, 3, matrices), 5, 1), 3)
+    alone = ritz_vectors(near_one(krylov_images(Dense(matrices[2:]), random_block(8, 3, matrices), 5, 1)), 3)
     vh = torch.linalg.svd(matrices[2] * 1e200).Vh[:3]
     torch.testing.assert_close(projector(alone)[0], projector(vh.T), rtol=0, atol=1e-8)
 
@@ -73,7 +74,7 @@ def test_the_start_that_is_followed_comes_to_the_leading_space_of_the_mean() -> 
     mean = (matrices.mT @ matrices).mean(0)
     start = random_block(15, 9, matrices)
     for _ in range(3):
-        start = followed(krylov_images(Dense(matrices), start, 12, 3), start)
+        start = followed(mean_image(krylov_images(Dense(matrices), start, 12, 3), start))
     torch.testing.assert_close(start.T @ start, torch.eye(9, dtype=torch.float64))
     leading = torch.linalg.eigh(mean).eigenvectors[:, -9:]
     torch.testing.assert_close(projector(start), projector(leading), rtol=0, atol=1e-6)

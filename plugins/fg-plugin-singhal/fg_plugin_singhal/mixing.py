@@ -23,6 +23,7 @@ class ActivationMixing:
     """
 
     needs: ClassVar[Needs] = "matrix"
+    whole_batch: ClassVar[bool] = True
 
     def __init__(self, options: GuessOptions) -> None:
         pass
