@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fgcli.gradient.tangents import gram_of
+
 
 @dataclass(frozen=True)
 class LinearMap:
@@ -21,12 +23,24 @@ class LinearMap:
 
 
 @dataclass(frozen=True)
+class Gram:
+    """VᵀV [batch, K, K] of vectors V [batch, n, K]: what `combine` orthogonal (of the noise) or projection asks for."""
+
+    matrix: Tensor
+    n: int
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> "Gram":
+        return cls(gram_of(vectors), vectors.shape[1])
+
+
+@dataclass(frozen=True)
 class Kept:
-    """The guesses themselves, y [batch, K, *site.shape], and, where `combine` asks for it, their noise."""
+    """The guesses themselves, y [batch, K, *site.shape], and, where `combine` asks for it, the Gram matrix of their
+    noise, which may be longer by far."""
 
     guesses: Tensor
-    noise: Tensor | None = None
-    """[batch, noise_dim, K]."""
+    of_noise: Gram | None = None
 
     def first(self) -> Tensor:
         """y of the first tangent."""
@@ -37,9 +51,8 @@ class Kept:
         return self.guesses.clone()
 
     @property
-    def vectors(self) -> Tensor:
-        """What `combine` orthogonal or projection takes the Gram matrix of: [batch, n, K]."""
-        return self.guesses.flatten(2).mT if self.noise is None else self.noise
+    def gram(self) -> Gram:
+        return self.of_noise or Gram.of(self.guesses.flatten(2).mT)
 
     def combined(self, c: Tensor) -> Tensor:
         """Σ_k c_k y_k of c [batch, K]: [batch, *site.shape]. Where K = 1, y itself is written into."""
@@ -63,8 +76,8 @@ class Mapped:
         return self.linear.columns(self.noise)
 
     @property
-    def vectors(self) -> Tensor:
-        return self.noise
+    def gram(self) -> Gram:
+        return Gram.of(self.noise)
 
     def combined(self, c: Tensor) -> Tensor:
         return self.linear.map((self.noise @ c.unsqueeze(2)).squeeze(2))

@@ -88,5 +88,5 @@ class DrivenSite:
             return Kept(drawn.all())
         if jacobian is not None and len(part) == tangents.number:
             # Not the map, which holds W̃ and all that its operations have computed, and takes several products.
-            return Kept(drawn.all(), drawn.noise if tangents.combine == "orthogonal" else None)
+            return Kept(drawn.all(), drawn.gram if tangents.combine == "orthogonal" else None)
         return drawn

@@ -49,7 +49,7 @@ from fgcli.gradient.sites import (
     refuse_shared_weights,
     weight_gradients,
 )
-from fgcli.gradient.tangents import Tangents, gram_of
+from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.upstream import UpstreamJacobian
 
 TRIED = 32
@@ -195,7 +195,7 @@ class ForwardGradient:
         self, model: nn.Module, loss: Loss, directions: dict[str, Tensor], part: Batch, rng: StepRng, add: Add
     ) -> tuple[Tensor, Tensor]:
         """As EstimatePart has it, in one pass."""
-        drawn = self._dual_pass(model, loss, part, rng, directions)
+        drawn = self.dual_pass(model, loss, part, rng, directions)
         with full_precision(part.inputs):
             total = drawn.along_directions.sum()
             add({name: total * direction for name, direction in directions.items()})
@@ -204,14 +204,15 @@ class ForwardGradient:
                 add(weight_gradients(self._driven[name].site, wide(drawn.inputs[name]), guess))
         return drawn.losses, drawn.directional_derivative
 
-    def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> DualPass:
-        """The pass that `estimate` makes of the same arguments; in parts, where the tangents are chunked."""
-        return self._dual_pass(model, loss, batch, rng, self._begin(model, rng))
-
     @torch.no_grad()
-    def _dual_pass(
-        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, directions: dict[str, Tensor]
+    def dual_pass(
+        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, directions: dict[str, Tensor] | None = None
     ) -> DualPass:
+        """The pass that `estimate` makes of the same arguments; in parts, where the tangents are chunked.
+
+        `directions` are those of the parameters that no site covers, where the step has begun.
+        """
+        directions = self._begin(model, rng) if directions is None else directions
         single = self.tangents.single
         return (self._single_pass if single else self._batched_pass)(model, loss, batch, rng, directions)
 
@@ -297,10 +298,11 @@ class ForwardGradient:
     def _coefficients(self, delta: Tensor, draws: Mapping[str, Drawn]) -> Tensor:
         if self.tangents.combine == "mean":
             return self.tangents.coefficients(delta)
-        vectors = [one.vectors for one in draws.values()]
         with full_precision(delta):
-            gram = torch.stack([gram_of(some) for some in vectors]).sum(0)
-            return self.tangents.coefficients(delta, gram, sum(some.shape[1] for some in vectors))
+            grams = [one.gram for one in draws.values()]
+            return self.tangents.coefficients(
+                delta, torch.stack([one.matrix for one in grams]).sum(0), sum(one.n for one in grams)
+            )
 
     def _ahead(self, inputs: Tensor) -> Iterator[tuple[str, Tensor, UpstreamJacobian]]:
         """Name, s and W̃ of the sites that have a GraphSegment, whose products no dual level allows."""

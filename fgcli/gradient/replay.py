@@ -30,7 +30,7 @@ from fgcli.gradient.parts import Add
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import weight_gradients
-from fgcli.gradient.tangents import Tangents, gram_of
+from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.upstream import math_attention
 
 ROWS = 512
@@ -83,12 +83,12 @@ class Replay:
 
     def _batched_pass(self, batch: Batch, rng: StepRng) -> Derivatives:
         """One pass for each chunk of the tangents."""
-        gram = _Gram(self.tangents)
+        grams = _Grams(self.tangents)
 
         def perturb(part: range, name: str, _: Tensor, s: Tensor) -> Tensor:
             with self.sites[name].observing(s) as site:
-                if part.start == 0 and gram.wanted:
-                    gram.add(self._draw(site, s, rng))
+                if part.start == 0 and grams.wanted:
+                    grams.add(self._draw(site, s, rng))
                 return site.draw_several(s, rng, self.tangents, part).all()
 
         found: list[tuple[Tensor, Tensor, Tensor | None]] = []
@@ -106,7 +106,7 @@ class Replay:
         delta = torch.cat([one[1] for one in found], dim=1)
         rest = losses.new_zeros(len(losses)) if along is None else along
         with full_precision(delta):
-            return losses, delta, gram.coefficients(delta), rest
+            return losses, delta, grams.coefficients(delta), rest
 
     def _second_pass(self, inputs: Tensor, rng: StepRng, coefficients: Tensor, add: Add) -> None:
         def visit(name: str, _: nn.Module, arguments: tuple[Tensor, ...], s: Tensor) -> None:
@@ -127,7 +127,7 @@ class Replay:
         return site.draw_several(s, rng, self.tangents, range(self.tangents.number))
 
 
-class _Gram:
+class _Grams:
     """The Gram matrices that the combination of several tangents asks for, added up over the sites."""
 
     def __init__(self, tangents: Tangents) -> None:
@@ -135,9 +135,9 @@ class _Gram:
         self.wanted = tangents.combine != "mean"
 
     def add(self, drawn: Drawn) -> None:
-        gram = gram_of(drawn.vectors)
-        self._sum = gram if self._sum is None else self._sum + gram
-        self._n += drawn.vectors.shape[1]
+        gram = drawn.gram
+        self._sum = gram.matrix if self._sum is None else self._sum + gram.matrix
+        self._n += gram.n
 
     def coefficients(self, delta: Tensor) -> Tensor:
         return self.tangents.coefficients(delta, self._sum, self._n)
