@@ -117,12 +117,25 @@ class PastAll(nn.Module):
         return h
 
 
+class Skip(nn.Module):
+    """A block of one layer, whose output joins the residual stream that it has read: both are ends of what is below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.block, self.leave = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        return self.leave(torch.tanh(h + self.block(torch.tanh(h))))
+
+
 ANY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "convolutions-1d": (lambda: Convolutions(1), (2, 7)),
     "convolutions-2d": (lambda: Convolutions(2), (2, 5, 4)),
     "residual": (Residual, (2, 6, 6)),
     "attention": (Attention, (3, 4)),
     "past-all-sites": (PastAll, (5,)),
+    "skip": (Skip, (5,)),
 }
 
 

@@ -36,7 +36,7 @@ class GraphSegment:
     ends: tuple[fx.Node, ...]
     operations: tuple[fx.Node, ...]
     fixed: tuple[fx.Node, ...]
-    """What they use that does not depend on s_i directly."""
+    """What they use that does not depend on s_i directly: other sites' outputs, also those that are ends, among it."""
     reason: str
     """Why this is no elementwise activation and linear layer: completes «site 'x' ...»."""
 
@@ -55,7 +55,8 @@ def graph_segment(traced: Traced, name: str, reason: str) -> GraphSegment | None
     needed = _leading_to(ends, {site, *reached})
     operations = tuple(node for node in traced.graph.nodes if node in needed and node is not site)
     used = {argument for node in operations for argument in node.all_input_nodes}
-    return GraphSegment(traced, site, tuple(ends), operations, tuple(used - needed - {site}), reason)
+    fixed = (used - needed | used.intersection(sites)) - {site}
+    return GraphSegment(traced, site, tuple(ends), operations, tuple(fixed), reason)
 
 
 def _reached(traced: Traced, site: fx.Node) -> list[fx.Node]:
@@ -101,9 +102,8 @@ class Lookahead:
             fixed = {node: values[node] for node in segment.fixed}
 
             def function(s: Tensor, segment: GraphSegment = segment, fixed: dict[fx.Node, Tensor] = fixed) -> Tensor:
-                own = {**fixed, segment.site: s}
-                self.traced.evaluate(segment.operations, own)
-                return torch.cat([own[node].flatten(1) for node in segment.ends], 1)
+                found = self.traced.evaluate(segment.operations, {**fixed, segment.site: s})
+                return torch.cat([found[node].flatten(1) for node in segment.ends], 1)
 
             s = values[segment.site]
             yield name, s, SegmentUpstream(function, s)

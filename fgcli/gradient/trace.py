@@ -6,7 +6,8 @@ the graph disagrees with the model; fgcli.gradient.probe finds that out.
 """
 
 import operator
-from collections.abc import Collection, Iterable, Iterator
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -81,12 +82,15 @@ class Traced:
                         del values[argument]
         return {node: values[node] for node in kept}
 
-    def evaluate(self, nodes: Iterable[fx.Node], values: Values) -> None:
-        """Add the values of `nodes`, in the order of the graph, to those of what they use."""
+    def evaluate(self, nodes: Iterable[fx.Node], values: Values) -> Values:
+        """The values of `nodes`, in the order of the graph. What has one in `values` is used with that."""
+        found: Values = {}
+        known = ChainMap(values, found)
         for node in nodes:
-            values[node] = self._value(node, values)
+            found[node] = self._value(node, known)
+        return found
 
-    def _value(self, node: fx.Node, values: Values) -> Any:
+    def _value(self, node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
         arguments: Any = fx.map_arg(node.args, values.__getitem__)
         keywords: Any = fx.map_arg(node.kwargs, values.__getitem__)
         if node.op == "get_attr":
