@@ -30,6 +30,7 @@ from fgcli.gradient.parts import Add, EstimatePart, estimate_in_parts, parts_of
 from fgcli.gradient.precision import full_precision, refuse_low, wide
 from fgcli.gradient.probe import (
     output_shapes,
+    refuse_changing,
     refuse_disagreement,
     refuse_operations,
     refuse_other_uses,
@@ -129,6 +130,8 @@ class ForwardGradient:
         single, needs = self.tangents.single, self.method.needs != "nothing"
         if not single:
             refuse_random_layers(model, example)
+        if self.memory == "replay":
+            refuse_changing(model, example)
         above = find_segments(model, shapes) if needs or not single else {}
         self._modules = {name: candidates[name] for name in shapes}
         self._links = {} if single else _links(above, self._modules)

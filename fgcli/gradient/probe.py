@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from fgcli.gradient.dual import dual_forward, hooks, lacks_layer_formulas
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.randomness import layers_draw
+from fgcli.gradient.randomness import layers_again, layers_draw
 from fgcli.gradient.sites import LAYERS, SiteModule
 from fgcli.gradient.trace import Traced
 from fgcli.gradient.upstream import math_attention
@@ -177,6 +177,21 @@ def refuse_disagreement(model: nn.Module, traced: Traced, sites: Mapping[str, Si
                 "again under its old name; put the layer into eval mode or use the operation that returns a new "
                 "tensor, or use activation-perturbation"
             )
+
+
+def refuse_changing(model: nn.Module, example: Tensor) -> None:
+    """Raises ModelRefused where two passes over the same inputs, with the same random numbers, differ."""
+    again = layers_again(example.device)
+    with torch.no_grad(), math_attention():
+        first = model(example)
+        again()
+        second = model(example)
+        again()
+    if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+        raise ModelRefused(
+            "the model gives another output when it is called again (it keeps state in its forward, say), and "
+            "memory=replay calls it twice a step; make forward a function of its input, or use memory=store"
+        )
 
 
 def refuse_random_layers(model: nn.Module, example: Tensor) -> None:

@@ -10,6 +10,7 @@ from subjects import Normalised
 from torch import Tensor, nn
 
 from fgcli.bench.measure import peak_of
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Estimate
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import Isotropic
@@ -187,3 +188,20 @@ def test_memory_grows_by_the_gradients_alone_in_a_residual_net(monkeypatch: pyte
     more = 8 * (2 * width * width * 8 + 12_000)  # gradients of eight more layers, and the states of their streams
     assert peaks["replay", 6] - more < 1.15 * peaks["replay", 2]
     assert peaks["store", 6] > 2 * peaks["store", 2]
+
+
+class Flips(nn.Sequential):
+    """Another network at every call."""
+
+    calls = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.calls += 1
+        return (-1) ** self.calls * super().forward(input)
+
+
+def test_a_model_that_changes_from_call_to_call_is_refused() -> None:
+    model = Flips(*chain(4, 5, 3)).double()
+    estimator = ForwardGradient(Isotropic(), memory="replay")
+    with pytest.raises(ModelRefused, match=r"another output when it is called again .* or use memory=store"):
+        estimator.bind(model, batch_for(model, 4).inputs)
