@@ -128,14 +128,14 @@ class ForwardGradient:
         if not shapes:
             refuse_no_site(model)
         single, needs = self.tangents.single, self.method.needs != "nothing"
-        if not single:
-            refuse_random_layers(model, example)
         if self.memory == "replay":
             refuse_changing(model, example)
         above = find_segments(model, shapes) if needs or not single else {}
         self._modules = {name: candidates[name] for name in shapes}
         self._links = {} if single else _links(above, self._modules)
         refuse_operations(model, self._modules, example)
+        if not single:
+            refuse_random_layers(model, example)
         refuse_other_uses(model, self._modules, example)
         self._driven = {
             name: self._drive(Site(name, candidates[name], shape), above[name] if needs else None)

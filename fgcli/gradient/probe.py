@@ -3,6 +3,8 @@
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -74,19 +76,57 @@ def _called(model: nn.Module, inputs: Tensor) -> Tensor:
 
 def refuse_operations(model: nn.Module, sites: Mapping[str, SiteModule], example: Tensor) -> None:
     """Raises ModelRefused, naming the site before it, for an operation that has no forward-mode formula, or that mixes
-    the samples of a batch: a tangent of the first sample may arrive at no other."""
-    passed = ["the model's input"]
+    the samples of a batch: the first sample and its tangent must be the same in any batch."""
+    together = example if len(example) > 2 else torch.cat([example] * 4)
+    # Layers that draw give a sample the same again only in a batch of the same shape.
+    copies = example[:1].repeat_interleave(len(together) if layers_draw(model, example) else 2, 0)
+    again = layers_again(example.device)
 
-    def refuse_mixed(dual: Tensor) -> None:
-        tangent = forward_ad.unpack_dual(dual).tangent
-        if tangent is not None and bool((tangent[1:].nan_to_num() != 0).any()):  # NaN: a slope of inf, times 0
-            raise ModelRefused(
-                f"{passed[-1]} is followed by an operation that mixes the samples of a batch; per-sample guesses need "
-                "samples that do not meet: use another operation, or weight-perturbation"
-            )
+    def first_of(rows: Tensor) -> dict[str, _Arrival]:
+        again()
+        return _first_sample(model, sites, rows)
 
-    def arrive(_: str, __: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        refuse_mixed(arguments[0])
+    among_others, alone = first_of(together), first_of(copies)
+    for name, arrival in among_others.items():
+        if name in alone and arrival.differs(alone[name]):
+            if alone[name].differs(first_of(copies)[name]):  # it keeps state, or draws from a generator of its own
+                return
+            _refuse_mixed(arrival.after)
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """The first sample where it arrives at a site or at the output."""
+
+    after: str
+    value: Tensor
+    tangent: Tensor
+
+    def differs(self, other: "_Arrival") -> bool:
+        """By more than rounding, which depends on the batch's size. At a kink it decides on a derivative."""
+        rounding = max(1e-2, torch.finfo(self.value.dtype).eps ** 0.5)
+        return _far(self.value, other.value, rounding) or _far(self.tangent, other.tangent, max(0.1, rounding))
+
+
+def _far(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    finite = one.isfinite()
+    one, other = one[finite].double(), other[finite].double()
+    return not bool((one - other).norm() <= tolerance * one.norm() + 1e-5 * one.numel() ** 0.5)  # NaN is far
+
+
+def _first_sample(model: nn.Module, sites: Mapping[str, SiteModule], rows: Tensor) -> dict[str, _Arrival]:
+    """What the first of `rows` and its tangent are where they arrive, when it alone is perturbed at every site."""
+    passed, found = ["the model's input"], {}
+
+    def look(name: str, dual: Tensor) -> None:
+        value, tangent = forward_ad.unpack_dual(dual)
+        tangent = torch.zeros_like(value) if tangent is None else tangent
+        if bool((tangent[1:].nan_to_num() != 0).any()):  # NaN: a slope of inf, times 0
+            _refuse_mixed(passed[-1])
+        found[name] = _Arrival(passed[-1], value[0].clone(), tangent[0].clone())
+
+    def arrive(name: str, _: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        look(name, arguments[0])
 
     def first_alone(name: str, _: Tensor, s: Tensor) -> Tensor:
         passed.append(f"site '{name}'")
@@ -98,8 +138,16 @@ def refuse_operations(model: nn.Module, sites: Mapping[str, SiteModule], example
     directions = {n: torch.zeros_like(p) for n, p in model.named_parameters() if id(p) not in of_sites}
     with torch.no_grad(), forward_ad.dual_level(), naming_missing_formulas(model, passed):
         with hooks(sites, arrive, nn.Module.register_forward_pre_hook):
-            outputs = dual_forward(model, example[:2], sites, first_alone, directions)
-        refuse_mixed(outputs)
+            outputs = dual_forward(model, rows, sites, first_alone, directions)
+        look("the output", outputs)
+    return found
+
+
+def _refuse_mixed(after: str) -> NoReturn:
+    raise ModelRefused(
+        f"{after} is followed by an operation that mixes the samples of a batch; per-sample guesses need samples that "
+        "do not meet: use another operation, or weight-perturbation"
+    )
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def layers_draw(model: nn.Module, inputs: Tensor) -> bool:
     back = layers_again(inputs.device)
     before = [generator.get_state() for generator in _default_generators(inputs.device)]
     with torch.no_grad():
-        model(inputs[:1])
+        model(inputs[:2])
     after = [generator.get_state() for generator in _default_generators(inputs.device)]
     back()
     return not all(torch.equal(one, other) for one, other in zip(before, after, strict=True))

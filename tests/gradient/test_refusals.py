@@ -51,6 +51,32 @@ class Centred(nn.Module):
         return nn.functional.batch_norm(x, None, None, training=True)
 
 
+class Batchwise(nn.Module):
+    """Does to the whole batch what the name says."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.name:
+            case "standardise":
+                return (x - x.mean(0)) / x.std(0)
+            case "roll":
+                return torch.roll(x, 1, 0)
+            case "divide by its size":
+                return x / x.shape[0]
+            case _:
+                raise ValueError(self.name)
+
+
+def untrained(layer: nn.Linear) -> nn.Linear:
+    """With outputs of 0, which hide what comes after."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Pair(nn.Linear):
     def forward(self, input: Tensor) -> tuple[Tensor, int]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(input), 0
@@ -90,6 +116,12 @@ def tied() -> nn.Module:
             nn.Sequential(Centred(), nn.Linear(4, 4), Centred(), nn.Linear(4, 4)),
             "site '1' is followed by .* that mixes",
         ),
+        (nn.Sequential(Batchwise("standardise"), nn.Linear(4, 4)), "the model's input is followed by .* that mixes"),
+        (nn.Sequential(Batchwise("roll"), nn.Linear(4, 4), nn.Dropout()), "the model's input is followed by .* mixes"),
+        (
+            nn.Sequential(nn.Linear(4, 4), untrained(nn.Linear(4, 4)), Batchwise("divide by its size")),
+            "site '1' is followed by .* that mixes",
+        ),
         (nn.Sequential(nn.Linear(4, 4), Pair(4, 4)), "the model gives a tuple; it must give one tensor"),
         (nn.Sequential(nn.ReLU()), "has no site"),
         (
@@ -102,6 +134,23 @@ def tied() -> nn.Module:
 def test_refused_by_any_guess(model: nn.Module, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
         ForwardGradient(Isotropic()).bind(model, torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.5, -1.0, 2.0, 1.0]]))
+
+
+def test_draws_and_state_are_not_taken_for_samples_that_mix() -> None:
+    class Alternating(nn.Linear):
+        calls = 0
+
+        def forward(self, input: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(input) * (-1) ** self.calls
+
+    x = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.5, -1.0, 2.0, 1.0], [3.0, 1.0, -1.0, 0.0]])
+    torch.manual_seed(0)
+    for model in (
+        nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 4)),
+        nn.Sequential(nn.Linear(4, 8), Alternating(8, 8), nn.Linear(8, 4)),
+    ):
+        assert ForwardGradient(Isotropic()).bind(model, x).sites[0] == "0"
 
 
 def test_batch_norm_is_noticed_in_the_mode_that_it_has_at_each_estimate() -> None:

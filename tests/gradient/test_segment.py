@@ -186,7 +186,7 @@ class Faulty(nn.Module):
             case "formula":
                 h = Doubled.apply(h)
             case "value":
-                h = h if h.sum() > 0 else -h
+                h = h if h.isfinite().all() else -h
         return self.third(torch.relu(self.second(h)))
 
 
