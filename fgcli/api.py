@@ -15,6 +15,7 @@ from fgcli.extend.entry_options import checked_options
 from fgcli.extend.options import GuessOptions, with_engine_options
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.checked import Guess
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import refuse_frozen
@@ -37,6 +38,8 @@ class ForwardGradient:
     def __init__(
         self, model: nn.Module, method: str | Guess | Estimator = "wperp", *, seed: int = 0, **options: Any
     ) -> None:
+        if not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise UsageError(f"seed is {seed!r}; it must be a whole number from 0 to below 2^63")
         self.model = model
         self.steps = 0
         """Calls of `step` so far."""
@@ -95,9 +98,16 @@ class ForwardGradient:
 
     def _bind(self, x: Tensor) -> None:
         """Let the estimator look the model over, unless all that it looks at is as it was."""
-        parameters, modules = self.model.named_parameters(), self.model.modules()
+        parameters, modules = list(self.model.named_parameters()), self.model.modules()
+        for name, one in parameters:
+            if isinstance(one, nn.UninitializedParameter):
+                raise ModelRefused(
+                    f"parameter '{name}' has no shape before the model's first call (a LazyLinear, say); call the "
+                    "model once on an input, before the optimiser is made"
+                )
         trained = tuple((name, one.device, one.dtype) for name, one in parameters if one.requires_grad)
-        seen = (x.shape[1:], x.dtype, x.device, trained, tuple((id(one), one.training) for one in modules))
+        looks = tuple((id(one), one.training, *one._forward_hooks, *one._forward_pre_hooks) for one in modules)
+        seen = (x.shape[1:], x.dtype, x.device, trained, looks)
         if seen == self._bound_to:
             return
         refuse_frozen(self.model)

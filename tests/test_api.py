@@ -326,3 +326,20 @@ def test_an_embeddings_padding_is_not_trained(method: str, tangents: int) -> Non
     assert found is not None
     assert not found[1].any()
     assert found[[2, 3]].any(1).all()
+
+
+def test_a_hook_that_comes_later_is_noticed() -> None:
+    model, (x, y) = nn.Sequential(nn.Linear(5, 4)).double(), batch()
+    gradient = ForwardGradient(model, "activation-perturbation")
+    gradient.step(x, y, F.cross_entropy)
+    model[0].register_forward_hook(lambda _, __, output: -output)
+    with pytest.raises(ModelRefused, match=r"site '0' .* has a forward hook"):
+        gradient.step(x, y, F.cross_entropy)
+
+
+def test_a_parameter_without_a_shape_and_an_impossible_seed_are_refused() -> None:
+    with pytest.raises(ModelRefused, match=r"parameter '0.weight' has no shape .* call the model once"):
+        ForwardGradient(nn.Sequential(nn.LazyLinear(3)), "weight-perturbation").step(*batch(), F.cross_entropy)
+    for seed in (-1, 2**63, "a", 0.5):
+        with pytest.raises(UsageError, match=r"^seed is .*; it must be a whole number from 0"):
+            ForwardGradient(small(), seed=seed)  # pyright: ignore[reportArgumentType]
