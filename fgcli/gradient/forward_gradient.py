@@ -25,6 +25,7 @@ from fgcli.gradient.driven_site import DrivenSite
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.grad_mode import refuse_no_grad
 from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, NoGuess, SampledGuess
 from fgcli.gradient.parts import Add, EstimatePart, estimate_in_parts, parts_of
 from fgcli.gradient.precision import full_precision, refuse_low, wide
@@ -137,6 +138,7 @@ class ForwardGradient:
         if not single:
             refuse_random_layers(model, example)
         refuse_other_uses(model, self._modules, example)
+        refuse_no_grad(model, example)
         self._driven = {
             name: self._drive(Site(name, candidates[name], shape), above[name] if needs else None)
             for name, shape in shapes.items()

@@ -17,12 +17,15 @@ from fgcli.gradient.sites import LAYERS, SiteModule
 from fgcli.gradient.trace import Traced
 from fgcli.gradient.upstream import math_attention
 
+WITHIN_INFERENCE = "is computed within torch.inference_mode(), which has no tangents; use .detach() on what stays fixed"
+
 
 def output_shapes(model: nn.Module, modules: Mapping[str, SiteModule], example: Tensor) -> dict[str, tuple[int, ...]]:
     """Shape of each called site's output without the batch axis, in the order of the forward pass.
 
-    Raises ModelRefused for a site that is called twice or by keyword, whose output's first axis is not the batch, or
-    whose input is changed in place afterwards, and where the model changes its buffers or gives no tensor.
+    Raises ModelRefused for a site that is called twice, by keyword or in inference mode, whose output's first axis is
+    not the batch, or whose input is changed in place afterwards, and where the model changes its buffers or gives no
+    tensor.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     inputs: dict[str, tuple[Tensor, int]] = {}
@@ -32,6 +35,8 @@ def output_shapes(model: nn.Module, modules: Mapping[str, SiteModule], example: 
             raise ModelRefused(f"site '{name}' is called twice in one forward pass; give each call a layer of its own")
         if not arguments:
             raise ModelRefused(f"site '{name}' is called with its input by keyword; pass it by position")
+        if output.is_inference():
+            raise ModelRefused(f"the output of site '{name}' {WITHIN_INFERENCE}")
         if output.shape[0] != len(example):
             raise ModelRefused(
                 f"site '{name}' has an output of shape {list(output.shape)} for a batch of {len(example)}; "

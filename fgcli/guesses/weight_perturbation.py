@@ -10,6 +10,7 @@ from fgcli.extend.options import Options
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks, lacks_layer_formulas
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.grad_mode import refuse_no_grad
 from fgcli.gradient.precision import full_precision, lowered
 from fgcli.gradient.probe import naming_missing_formulas, refuse_no_tensor, refuse_random_layers
 from fgcli.gradient.randomness import StepRng, Streams
@@ -66,6 +67,7 @@ class WeightPerturbation:
                 self._single(model, loss, batch, rng)
                 if not self.tangents.single:
                     self._batched(model, loss, batch, rng)
+                refuse_no_grad(model, example)
         except RuntimeError as cause:
             if self.tangents.single:
                 raise
