@@ -25,10 +25,10 @@ def parts_of(
 ) -> list[slice]:
     """Rows of the batch that are taken together, about `size`; all, wherever parts would have other guesses."""
     samples, blocks = len(inputs), len(inputs) // DRAWN_AT_ONCE
-    size = DRAWN_AT_ONCE * max(size // DRAWN_AT_ONCE, 1)
-    number = min(-(-samples // size), blocks)
+    number = min(-(-samples // (DRAWN_AT_ONCE * max(size // DRAWN_AT_ONCE, 1))), blocks)
     if (
-        number <= 1
+        samples <= size
+        or number <= 1
         or inputs.device.type != "cpu"
         or tangents.draws == "rademacher"
         or not all(one.takes_parts for one in sites)

@@ -7,6 +7,7 @@ What it costs is W̃ᵀ's one product, in any network: Q is followed only once i
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -18,27 +19,32 @@ from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.mean_space import mean_space, whitened_and_next
 from fgcli.spectra.tracking import image_of
 
+SAMPLES = 16
+"""The first of a batch, which the very first Q is made of: where a batch is taken in parts, its first part has them."""
+
 
 @dataclass
 class Space:
-    """U = Q (QᵀCQ)^{-1/2} [d_out, k] for this step, once known, and the Q that is to come, if it is due."""
+    """Q and U = Q (QᵀCQ)^{-1/2} [d_out, k] of this step, once known, and whether a look at C is due."""
 
+    left: Tensor | None
     whitened: Tensor | None
-    due: Tensor | None
+    due: bool
 
 
 class OrthogonalMean:
     """y_b = W̃_bᵀ U z, z ~ N(0, I_k)."""
 
     needs: ClassVar[Needs] = "operator"
-    whole_batch: ClassVar[bool] = True
 
     def __init__(self, options: OrthogonalOptions) -> None:
         self.k, self.refresh = options.k, options.refresh
 
     def prepare(self, site: Site) -> Space:
-        due = site.memory.get("left") if site.step % self.refresh == 0 else None
-        return Space(site.memory.get("whitened"), due)
+        image = site.memory.pop("image", None)
+        if image is not None:
+            site.memory["whitened"], site.memory["left"] = whitened_and_next(site.memory["left"], image)
+        return Space(site.memory.get("left"), site.memory.get("whitened"), site.step % self.refresh == 0)
 
     def noise_dim(self, site: Site, prepared: Space) -> int:
         largest = min(site.dim, site.upstream.output_dim)
@@ -53,23 +59,20 @@ class OrthogonalMean:
         return MaskedBasis(image, None).combine(site.linear_upstream.slope, z)
 
     def _follow(self, site: Site, prepared: Space, z: Tensor) -> None:
-        """Once a step at most, so that further maps of the step are the same: what is found is the next step's."""
-        if prepared.whitened is not None and prepared.due is None:
-            return
-        left = prepared.due
-        if left is None:  # the first step has no other
-            left = mean_space(lambda q: _mean_product(site, q, len(z)), z, site.upstream.output_dim, z.shape[1])
-        whitened, following = whitened_and_next(lambda q: _mean_product(site, q, len(z)), left)
-        site.memory.update(whitened=whitened, left=following)
-        prepared.due = None
-        if prepared.whitened is None:
-            prepared.whitened = whitened
+        """C Q of the batch, at a step where it is due, for the next step: further maps of this one are the same."""
+        if prepared.whitened is None:  # the first step has no other
+            few = partial(_mean_product, site, len(z), SAMPLES)
+            prepared.left = mean_space(few, z, site.upstream.output_dim, z.shape[1])
+            prepared.whitened, _ = whitened_and_next(prepared.left, few(prepared.left))
+            prepared.due = True
+        if prepared.due and prepared.left is not None and "image" not in site.memory:
+            site.memory.update(left=prepared.left, image=_mean_product(site, len(z), len(z), prepared.left))
 
 
-def _mean_product(site: Site, q: Tensor, batch: int) -> Tensor:
-    """C Q [d_out, k]."""
+def _mean_product(site: Site, batch: int, samples: int, q: Tensor) -> Tensor:
+    """C Q [d_out, k] of the batch's first samples."""
     if site.next_layer is None:
         columns = q.expand(batch, -1, -1)
-        return site.upstream.apply(site.upstream.apply_transpose(columns)).mean(0)
-    slope, weight = site.linear_upstream.slope, site.next_weight
+        return site.upstream.apply(site.upstream.apply_transpose(columns))[:samples].mean(0)
+    slope, weight = site.linear_upstream.slope[:samples], site.next_weight
     return weight @ (image_of(weight, q) * slope.square().mean(0).unsqueeze(1))

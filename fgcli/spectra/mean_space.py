@@ -22,13 +22,12 @@ def mean_space(product: Product, like: Tensor, m: int, k: int) -> Tensor:
     return q
 
 
-def whitened_and_next(product: Product, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Q (QᵀCQ)^{-1/2} [m, k], and an orthonormal basis of C Q [m, k], one orthogonal iteration on.
+def whitened_and_next(q: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Q (QᵀCQ)^{-1/2} [m, k], and an orthonormal basis of the image C Q [m, k], one orthogonal iteration on.
 
     With U the first, the mean of (A_bᵀU)ᵀ(A_bᵀU) is I_k, or the projector onto QᵀCQ's range where that is singular.
     The root is the symmetric one, so that it hangs on no sign of eigenvectors.
     """
-    image = product(q)
     gram = q.mT @ image
     root = leading_root(((gram + gram.mT) / 2).unsqueeze(0), q.shape[1]).squeeze(0)
     return q @ root, orthonormal(near_one(image))

@@ -16,6 +16,7 @@ from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.replay import ROWS
+from fgcli.gradient.sites import Site
 from fgcli.gradient.tangents import Tangents
 from fgcli.guesses.newton_schulz import newton_schulz
 from fgcli.guesses.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions
@@ -28,7 +29,19 @@ from fgcli.models.transformer import Transformer
 
 CPU = torch.device("cpu")
 RNG = Streams(3).at(7)
+
+
+class Centred(Transpose):
+    """Its guess for a sample depends on the others."""
+
+    whole_batch = True
+
+    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
+        return super().map(site, prepared, z - z.mean(0))
+
+
 GUESSES: dict[str, Any] = {
+    "centred": lambda: Centred(None),  # type: ignore[arg-type]
     "isotropic": Isotropic,
     "transpose": lambda: Transpose(None),  # type: ignore[arg-type]
     "krylov": lambda: orthogonal(OrthogonalOptions(k=2, solver="krylov")),
@@ -146,7 +159,9 @@ def transformer() -> tuple[nn.Module, Batch]:
         ("residual", "krylov", Tangents(3, "orthogonal")),
         ("convolutions-2d", "newton-schulz", Tangents(3, "orthogonal")),
         ("residual", "preconditioned", Tangents(3)),
-        ("attention", "mean", Tangents()),  # what cannot be had in parts is not taken in parts
+        ("attention", "mean", Tangents()),
+        # What cannot be had in parts is not taken in parts.
+        ("attention", "centred", Tangents()),
         ("transformer", "transpose", Tangents(2, draws="rademacher")),
         ("transformer", "krylov", Tangents(3, "projection", chunk=2)),
         ("past-all-sites", "transpose", Tangents(3, "orthogonal", chunk=2)),
