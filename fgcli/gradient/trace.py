@@ -7,8 +7,9 @@ the graph disagrees with the model; fgcli.gradient.probe finds that out.
 
 import operator
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -32,6 +33,19 @@ class _Tracer(fx.Tracer):
     def __init__(self, sites: Collection[str]) -> None:
         super().__init__()
         self.sites = sites
+        self.failed: nn.Module | None = None
+        """The innermost module whose forward could not be followed."""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if type(m) is nn.TransformerEncoder:
+            forward = partial(_encoder_forward, m)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or m
+            raise
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self.sites:
@@ -40,18 +54,34 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name) and not holds_sites
 
 
+def _encoder_forward(
+    encoder: nn.TransformerEncoder,
+    src: Tensor,
+    mask: Tensor | None = None,
+    src_key_padding_mask: Tensor | None = None,
+    is_causal: bool | None = None,
+) -> Tensor:
+    """nn.TransformerEncoder's own forward, which asks whether its input is a nested tensor: here it is none."""
+    for layer in encoder.layers:
+        src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask, is_causal=bool(is_causal))
+    return src if encoder.norm is None else encoder.norm(src)
+
+
 class Traced:
     """The graph of a model, with the given sites as single operations. Raises NotTraceable."""
 
     def __init__(self, model: nn.Module, sites: Collection[str]) -> None:
         self.modules = dict(model.named_modules())
         self.sites = frozenset(sites)
+        tracer = _Tracer(sites)
         try:
-            with _unchanged(model) as self._constants:
-                self.graph = _Tracer(sites).trace(model)
+            with _unchanged(model) as self._constants, math_attention():
+                self.graph = tracer.trace(model)
         except Exception as cause:  # fx raises whatever the user's forward does when it meets a proxy
             fault = f"{type(cause).__name__}: {str(cause).splitlines()[0]}" if str(cause) else type(cause).__name__
-            raise NotTraceable(f"is in a model that torch.fx cannot follow ({fault})") from cause
+            names = [name for name, module in self.modules.items() if module is tracer.failed]
+            layer = f" in layer '{names[0]}' ({type(tracer.failed).__name__})" if names else ""
+            raise NotTraceable(f"is in a model that torch.fx cannot follow{layer} ({fault})") from cause
         for node in self.graph.nodes:
             if node.op == "call_method" and not hasattr(Tensor, _out_of_place(str(node.target))):
                 raise NotTraceable(

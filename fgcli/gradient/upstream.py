@@ -5,11 +5,11 @@ axis of columns, [batch, d, columns], is allowed everywhere.
 """
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -122,9 +122,19 @@ def _by_columns(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor
     return torch.vmap(function)(columns).movedim(0, -1)
 
 
-def math_attention() -> AbstractContextManager[Any]:
-    """Within it, scaled_dot_product_attention has a forward-mode formula: fused kernels have none, on any device."""
-    return sdpa_kernel(SDPBackend.MATH)
+@contextmanager
+def math_attention() -> Iterator[None]:
+    """Within it, attention has a forward-mode formula: fused kernels have none, on any device.
+
+    Neither has the whole layer that torch.nn's transformers call in eval mode, which torch.fx cannot follow either.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def relu_slope(s: Tensor) -> Tensor:

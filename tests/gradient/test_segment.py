@@ -221,6 +221,12 @@ def test_refused_by_name(fault: str, message: str) -> None:
         wt().bind(Faulty(fault), torch.randn(3, 4))
 
 
+def test_the_layer_that_cannot_be_followed_is_named() -> None:
+    inner = nn.Sequential(nn.Linear(4, 4), Faulty("value"))
+    with pytest.raises(ModelRefused, match=r"torch.fx cannot follow in layer '1.1' \(Faulty\) \(TraceError"):
+        wt().bind(nn.Sequential(nn.Linear(4, 4), inner), torch.randn(3, 4))
+
+
 def test_what_a_forward_keeps_for_others_to_look_at_is_left_to_it() -> None:
     model, x = Faulty("kept, not used"), torch.randn(3, 4)
     wt().bind(model, x)
