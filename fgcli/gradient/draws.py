@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgcli.gradient.tangents import gram_of
+from fgcli.gradient.tangents import Tangents
 
 
 @dataclass(frozen=True)
@@ -17,26 +17,25 @@ class LinearMap:
     map: Callable[[Tensor], Tensor]
 
     def columns(self, z: Tensor) -> Tensor:
-        """y [batch, tangents, *site.shape] of z [batch, noise_dim, tangents], sharing no memory with z."""
-        y = self.map(z).movedim(-1, 1).contiguous()
-        return y.clone() if y.untyped_storage().data_ptr() == z.untyped_storage().data_ptr() else y
+        """y [tangents, batch, *site.shape] of z [tangents, batch, noise_dim]."""
+        return self.map(z.movedim(0, -1)).movedim(-1, 0).contiguous()
 
 
 @dataclass(frozen=True)
 class Gram:
-    """VᵀV [batch, K, K] of vectors V [batch, n, K]: what `combine` orthogonal (of the noise) or projection asks for."""
+    """VᵀV [batch, K, K] of v_k [K, batch, n]: what `combine` orthogonal (of the noise) or projection asks for."""
 
     matrix: Tensor
     n: int
 
     @classmethod
-    def of(cls, vectors: Tensor) -> "Gram":
-        return cls(gram_of(vectors), vectors.shape[1])
+    def of(cls, tangents: Tangents, vectors: Tensor) -> "Gram":
+        return cls(tangents.gram(vectors), vectors.shape[2])
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The guesses themselves, y [batch, K, *site.shape], and, where `combine` asks for it, the Gram matrix of their
+    """The guesses themselves, y [K, batch, *site.shape], and, where `combine` asks for it, the Gram matrix of their
     noise, which may be longer by far."""
 
     guesses: Tensor
@@ -44,43 +43,46 @@ class Kept:
 
     def first(self) -> Tensor:
         """y of the first tangent."""
-        return self.guesses[:, 0]
+        return self.guesses[0]
 
     def all(self) -> Tensor:
-        """y [batch, K, *site.shape], a tensor that may be written into."""
-        return self.guesses.clone()
+        """y [K, batch, *site.shape]."""
+        return self.guesses
 
-    @property
-    def gram(self) -> Gram:
-        return self.of_noise or Gram.of(self.guesses.flatten(2).mT)
+    def gram(self, tangents: Tangents) -> Gram:
+        return self.of_noise or Gram.of(tangents, self.guesses.flatten(2))
 
     def combined(self, c: Tensor) -> Tensor:
         """Σ_k c_k y_k of c [batch, K]: [batch, *site.shape]. Where K = 1, y itself is written into."""
         y = self.guesses
-        if y.shape[1] == 1:
-            return y[:, 0].mul_(c.view(-1, *[1] * (y.dim() - 2)))
-        return (c.unsqueeze(1) @ y.flatten(2)).view(len(y), *y.shape[2:])
+        if len(y) == 1:
+            return y[0].mul_(c.view(-1, *[1] * (y.dim() - 2)))
+        return _weighted_sum(c, y.flatten(2)).view(y.shape[1:])
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """The noise z [batch, noise_dim, K] and its map: Σ_k c_k y_k = A Σ_k c_k z_k, so that no y need be kept."""
+    """The noise z [K, batch, noise_dim] and its map: Σ_k c_k y_k = A Σ_k c_k z_k, so that no y need be kept."""
 
     linear: LinearMap
     noise: Tensor
 
     def first(self) -> Tensor:
-        return self.linear.map(self.noise[..., 0].contiguous())
+        return self.linear.map(self.noise[0])
 
     def all(self) -> Tensor:
         return self.linear.columns(self.noise)
 
-    @property
-    def gram(self) -> Gram:
-        return Gram.of(self.noise)
+    def gram(self, tangents: Tangents) -> Gram:
+        return Gram.of(tangents, self.noise)
 
     def combined(self, c: Tensor) -> Tensor:
-        return self.linear.map((self.noise @ c.unsqueeze(2)).squeeze(2))
+        return self.linear.map(_weighted_sum(c, self.noise))
+
+
+def _weighted_sum(c: Tensor, vectors: Tensor) -> Tensor:
+    """Σ_k c_k v_k: c [batch, K], vectors [K, batch, n] -> [batch, n]."""
+    return (c.unsqueeze(1) @ vectors.transpose(0, 1)).squeeze(1)
 
 
 Drawn = Kept | Mapped
@@ -92,5 +94,5 @@ def joined(parts: Sequence[Drawn]) -> Drawn:
     if len(parts) == 1:
         return first
     if isinstance(first, Kept):
-        return Kept(torch.cat([part.guesses for part in parts if isinstance(part, Kept)], dim=1))
-    return Mapped(first.linear, torch.cat([part.noise for part in parts if isinstance(part, Mapped)], dim=2))
+        return Kept(torch.cat([part.guesses for part in parts if isinstance(part, Kept)]))
+    return Mapped(first.linear, torch.cat([part.noise for part in parts if isinstance(part, Mapped)]))

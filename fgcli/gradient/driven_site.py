@@ -72,21 +72,21 @@ class DrivenSite:
             generator = rng.generator(tangents.key("guess", k), site.name, s.device)
             return checked.sampled(self.guess, site, self.prepared, s, generator)
         linear = self.linear(s, jacobian)
-        return linear.map(tangents.noise(rng, "guess", self.site.name, k, (len(s), linear.noise_dim), s))
+        shape = (len(s), linear.noise_dim)
+        return linear.map(tangents.noise(rng, "guess", self.site.name, range(k, k + 1), shape, s)[0])
 
     def draw_several(
         self, s: Tensor, rng: StepRng, tangents: Tangents, part: range, jacobian: UpstreamJacobian | None = None
     ) -> Drawn:
         """What is to be remembered of the tangents of `part`, at s [batch, *site.shape]."""
         if self.linear_guess is None:
-            return Kept(torch.stack([self.draw(s, rng, tangents, k, jacobian) for k in part], dim=1))
+            return Kept(torch.stack([self.draw(s, rng, tangents, k, jacobian) for k in part]))
         linear = self.linear(s, jacobian)
-        shape = (len(s), linear.noise_dim)
-        noise = [tangents.noise(rng, "guess", self.site.name, k, shape, s) for k in part]
-        drawn = Mapped(linear, torch.stack(noise, dim=1).mT)
+        noise = tangents.noise(rng, "guess", self.site.name, part, (len(s), linear.noise_dim), s)
+        drawn = Mapped(linear, noise)
         if tangents.combine == "projection":
             return Kept(drawn.all())
         if jacobian is not None and len(part) == tangents.number:
             # Not the map, which holds W̃ and all that its operations have computed, and takes several products.
-            return Kept(drawn.all(), drawn.gram if tangents.combine == "orthogonal" else None)
+            return Kept(drawn.all(), drawn.gram(tangents) if tangents.combine == "orthogonal" else None)
         return drawn

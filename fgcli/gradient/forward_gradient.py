@@ -17,6 +17,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient import checked
+from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.batched import Link, batched_derivatives
 from fgcli.gradient.chain import Above, NoSegment, OutputLayer, Segment, find_segments
 from fgcli.gradient.checked import Guess
@@ -131,6 +132,8 @@ class ForwardGradient:
         single, needs = self.tangents.single, self.method.needs != "nothing"
         if self.memory == "replay":
             refuse_changing(model, example)
+        elif not single:
+            keep_freed_memory()
         above = find_segments(model, shapes) if needs or not single else {}
         self._modules = {name: candidates[name] for name in shapes}
         self._links = {} if single else _links(above, self._modules)
@@ -256,7 +259,7 @@ class ForwardGradient:
         with forward_ad.dual_level():
             outputs = dual_forward(model, batch.inputs, self._modules, perturb, directions)
             losses, delta = directional_derivative(loss(outputs, batch.targets))
-        draws: dict[str, Drawn] = {name: Kept(y.unsqueeze(1)) for name, y in guesses.items()}
+        draws: dict[str, Drawn] = {name: Kept(y.unsqueeze(0)) for name, y in guesses.items()}
         return DualPass(losses, delta.unsqueeze(1), inputs, draws, delta.unsqueeze(1), directions, delta)
 
     def _batched_pass(
@@ -304,7 +307,7 @@ class ForwardGradient:
         if self.tangents.combine == "mean":
             return self.tangents.coefficients(delta)
         with full_precision(delta):
-            grams = [one.gram for one in draws.values()]
+            grams = [one.gram(self.tangents) for one in draws.values()]
             return self.tangents.coefficients(
                 delta, torch.stack([one.matrix for one in grams]).sum(0), sum(one.n for one in grams)
             )

@@ -123,7 +123,7 @@ class Replay:
     def _draw(self, site: DrivenSite, s: Tensor, rng: StepRng) -> Drawn:
         """All tangents' guesses at a site, the same each time."""
         if self.tangents.single:
-            return Kept(site.draw(s, rng, self.tangents).unsqueeze(1))
+            return Kept(site.draw(s, rng, self.tangents).unsqueeze(0))
         return site.draw_several(s, rng, self.tangents, range(self.tangents.number))
 
 
@@ -135,7 +135,7 @@ class _Grams:
         self.wanted = tangents.combine != "mean"
 
     def add(self, drawn: Drawn) -> None:
-        gram = drawn.gram
+        gram = drawn.gram(self.tangents)
         self._sum = gram.matrix if self._sum is None else self._sum + gram.matrix
         self._n += gram.n
 

@@ -25,6 +25,9 @@ from fgcli.gradient.randomness import StepRng
 Combine = Literal["mean", "orthogonal", "projection"]
 Draws = Literal["gaussian", "rademacher", "antithetic"]
 
+WIDENED = 2**17
+"""Numbers that are widened to float64 at a time: a MiB, which a cache holds."""
+
 
 @dataclass(frozen=True)
 class Tangents:
@@ -55,16 +58,19 @@ class Tangents:
         """Purpose of the stream of tangent k, the same whatever the number of tangents; of the first, `purpose`."""
         return f"{purpose}-{k}" if k else purpose
 
-    def noise(self, rng: StepRng, purpose: str, name: str, k: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """z_k of `shape`, of mean 0 and covariance I."""
-        if self.draws == "rademacher":
-            generator = rng.generator(self.key(purpose, k), name, like.device)
-            signs = torch.empty(shape, dtype=like.dtype, device=like.device)
-            return signs.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
-        if self.draws == "antithetic":
-            z = rng.normal(self.key(purpose, k // 2), name, shape, like)
-            return z.neg_() if k % 2 else z
-        return rng.normal(self.key(purpose, k), name, shape, like)
+    def noise(self, rng: StepRng, purpose: str, name: str, part: range, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """z_k of mean 0 and covariance I, for every k of `part`: [len(part), *shape]."""
+        z = like.new_empty(len(part), *shape)
+        for k, one in zip(part, z, strict=True):
+            stream = k // 2 if self.draws == "antithetic" else k
+            generator = rng.generator(self.key(purpose, stream), name, like.device)
+            if self.draws == "rademacher":
+                one.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+            else:
+                one.normal_(generator=generator)
+            if self.draws == "antithetic" and k % 2:
+                one.neg_()
+        return z
 
     def coefficients(self, delta: Tensor, gram: Tensor | None = None, n: int = 0) -> Tensor:
         """c [batch, K] of δ [batch, K]; `gram` [batch, K, K] is ZᵀZ or YᵀY as `combine` asks, n the length of z."""
@@ -79,6 +85,15 @@ class Tangents:
         factor, _ = torch.linalg.cholesky_ex(shrunk, upper=True)
         c = torch.cholesky_solve(delta.to(gram).unsqueeze(2), factor, upper=True).squeeze(2)
         return (c * (n / self.number) if self.combine == "orthogonal" else c).to(delta)
+
+    def gram(self, vectors: Tensor) -> Tensor:
+        """VᵀV in float64 of the noise or the guesses that `combine` asks for: [K, batch, n] -> [batch, K, K]."""
+        independent = self.combine == "orthogonal" and self.draws != "antithetic"
+        if independent and vectors.shape[2] >= 4 * self.number:
+            # Its eigenvalues are within about n / 4 and 9 n / 4: the products need no more digits than δ has.
+            rows = vectors.transpose(0, 1)
+            return _wide(rows @ rows.mT)
+        return gram_of(vectors)
 
     def refuse_above(self, dims: Mapping[str, int]) -> None:
         """Raises OptionRefused for more orthogonal directions than the noise has dimensions; `dims` are its parts."""
@@ -101,6 +116,12 @@ class Tangents:
 
 
 def gram_of(vectors: Tensor) -> Tensor:
-    """VᵀV in float64 (on the CPU where the device has none): [batch, n, K] -> [batch, K, K]."""
-    wide = (vectors.cpu() if vectors.device.type == "mps" else vectors).double()
-    return wide.mT @ wide
+    """VᵀV by float64 of v_k [K, batch, n]: [batch, K, K]; a few samples at a time."""
+    rows = vectors.transpose(0, 1)
+    size = max(1, WIDENED // max(1, rows[0].numel()))
+    return torch.cat([wide @ wide.mT for wide in map(_wide, rows.split(size))])
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float64, on the CPU where the device has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -69,7 +69,8 @@ class LinearUpstream:
     def apply_transpose(self, u: Tensor) -> Tensor:
         if u.dim() == 2:
             return (u @ self.weight).mul_(self.slope)
-        return (u.mT @ self.weight).mul_(self.slope.unsqueeze(1)).mT  # one product of all columns and samples
+        columns = u.movedim(-1, 0) @ self.weight  # one product of all columns and samples
+        return columns.mul_(self.slope).movedim(0, -1)
 
     def dense(self) -> Tensor:
         return self.weight * self.slope.unsqueeze(1)

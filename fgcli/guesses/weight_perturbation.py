@@ -7,6 +7,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.extend.options import Options
+from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.dual import directional_derivative, dual_forward, hooks, lacks_layer_formulas
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
@@ -41,6 +42,8 @@ class WeightPerturbation:
         self._sites, self._padding_rows = named_site_modules(model), padding_rows(model)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.tangents.single:
+            if self.memory == "store":
+                keep_freed_memory()
             refuse_random_layers(model, example)
             if lacks_layer_formulas(example.device):
                 raise OptionRefused(f"on {example.device} it takes one tangent; use tangents=1, or another device")
@@ -87,7 +90,7 @@ class WeightPerturbation:
     def _single(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         with torch.no_grad(), forward_ad.dual_level():
-            directions = {name: self._direction(rng, name, p, 0) for name, p in parameters.items()}
+            directions = {name: self._directions(rng, name, p, range(1))[0] for name, p in parameters.items()}
             along = {id(parameters[name]): v for name, v in directions.items()}
             sites = self._sites if lacks_layer_formulas(batch.inputs.device) else {}
             of_sites = {id(p) for module in sites.values() for p in module.parameters(recurse=False)}
@@ -105,11 +108,12 @@ class WeightPerturbation:
             gradients = {name: total * v for name, v in directions.items()}
         return Estimate(losses, gradients, delta)
 
-    def _direction(self, rng: StepRng, name: str, parameter: Tensor, k: int) -> Tensor:
-        direction = self.tangents.noise(rng, "weight", name, k, tuple(parameter.shape), parameter)
+    def _directions(self, rng: StepRng, name: str, parameter: Tensor, part: range) -> Tensor:
+        """Of one parameter, [len(part), *its shape]."""
+        directions = self.tangents.noise(rng, "weight", name, part, tuple(parameter.shape), parameter)
         if name in self._padding_rows:
-            direction[self._padding_rows[name]] = 0
-        return direction
+            directions[:, self._padding_rows[name]] = 0
+        return directions
 
     @torch.no_grad()
     def _batched(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
@@ -118,8 +122,7 @@ class WeightPerturbation:
         parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
         def drawn(name: str, part: range) -> Tensor:
-            """Directions of one parameter, [len(part), *its shape]."""
-            return torch.stack([self._direction(rng, name, parameters[name], k) for k in part])
+            return self._directions(rng, name, parameters[name], part)
 
         kept = {} if self.memory == "replay" else {name: drawn(name, every) for name in parameters}
 
@@ -147,8 +150,8 @@ class WeightPerturbation:
         gram, n = None, sum(p.numel() for p in parameters.values())
         with full_precision(delta):
             if tangents.combine != "mean":
-                grams = [gram_of(directions(name, every).flatten(1).T) for name in parameters]
-                gram = torch.stack(grams).sum(0).unsqueeze(0)
+                grams = [gram_of(directions(name, every).flatten(1).unsqueeze(1)) for name in parameters]
+                gram = torch.stack(grams).sum(0)
             (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, n)
             gradients = {name: torch.tensordot(c, directions(name, every), dims=1) for name in parameters}
         return Estimate(losses, gradients, delta)

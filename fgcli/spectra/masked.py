@@ -91,7 +91,7 @@ class MaskedBasis:
         if coordinates.dim() == 2:
             return (coordinates @ self.basis.T).mul_(diagonal)
         # One product of all rows, each vector's entries side by side; basis @ coordinates would be one a sample.
-        return (coordinates.mT @ self.basis.T).mul_(diagonal.unsqueeze(1)).mT
+        return (coordinates.movedim(-1, 0) @ self.basis.T).mul_(diagonal).movedim(0, -1)
 
 
 @lru_cache(maxsize=16)

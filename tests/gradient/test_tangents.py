@@ -103,7 +103,7 @@ def test_several_guesses_through_a_jacobian_that_is_no_matrix(tangents: Tangents
         shapes = {name: (len(batch.inputs), one.noise_dim) for name, one in maps.items()}
         z = torch.cat(
             [
-                torch.stack([tangents.noise(RNG, "guess", name, k, shape, batch.inputs) for k in range(3)], dim=2)
+                tangents.noise(RNG, "guess", name, range(3), shape, batch.inputs).movedim(0, -1)
                 for name, shape in shapes.items()
             ],
             dim=1,
@@ -157,7 +157,8 @@ def combined(tangents: Tangents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     guess = torch.cat([drawn.draws[name].combined(drawn.coefficients) for name in sites], dim=1)
     true = torch.cat(list(site_gradients(SMALL, cross_entropy, batch, sites).values()), dim=1)
     y = torch.cat(list(guesses(estimator, SMALL, batch, tangents.number).values()), dim=2).mT
-    z = torch.cat([one.noise for one in drawn.draws.values() if isinstance(one, Mapped)] or [y], dim=1)
+    noise = [one.noise.movedim(0, -1) for one in drawn.draws.values() if isinstance(one, Mapped)]
+    z = torch.cat(noise or [y], dim=1)
     return guess, true, y, z
 
 
@@ -184,6 +185,18 @@ def test_as_many_orthogonal_tangents_as_dimensions_leave_nothing_to_chance() -> 
         expected.append((a @ (a.mT @ g)).squeeze(2))
         start += a.shape[1]
     torch.testing.assert_close(guess, torch.cat(expected, dim=1), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [5, 16])
+def test_coefficients_in_float32_are_those_in_float64(n: int) -> None:
+    """Where there is little more noise than tangents, float32 products would leave three digits of some."""
+    tangents = Tangents(4, "orthogonal")
+    noise = tangents.noise(RNG, "guess", "0", range(4), (500, n), torch.zeros(1))
+    delta = noise.sum(2).T
+    found = tangents.coefficients(delta, tangents.gram(noise), n).double()
+    z = noise.double().movedim(0, -1)
+    expected = n / 4 * torch.linalg.solve(z.mT @ z, delta.double())
+    assert ((found - expected).norm(dim=1) < 1e-5 * expected.norm(dim=1)).all()
 
 
 def test_projection_is_least_squares_and_shrinks_toward_the_mean() -> None:

@@ -17,6 +17,7 @@ from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.randomness import Streams
+from fgcli.gradient.tangents import Tangents
 
 MODEL = chain(6, 8, 9, 7, 4, seed=2)
 SAMPLE = batch_for(MODEL, 1, seed=8)
@@ -142,8 +143,8 @@ def test_weight_perturbation_is_unbiased_with_n_plus_2_times_the_square(
     estimator.bind(model, batch.inputs)
     exact = ESTIMATORS[0].estimator().estimate(model, cross_entropy, batch, Streams(0).at(0)).gradients
     g = torch.cat([value.flatten() for value in exact.values()])
-    normal = torch.randn
-    monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: scale * normal(*args, **kwargs))
+    noise = Tangents.noise
+    monkeypatch.setattr(Tangents, "noise", lambda *arguments: scale * noise(*arguments))
     estimates = []
     for step in range(draws):
         gradients = estimator.estimate(model, cross_entropy, batch, Streams(4).at(step)).gradients
