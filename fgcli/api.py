@@ -17,7 +17,7 @@ from fgcli.extend.registry import load_registry
 from fgcli.gradient.checked import Guess
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss
-from fgcli.gradient.randomness import Streams
+from fgcli.gradient.randomness import Streams, layers_again
 from fgcli.gradient.sites import refuse_frozen
 from fgcli.guesses.driven import driven
 
@@ -28,7 +28,8 @@ class ForwardGradient:
     model: maps one tensor [batch, ...] to another; samples must not mix. It may be on any device, and change between
     steps: its weights, modes, and which parameters require a gradient.
     method: a name that `fg methods` lists, the instance of a guess method, or that of an estimator.
-    seed: with the number of steps so far, it names every draw; torch's own generators are left alone.
+    seed: with the number of steps so far, it names every draw; torch's own generators are left alone,
+        but by layers that draw from them (Dropout).
     options: the method's, by the names that `fg methods` lists (`k`, `tangents`, `combine`, `uncovered`, ...).
 
     Raises UsageError for an unknown method or option and for a value that an option cannot have, OptionRefused for
@@ -112,7 +113,9 @@ class ForwardGradient:
             return
         refuse_frozen(self.model)
         state = self._state if self._bound_to is None else self._estimator.state()
+        again = layers_again(x.device)  # what a Dropout draws in a step is what it would have drawn without this look
         self.coverage = self._estimator.bind(self.model, x)
+        again()
         self._estimator.load_state(state)
         self._bound_to = seen
 

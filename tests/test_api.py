@@ -129,6 +129,22 @@ def test_a_loop_that_is_taken_up_again_goes_on_to_the_same_bits() -> None:
     assert losses_of(again, ForwardGradient(again, **options, seed=4), other, 3) != expected[:3]
 
 
+def test_layers_that_draw_do_so_from_torchs_own_generator_in_steps_alone() -> None:
+    model = nn.Sequential(*small(), nn.Dropout())
+    gradient, found = ForwardGradient(model, "activation-perturbation"), []
+    gradient.step(*batch(8), F.cross_entropy)
+    state, drawn = gradient.state_dict(), torch.get_rng_state()
+    again = ForwardGradient(model, "activation-perturbation")
+    again.load_state_dict(state)
+    for one in (gradient, again):  # the second looks the model over first
+        model.zero_grad()
+        torch.set_rng_state(drawn)
+        one.step(*batch(8), F.cross_entropy)
+        found.append(given(model))
+    assert not torch.equal(torch.get_rng_state(), drawn)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
 def test_the_state_of_another_method_or_model_is_refused() -> None:
     model, (x, y) = small(), batch()
     gradient = ForwardGradient(model, "wperp", k=2)
@@ -179,6 +195,35 @@ def test_what_changes_between_steps_is_noticed(method: str) -> None:
     model.train()
     with pytest.raises(ModelRefused, match=r"site '3' .*dropout in train mode.* put the layer into eval mode"):
         step(9)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [*(("wperp", {"k": 2, "solver": solver}) for solver in ("ritz", "krylov", "mean")), ("wperp-ns", {"k": 2})],
+)
+def test_a_loop_goes_on_in_another_precision(method: str, options: dict[str, Any]) -> None:
+    model, (x, y) = small(), batch()
+    gradient = ForwardGradient(model, method, **options)
+    for dtype in (torch.float64, torch.float32, torch.float64):
+        model.to(dtype)
+        model.zero_grad()
+        for _ in range(2):
+            gradient.step(x.to(dtype), y, F.cross_entropy)
+        assert all(g.isfinite().all() and g.any() for g in given(model))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of its own compiler
+@pytest.mark.parametrize("method", ["activation-perturbation", "weight-perturbation"])
+def test_compiled_models_and_wrappers_for_several_devices_are_refused(method: str) -> None:
+    compiled = small()
+    compiled[0].compile()
+    for model, said in (
+        (torch.compile(small()), r"^the model \(OptimizedModule\) is compiled, .* \(its _orig_mod\)"),
+        (compiled, r"^layer '0' \(Linear\) is compiled, .* leave out .compile\(\)"),
+        (nn.DataParallel(small()), r"^the model \(DataParallel\) spreads a batch .*: use its .module$"),
+    ):
+        with pytest.raises(ModelRefused, match=said):
+            ForwardGradient(model, method).step(*batch(), F.cross_entropy)  # pyright: ignore[reportArgumentType]
 
 
 def test_instances_are_methods_too() -> None:

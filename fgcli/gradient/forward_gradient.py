@@ -50,6 +50,7 @@ from fgcli.gradient.sites import (
     refuse_mixing_layers,
     refuse_no_site,
     refuse_shared_weights,
+    refuse_wrapped,
     weight_gradients,
 )
 from fgcli.gradient.tangents import Tangents
@@ -121,6 +122,7 @@ class ForwardGradient:
 
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
         example = example[:TRIED]
+        refuse_wrapped(model)
         refuse_mixing_layers(model)
         refuse_low(model)
         candidates = named_site_modules(model)

@@ -39,6 +39,11 @@ class Site:
         """d_i, the dimension of s_i."""
         return math.prod(self.shape)
 
+    def warm_start(self, key: str) -> Tensor | None:
+        """What `memory` holds under that key, in the weights' dtype and on their device: they may change in a run."""
+        kept = self.memory.get(key)
+        return None if kept is None else kept.to(self.module.weight)
+
     @property
     def next_weight(self) -> Tensor:
         """W_{i+1} [d_out, d_in] of the next site, a linear layer behind an elementwise activation."""
@@ -102,6 +107,19 @@ def refuse_frozen(model: nn.Module) -> None:
             f"no parameter of the model ({type(model).__name__}) requires a gradient, so that nothing would be "
             "trained; set requires_grad of those that should be"
         )
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raises ModelRefused for layers that torch.compile or data parallelism has put into another, or changed."""
+    for name, module in model.named_modules():
+        which = f"layer '{name}' ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise ModelRefused(
+                f"{which} is compiled, and forward-mode differentiation goes through Python: use what torch.compile "
+                "was given (its _orig_mod), leave out .compile(), or use backprop"
+            )
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise ModelRefused(f"{which} spreads a batch over copies, which this method cannot follow: use its .module")
 
 
 def refuse_no_site(model: nn.Module) -> None:

@@ -41,7 +41,7 @@ class OrthogonalKrylov:
 
 def start_block(site: Site, k: int) -> Tensor:
     """X [d, k], where a step's iterations start: afresh where the input's size is another than in the last step."""
-    image = site.memory.get("image")
+    image = site.warm_start("image")
     if image is None or image.shape != (site.dim, k):
         return random_block(site.dim, k, site.module.weight)
     return followed(image)

@@ -41,10 +41,11 @@ class OrthogonalMean:
         self.k, self.refresh = options.k, options.refresh
 
     def prepare(self, site: Site) -> Space:
-        image = site.memory.pop("image", None)
-        if image is not None:
-            site.memory["whitened"], site.memory["left"] = whitened_and_next(site.memory["left"], image)
-        return Space(site.memory.get("left"), site.memory.get("whitened"), site.step % self.refresh == 0)
+        image, left = site.warm_start("image"), site.warm_start("left")
+        if image is not None and left is not None:
+            del site.memory["image"]
+            site.memory["whitened"], site.memory["left"] = whitened_and_next(left, image)
+        return Space(site.warm_start("left"), site.warm_start("whitened"), site.step % self.refresh == 0)
 
     def noise_dim(self, site: Site, prepared: Space) -> int:
         largest = min(site.dim, site.upstream.output_dim)

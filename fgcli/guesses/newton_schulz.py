@@ -120,11 +120,14 @@ class NewtonSchulzGram:
 
     def prepare(self, site: Site) -> Tracked:
         weight, memory = site.next_weight, site.memory
-        refreshed = "left" not in memory or site.step % self.refresh == 0
-        if refreshed:
-            memory["left"] = leading_left_vectors(weight, self.k * self.oversampling, start=memory.get("left"))
-        basis = MaskedBasis.of(image_of(weight, memory["left"]))
-        if refreshed:  # the Ritz values are the singular values as far as they are tracked, up to a factor
+        left = site.warm_start("left")
+        refreshed = site.step % self.refresh == 0
+        if left is None or refreshed:
+            left = memory["left"] = leading_left_vectors(weight, self.k * self.oversampling, start=left)
+        basis = MaskedBasis.of(image_of(weight, left))
+        if (
+            refreshed or "step" not in memory
+        ):  # the Ritz values are the singular values as far as they are tracked, up to a factor
             memory["step"] = _step(LeadingSingular(basis.basis.norm(dim=0)), self.k)
         return Tracked(self.polynomials.nearest(float(site.memory["step"]), site), basis)
 

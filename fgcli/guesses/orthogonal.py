@@ -85,7 +85,7 @@ class OrthogonalTracked:
         weight = site.next_weight
         if self._spans_active_units(site):
             return None
-        left = site.memory.get("left")
+        left = site.warm_start("left")
         if left is None or site.step % self.refresh == 0:
             r = _capped(self.k, site) * self.oversampling
             left = site.memory["left"] = leading_left_vectors(weight, r, start=left)

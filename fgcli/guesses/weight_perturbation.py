@@ -15,7 +15,14 @@ from fgcli.gradient.grad_mode import refuse_no_grad
 from fgcli.gradient.precision import full_precision, lowered
 from fgcli.gradient.probe import naming_missing_formulas, refuse_no_tensor, refuse_random_layers
 from fgcli.gradient.randomness import StepRng, Streams
-from fgcli.gradient.sites import SiteModule, linear_part, named_site_modules, padding_rows, refuse_mixing_layers
+from fgcli.gradient.sites import (
+    SiteModule,
+    linear_part,
+    named_site_modules,
+    padding_rows,
+    refuse_mixing_layers,
+    refuse_wrapped,
+)
 from fgcli.gradient.tangents import gram_of
 from fgcli.gradient.upstream import math_attention
 from fgcli.guesses.driven import memory_of, tangents_of
@@ -38,6 +45,7 @@ class WeightPerturbation:
         self._padding_rows: dict[str, int] = {}
 
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+        refuse_wrapped(model)
         refuse_mixing_layers(model)
         self._sites, self._padding_rows = named_site_modules(model), padding_rows(model)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
