@@ -31,6 +31,7 @@ from fgcli.gradient.guess import Isotropic, LinearGuess, Needs, NoGuess, Sampled
 from fgcli.gradient.parts import Add, EstimatePart, estimate_in_parts, parts_of
 from fgcli.gradient.precision import full_precision, refuse_low, wide
 from fgcli.gradient.probe import (
+    called_norms,
     output_shapes,
     refuse_changing,
     refuse_disagreement,
@@ -47,7 +48,7 @@ from fgcli.gradient.sites import (
     named_site_modules,
     padding_rows,
     refuse_hooks,
-    refuse_mixing_layers,
+    refuse_mixing,
     refuse_no_site,
     refuse_shared_weights,
     refuse_wrapped,
@@ -115,6 +116,7 @@ class ForwardGradient:
         self._driven: dict[str, DrivenSite] = {}
         self._modules: dict[str, SiteModule] = {}
         self._links: dict[str, Link] = {}
+        self._norms: dict[str, nn.Module] = {}
         self._coverage = Coverage(())
         self._lookahead: Lookahead | None = None
         self._prepared_at: int | None = None
@@ -123,7 +125,7 @@ class ForwardGradient:
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
         example = example[:TRIED]
         refuse_wrapped(model)
-        refuse_mixing_layers(model)
+        self._norms = called_norms(model, example)
         refuse_low(model)
         candidates = named_site_modules(model)
         refuse_shared_weights(candidates)
@@ -228,7 +230,8 @@ class ForwardGradient:
 
     def _begin(self, model: nn.Module, rng: StepRng) -> dict[str, Tensor]:
         """Prepare the sites for this step, and draw the directions of the parameters that no site covers."""
-        refuse_mixing_layers(model)
+        for name, norm in self._norms.items():
+            refuse_mixing(name, norm)
         self._prepare(rng.step)
         directions = {
             name: rng.normal("weight", name, tuple(parameter.shape), parameter)

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from fgcli.gradient.dual import dual_forward, hooks, lacks_layer_formulas
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.randomness import layers_again, layers_draw
-from fgcli.gradient.sites import LAYERS, SiteModule
+from fgcli.gradient.sites import LAYERS, SiteModule, refuse_mixing
 from fgcli.gradient.trace import Traced
 from fgcli.gradient.upstream import math_attention
 
@@ -54,6 +54,24 @@ def output_shapes(model: nn.Module, modules: Mapping[str, SiteModule], example: 
                 "use the operation that returns a new tensor"
             )
     return shapes
+
+
+def called_norms(model: nn.Module, example: Tensor) -> dict[str, nn.Module]:
+    """The BatchNorms that the forward calls. Raises ModelRefused where one mixes samples, before it does.
+
+    Modes may change after that: `refuse_mixing` is cheap enough for every estimate.
+    """
+    norms = {name: one for name, one in model.named_modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)}
+    called: dict[str, nn.Module] = {}
+
+    def call(name: str, module: nn.Module, _: object) -> None:
+        refuse_mixing(name, module)
+        called[name] = module
+
+    if norms:
+        with torch.no_grad(), hooks(norms, call, nn.Module.register_forward_pre_hook):
+            model(example[:2])
+    return called
 
 
 def refuse_no_tensor(outputs: object) -> None:

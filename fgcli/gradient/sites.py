@@ -168,24 +168,20 @@ def refuse_hooks(sites: Mapping[str, SiteModule]) -> None:
                 )
 
 
-def refuse_mixing_layers(model: nn.Module) -> None:
-    """Raises ModelRefused where a BatchNorm mixes the samples of a batch.
-
-    Cheap enough for every estimate: modes may change after `bind`.
-    """
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-            continue
-        if module.training:
-            raise ModelRefused(
-                f"layer '{name}' ({type(module).__name__}) is in train mode, where it mixes the samples of a batch "
-                "and changes its buffers; use GroupNorm or LayerNorm, or put it into eval mode"
-            )
-        if module.running_mean is None:
-            raise ModelRefused(
-                f"layer '{name}' ({type(module).__name__}) tracks no running statistics, so that it mixes the samples "
-                "of a batch in eval mode too; use GroupNorm or LayerNorm"
-            )
+def refuse_mixing(name: str, module: nn.Module) -> None:
+    """Raises ModelRefused where this layer is a BatchNorm that mixes the samples of a batch."""
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return
+    if module.training:
+        raise ModelRefused(
+            f"layer '{name}' ({type(module).__name__}) is in train mode, where it mixes the samples of a batch "
+            "and changes its buffers; use GroupNorm or LayerNorm, or put it into eval mode"
+        )
+    if module.running_mean is None:
+        raise ModelRefused(
+            f"layer '{name}' ({type(module).__name__}) tracks no running statistics, so that it mixes the samples "
+            "of a batch in eval mode too; use GroupNorm or LayerNorm"
+        )
 
 
 def linear_part(module: SiteModule, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

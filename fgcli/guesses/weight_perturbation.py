@@ -13,14 +13,14 @@ from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.grad_mode import refuse_no_grad
 from fgcli.gradient.precision import full_precision, lowered
-from fgcli.gradient.probe import naming_missing_formulas, refuse_no_tensor, refuse_random_layers
+from fgcli.gradient.probe import called_norms, naming_missing_formulas, refuse_no_tensor, refuse_random_layers
 from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import (
     SiteModule,
     linear_part,
     named_site_modules,
     padding_rows,
-    refuse_mixing_layers,
+    refuse_mixing,
     refuse_wrapped,
 )
 from fgcli.gradient.tangents import gram_of
@@ -43,10 +43,11 @@ class WeightPerturbation:
         self.tangents, self.memory = tangents_of(options), memory_of(options)
         self._sites: dict[str, SiteModule] = {}
         self._padding_rows: dict[str, int] = {}
+        self._norms: dict[str, nn.Module] = {}
 
     def bind(self, model: nn.Module, example: Tensor) -> Coverage:
         refuse_wrapped(model)
-        refuse_mixing_layers(model)
+        self._norms = called_norms(model, example)
         self._sites, self._padding_rows = named_site_modules(model), padding_rows(model)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.tangents.single:
@@ -92,7 +93,8 @@ class WeightPerturbation:
                 buffer.copy_(before)
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        refuse_mixing_layers(model)
+        for name, norm in self._norms.items():
+            refuse_mixing(name, norm)
         return (self._single if self.tangents.single else self._batched)(model, loss, batch, rng)
 
     def _single(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:

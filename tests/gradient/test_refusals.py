@@ -166,6 +166,15 @@ def test_batch_norm_is_noticed_in_the_mode_that_it_has_at_each_estimate() -> Non
         model[1].eval()
 
 
+def test_a_batch_norm_that_is_not_called_is_none() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    model[1].spare = nn.BatchNorm1d(6)
+    batch = batch_for(model, 5)
+    for estimator in (ForwardGradient(Isotropic()), WeightPerturbation(Options())):
+        estimator.bind(model, batch.inputs)
+        assert estimator.estimate(model, cross_entropy, batch, RNG).losses.isfinite().all()
+
+
 class Uses(nn.Module):
     """Does to its layers what the name of `use` says."""
 
