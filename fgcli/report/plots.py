@@ -53,7 +53,9 @@ def _legend(canvas: Canvas, axes: list[Axes]) -> None:
     handles = {label: handle for handle, label in reversed(found)}
     if handles:
         labels = list(dict.fromkeys(label for _, label in found))
-        canvas.legend([handles[label] for label in labels], labels, loc="outside right center", frameon=False)
+        legend = canvas.legend([handles[label] for label in labels], labels, loc="outside right center", frameon=False)
+        needed = legend.get_window_extent().height / canvas.dpi  # inches
+        canvas.set_figheight(max(canvas.get_figheight(), needed))
 
 
 def _name(figure: Figure, series: Series) -> str:

@@ -31,6 +31,14 @@ def test_operations_are_those_of_a_count_by_hand() -> None:
         assert count_flops(stepper) == operations, method
 
 
+def test_products_with_an_upstream_jacobian_that_has_no_matrix_are_counted() -> None:
+    plain, wt = (
+        count_flops(measure.Stepper(tiny_recipe(method=method, model="resmlp"), load_registry()))
+        for method in ("activation-perturbation", "wt")
+    )
+    assert wt > plain
+
+
 def test_factorisations_are_counted() -> None:
     import torch
 

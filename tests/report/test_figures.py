@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,17 @@ def test_diagnostics_over_training(tmp_path):
     assert places(figure.panels[0].series[0]) == [(0, 0), (1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
     assert "Layer: hidden2." in figure.notes
     assert "Not recorded: wperp." in figure.notes
+
+
+def test_a_figure_is_as_high_as_its_legend(sweep_folder):
+    from fgcli.report.plots import _draw
+
+    figure = figures(sweep_folder)[0]
+    (panel,) = figure.panels
+    many = tuple(replace(panel.series[0], name=f"series {number}", style=number) for number in range(30))
+    canvas = _draw(replace(figure, panels=(replace(panel, series=many),)))
+    assert len(canvas.legends[0].get_texts()) == 30
+    assert canvas.legends[0].get_window_extent().height <= canvas.bbox.height
 
 
 def test_nothing_to_draw_is_said(tmp_path):
