@@ -1,7 +1,7 @@
 """What lies under the paths that a report is asked for: sweeps with the trials they should have, and single runs."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
@@ -175,12 +175,14 @@ def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
     sweep = parse_sweep(source)
     failures, problems = _failures(folder / "failed.jsonl")
     timing, timing_problems = _timing(folder / "timing.json")
-    trials = []
-    for planned in plan(sweep):
+    trials: list[Trial] = []
+    planned_trials = plan(sweep)
+    for planned in planned_trials:
         trial = _planned(folder, planned, failures)
         problems += [Problem(str(folder / "trials" / planned.name), trial.reason)] * (trial.state is State.UNREADABLE)
         problems += _environment_problem(trial.run)
         trials.append(replace(trial, timing=timing.get(_timing_key(planned.label, planned.axes), {})))
+    trials = _with_defaults(planned_trials, trials)
     names = {trial.name for trial in trials}
     problems += [
         Problem(str(one), "not among the trials of sweep.yaml")
@@ -212,6 +214,16 @@ def _planned(folder: Path, planned: PlannedTrial, failures: Mapping[str, str]) -
     if trial.state is State.FAILED:
         state, reason = trial.state, trial.reason
     return replace(trial, keys=flat(run.recipe), run=run, state=state, reason=reason)
+
+
+def _with_defaults(planned: Sequence[PlannedTrial], trials: Sequence[Trial]) -> list[Trial]:
+    """Those that have no run, with what their method and model have by default, as another seed's run says it."""
+    alike = [_timing_key(one.label, one.axes) for one in planned]
+    keys = {key: trial.keys for key, trial in zip(alike, trials, strict=True) if trial.run is not None}
+    return [
+        trial if trial.run is not None else replace(trial, keys={**keys.get(key, {}), **trial.keys})
+        for key, trial in zip(alike, trials, strict=True)
+    ]
 
 
 def _refuse_another(run: Run, planned: PlannedTrial, started_with: Path) -> None:

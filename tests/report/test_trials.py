@@ -43,6 +43,15 @@ def test_a_sweep_has_every_trial_that_it_plans(tmp_path):
     assert problems[1].reason == "not among the trials of sweep.yaml"
 
 
+def test_a_missing_trial_has_the_defaults_of_its_model_from_another_seed(tmp_path):
+    folder = fake_sweep(tmp_path / "sweep", SWEEP, lambda trial: 0.5 if trial.axes["seed"] == 3 else None)
+    (source,), _ = gather([folder])
+    width = source.trials[3].keys["width"]
+    assert width is not None
+    assert [trial.keys["width"] for trial in source.trials] == [width] * 5
+    assert [trial.keys["seed"] for trial in source.trials] == [0, 1, 2, 3, 4]
+
+
 def test_a_trial_that_is_another_run_is_not_taken_for_it(tmp_path):
     folder = fake_sweep(tmp_path / "sweep", SWEEP)
     (folder / "trials" / "wt-seed0").rename(tmp_path / "there")
