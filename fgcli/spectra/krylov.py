@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fgcli.spectra.masked import leading_root, whiten
 from fgcli.spectra.scaling import near_one
+from fgcli.spectra.tracking import orthonormal
 
 
 class Products(Protocol):
@@ -79,8 +80,7 @@ def followed(image: Tensor) -> Tensor:
 
     Done at every step, it follows the space that holds most of the matrices' energy: where the next ones start.
     """
-    device = torch.device("cpu") if image.device.type == "mps" else image.device
-    return torch.linalg.qr(near_one(image).to(device)).Q.to(image)
+    return orthonormal(near_one(image))
 
 
 def _orthonormal(block: Tensor, basis: list[Tensor]) -> Tensor:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from fgcli.spectra.krylov import random_block
 from fgcli.spectra.masked import leading_root
 from fgcli.spectra.scaling import near_one
 from fgcli.spectra.tracking import COLD_STEPS, orthonormal
@@ -15,8 +15,7 @@ Product = Callable[[Tensor], Tensor]
 
 def mean_space(product: Product, like: Tensor, m: int, k: int) -> Tensor:
     """Q [m, k] with orthonormal columns, near C's k leading eigenvectors: COLD_STEPS from a fixed random block."""
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn(m, k, generator=generator, dtype=torch.float64).to(like)
+    q = random_block(m, k, like)
     for _ in range(COLD_STEPS):
         q = orthonormal(near_one(product(q)))
     return q
