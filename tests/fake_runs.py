@@ -8,10 +8,10 @@ from typing import Any
 
 from fgcli.files import to_json
 from fgcli.recipe import Recipe, dump
+from fgcli.runs.run_directory import RunDirectory
 from fgcli.sweep.plan import PlannedTrial, plan
 from fgcli.sweep.read import read_sweep
 from fgcli.sweep.schema import dump_sweep
-from fgcli.training.run_directory import RunDirectory
 
 ENVIRONMENT: dict[str, Any] = {
     "fg": "0.1.0", "git_commit": None, "python": "3.11.7", "torch": "2.13.0", "device": "cpu",

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from fgcli.app import app
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import Recipe, resolve
+from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.reporter import Silent
-from fgcli.training.run_directory import RunDirectory
 from fgcli.training.start import begin, resume
 
 TINY: dict[str, Any] = {

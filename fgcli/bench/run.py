@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from fgcli.bench.directory import SweepDirectory
 from fgcli.bench.executor import Executor, Outcome, Trial
 from fgcli.errors import FgError, RunError
 from fgcli.extend.explain import shown
 from fgcli.files import read_json, write_atomically
 from fgcli.recipe import Recipe, dump
-from fgcli.training.rows import append_row
+from fgcli.runs.rows import append_row
+from fgcli.runs.sweep_directory import SweepDirectory
 
 ATTEMPTS = 2
 LAST_LINES = 5

@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fgcli.bench.directory import SweepDirectory, widened
 from fgcli.bench.executor import Executor, Placement, PlacesTrials
 from fgcli.bench.measuring import time_steps
 from fgcli.bench.run import Failure, Job, is_finished, run_jobs
@@ -22,10 +21,12 @@ from fgcli.extend.registry import Registry, load_registry
 from fgcli.files import to_json, write_atomically
 from fgcli.recipe import Source, parse_assignments
 from fgcli.recipes import find
+from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.sweep.plan import PlannedTrial, plan, plan_tuning
 from fgcli.sweep.read import read_sweep, resolve_trial, resolve_trials
-from fgcli.sweep.schema import Sweep
+from fgcli.sweep.schema import Sweep, dump_sweep
 from fgcli.sweep.view_checks import check_views
+from fgcli.sweep.widen import widened
 from fgcli.yaml_reader import scalar
 
 
@@ -93,7 +94,7 @@ class _Bench:
         _refuse_threads_twice(sweep, request.threads)
         sweep = sweep.with_seeds(self._asked_seeds).with_threads(request.threads)
         self.directory = SweepDirectory(request.out or Path("runs") / file.stem)
-        self.sweep = widened(sweep, self.directory.recorded(), self.directory.path)
+        self.sweep = self._widened(sweep)
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
         recipes = resolve_trials(self.sweep, self.source, self.registry)
@@ -103,8 +104,8 @@ class _Bench:
 
     def run(self) -> dict[str, Failure]:
         """Under the folder's lock."""
-        self.sweep = widened(self.sweep, self.directory.recorded(), self.directory.path)
-        self.directory.record(self.sweep)
+        self.sweep = self._widened(self.sweep)
+        self.directory.record(dump_sweep(self.sweep), tuning=self.sweep.tune is not None)
         with BenchDisplay(quiet=self.request.quiet) as display:
             if self.placement is not None:
                 display.say(f"{self.directory.path}: {self.placement.said}")
@@ -129,6 +130,10 @@ class _Bench:
         search = [(one, self._made(one, tuning=True)) for one in self._search(groups)]
         pairs = [(trial, self._made(trial, first)) for trial in trials]
         show_estimate(search, pairs, self.placement)
+
+    def _widened(self, sweep: Sweep) -> Sweep:
+        recorded = read_sweep(self.directory.sweep_file)[0] if self.directory.holds_sweep() else None
+        return widened(sweep, recorded, self.directory.path)
 
     def _tuned(self, display: BenchDisplay) -> dict[Group, Choice]:
         if self.sweep.tune is None:

@@ -16,9 +16,9 @@ from fgcli.files import read_json
 from fgcli.gradient.estimator import Batch
 from fgcli.recipe import Recipe, Source, parse_assignments, read_recipe, resolve, section_keys
 from fgcli.recipes import find
+from fgcli.runs.run_directory import RunDirectory, open_run
 from fgcli.training.assembly import Assembly, assemble, bound_subject
 from fgcli.training.checkpoints import CheckpointStore
-from fgcli.training.run_directory import RunDirectory, open_run
 from fgcli.training.start import begin
 from fgcli.training.state import restore
 

@@ -227,7 +227,7 @@ def _prepare(
     """What makes the training, once a reporter is there. Most of what is refused is refused here."""
     from fgcli.recipe import read_recipe, resolve
     from fgcli.recipes import find
-    from fgcli.training.run_directory import check_free, check_resumable
+    from fgcli.runs.run_directory import check_free, check_resumable
 
     source = None if recipe is None else read_recipe(find(recipe))
     if resume is None:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fgcli.report.quantities import Quantity
 from fgcli.report.statistics import Difference, Mean
 from fgcli.report.trials import Problem, Trial
+from fgcli.runs.quantities import Quantity
 
 Role = Literal["value", "spread", "difference", "reference"]
 

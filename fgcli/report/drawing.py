@@ -191,7 +191,8 @@ def said(figure: Figure, point: Point) -> str:
     """What a point is, in words."""
     x, y = figure.x.quantity, figure.y.quantity
     seeds = f" (n = {point.y.n})" if point.y.n > 1 else ""
-    return f"{y.with_half(point.y)}{seeds} at {x.title} {x.text(point.x)}{f' {x.unit}' if x.unit else ''}"
+    said = y.with_half(point.y.mean, point.y.half)
+    return f"{said}{seeds} at {x.title} {x.text(point.x)}{f' {x.unit}' if x.unit else ''}"
 
 
 def _path(places: Iterable[tuple[float, float]]) -> str:
@@ -235,7 +236,7 @@ def _strips(figure: Figure, panel: Panel, x: _Scale, right: float) -> Iterable[S
     at: dict[float, list[tuple[float, str]]] = {}
     for series in panel.series:
         for point in series.points:
-            text = f"{series.name}  {figure.y.quantity.with_half(point.y)}"
+            text = f"{series.name}  {figure.y.quantity.with_half(point.y.mean, point.y.half)}"
             at.setdefault(point.x, []).append((point.y.mean, text))
         for px, py in series.published:
             at.setdefault(px, []).append((py, f"{series.name}, published  {figure.y.quantity.text(py)}"))

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from fgcli.report.chapters import Chapter
 from fgcli.report.document import Axis, Figure, Panel, Point, Series, axis_text
-from fgcli.report.quantities import QUANTITIES, Quantity
 from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
 from fgcli.report.trials import State, Trial
@@ -25,6 +24,7 @@ from fgcli.report.values import (
     seconds_of_step,
 )
 from fgcli.report.wording import budget_notes, missing_notes
+from fgcli.runs.quantities import QUANTITIES, Quantity
 from fgcli.sweep.views import Budget, CurveView, FigureView, OverlapView, as_key
 
 Numbers = Mapping[float, list[tuple[Trial, float, float]]]

@@ -12,8 +12,8 @@ from fgcli import __version__
 from fgcli.files import to_json
 from fgcli.report import drawing
 from fgcli.report.document import Cell, Document, Point, Section, Table, axis_text
-from fgcli.report.quantities import QUANTITIES
 from fgcli.report.trials import State, Trial
+from fgcli.runs.quantities import QUANTITIES
 
 TEMPLATES = Path(__file__).parent / "templates"
 _SHOWN = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "wall_s", "step_ms_median", "peak_memory_bytes")

@@ -11,7 +11,7 @@ from fgcli.errors import UsageError
 from fgcli.report.document import Document, Figure, Panel, Series
 from fgcli.report.drawing import LONGEST, is_logarithmic
 from fgcli.report.figure_file import FORMATS, save_figure
-from fgcli.training.run_directory import slug
+from fgcli.runs.run_directory import slug
 
 # Those of the page, dark enough for paper; told apart by marker, too.
 COLORS = ("#0868ac", "#c2410c", "#0f766e", "#9d3f8c", "#8a6a00", "#4b5563", "#2f8fd3", "#b4235a")

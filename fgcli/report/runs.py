@@ -11,7 +11,7 @@ from fgcli.errors import FgError
 from fgcli.extend.explain import first_fault, shown
 from fgcli.files import read_json
 from fgcli.recipe import Recipe, read_recipe
-from fgcli.training.run_directory import RunDirectory
+from fgcli.runs.run_directory import RunDirectory
 
 RESULT_SCHEMA = 1
 METRICS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")

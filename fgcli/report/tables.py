@@ -6,7 +6,6 @@ from itertools import product
 
 from fgcli.report.chapters import Chapter
 from fgcli.report.document import Cell, Column, Comparison, Reference, Row, Table, axis_text
-from fgcli.report.quantities import Quantity
 from fgcli.report.statistics import holm, mean_interval, next_interval, paired_difference
 from fgcli.report.trials import Trial
 from fgcli.report.values import (
@@ -19,6 +18,7 @@ from fgcli.report.values import (
     quartiles_of,
 )
 from fgcli.report.wording import lines_of, notes_of
+from fgcli.runs.quantities import Quantity
 from fgcli.sweep.views import LABEL, FigureView, TableView, Value, View, as_key
 
 _MARKS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"

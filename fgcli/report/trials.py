@@ -12,11 +12,11 @@ from fgcli.extend.explain import shown
 from fgcli.files import read_json
 from fgcli.recipe import Recipe, read_recipe
 from fgcli.report.runs import Run, Unreadable, machine_in, read_run
+from fgcli.runs.rows import read_rows
 from fgcli.sweep.plan import PlannedTrial, plan
 from fgcli.sweep.read import is_sweep, parse_sweep
 from fgcli.sweep.schema import SEED, Sweep
 from fgcli.sweep.views import LABEL, as_key
-from fgcli.training.rows import read_rows
 
 SWEEP_FILE = "sweep.yaml"
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from fgcli.report.quantities import QUANTITIES, Quantity
 from fgcli.report.runs import METRICS, is_number
 from fgcli.report.trials import State, Trial
+from fgcli.runs.quantities import QUANTITIES, Quantity
 from fgcli.sweep.views import Budget, DiagnosticKey, Progress, TimingKey, Value
 
 ROUNDING = 1e-12  # of a product of steps and seconds

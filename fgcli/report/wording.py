@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from fgcli.report.document import Cell, Line, Table, axis_text
-from fgcli.report.quantities import Quantity
 from fgcli.report.trials import State, Trial
 from fgcli.report.values import METRICS, PROGRESS, TIMING, ends_before
+from fgcli.runs.quantities import Quantity
 from fgcli.sweep.views import Budget, TableView
 
 LISTED = 12  # groups of trials that a note names
@@ -23,7 +23,7 @@ def lines_of(cell: Cell, quantity: Quantity) -> tuple[Line, ...]:
         if cell.comparison.ratio is not None:
             lines.append(Line(f"×{ratio_text(cell.comparison.ratio)}", "difference"))
         elif (difference := cell.comparison.difference) is not None:
-            text = quantity.with_half(difference, sign=True)
+            text = quantity.with_half(difference.mean, difference.half, sign=True)
             p = "" if cell.comparison.p_corrected is None else f", p {p_text(cell.comparison.p_corrected)}"
             lines.append(Line(f"{text}{p}", "difference"))
     if (reference := cell.reference) is not None:
@@ -36,7 +36,7 @@ def _value(cell: Cell, quantity: Quantity) -> str:
     found, wanted = len(cell.numbers), len(cell.trials)
     if cell.mean is None:
         return f"missing (0 of {wanted})" if wanted > 1 else "missing"
-    text = f"{quantity.with_half(cell.mean)}{cell.mark}"
+    text = f"{quantity.with_half(cell.mean.mean, cell.mean.half)}{cell.mark}"
     return text if found == wanted else f"{text} ({found} of {wanted})"
 
 

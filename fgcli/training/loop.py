@@ -13,14 +13,14 @@ from fgcli.devices import peak_memory_bytes, synchronize
 from fgcli.errors import FgError, RunError, exception_text
 from fgcli.gradient.errors import GuessFault
 from fgcli.gradient.estimator import Batch, Estimate, FindsFaults
+from fgcli.runs.rows import append_row, rewind_rows
+from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.assembly import Assembly, cross_entropy
 from fgcli.training.checkpoints import Checkpoint, CheckpointStore
 from fgcli.training.evaluation import evaluate, measuring
 from fgcli.training.faults import first_not_finite, malformed, not_finite
 from fgcli.training.interrupts import Interrupted, StopRequest, stop_request
 from fgcli.training.reporter import Plan, Reporter
-from fgcli.training.rows import append_row, rewind_rows
-from fgcli.training.run_directory import RunDirectory
 from fgcli.training.state import Progress, capture, restore
 
 RESULT_SCHEMA = 1

@@ -9,12 +9,12 @@ from fgcli.errors import UsageError
 from fgcli.extend.registry import Registry
 from fgcli.files import read_json
 from fgcli.recipe import Recipe, Section, Source, dump, read_recipe, resolve
-from fgcli.training import run_directory
+from fgcli.runs import run_directory
+from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.assembly import assemble, settle
 from fgcli.training.environment import changed, describe_environment
 from fgcli.training.loop import Training
 from fgcli.training.reporter import Reporter
-from fgcli.training.run_directory import RunDirectory
 
 _NAMES: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
 

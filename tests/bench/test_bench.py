@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import fg
 
-from fgcli.bench.directory import SweepDirectory
+from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.sweep.read import read_sweep
 
 ALL = ["backprop-seed0", "wt-seed0", "backprop-seed1", "wt-seed1"]

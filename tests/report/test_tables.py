@@ -9,8 +9,8 @@ from fake_runs import fake_run, fake_sweep, timing
 
 from fgcli.report.compose import compose
 from fgcli.report.document import Cell, Table
-from fgcli.report.quantities import QUANTITIES
 from fgcli.report.statistics import Mean
+from fgcli.runs.quantities import QUANTITIES
 
 T2 = 0.95 * math.sqrt(2 / (1 - 0.95**2))  # Student's t, two degrees of freedom
 
@@ -280,7 +280,7 @@ def test_diagnostics_of_a_layer_after_an_epoch(tmp_path):
     ],
 )
 def test_how_numbers_are_written(key, mean, text):
-    assert QUANTITIES[key].with_half(mean) == text
+    assert QUANTITIES[key].with_half(mean.mean, mean.half) == text
 
 
 def test_operations_are_compared_by_ratios_and_a_budget_below_the_first_evaluation_is_said(tmp_path):

@@ -11,10 +11,10 @@ from tiny_runs import FLAGS, Stopper, fg, rows, run, untimed, weights
 
 from fgcli.errors import WriteError
 from fgcli.files import read_json, to_json
-from fgcli.training import lock
+from fgcli.runs import lock
+from fgcli.runs.rows import append_row
+from fgcli.runs.run_directory import RunDirectory, open_run
 from fgcli.training.loop import Training
-from fgcli.training.rows import append_row
-from fgcli.training.run_directory import RunDirectory, open_run
 
 PAGE = 4096  # bytes; what a tmpfs gives at a time
 

@@ -11,7 +11,7 @@ import pytest
 from processes import at_step, fg_process, kill_at_call
 from tiny_runs import FLAGS, Listener, go_on, rows, untimed, weights
 
-from fgcli.training.rows import read_rows
+from fgcli.runs.rows import read_rows
 
 METHODS = {
     "wperp": ["--method", "wperp", "--k", "3", "--diagnostics", "bias,cosine", "--diagnostics-every", "1"],
@@ -39,7 +39,7 @@ def whole(workplace: Path) -> dict[str, Ended]:
 
 
 def ended(path: Path) -> Ended:
-    from fgcli.training.run_directory import open_run
+    from fgcli.runs.run_directory import open_run
 
     run = open_run(path)
     return untimed(run.read_result()), untimed(rows(path)), read_rows(run.diagnostics_file), weights(path)

@@ -12,9 +12,9 @@ from fgcli.extend.entry import Entry
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Estimate
 from fgcli.recipe import resolve
+from fgcli.runs.rows import read_rows
 from fgcli.training.assembly import assemble
 from fgcli.training.checkpoints import CheckpointStore
-from fgcli.training.rows import read_rows
 from fgcli.training.start import begin, resume
 from fgcli.training.state import capture
 

@@ -9,7 +9,7 @@ from tiny_runs import Listener, Stopper, go_on, rows, run, tiny_recipe, untimed,
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import Diagnostic
-from fgcli.training.rows import read_rows
+from fgcli.runs.rows import read_rows
 from fgcli.training.start import begin
 
 ALL = [

@@ -17,9 +17,9 @@ from typing import Any
 
 from fgcli.errors import RunError, UsageError, WriteError
 from fgcli.files import read_json, to_json, write_atomically, writing
-from fgcli.training import lock
-from fgcli.training.lock import RunLock
-from fgcli.training.rows import append_row, read_rows, rewind_rows
+from fgcli.runs import lock
+from fgcli.runs.lock import RunLock
+from fgcli.runs.rows import append_row, read_rows, rewind_rows
 
 
 class Content(Enum):

@@ -6,10 +6,7 @@ from pathlib import Path
 
 from fgcli.errors import UsageError
 from fgcli.files import write_atomically
-from fgcli.sweep.plan import plan
-from fgcli.sweep.read import read_sweep
-from fgcli.sweep.schema import Sweep, dump_sweep
-from fgcli.training import lock
+from fgcli.runs import lock
 
 
 class SweepDirectory:
@@ -32,19 +29,19 @@ class SweepDirectory:
     def log(self, trial: str, *, tuning: bool = False) -> Path:
         return self.path / "logs" / f"{_prefix(tuning)}{trial}.log"
 
-    def recorded(self) -> Sweep | None:
-        """The sweep that the folder is of. UsageError where the folder holds something else."""
+    def holds_sweep(self) -> bool:
+        """Whether the folder is a sweep's; a new one, or an empty one, is not yet. UsageError for anything else."""
         if self.sweep_file.exists():
-            return read_sweep(self.sweep_file)[0]
+            return True
         if self.path.exists() and (not self.path.is_dir() or any(one.name != lock.NAME for one in self.path.iterdir())):
             raise UsageError(f"--out {self.path} is not an empty folder, and holds no sweep; give another one")
-        return None
+        return False
 
-    def record(self, sweep: Sweep) -> None:
-        """Write down what is run. The sweep must be `widened` to what the folder holds."""
-        for folder in ("trials", "logs", "recipes", *(["tuning"] if sweep.tune else [])):
+    def record(self, sweep: str, *, tuning: bool) -> None:
+        """Write down what is run, as YAML; make the folders of its trials."""
+        for folder in ("trials", "logs", "recipes", *(["tuning"] if tuning else [])):
             (self.path / folder).mkdir(exist_ok=True)
-        write_atomically(self.sweep_file, dump_sweep(sweep))
+        write_atomically(self.sweep_file, sweep)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -55,32 +52,6 @@ class SweepDirectory:
             yield
         finally:
             held.release()
-
-
-def widened(sweep: Sweep, recorded: Sweep | None, out: Path) -> Sweep:
-    """The sweep with the seeds that the folder's has beside its own. What was planned there must still be planned.
-
-    UsageError where a trial there is missing in this sweep, or another one.
-    """
-    if recorded is None:
-        return sweep
-    seeds = list(dict.fromkeys([*sweep.grid.seed, *recorded.grid.seed]))
-    sweep = sweep.with_seeds(sorted(seeds))
-    trials = {trial.name: trial for trial in plan(sweep)}
-    for old in plan(recorded):
-        new = trials.get(old.name)
-        if new is None:
-            raise _other(out, f"trial {old.name} there is not in the recipe")
-        for key in sorted(old.overrides.keys() | new.overrides.keys()):
-            if old.overrides.get(key) != new.overrides.get(key):
-                raise _other(out, f"{key} of trial {old.name} differs")
-    if sweep.tune != recorded.tune:
-        raise _other(out, "tune differs")
-    return sweep
-
-
-def _other(out: Path, what: str) -> UsageError:
-    return UsageError(f"--out {out} holds another sweep: {what}; give another folder")
 
 
 def _prefix(tuning: bool) -> str:

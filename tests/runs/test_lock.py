@@ -14,7 +14,7 @@ from tiny_runs import FLAGS, Listener, Stopper, fg, go_on, rows, run, tiny_recip
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
-from fgcli.training import lock
+from fgcli.runs import lock
 from fgcli.training.start import begin
 
 LONG = [*FLAGS, "--epochs", "1000000", "--eval-every", "100"]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from fgcli.errors import RunError, UsageError
 from fgcli.files import write_atomically
-from fgcli.training.rows import append_row, read_rows
-from fgcli.training.run_directory import (
+from fgcli.runs.rows import append_row, read_rows
+from fgcli.runs.run_directory import (
     Content,
     check_free,
     content,

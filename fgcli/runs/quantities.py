@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fgcli.report.statistics import Mean
-
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DIGITS = 3
 
@@ -31,12 +29,12 @@ class Quantity:
         """The number alone."""
         return self._text(number * self.scale, number * self.scale, sign=sign)
 
-    def with_half(self, mean: Mean, *, sign: bool = False) -> str:
+    def with_half(self, mean: float, half: float | None, *, sign: bool = False) -> str:
         """Mean ± half the width of its interval, both to the digits of the mean."""
-        centre = mean.mean * self.scale
-        if mean.half is None:
+        centre = mean * self.scale
+        if half is None:
             return self._text(centre, centre, sign=sign)
-        half = mean.half * self.scale
+        half *= self.scale
         size = max(abs(centre), half) if sign else centre
         if self.style == "powers" and size:
             power = _power(size)
