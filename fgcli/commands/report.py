@@ -74,9 +74,11 @@ def _check_places(html: Path | None, figures: Path | None) -> None:
 
 
 def _printer(flag: str) -> "Callable[[Document], str]":
-    from fgcli.report import data, markup
+    from fgcli.report.data import as_csv, as_json
+    from fgcli.report.latex import latex
+    from fgcli.report.markdown import markdown
 
-    return {"--markdown": markup.markdown, "--latex": markup.latex, "--csv": data.as_csv, "--json": data.as_json}[flag]
+    return {"--markdown": markdown, "--latex": latex, "--csv": as_csv, "--json": as_json}[flag]
 
 
 def _show(document: "Document") -> None:

@@ -173,6 +173,11 @@ class Document:
         return [item for section in self.sections for item in section.items]
 
 
+def is_bold(cell: Cell, line: Line) -> bool:
+    """Whether a line is the best value of its comparison."""
+    return cell.best and line.role == "value"
+
+
 def axis_text(axis: str, value: object) -> str:
     """`width 512`; of the label, the label alone."""
     return str(value) if axis == "label" else f"{axis.removeprefix('options.')} {value}"

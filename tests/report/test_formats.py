@@ -14,7 +14,8 @@ from rich.console import Console
 from fgcli.report.compose import compose
 from fgcli.report.data import as_csv, as_json
 from fgcli.report.document import Document
-from fgcli.report.markup import latex, markdown
+from fgcli.report.latex import latex
+from fgcli.report.markdown import markdown
 from fgcli.report.plots import draw_all
 from fgcli.report.terminal import show
 
@@ -95,7 +96,7 @@ def test_latex(document, hostile):
     )
     assert r"\footnotesize paper 0.900 outside\end{tabular}" in text
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
-    assert r"a|b \& c\_d \ensuremath{<}script\ensuremath{>}" in latex(hostile)
+    assert r"a\textbar{}b \& c\_d \ensuremath{<}script\ensuremath{>}" in latex(hostile)
     assert r"\$x\$ \textbackslash{}y & 0.600" in latex(hostile)
 
 
