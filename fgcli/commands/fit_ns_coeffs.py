@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgcli.errors import UsageError
-from fgcli.report.figure_file import check_figure, check_file, save_figure
+from fgcli.report.figure_file import check_figure, check_file, library_defaults, save_figure
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -179,6 +179,7 @@ def _print_errors(table: "CoefficientTable", console: "Console") -> None:
     console.print(grid)
 
 
+@library_defaults()
 def _draw(table: "CoefficientTable", path: Path) -> None:
     """p^N against the step for each σ, the same bytes each time."""
     import torch

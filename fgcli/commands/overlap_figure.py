@@ -3,20 +3,21 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from fgcli.report.figure_file import save_figure
+from fgcli.report.figure_file import library_defaults, plain_text, save_figure
 
 if TYPE_CHECKING:
     from fgcli.commands.states import State
     from fgcli.diagnostics.overlap import LayerOverlap
 
 
+@library_defaults()
 def draw(found: "list[tuple[State, str, list[LayerOverlap]]]", path: Path) -> None:
     """A panel for each state and basis: overlap against k, one line a layer, its standard error shaded.
 
     √(k/d), what a random subspace of the layer's d dimensions gives, is dashed.
     """
+    from matplotlib.figure import Figure
+
     bases = len({basis for _, basis, _ in found})
     columns = bases if bases > 1 else min(3, len(found))
     rows = -(-len(found) // columns)
@@ -26,7 +27,9 @@ def draw(found: "list[tuple[State, str, list[LayerOverlap]]]", path: Path) -> No
         for color, layer in enumerate(layers):
             k = range(1, len(layer.overlap) + 1)
             means = [one.mean for one in layer.overlap]
-            axis.plot(k, means, color=f"C{color}", label=layer.layer, marker="." if len(means) < 15 else None)
+            axis.plot(
+                k, means, color=f"C{color}", label=plain_text(layer.layer), marker="." if len(means) < 15 else None
+            )
             errors = [one.error or 0.0 for one in layer.overlap]
             low, high = ([m + sign * e for m, e in zip(means, errors, strict=True)] for sign in (-1, 1))
             axis.fill_between(k, low, high, color=f"C{color}", alpha=0.2, linewidth=0)
@@ -35,9 +38,8 @@ def draw(found: "list[tuple[State, str, list[LayerOverlap]]]", path: Path) -> No
             k = range(1, len(longest.overlap) + 1)
             expected = [(one / longest.dimension) ** 0.5 for one in k]
             axis.plot(k, expected, color="0.5", linestyle="--", linewidth=1, label="random: √(k/d)")
-        axis.set_title(
-            f"{state.assembly.recipe.method}, width {state.assembly.recipe.width}, epoch {state.epoch:g}: {basis}"
-        )
+        recipe = state.assembly.recipe
+        axis.set_title(plain_text(f"{recipe.method}, width {recipe.width}, epoch {state.epoch:g}: {basis}"))
         axis.title.set_fontsize("small")
         axis.set_xlabel("k")
         axis.set_ylim(0, 1.02)

@@ -110,6 +110,8 @@ class Point:
     x: float
     y: Mean
     trials: tuple[Trial, ...]
+    values: tuple[float, ...]
+    """What the mean is of."""
 
 
 @dataclass(frozen=True)

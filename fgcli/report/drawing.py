@@ -72,16 +72,12 @@ class Plot:
 
 def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> Plot:
     """A panel in the scales that all panels of its figure share."""
-    points = [point for one in figure.panels for series in one.series for point in series.points]
     published = [place for one in figure.panels for series in one.series for place in series.published]
-    xs = [point.x for point in points] + [x for x, _ in published]
-    means = [point.y.mean for point in points] + [y for _, y in published]
-    floor = min(means, default=0.0) / 3 if is_logarithmic(figure) else -math.inf  # not decades for one interval's end
-    ys = means + [max(y, floor) for point in points for y in _interval(point)]
+    xs = [point.x for point in _points(figure)] + [x for x, _ in published]
     names = max((len(shortened(series.name)) for series in panel.series), default=0)
     right = WIDTH - (14 + LETTER * names)
-    x = _Scale(figure.x.log, xs, LEFT, right, margin=0.0)
-    y = _Scale(is_logarithmic(figure), ys, HEIGHT - BOTTOM, TOP, margin=0.06)
+    x = Scale(figure.x.log, xs, LEFT, right, margin=0.0)
+    y = vertical_scale(figure)
     curves = [_curve(figure, series, x, y, group_of) for series in panel.series]
     drawn = [curve for curve in curves if curve.markers or curve.published]
     return Plot(
@@ -94,11 +90,49 @@ def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> P
     )
 
 
+def vertical_scale(figure: Figure) -> "Scale":
+    """The y axis of all panels."""
+    return Scale(is_logarithmic(figure), _reach(figure), HEIGHT - BOTTOM, TOP, margin=0.06)
+
+
+def cuts_intervals(figure: Figure) -> bool:
+    """Whether an interval goes on beyond the y axis."""
+    low, high = _reach(figure)
+    ends = [_interval(point) for point in _points(figure)]
+    return any(lower < low or upper > high for lower, upper in ends)
+
+
+def _reach(figure: Figure) -> tuple[float, float]:
+    """How far the y axis goes: to all that was seen, and to the ends of intervals that are possible and lie not farther
+    beyond it than it is wide itself: those of two seeds are 13 times as wide as these are apart."""
+    points, quantity = _points(figure), figure.y.quantity
+    means = _means(figure)
+    if not means:
+        return 0.0, 1.0
+    logarithmic = is_logarithmic(figure)
+    seen = means if logarithmic else means + [value for point in points for value in point.values]
+    low, high = min(seen), max(seen)
+    wide = max(high, *(value for point in points for value in point.values), low) - low
+    ends = [end for point in points for end in _interval(point)]
+    floor = low / 3 if logarithmic else quantity.lowest  # not decades for one interval's end
+    lowest = max(min(ends, default=low), floor, low - wide)
+    highest = min(max(ends, default=high), quantity.highest, high + wide)
+    return min(low, lowest), max(high, highest)
+
+
+def _points(figure: Figure) -> list[Point]:
+    return [point for panel in figure.panels for series in panel.series for point in series.points]
+
+
+def _means(figure: Figure) -> list[float]:
+    """And published numbers."""
+    published = [y for panel in figure.panels for series in panel.series for _, y in series.published]
+    return [point.y.mean for point in _points(figure)] + published
+
+
 def is_logarithmic(figure: Figure) -> bool:
     """Whether its y axis is: where the view says so, and all means and published numbers are positive."""
-    series = [one for panel in figure.panels for one in panel.series]
-    means = [point.y.mean for one in series for point in one.points] + [y for one in series for _, y in one.published]
-    return figure.y.log and all(mean > 0 for mean in means)
+    return figure.y.log and all(mean > 0 for mean in _means(figure))
 
 
 def shortened(name: str) -> str:
@@ -106,7 +140,7 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[1 - LONGEST // 2 :]}"
 
 
-class _Scale:
+class Scale:
     """Numbers to places; logarithmic where that is asked for, and all numbers are positive."""
 
     def __init__(self, log: bool, numbers: Sequence[float], start: float, end: float, margin: float) -> None:
@@ -123,6 +157,11 @@ class _Scale:
             return self.start
         share = (self._inner(number) - self.low) / (self.high - self.low)
         return self.start + min(max(share, -0.02), 1.02) * (self.end - self.start)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The least and the largest number on it."""
+        return (10**self.low, 10**self.high) if self.log else (self.low, self.high)
 
     def _inner(self, number: float) -> float:
         return math.log10(number) if self.log else number
@@ -159,7 +198,7 @@ def _interval(point: Point) -> tuple[float, float]:
     return point.y.mean - half, point.y.mean + half
 
 
-def _curve(figure: Figure, series: Series, x: _Scale, y: _Scale, group_of: Callable[[Point], str]) -> Curve:
+def _curve(figure: Figure, series: Series, x: Scale, y: Scale, group_of: Callable[[Point], str]) -> Curve:
     places = [(x(point.x), y(point.y.mean)) for point in series.points]
     upper = [(x(point.x), y(_interval(point)[1])) for point in series.points]
     lower = [(x(point.x), y(_interval(point)[0])) for point in series.points]
@@ -231,7 +270,7 @@ def _labels_apart(curves: Sequence[Curve], right: float) -> list[Curve]:
     return [placed[one] for one in range(len(curves))]
 
 
-def _strips(figure: Figure, panel: Panel, x: _Scale, right: float) -> Iterable[Strip]:
+def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[Strip]:
     """For each x that a line has a point at: all that the lines say there, the highest first."""
     at: dict[float, list[tuple[float, str]]] = {}
     for series in panel.series:

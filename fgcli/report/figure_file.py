@@ -1,11 +1,14 @@
 """Figure files: which can be written, and the same bytes each time. Imports nothing heavy."""
 
+import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fgcli.errors import UsageError
+from fgcli.errors import UsageError, exception_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,13 +40,47 @@ def check_file(path: Path, flag: str) -> None:
         raise UsageError(f"cannot write {flag} {path}: {path.parent}: {error.strerror}") from None
 
 
-def save_figure(figure: "Figure", path: Path, flag: str = "--plot") -> None:
-    """Write the figure, without a date in it."""
-    import matplotlib
+@contextmanager
+def library_defaults() -> Iterator[None]:
+    """Within, matplotlib draws as its defaults say, whatever the user's matplotlibrc, styles and backend are.
 
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-    with matplotlib.rc_context({"svg.hashsalt": "fg"}):
+    Import matplotlib within, too: with an unknown name in MPLBACKEND it cannot be imported.
+    """
+    with _without("MPLBACKEND"):
         try:
-            figure.savefig(path, dpi=150, metadata=undated)
-        except OSError as error:
-            raise UsageError(f"cannot write {flag} {path}: {error.strerror}") from None
+            import matplotlib
+        except Exception as cause:
+            raise UsageError(
+                f"matplotlib cannot be imported: {exception_text(cause)}; see to its matplotlibrc"
+            ) from cause
+    # Not by rcdefaults, which reads the user's styles first.
+    defaults: dict[Any, Any] = {
+        key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")
+    }
+    defaults["svg.hashsalt"] = "fg"
+    with matplotlib.rc_context(defaults):
+        yield
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[None]:
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
+
+
+def plain_text(text: str) -> str:
+    """Text that matplotlib does not read as mathematics, nor as the label of a line that no legend has."""
+    return f" {text}".replace("$", r"\$") if text.startswith("_") else text.replace("$", r"\$")
+
+
+def save_figure(figure: "Figure", path: Path, flag: str = "--plot") -> None:
+    """Write the figure, without a date in it; within `library_defaults`."""
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
+    try:
+        figure.savefig(path, dpi=150, metadata=undated)
+    except OSError as error:
+        raise UsageError(f"cannot write {flag} {path}: {error.strerror}") from None

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from fgcli.report.chapters import Chapter
 from fgcli.report.document import Axis, Figure, Panel, Point, Series, axis_text
+from fgcli.report.drawing import cuts_intervals
 from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
 from fgcli.report.trials import State, Trial
@@ -141,7 +142,10 @@ def _figure(
     if unrecorded:
         said.append(f"Not recorded: {'; '.join(unrecorded)}.")
     kept = tuple(panel for panel in drawn if panel.series) or (Panel("", ()),)
-    return Figure(title, x, y, kept, (*said, *missing_notes(used, axes)))
+    figure = Figure(title, x, y, kept, ())
+    if cuts_intervals(figure):
+        said.append("Intervals that go on beyond the axis are cut there.")
+    return replace(figure, notes=(*said, *missing_notes(used, axes)))
 
 
 def _title(fixed: Mapping[str, object]) -> str:
@@ -183,6 +187,7 @@ def _points(found: Numbers) -> tuple[Point, ...]:
             sum(x for _, x, _ in entries) / len(entries),
             mean_interval([y for _, _, y in entries]),
             tuple(trial for trial, _, _ in entries),
+            tuple(y for _, _, y in entries),
         )
         for entries in found.values()
     ]

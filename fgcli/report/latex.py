@@ -5,19 +5,15 @@ import unicodedata
 from fgcli.errors import one_line
 from fgcli.report.document import Cell, Document, Table, is_bold
 
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ",
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-        "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega".split(),
-        strict=True,
-    )
-)
+_GREEK = {  # unicodedata.name("α") is GREEK SMALL LETTER ALPHA
+    letter: unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA")
+    for letter in "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ"
+}
 _SYMBOLS = {
     "<": "<", ">": ">", "±": r"\pm", "×": r"\times", "·": r"\cdot", "−": "-", "‖": r"\|", "√": r"\surd", "µ": r"\mu",
     "→": r"\to", "←": r"\gets", "≤": r"\leq", "≥": r"\geq", "≠": r"\neq", "≈": r"\approx", "∞": r"\infty",
     "∂": r"\partial", "∇": r"\nabla", "∑": r"\sum", "∈": r"\in", "⊥": r"^\perp", "ᵀ": r"^\top", "ᴾ": r"^{\mathrm P}",
-    **{letter: rf"\{name}" for letter, name in _GREEK.items()},
+    **{letter: rf"\{name.capitalize() if letter.isupper() else name.lower()}" for letter, name in _GREEK.items()},
 }  # fmt: skip
 _LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},

@@ -2,16 +2,17 @@
 
 from pathlib import Path
 from textwrap import wrap
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from typing import TYPE_CHECKING
 
 from fgcli.errors import UsageError
 from fgcli.report.document import Document, Figure, Panel, Series
-from fgcli.report.drawing import LONGEST, is_logarithmic
-from fgcli.report.figure_file import FORMATS, save_figure
+from fgcli.report.drawing import LONGEST, is_logarithmic, vertical_scale
+from fgcli.report.figure_file import FORMATS, library_defaults, plain_text, save_figure
 from fgcli.runs.run_directory import slug
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 # Those of the page, dark enough for paper; told apart by marker, too.
 COLORS = ("#0868ac", "#c2410c", "#0f766e", "#9d3f8c", "#8a6a00", "#4b5563", "#2f8fd3", "#b4235a")
@@ -19,6 +20,7 @@ MARKERS = ("o", "s", "^", "D")
 MANY = 20  # points from which markers would hide the line
 
 
+@library_defaults()
 def draw_all(document: Document, folder: Path) -> int:
     """Write each figure, numbered, in every format; returns how many figures there are."""
     figures = [item for item in document.items if isinstance(item, Figure)]
@@ -33,7 +35,9 @@ def draw_all(document: Document, folder: Path) -> int:
     return len(figures)
 
 
-def _draw(figure: Figure) -> Canvas:
+def _draw(figure: Figure) -> "Canvas":
+    from matplotlib.figure import Figure as Canvas
+
     columns = min(2, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
     canvas = Canvas(figsize=(2.4 + 3.6 * columns, 0.4 + 2.8 * rows), layout="constrained")
@@ -42,12 +46,12 @@ def _draw(figure: Figure) -> Canvas:
         _panel(axis, figure, panel)
     for axis in axes[len(figure.panels) :]:
         axis.set_visible(False)
-    canvas.suptitle(_text(figure.title), fontsize="medium")
+    canvas.suptitle(plain_text(figure.title), fontsize="medium")
     _legend(canvas, axes)
     return canvas
 
 
-def _legend(canvas: Canvas, axes: list[Axes]) -> None:
+def _legend(canvas: "Canvas", axes: "list[Axes]") -> None:
     """One for all panels, beside them."""
     found = [entry for axis in axes for entry in zip(*axis.get_legend_handles_labels(), strict=True)]
     handles = {label: handle for handle, label in reversed(found)}
@@ -62,10 +66,10 @@ def _name(figure: Figure, series: Series) -> str:
     """Of a line, in all panels; with what it lacks in any of them."""
     lacking = [one.incomplete for panel in figure.panels for one in panel.series if one.name == series.name]
     said = "; ".join(dict.fromkeys(filter(None, lacking)))
-    return _text("\n".join(wrap(series.name, LONGEST) + ([f"({said})"] if said else [])))
+    return plain_text("\n".join(wrap(series.name, LONGEST) + ([f"({said})"] if said else [])))
 
 
-def _panel(axis: Axes, figure: Figure, panel: Panel) -> None:
+def _panel(axis: "Axes", figure: Figure, panel: Panel) -> None:
     for series in panel.series:
         color, marker = COLORS[series.style % len(COLORS)], MARKERS[series.style % len(MARKERS)]
         x, y = [point.x for point in series.points], [point.y.mean * figure.y.quantity.scale for point in series.points]
@@ -88,15 +92,17 @@ def _panel(axis: Axes, figure: Figure, panel: Panel) -> None:
             axis.plot(px, py, color=color, marker=marker, markersize=8, fillstyle="none", linestyle="none")
     _scales(axis, figure)
     if panel.title:
-        axis.set_title(_text(panel.title), fontsize="small")
-    axis.set_xlabel(_text(figure.x.quantity.heading), fontsize="small")
-    axis.set_ylabel(_text(figure.y.quantity.heading), fontsize="small")
+        axis.set_title(plain_text(panel.title), fontsize="small")
+    axis.set_xlabel(plain_text(figure.x.quantity.heading), fontsize="small")
+    axis.set_ylabel(plain_text(figure.y.quantity.heading), fontsize="small")
     axis.tick_params(labelsize="small")
     axis.grid(axis="y", color="0.9", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _scales(axis: Axes, figure: Figure) -> None:
+def _scales(axis: "Axes", figure: Figure) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
     xs = sorted({point.x for panel in figure.panels for series in panel.series for point in series.points})
     if figure.x.log and xs and xs[0] > 0:
         axis.set_xscale("log")
@@ -106,8 +112,5 @@ def _scales(axis: Axes, figure: Figure) -> None:
             axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
     if is_logarithmic(figure):
         axis.set_yscale("log")
-
-
-def _text(text: str) -> str:
-    """Text that matplotlib does not read as mathematics."""
-    return text.replace("$", r"\$")
+    scale = figure.y.quantity.scale
+    axis.set_ylim(*(scale * end for end in vertical_scale(figure).ends))

@@ -20,6 +20,9 @@ class Quantity:
     scale: float = 1.0
     of_machine: bool = False
     """Whether it depends on the device and its load, so that it is compared by ratios, and on one machine only."""
+    lowest: float = 0.0
+    """The least that is possible; numbers are unscaled."""
+    highest: float = math.inf
 
     @property
     def heading(self) -> str:
@@ -81,10 +84,10 @@ def _times(power: int) -> str:
 
 _MIB = 2.0**-20
 _KNOWN = (
-    Quantity("train_accuracy", "train accuracy", "higher"),
-    Quantity("test_accuracy", "test accuracy", "higher"),
-    Quantity("train_loss", "train loss", "lower"),
-    Quantity("test_loss", "test loss", "lower"),
+    Quantity("train_accuracy", "train accuracy", "higher", highest=1.0),
+    Quantity("test_accuracy", "test accuracy", "higher", highest=1.0),
+    Quantity("train_loss", "train loss", "lower", lowest=-math.inf),
+    Quantity("test_loss", "test loss", "lower", lowest=-math.inf),
     Quantity("wall_s", "wall time", "lower", "digits", "s", of_machine=True),
     Quantity("step_ms_median", "time per step", "lower", "digits", "ms", of_machine=True),
     Quantity("peak_memory_bytes", "peak memory", "lower", "digits", "MiB", _MIB, of_machine=True),
@@ -93,11 +96,11 @@ _KNOWN = (
     Quantity("mse", "mean squared error", "lower", "powers"),
     Quantity("covariance_norm", "‖C − I‖", "lower"),
     Quantity("covariance_rms", "‖C − I‖ / d", "lower"),
-    Quantity("cosine", "cosine", "higher"),
+    Quantity("cosine", "cosine", "higher", lowest=-1.0, highest=1.0),
     Quantity("norm_ratio", "norm ratio", None, "digits"),
     Quantity("effective_rank", "effective rank", None, "digits"),
-    Quantity("overlap", "overlap", "higher"),
-    Quantity("squared", "squared overlap", "higher"),
+    Quantity("overlap", "overlap", "higher", highest=1.0),
+    Quantity("squared", "squared overlap", "higher", highest=1.0),
     Quantity("timed_step_ms", "time per step, timed in turn", "lower", "digits", "ms", of_machine=True),
     Quantity("step_flops", "floating-point operations per step", "lower", "powers"),
     Quantity("step_peak_bytes", "peak memory of a step", "lower", "digits", "MiB", _MIB, of_machine=True),

@@ -8,7 +8,7 @@ from fake_runs import fake_run, fake_sweep, timing
 
 from fgcli.report.compose import compose
 from fgcli.report.document import Figure, Series
-from fgcli.report.drawing import lay_out
+from fgcli.report.drawing import lay_out, vertical_scale
 
 
 def figures(*paths: Path) -> list[Figure]:
@@ -45,8 +45,27 @@ def test_a_logarithmic_axis_is_one_even_where_an_interval_dips_below_zero_and_a_
         fake_sweep(tmp_path / "s", recipe, result=lambda t: {"step_ms_median": 100.0 if t.axes["seed"] else 1.0})
     )
     plot = lay_out(figure, figure.panels[0], lambda point: "")
-    assert [tick.text for tick in plot.y_ticks] == ["20", "50", "100", "200", "500"]  # of 50.5, from -579 to 680
+    assert [tick.text for tick in plot.y_ticks] == ["20", "50", "100"]  # of 50.5, from -579 to 680
     assert plot.curves[0].label == "A method of …(on A card)"
+
+
+def test_an_axis_shows_what_is_possible_and_what_was_seen_and_not_all_of_a_wide_interval(tmp_path):
+    from fgcli.report.plots import _draw
+
+    base = "{epochs: 4, eval_every: 4}"
+    views = "{kind: figure, title: F, x: width, y: test_accuracy}, {kind: figure, title: L, x: width, y: test_loss}"
+    folder = of_recipe(tmp_path / "s", views, base)  # 0.3 and 0.32: an interval from 0.18 to 0.44
+    for figure, (low, high) in zip(figures(folder), ((0.28, 0.34), (1.72, 1.84)), strict=True):
+        assert vertical_scale(figure).ends == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
+        assert _draw(figure).axes[0].get_ylim() == pytest.approx(vertical_scale(figure).ends)
+        assert "Intervals that go on beyond the axis are cut there." in figure.notes
+    recipe = "grid: {methods: [wt, wperp], seed: [0, 1], width: [64]}\nviews: [%s]\n" % views  # noqa: UP031
+    wide = fake_sweep(
+        tmp_path / "w", recipe, lambda trial: 0.9 if trial.label == "wt" else 0.1 + float(trial.axes["seed"]) / 2
+    )
+    low, high = vertical_scale(figures(wide)[0]).ends
+    assert -0.06 <= low <= 0.0
+    assert 1.0 <= high <= 1.06
 
 
 def test_each_panel_has_a_budget_of_its_own_and_seconds_of_two_machines_are_not_compared(tmp_path):

@@ -4,6 +4,9 @@ import csv
 import io
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +16,11 @@ from rich.console import Console
 
 from fgcli.report.compose import compose
 from fgcli.report.data import as_csv, as_json
-from fgcli.report.document import Document
+from fgcli.report.document import Document, Figure
+from fgcli.report.figure_file import FORMATS
 from fgcli.report.latex import latex
 from fgcli.report.markdown import markdown
-from fgcli.report.plots import draw_all
+from fgcli.report.plots import _draw, draw_all
 from fgcli.report.terminal import show
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b1m"
@@ -145,3 +149,50 @@ def test_figure_files_are_the_same_bytes_each_time_and_leave_the_plot_room_besid
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
     assert sorted(first) == [f"01-test-accuracy-over-epochs.{suffix}" for suffix in ("pdf", "png", "svg")]
     assert b"<script>" not in first["01-test-accuracy-over-epochs.svg"]
+
+
+# What a user may have set, for pages of another look, for LaTeX, and for a backend that is not there.
+CONFIGURATION = """text.usetex: True
+axes.facecolor: black
+savefig.bbox: tight
+savefig.transparent: True
+figure.dpi: 30
+svg.fonttype: none
+axes.prop_cycle: cycler("color", ["red"])
+backend: TkAgg
+"""
+
+
+def test_figures_do_not_depend_on_the_configuration_of_matplotlib(tmp_path, sweep_folder):
+    drawn: list[dict[str, bytes]] = []
+    table = [
+        "fit-ns-coeffs",
+        "--degree",
+        "5",
+        "--iterations",
+        "1",
+        "--sigma",
+        "0.5",
+        "--out",
+        str(tmp_path / "table.json"),
+    ]
+    for name, settings, backend in (("plain", "", None), ("own", CONFIGURATION, "no such backend")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "matplotlibrc").write_text(settings)
+        environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "config"), "PYTHONPATH": os.getcwd()}
+        if backend is not None:
+            environment["MPLBACKEND"] = backend
+        for arguments in (["report", str(sweep_folder), "--figures", "."], [*table, "--plot", "ns.svg"]):
+            command = [sys.executable, "-m", "fgcli", *arguments]
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        drawn.append({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in FORMATS})
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 7
+
+
+def test_a_label_that_begins_with_an_underscore_is_in_the_legend(tmp_path):
+    fake_run(tmp_path / "run", method="_private")
+    figure = next(item for item in compose([tmp_path / "run"]).items if isinstance(item, Figure))
+    assert [text.get_text().strip() for text in _draw(figure).legends[0].get_texts()] == ["_private"]

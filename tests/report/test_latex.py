@@ -20,7 +20,7 @@ PREAMBLE = r"""\documentclass{article}
 \begin{document}
 """
 LABELS = ["[10pt]", "*ours", "[", "*", "&", "%", "#", "_", "~", "^", "\\", "{", "}", "$", "--", "''", "?`", "|", "W̃⊥-σ"]
-LABELS += [string.printable, "10⁻⁴", "ʲᵏˡ", "é ñ ő ß", "→ ≤ ∞", "\\end{tabular}", "\udce9", "{[}", "\\\\[1cm]"]
+LABELS += [string.printable, "10⁻⁴", "ʲᵏˡ", "é ñ ő ß", "→ ≤ ∞", "\\end{tabular}", "{[}", "\\\\[1cm]"]
 
 
 def sweep_of(folder: Path, labels: list[str]) -> Path:
