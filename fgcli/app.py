@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from fgcli import __version__
 from fgcli.errors import FgError, RunError, UsageError, one_line
@@ -84,6 +84,21 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guard
 
 
+class PanelledCommand(TyperCommand):
+    """Shows the flags of each help panel under its title, as typer does with rich, which would take 0.1 s more."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if record := parameter.get_help_record(ctx):
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
+        for title, records in panels.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
 class PluggedGroup(FgGroup):
     """A group whose commands are those of the registry; one is imported when it is called, and not for the list."""
 
@@ -106,7 +121,7 @@ def _command(one: Registered) -> Any:
     target = one.load()
     program = typer.Typer(**_PLAIN, add_completion=False)
     try:
-        program.command(one.entry.name)(guarded(target))
+        program.command(one.entry.name, cls=PanelledCommand)(guarded(target))
         return typer.main.get_command(program)
     except Exception as cause:
         fault = f"{type(cause).__name__}: {cause}"

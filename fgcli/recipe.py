@@ -30,57 +30,75 @@ Diagnostic = Literal[
 Section = Literal["method", "dataset", "model", "optimizer"]
 
 
-class Recipe(Options):
-    """A run, resolved: every option has its value. Equal recipes are the same run."""
+Panel = Literal["Method", "Data and model", "Optimisation", "Device", "Output", "Diagnostics"]
+"""A group of flags in the help of `fg train`."""
 
-    method: str = Field(default="wt", description="Guess method or estimator.")
-    options: OwnOptions = Field(default={}, description="The method's own options.")
-    k: Count | Rank | None = Field(default=None, description="Dimension of the guess space, or `rank`.")
-    tangents: Count | None = Field(default=None, description="Directions in one step.")
-    combine: Literal["mean", "orthogonal", "projection"] | None = Field(
-        default=None, description="How the tangents make one estimate."
+
+def _key(panel: Panel, default: Any, description: str, **bounds: Any) -> Any:
+    """A key of a recipe, and by that a flag of `fg train`, shown in a panel of its help."""
+    return Field(default=default, description=description, json_schema_extra={"panel": panel}, **bounds)
+
+
+class Recipe(Options):
+    """A run, resolved: every option has its value. Equal recipes are the same run.
+
+    A field here is all that a key needs: recipes, `fg train`, its help and docs/recipes.md have it from this class.
+    """
+
+    method: str = _key("Method", "wt", "Guess method or estimator.")
+    options: OwnOptions = _key("Method", {}, "The method's other options.")
+    k: Count | Rank | None = _key(
+        "Method", None, "Dimension of the guess space, or `rank`; for methods that have such a space."
     )
-    tangent_chunk: Count | None = Field(default=None, description="Tangents carried at a time.")
-    memory: Literal["store", "replay"] | None = Field(
-        default=None, description="Store what each layer saw, or hold what does not grow with depth."
+    tangents: Count | None = _key("Method", None, "Directions in one step, for every guess method.")
+    combine: Literal["mean", "orthogonal", "projection"] | None = _key(
+        "Method", None, "How the tangents make one estimate."
     )
-    dataset: str = Field(default="mnist1d", description="Dataset.")
-    dataset_options: OwnOptions = Field(default={}, description="The dataset's own options.")
-    model: str = Field(default="mlp", description="Model.")
-    model_options: OwnOptions = Field(default={}, description="The model's own options.")
-    width: Count | None = Field(default=None, description="Units of every hidden layer.")
-    depth: Count | None = Field(default=None, description="Number of hidden layers.")
-    bias: bool | None = Field(default=None, description="Give every layer a bias.")
-    epochs: Count = Field(default=300, description="Passes over the training set.")
-    max_steps: Count | None = Field(default=None, description="Stop after this many updates.")
-    batch_size: Count = Field(default=512, description="Samples per update.")
-    micro_batch: Count | None = Field(
-        default=None, description="Samples estimated at a time, for less memory; by default the whole batch."
+    tangent_chunk: Count | None = _key(
+        "Method", None, "Tangents carried at a time, for less memory; by default all of them."
     )
-    optimizer: str = Field(default="adamw", description="Optimiser.")
-    optimizer_options: OwnOptions = Field(default={}, description="The optimiser's own options.")
-    lr: float = Field(default=1e-4, gt=0, description="Learning rate.")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Names the run: data order, initialisation, guesses.")
-    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="In which the network is computed; all else is float32."
+    memory: Literal["store", "replay"] | None = _key(
+        "Method",
+        None,
+        "Store what each layer saw, or replay: the same, in memory that does not grow with depth.",
     )
-    threads: Threads | None = Field(default=None, description="CPU threads of torch; by default torch's choice.")
-    eval_every: Count = Field(default=10, description="Epochs between two evaluations.")
-    keep_checkpoints: list[Count] = Field(
-        default=[], description="Epochs after which a checkpoint is written that is kept."
+    dataset: str = _key("Data and model", "mnist1d", "Dataset.")
+    dataset_options: OwnOptions = _key("Data and model", {}, "The dataset's options.")
+    model: str = _key("Data and model", "mlp", "Model; one of your own as `package.module:factory`.")
+    model_options: OwnOptions = _key("Data and model", {}, "The model's other options.")
+    width: Count | None = _key("Data and model", None, "Units of every hidden layer.")
+    depth: Count | None = _key("Data and model", None, "Number of hidden layers.")
+    bias: bool | None = _key("Data and model", None, "Give every layer a bias.")
+    epochs: Count = _key("Optimisation", 300, "Passes over the training set.")
+    max_steps: Count | None = _key("Optimisation", None, "Stop after this many updates, also inside an epoch.")
+    batch_size: Count = _key("Optimisation", 512, "Samples per update.")
+    micro_batch: Count | None = _key(
+        "Device", None, "Samples estimated at a time, for less memory; by default the whole batch."
     )
-    keep_last: Count = Field(default=2, description="How many of the newest checkpoints are kept, beside the best.")
-    on_nonfinite: Literal["stop", "skip"] = Field(
-        default="stop", description="When a loss, guess or gradient is not finite: stop, or leave that update out."
+    optimizer: str = _key("Optimisation", "adamw", "Optimiser.")
+    optimizer_options: OwnOptions = _key("Optimisation", {}, "The optimiser's options.")
+    lr: float = _key("Optimisation", 1e-4, "Learning rate.", gt=0)
+    seed: int = _key("Optimisation", 0, "Names the run: data order, initialisation, guesses.", ge=0, lt=2**63)
+    device: str = _key("Device", "auto", "Where to compute: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
+    precision: Literal["float32", "bfloat16", "float16"] = _key(
+        "Device", "float32", "In which the network is computed; all else is float32."
     )
-    diagnostics: list[Diagnostic] = Field(default=[], description="What to record of the guesses during the run.")
-    diagnostics_every: Count = Field(default=10, description="Epochs between two records of the diagnostics.")
-    subspace: Literal["dominant", "bulk"] | None = Field(
-        default=None, description="Project each update onto the loss's top Hessian eigenvectors, or off them."
+    threads: Threads | None = _key("Device", None, "CPU threads of torch; by default torch's choice.")
+    eval_every: Count = _key("Output", 10, "Epochs between two evaluations, each with a checkpoint.")
+    keep_checkpoints: list[Count] = _key("Output", [], "Epochs after which a checkpoint is written that is kept.")
+    keep_last: Count = _key("Output", 2, "How many of the newest checkpoints are kept, beside the best.")
+    on_nonfinite: Literal["stop", "skip"] = _key(
+        "Optimisation", "stop", "When a loss, guess or gradient is not finite: stop, or leave that update out."
     )
-    subspace_k: Count = Field(default=10, description="Number of Hessian eigenvectors that span the subspace.")
-    subspace_every: Count = Field(default=8, description="Updates between two computations of the subspace.")
+    diagnostics: list[Diagnostic] = _key(
+        "Diagnostics", [], "What to record of the guesses during the run, without changing it."
+    )
+    diagnostics_every: Count = _key("Diagnostics", 10, "Epochs between two records of the diagnostics.")
+    subspace: Literal["dominant", "bulk"] | None = _key(
+        "Diagnostics", None, "Project each update onto the loss's top Hessian eigenvectors, or off them: a control."
+    )
+    subspace_k: Count = _key("Diagnostics", 10, "Number of Hessian eigenvectors that span the subspace.")
+    subspace_every: Count = _key("Diagnostics", 8, "Updates between two computations of the subspace.")
 
 
 class _Part(NamedTuple):
@@ -126,12 +144,12 @@ class _Given(NamedTuple):
     def place(self, rest: Path = (), *, key: bool = False) -> str:
         """file:line:column, or the flag."""
         path = (*self.path, *rest)
-        return _flag(path) if self.source is None else self.source.place(path, key=key)
+        return flag(path) if self.source is None else self.source.place(path, key=key)
 
     def called(self, rest: Path = ()) -> str:
         """The beginning of a sentence about the value: "recipe.yaml:3:9: epochs" or "--epochs"."""
         path = (*self.path, *rest)
-        return _flag(path) if self.source is None else f"{self.place(rest)}: {dotted(path)}"
+        return flag(path) if self.source is None else f"{self.place(rest)}: {dotted(path)}"
 
 
 @dataclass
@@ -204,6 +222,16 @@ def section_options(recipe: Recipe, section: Section, registry: Registry) -> Opt
     entry = _find(section, getattr(recipe, section), registry, where="")
     shortcuts = {name: getattr(recipe, name) for name in part.shortcuts if name in entry.options.model_fields}
     return entry.options.model_validate(getattr(recipe, part.options) | shortcuts)
+
+
+def default_of(key: str, registry: Registry) -> object:
+    """The value of a key where nobody gives one: for a shortcut, that of the default method or model, if it has it."""
+    for section, part in _PARTS.items():
+        if key in part.shortcuts:
+            entry = _find(section, Recipe.model_fields[section].default, registry, where="")
+            option = entry.options.model_fields.get(key)
+            return None if option is None else option.default
+    return Recipe.model_fields[key].default
 
 
 def section_keys(section: Section) -> tuple[str, ...]:
@@ -326,7 +354,7 @@ def _refuse_k_above_width(recipe: Recipe, givens: Mapping[str, _Given]) -> None:
 
 
 def _name(given: _Given) -> str:
-    return _flag(given.path) if given.source is None else dotted(given.path)
+    return flag(given.path) if given.source is None else dotted(given.path)
 
 
 def dotted(path: Path) -> str:
@@ -334,10 +362,13 @@ def dotted(path: Path) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
-def _flag(path: Path) -> str:
+def flag(path: Path) -> str:
     """The flag that gives the value at `path`: `--width`, `--dataset-option padding[0]`."""
     first, *rest = path
-    flag = "--bias/--no-bias" if first == "bias" else f"--{first}".replace("_", "-")
+    name = f"--{first}".replace("_", "-")
     if first in {part.options for part in _PARTS.values()}:
-        return f"{flag.removesuffix('s')} {dotted(tuple(rest))}".strip()
-    return flag + dotted(tuple(rest))
+        return f"{name.removesuffix('s')} {dotted(tuple(rest))}".strip()
+    field = Recipe.model_fields.get(str(first))
+    if field and field.annotation in (bool, bool | None):
+        return f"{name}/{name.replace('--', '--no-', 1)}"
+    return name + dotted(tuple(rest))

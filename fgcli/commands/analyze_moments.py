@@ -1,12 +1,15 @@
 """`fg analyze-moments`: bias, variance and covariance of any method. Heavy imports inside the bodies."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fgcli.commands.train_flags import AsJson, Batches, Epochs, Runs, with_train_flags
+from fgcli.commands.analysis_flags import AsJson, Batches, Epochs, Runs
+from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.errors import RunError, UsageError
+from fgcli.recipe import section_keys
 
 if TYPE_CHECKING:
     from fgcli.commands.states import State
@@ -24,9 +27,7 @@ SHOWN = (
 )  # fmt: skip
 
 
-@with_train_flags(
-    leave_out=("epochs", "keep_checkpoints", "method", "k", "tangents", "combine", "tangent_chunk", "memory", "option")
-)
+@with_run_flags(leave_out=("epochs", "keep_checkpoints", *section_keys("method")))
 def analyze_moments(
     runs: Runs = None,
     method: Annotated[
@@ -60,7 +61,8 @@ def analyze_moments(
         ),
     ] = "activations",
     as_json: AsJson = False,
-    train_flags: Any = None,
+    *,
+    run_flags: RunFlags,
 ) -> None:
     """Bias, variance, covariance and more of methods at given states of a network, layer by layer.
 
@@ -74,29 +76,29 @@ def analyze_moments(
     if draws < FEWEST_DRAWS and not (draws == 0 and space == "activations"):
         least = f"at least {FEWEST_DRAWS}" + (", or 0 for exact moments alone" if space == "activations" else "")
         raise UsageError(f"--draws is {draws}; it must be {least}")
-    from fgcli.commands.states import Method, epochs_of, refuse_train_flags, states_of, train_for
+    from fgcli.commands.states import Method, epochs_of, refuse_run_flags, states_of, train_for
     from fgcli.extend.registry import load_registry
 
-    registry, chosen = load_registry(tuple(train_flags.get("plugin") or ())), epochs_of(epochs)
+    registry, chosen = load_registry(run_flags.plugins), epochs_of(epochs)
     methods = [Method.parse(text) for text in method or []]
     for one in methods:
         one.check(registry)
     if runs:
-        refuse_train_flags(train_flags)
+        refuse_run_flags(run_flags)
         paths = runs
     else:
         trained = methods if own_trajectory else methods[:1]
-        out = train_flags.get("out")
+        out = run_flags.out
         paths = [
             train_for(
-                train_flags | {"out": out / one.label.replace(":", "-") if out and len(trained) > 1 else out},
+                replace(run_flags, out=out / one.label.replace(":", "-") if out and len(trained) > 1 else out),
                 chosen,
                 registry,
                 {"method": one.name, "options": one.options},
             )
             for one in trained
-        ] or [train_for(train_flags, chosen, registry)]
-    states = [state for path in paths for state in states_of(path, chosen, train_flags, registry)]
+        ] or [train_for(run_flags, chosen, registry)]
+    states = [state for path in paths for state in states_of(path, chosen, run_flags, registry)]
     subjects = _subjects(states, methods, own_trajectory, registry)
     found = [(state, label, _measure(state, label, one, batches, draws, space)) for state, label, one in subjects]
     _show(found, to_stderr=as_json)

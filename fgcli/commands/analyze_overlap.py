@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fgcli.commands.train_flags import AsJson, Batches, Epochs, Runs, with_train_flags
+from fgcli.commands.analysis_flags import AsJson, Batches, Epochs, Runs
+from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.errors import UsageError, unknown
 from fgcli.report.figure_file import check_figure
 
@@ -19,7 +20,7 @@ OF_WEIGHTS = ("hessian", "gauss-newton")
 EIGENVECTORS = 10  # of the Hessian, where --max-k does not say
 
 
-@with_train_flags(leave_out=("epochs", "keep_checkpoints"))
+@with_run_flags(leave_out=("epochs", "keep_checkpoints"))
 def analyze_overlap(
     runs: Runs = None,
     basis: Annotated[
@@ -42,7 +43,8 @@ def analyze_overlap(
         Path | None, typer.Option("--plot", help="Draw the curves into this .png, .svg or .pdf file.")
     ] = None,
     as_json: AsJson = False,
-    train_flags: Any = None,
+    *,
+    run_flags: RunFlags,
 ) -> None:
     """Overlap of the true gradient with the top-k subspace of each layer, for every k.
 
@@ -57,14 +59,14 @@ def analyze_overlap(
             raise UsageError(f"{flag} is {value}; it must be at least 1")
     if plot is not None:
         check_figure(plot)
-    from fgcli.commands.states import epochs_of, refuse_train_flags, states_of, train_for
+    from fgcli.commands.states import epochs_of, refuse_run_flags, states_of, train_for
     from fgcli.extend.registry import load_registry
 
-    registry, chosen = load_registry(tuple(train_flags.get("plugin") or ())), epochs_of(epochs)
+    registry, chosen = load_registry(run_flags.plugins), epochs_of(epochs)
     if runs:
-        refuse_train_flags(train_flags)
-    paths = runs or [train_for(train_flags, chosen, registry)]
-    states = [state for path in paths for state in states_of(path, chosen, train_flags, registry)]
+        refuse_run_flags(run_flags)
+    paths = runs or [train_for(run_flags, chosen, registry)]
+    states = [state for path in paths for state in states_of(path, chosen, run_flags, registry)]
     found = [(state, name, _measure(state, name, batches, max_k)) for state in states for name in bases]
     _show(found, to_stderr=as_json)
     if plot is not None:

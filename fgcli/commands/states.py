@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.commands.display import Display
-from fgcli.commands.train import recipe_overrides
+from fgcli.commands.run_flags import RunFlags
 from fgcli.diagnostics.batches import draw_batch
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, RunError, UsageError
 from fgcli.extend.registry import Registry
 from fgcli.files import read_json
 from fgcli.gradient.estimator import Batch
-from fgcli.recipe import Recipe, Source, parse_assignments, read_recipe, resolve, section_keys
-from fgcli.recipes import find
+from fgcli.recipe import Recipe, Source, flag, parse_assignments, read_recipe, resolve, section_keys
 from fgcli.runs.run_directory import RunDirectory, open_run
 from fgcli.training.assembly import Assembly, assemble, bound_subject
 from fgcli.training.checkpoints import CheckpointStore
@@ -116,30 +115,27 @@ def epochs_of(text: str | None) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def train_for(
-    flags: Mapping[str, Any], epochs: Sequence[int], registry: Registry, more: Mapping[str, object] = {}
-) -> Path:
+def train_for(flags: RunFlags, epochs: Sequence[int], registry: Registry, more: Mapping[str, object] = {}) -> Path:
     """Train what the flags of train say, `more` over them, with checkpoints at `epochs`; the run directory."""
-    source = None if flags.get("recipe") is None else read_recipe(find(flags["recipe"]))
-    overrides = recipe_overrides(flags) | dict(more)
+    overrides = flags.overrides() | dict(more)
     if epochs:
         overrides |= {"epochs": epochs[-1], "keep_checkpoints": list(epochs)}
-    recipe = resolve(source, overrides, registry)
+    recipe = resolve(flags.source(), overrides, registry)
     with Display(to_stderr=True) as display:
-        training = begin(recipe, flags.get("out"), registry, display)
+        training = begin(recipe, flags.out, registry, display)
         training.run()
     return training.run_directory.path
 
 
-def refuse_train_flags(flags: Mapping[str, Any]) -> None:
+def refuse_run_flags(flags: RunFlags) -> None:
     """Where runs are given, nothing is trained."""
-    given = [name for name, value in flags.items() if value is not None and name not in (*_OF_THE_LOOK, "plugin")]
+    files = {"recipe": flags.recipe, "out": flags.out}
+    given = [key for key, value in {**flags.given, **files}.items() if value is not None and key not in _OF_THE_LOOK]
     if given:
-        flag = f"--{given[0]}".replace("_", "-")
-        raise UsageError(f"{flag} says what to train, and a run is given too; leave one of them out")
+        raise UsageError(f"{flag((given[0],))} says what to train, and a run is given too; leave one of them out")
 
 
-def states_of(path: Path, epochs: Sequence[int], flags: Mapping[str, Any], registry: Registry) -> list[State]:
+def states_of(path: Path, epochs: Sequence[int], flags: RunFlags, registry: Registry) -> list[State]:
     """The states of a finished or interrupted run: the newest checkpoint's, or those at `epochs`.
 
     Of `flags`, device, threads and batch_size count. UsageError for a folder without a run or without the checkpoints,
@@ -149,9 +145,9 @@ def states_of(path: Path, epochs: Sequence[int], flags: Mapping[str, Any], regis
     source = read_recipe(directory.recipe_file)
     _refuse_missing_method(directory, source, registry)
     of_run = resolve(source, {}, registry)
-    look = {name: value for name, value in recipe_overrides(flags).items() if name in _OF_THE_LOOK}
+    look = {name: value for name, value in flags.overrides().items() if name in _OF_THE_LOOK}
     given = resolve(source, look, registry)
-    recipe = given.model_copy(update={"threads": look["threads"], "diagnostics": [], "subspace": None})
+    recipe = given.model_copy(update={"threads": look.get("threads"), "diagnostics": [], "subspace": None})
     store = CheckpointStore(directory.checkpoints, directory.recipe_file.read_text(encoding="utf-8"))
     if not store.steps():
         raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")

@@ -23,7 +23,7 @@ class Options(BaseModel):
     A subclass whose field lacks a description, or has an alias or a default_factory, is a TypeError when it is defined.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -4,11 +4,6 @@ from pathlib import Path
 import pytest
 from tiny_runs import FLAGS, Stopper, fg, rows, run, untimed
 
-from fgcli.commands import train as command
-from fgcli.extend.options import EngineOptions
-from fgcli.models.options import MLPOptions
-from fgcli.recipe import Recipe
-
 RESULT_KEYS = {
     "method", "options", "dataset", "width", "depth", "k", "seed", "epochs", "steps", "train_accuracy", "test_accuracy",
     "train_loss", "test_loss", "wall_s", "step_ms_median", "step_ms_quartiles", "peak_memory_bytes", "device",
@@ -262,34 +257,3 @@ def test_not_finite_is_exit_1_and_one_line():
     assert done.stderr.startswith("fg: the loss is not finite in step 2; stopped before the update (seed 0, run; ")
     assert done.stderr.count("\n") == 1
     assert not Path("run/result.json").exists()
-
-
-def test_defaults_in_the_help_are_those_of_the_schemas():
-    """The help texts spell the defaults out, since reading the schemas would make --help slow."""
-    import inspect
-    import re
-    import typing
-
-    schemas = Recipe.model_fields | MLPOptions.model_fields | EngineOptions.model_fields
-    defaults = {name: field.default for name, field in schemas.items()}
-    told = {}
-    for name, hint in typing.get_type_hints(command.train, include_extras=True).items():
-        if name != "return" and (found := re.search(r"\(default (\S+)\)", hint.__metadata__[0].help)):
-            told[name] = found[1]
-    assert told.pop("bias") == "--no-bias"
-    assert defaults["bias"] is False
-    assert {name: str(float(value) if name == "lr" else value) for name, value in told.items()} == {
-        name: str(defaults[name]) for name in told
-    }
-    assert len(told) == 21
-    assert all(parameter.default in (None, False) for parameter in inspect.signature(command.train).parameters.values())
-
-
-def test_every_key_of_a_recipe_has_a_flag():
-    import inspect
-
-    flags = set(inspect.signature(command.train).parameters)
-    renamed = {"options": "option"} | {
-        f"{part}_options": f"{part}_option" for part in ("dataset", "model", "optimizer")
-    }
-    assert {renamed.get(key, key) for key in Recipe.model_fields} <= flags
