@@ -169,7 +169,7 @@ class _Warnings(logging.Handler):
 
 def main() -> None:
     """The entry point of the command."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding != "utf-8":  # W̃ where there is ASCII alone
+    if isinstance(sys.stdout, io.TextIOWrapper):  # W̃ where there is ASCII alone, and names of files that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.getLogger("fgcli").addHandler(_Warnings(logging.WARNING))
     # Where its cache cannot be written it takes a temporary folder, which nobody needs to be told in three lines.

@@ -1,7 +1,10 @@
 """What people see when something is wrong: one line, and an exit code. Imports neither torch nor pydantic."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class FgError(Exception):
@@ -32,7 +35,17 @@ class WriteError(RunError):
 
 def one_line(text: str) -> str:
     """`text` with line breaks and all that a terminal would not print as it stands escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in writable(text))
+
+
+def writable(text: str) -> str:
+    """`text` with what UTF-8 has not escaped: a byte of a file's name, say, that is no UTF-8 is `\\xe9`."""
+    return _SURROGATE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"  # as os.fsdecode has bytes
 
 
 def exception_text(error: BaseException, limit: int = 300) -> str:

@@ -18,6 +18,7 @@ from fgcli.extend.entry import Entry, Rank
 from fgcli.extend.explain import Path, first_fault, shown
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
+from fgcli.shell import command_line
 from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
 
 Count = Annotated[int, Field(ge=1, lt=2**63)]
@@ -272,7 +273,7 @@ def _is_plain(text: str) -> bool:
 def _layer(data: Mapping[str, object], source: Source | None) -> _Layer:
     if source and "grid" in data:
         place = source.place(("grid",), key=True)
-        raise UsageError(f"{place}: this is a sweep of many runs; run it with: fg bench {source.name}")
+        raise UsageError(f"{place}: this is a sweep of many runs; run it with: {command_line('bench', source.name)}")
     for key in data:
         if key not in Recipe.model_fields:
             raise unknown("recipe key", key, Recipe.model_fields, where=_Given(None, (key,), source).place(key=True))

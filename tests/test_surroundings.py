@@ -9,7 +9,7 @@ from pathlib import Path
 
 import no_network
 import pytest
-from fake_runs import fake_run
+from fake_runs import fake_run, fake_sweep
 from processes import fg_process
 from tiny_runs import FLAGS
 
@@ -62,6 +62,28 @@ def test_a_report_without_home_cache_terminal_and_room(workplace: Path) -> None:
     assert "test accuracy:" in done.stdout
     assert "\x1b" not in done.stdout
     assert list((workplace / "figures").glob("*.svg"))
+
+
+@pytest.mark.parametrize("flag", [None, "--html", "--figures", "--csv", "--json", "--markdown", "--latex"])
+def test_a_report_of_a_folder_whose_name_is_no_text(workplace: Path, flag: str | None) -> None:
+    """Its name is escaped: two runs with one label, which is told apart by it, and something that is no run."""
+    folders = [workplace / os.fsdecode(name) for name in (b"caf\xe9", b"th\xe9", b"no\xebl")]
+    for folder, lr in zip(folders[:2], (0.1, 0.2), strict=True):
+        fake_sweep(
+            folder,
+            f"base: {{lr: {lr}}}\ngrid: {{methods: [wt]}}",
+            environment=lambda trial, folder=folder: {"command": ["fg", "train", "--out", str(folder)]},
+        )
+    folders[2].mkdir()
+    written = {"--html": "page.html", "--figures": "figures"}.get(flag or "")
+    command = [sys.executable, "-m", "fgcli", "report", *folders[:2], workplace, *filter(None, [flag, written])]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    text = Path("page.html").read_text(encoding="utf-8") if flag == "--html" else done.stdout.decode("utf-8")
+    if flag == "--json":
+        text = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8").decode()
+    assert {None: r"no\xebl", "--latex": r"textbackslash{}xe9"}.get(flag, r"\xe9") in text
+    assert flag != "--html" or r"train --out" in text
 
 
 def clock_that_jumps_back() -> None:

@@ -17,11 +17,13 @@ from fgcli.commands.bench_display import BenchDisplay, show_failures
 from fgcli.commands.bench_estimate import show_estimate
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.entry_options import checked_options
+from fgcli.extend.factory import is_reference
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.files import to_json, write_atomically
 from fgcli.recipe import Source, parse_assignments
 from fgcli.recipes import find
 from fgcli.runs.sweep_directory import SweepDirectory
+from fgcli.shell import command_line
 from fgcli.sweep.plan import PlannedTrial, plan, plan_tuning
 from fgcli.sweep.read import read_sweep, resolve_trial, resolve_trials
 from fgcli.sweep.schema import Sweep, dump_sweep
@@ -48,6 +50,18 @@ class Request:
     plugins: tuple[Path, ...] = ()
     quiet: bool = False
 
+    def command(self, out: Path, own_code: bool) -> str:
+        """The same once more, in the folder `out`."""
+        flags: list[object] = ["--out", out]
+        for name in ("jobs", "threads", "limit", "seeds"):
+            value = getattr(self, name)
+            flags += [] if value is None else [f"--{name}", value]
+        flags += ["--timing"] * self.timing + ["--quiet"] * self.quiet
+        flags += ["--executor", self.executor] * (self.executor != "local")
+        for name, values in (("--only", self.only), ("--executor-option", self.executor_options)):
+            flags += [part for value in values for part in (name, value)]
+        return command_line("bench", self.recipe, *flags, plugins=self.plugins, own_code=own_code)
+
 
 class Interrupted(RunError):
     """By Ctrl-C."""
@@ -67,7 +81,7 @@ def run(request: Request) -> None:
     if request.dry_run:
         bench.estimate()
         return
-    with _stoppable(f"fg bench {request.recipe} --out {bench.directory.path}"), bench.directory.locked():
+    with _stoppable(request.command(bench.directory.path, bench.own_code)), bench.directory.locked():
         failures = bench.run()
     if failures:
         show_failures(failures)
@@ -98,6 +112,7 @@ class _Bench:
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
         recipes = resolve_trials(self.sweep, self.source, self.registry)
+        self.own_code = any(is_reference(recipe.model) for recipe in recipes.values())
         self.executor = self._make_executor()
         threads = max((recipe.threads or 1 for recipe in recipes.values()), default=1)
         self.placement = self.executor.place(threads) if isinstance(self.executor, PlacesTrials) else None

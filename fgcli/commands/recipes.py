@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgcli.errors import RunError, UsageError
+from fgcli.shell import command_line
 
 if TYPE_CHECKING:
     from fgcli.recipe import Source
@@ -100,7 +101,7 @@ def _copy(name: str, to: Path) -> None:
         raise UsageError(f"{to} exists; give another name, or remove it") from error
     except OSError as error:
         raise RunError(f"cannot write {to}: {error.strerror}") from error
-    print(f"wrote {to}; change it, then: fg recipes validate {to}")
+    print(f"wrote {to}; change it, then: {command_line('recipes', 'validate', to)}")
 
 
 def _validated(name: str, plugins: tuple[Path, ...]) -> str:
@@ -113,7 +114,9 @@ def _validated(name: str, plugins: tuple[Path, ...]) -> str:
     source = read_recipe(find(name, where="NAME"))
     if not is_sweep(source):
         recipe = resolve(source, {}, registry)
-        return f"{source.name}: a run, method {recipe.method}, {recipe.epochs} epochs; fg train --recipe {name}"
+        then = command_line("train", "--recipe", name, plugins=plugins)
+        return f"{source.name}: a run, method {recipe.method}, {recipe.epochs} epochs; {then}"
     sweep = parse_sweep(source)
     trials = resolve_trials(sweep, source, registry)
-    return f"{source.name}: a sweep of {len(trials)} runs, {len(sweep.views)} views; fg bench {name}"
+    then = command_line("bench", name, plugins=plugins)
+    return f"{source.name}: a sweep of {len(trials)} runs, {len(sweep.views)} views; {then}"

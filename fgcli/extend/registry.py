@@ -33,7 +33,9 @@ class Registry:
     as `distribution:name`; any name may be. A model may also be the user's own, as `package.module:factory`.
     """
 
-    def __init__(self, plugins: Plugins) -> None:
+    def __init__(self, plugins: Plugins, files: tuple[Path, ...] = ()) -> None:
+        self.files = files
+        """Plugins that were given as files."""
         registered = plugins.collect(HOOKS.values())
         self.broken: tuple[Broken, ...] = tuple(plugins.broken)
         self.left_out: tuple[Origin, ...] = tuple(plugins.left_out)
@@ -126,7 +128,7 @@ def load_registry(files: tuple[Path, ...] = ()) -> Registry:
     """
     plugins = load_plugins()
     origins = [add_file(plugins, path) for path in files]
-    registry = Registry(plugins)
+    registry = Registry(plugins, files)
     for broken in registry.broken:
         if broken.origin in origins:
             raise UsageError(f"--plugin {broken.origin.module} cannot be used: {broken.cause}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from fgcli.files import to_json
 from fgcli.recipe import section_keys
+from fgcli.report.copies import NOTHING_NEW, repeats, without_copies
 from fgcli.report.trials import Problem, Source, Trial, flat
 from fgcli.report.values import DIAGNOSTICS
 from fgcli.sweep.schema import SEED
@@ -50,10 +51,13 @@ def make_chapters(sources: Sequence[Source]) -> tuple[list[Chapter], list[Proble
     chapters: list[Chapter] = []
     single = [source for source in sources if source.sweep is None]
     joined: set[int] = set()
+    copies: list[Problem] = []
     for sweeps in _alike([source for source in sources if source.sweep is not None]):
         ours = [_comparable(source, sweeps) for source in single]
         joined |= {id(trial) for source in ours for trial in source.trials}
-        chapters.append(_chapter_of_sweeps(sweeps, [source for source in ours if source.trials]))
+        sources, found = without_copies([*sweeps, *_labelled_by_options([source for source in ours if source.trials])])
+        copies += found
+        chapters.append(_chapter_of_sweeps(sources))
     rest = [replace(one, trials=tuple(t for t in one.trials if id(t) not in joined)) for one in single]
     if any(source.trials for source in rest):
         labelled = _with_own_labels(_labelled_by_options(rest))
@@ -61,7 +65,8 @@ def make_chapters(sources: Sequence[Source]) -> tuple[list[Chapter], list[Proble
         axes = _differing(trials, owned=OF_THE_METHOD)
         chapters.append(Chapter("Runs", "", trials, axes, _default_views(trials, axes)))
     told_apart = [_without_repeats(chapter) for chapter in chapters]
-    return [chapter for chapter, _ in told_apart], [problem for _, problems in told_apart for problem in problems]
+    left_out = dict.fromkeys([*copies, *(problem for _, problems in told_apart for problem in problems)])
+    return [chapter for chapter, _ in told_apart], list(left_out)
 
 
 def _alike(sources: Sequence[Source]) -> list[list[Source]]:
@@ -74,8 +79,9 @@ def _alike(sources: Sequence[Source]) -> list[list[Source]]:
     return list(found.values())
 
 
-def _chapter_of_sweeps(sweeps: Sequence[Source], single: Sequence[Source]) -> Chapter:
-    sources = _with_own_labels([*sweeps, *_labelled_by_options(single)])
+def _chapter_of_sweeps(of: Sequence[Source]) -> Chapter:
+    """Of the sweeps, and of single runs that join them."""
+    sources, sweeps = _with_own_labels(of), [source for source in of if source.sweep]
     trials = tuple(trial for source in sources for trial in source.trials)
     grid = dict.fromkeys(axis for source in sweeps if source.sweep for axis in source.sweep.grid.axes)
     owned = (*OF_THE_METHOD, *(name for source in sweeps for name in _owned(source)))
@@ -170,7 +176,8 @@ def _without_repeats(chapter: Chapter) -> tuple[Chapter, list[Problem]]:
                 if repeat.result is not None and kept.result is None:
                     kept, repeat = repeat, kept
                     first[place] = replace(trial, label=label)
-                reason = f"the same recipe as {kept.path}; left out, as it says nothing new"
+                other_numbers = "left out, though its numbers differ: see with what each was made"
+                reason = f"the same recipe as {kept.path}; {NOTHING_NEW if repeats(kept, repeat) else other_numbers}"
                 problems.append(Problem(str(repeat.path), reason))
                 break
     return replace(chapter, trials=tuple(first.values())), problems

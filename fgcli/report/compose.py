@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from fgcli.errors import unknown
+from fgcli.errors import unknown, writable
 from fgcli.report.chapters import Chapter, make_chapters
 from fgcli.report.document import Document, Figure, Section, Table
 from fgcli.report.figures import make_curves, make_figure, make_overlaps
 from fgcli.report.tables import make_tables
-from fgcli.report.trials import gather
+from fgcli.report.trials import Problem, gather
 from fgcli.sweep.views import AnyView, CurveView, FigureView, TableView
 
 
@@ -20,7 +20,7 @@ def compose(paths: Iterable[Path], baseline: str | None = None) -> Document:
     if baseline is not None and baseline not in labels:
         raise unknown("label", baseline, labels, where="--baseline")
     sections = [_section(chapter, baseline) for chapter in chapters]
-    return Document(tuple(sections), (*problems, *left_out))
+    return Document(tuple(sections), tuple(Problem(*map(writable, problem)) for problem in (*problems, *left_out)))
 
 
 def _section(chapter: Chapter, baseline: str | None) -> Section:

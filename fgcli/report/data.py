@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from fgcli.errors import writable
 from fgcli.files import to_json
 from fgcli.report.document import Cell, Column, Document, Figure, Point, Row, Series, Table
 from fgcli.report.statistics import Mean
@@ -102,7 +103,7 @@ def _of_cell(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, An
         record |= {"reference_name": reference.name, "reference": reference.number, "inside": reference.inside}
         record |= {"prediction_low": reference.low, "prediction_high": reference.high}
     seeds = {seed for seed, _ in cell.numbers}
-    runs = [str(t.run.path) for t in cell.trials if t.seed in seeds and t.run is not None]
+    runs = [writable(str(t.run.path)) for t in cell.trials if t.seed in seeds and t.run is not None]
     return {**record, "machines": list(cell.machines), "runs": runs}
 
 
@@ -113,7 +114,7 @@ def _of_point(figure: Figure, series: Series, point: Point) -> dict[str, Any]:
         "x_name": figure.x.quantity.key,
         "x": point.x,
         **_mean(point.y),
-        "runs": [str(trial.run.path) for trial in point.trials if trial.run is not None],
+        "runs": [writable(str(trial.run.path)) for trial in point.trials if trial.run is not None],
     }
 
 

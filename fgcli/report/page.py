@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fgcli import __version__
+from fgcli.errors import writable
 from fgcli.files import to_json
 from fgcli.report import drawing
 from fgcli.report.document import Cell, Document, Point, Section, Table, axis_text
@@ -51,7 +52,7 @@ def as_html(document: Document) -> str:
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         script=(TEMPLATES / "script.js").read_text(encoding="utf-8"),
     )
-    return page.strip() + "\n"
+    return writable(page.strip()) + "\n"
 
 
 class _Groups:

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fgcli.errors import FgError, UsageError
+from fgcli.errors import FgError, UsageError, writable
 from fgcli.extend.explain import shown
 from fgcli.files import read_json
 from fgcli.recipe import Recipe, read_recipe
@@ -132,7 +132,7 @@ def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> tuple[li
         problems += _environment_problem(run)
         runs.append(_single(run, asked))
     if runs:
-        sources.append(Source(str(asked), None, tuple(runs)))
+        sources.append(Source(writable(str(asked)), None, tuple(runs)))
     return sources, problems
 
 
@@ -159,7 +159,7 @@ def _candidates(path: Path) -> list[Path]:
 
 def _single(run: Run, asked: Path) -> Trial:
     keys = flat(run.recipe)
-    return Trial(run.path.name, str(asked), run.recipe["method"], keys, run, *_state(run))
+    return Trial(writable(run.path.name), str(asked), run.recipe["method"], keys, run, *_state(run))
 
 
 def _state(run: Run) -> tuple[State, str]:
@@ -190,7 +190,7 @@ def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
         if one.name not in names
     ]
     tuned, tuned_problems = _tuned(folder / "tuned.json") if sweep.tune else ("", [])
-    return Source(str(folder), sweep, tuple(trials), tuned), problems + timing_problems + tuned_problems
+    return Source(writable(str(folder)), sweep, tuple(trials), tuned), problems + timing_problems + tuned_problems
 
 
 def _planned(folder: Path, planned: PlannedTrial, failures: Mapping[str, str]) -> Trial:

@@ -6,7 +6,6 @@ into it holds its lock. Nothing here imports torch, so that reports can read run
 
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from fgcli.files import read_json, to_json, write_atomically, writing
 from fgcli.runs import lock
 from fgcli.runs.lock import RunLock
 from fgcli.runs.rows import append_row, read_rows, rewind_rows
+from fgcli.shell import command_line
 
 
 class Content(Enum):
@@ -37,6 +37,10 @@ class RunDirectory:
 
     path: Path
     lock: RunLock | None = field(default=None, compare=False)
+    plugins: tuple[Path, ...] = field(default=(), compare=False)
+    """Plugin files that the run needs."""
+    own_code: bool = field(default=False, compare=False)
+    """Whether it needs a module of the user's own."""
 
     @property
     def recipe_file(self) -> Path:
@@ -65,7 +69,7 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        return f"fg train --resume {shlex.quote(str(self.path))}"
+        return command_line("train", "--resume", self.path, plugins=self.plugins, own_code=self.own_code)
 
     @contextmanager
     def telling_how_to_resume(self) -> Iterator[None]:

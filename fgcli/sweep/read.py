@@ -11,6 +11,7 @@ from fgcli.extend.explain import first_fault, shown
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
 from fgcli.recipe import Recipe, Source, dotted, read_recipe, resolve
+from fgcli.shell import command_line
 from fgcli.sweep.plan import MAX_TRIALS, PlannedTrial, plan, plan_tuning, size
 from fgcli.sweep.schema import METHODS, SEED, Grid, Sweep, Tune
 from fgcli.sweep.view_checks import check_views
@@ -37,7 +38,7 @@ def parse_sweep(source: Source) -> Sweep:
     if not is_sweep(source):
         raise UsageError(
             f"{source.name}:1:1: this is the recipe of one run, as it has no grid; run it with: "
-            f"fg train --recipe {source.name}"
+            f"{command_line('train', '--recipe', source.name)}"
         )
     _refuse_unknown_keys(source, "a sweep", data, (), Sweep)
     parts: dict[str, Any] = {key: value for key, value in data.items() if key not in ("grid", "tune", "views")}

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fgcli.errors import UsageError
+from fgcli.extend.factory import is_reference
 from fgcli.extend.registry import Registry
 from fgcli.files import read_json
 from fgcli.recipe import Recipe, Section, Source, dump, read_recipe, resolve
@@ -22,7 +24,7 @@ _NAMES: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
 def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter) -> Training:
     """A new run in `out`, or in a fresh folder under ./runs. UsageError before anything is written."""
     assembly = assemble(settle(recipe, registry), registry)
-    run = run_directory.create(out, _label(recipe))
+    run = _with_needs(run_directory.create(out, _label(recipe)), recipe, registry)
     with _released_on_error(run):
         _say_missing_lock(run, reporter)
         run.describe(dump(assembly.recipe), describe_environment(assembly.device, _plugins(recipe, registry)))
@@ -42,14 +44,19 @@ def resume(
     begun = _recorded_environment(path)
     recipe = _recipe_of(path, begun, source, overrides, registry, reporter)
     assembly = assemble(recipe, registry)
-    with RunDirectory(path).telling_how_to_resume():
-        run = run_directory.open_unfinished(path)
+    with _with_needs(RunDirectory(path), recipe, registry).telling_how_to_resume():
+        run = _with_needs(run_directory.open_unfinished(path), recipe, registry)
     with run.telling_how_to_resume(), _released_on_error(run):
         _say_missing_lock(run, reporter)
         training = Training(assembly, run, reporter)
         training.resume()
         _say_what_changed(training, begun, describe_environment(assembly.device, _plugins(recipe, registry)))
         return training
+
+
+def _with_needs(run: RunDirectory, recipe: Recipe, registry: Registry) -> RunDirectory:
+    """The run's directory, which says with what it is resumed."""
+    return replace(run, plugins=registry.files, own_code=is_reference(recipe.model))
 
 
 @contextmanager

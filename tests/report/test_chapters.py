@@ -1,9 +1,14 @@
+import shutil
 from pathlib import Path
 
 from fake_runs import SWEEP, accuracy, fake_run, fake_sweep
 
 from fgcli.files import to_json
 from fgcli.report.chapters import Chapter, make_chapters
+from fgcli.report.compose import compose
+from fgcli.report.copies import NOTHING_NEW
+from fgcli.report.data import as_csv
+from fgcli.report.document import Table
 from fgcli.report.trials import Problem, gather
 
 
@@ -49,7 +54,7 @@ def test_a_run_joins_the_sweep_that_it_is_comparable_with(tmp_path, sweep_folder
 
 def test_sweeps_with_the_same_views_are_compared(tmp_path, sweep_folder):
     theirs = SWEEP.replace("{label: W̃ᵀ, method: wt}, ", "{label: W̃ᵀ, method: wt}, {label: new, method: new}, ")
-    fake_sweep(tmp_path / "theirs", theirs, accuracy)
+    fake_sweep(tmp_path / "theirs", theirs, lambda trial: accuracy(trial) + 0.001)
     other = SWEEP.replace("Tab. 3", "Tab. 4")
     fake_sweep(tmp_path / "other", other, accuracy)
     found, _ = chapters(sweep_folder, tmp_path / "theirs", tmp_path / "other")
@@ -118,3 +123,49 @@ def test_a_repeated_run_is_left_out_and_named_unless_another_machine_made_it(tmp
     assert [trial.name for trial in chapter.trials] == ["a", "c"]  # the finished one stands in for the killed
     assert killed == (str(runs / "0-killed"), f"the same recipe as {runs / 'a'}; left out, as it says nothing new")
     assert again == (str(runs / "b"), f"the same recipe as {runs / 'a'}; left out, as it says nothing new")
+
+
+def copied(original: Path, to: Path) -> Path:
+    shutil.copytree(original, to)
+    return to
+
+
+def test_a_copied_sweep_is_left_out_and_listed(sweep_folder, tmp_path):
+    runs = tmp_path / "runs"
+    copied(sweep_folder, runs / "a")
+    before = compose([runs])
+    copied(runs / "a", runs / "b")
+    document = compose([runs])
+    assert document.problems == (Problem(str(runs / "b"), f"a copy of {runs / 'a'}; what both have is {NOTHING_NEW}"),)
+    assert as_csv(document) == as_csv(before)  # labels, numbers of runs and Holm's correction
+
+
+def test_a_sweep_that_went_on_beside_its_copy_is_one_sweep(sweep_folder, tmp_path):
+    """The copy is of an earlier state, and has one trial more of its own."""
+    runs = tmp_path / "runs"
+    original = copied(sweep_folder, runs / "a")
+    whole = as_csv(compose([original]))
+    copy = copied(original, runs / "b")
+    for name in ("wt-width64-seed2", "wperp-width64-seed1"):
+        shutil.rmtree(copy / "trials" / name)
+    (copy / "trials" / "wt-width64-seed1" / "result.json").unlink()
+    assert as_csv(compose([runs])) == whole
+    shutil.rmtree(original / "trials" / "wt-width128-seed0")
+    document = compose([runs])
+    assert as_csv(document).replace("/b/", "/a/") == whole
+    assert len(document.problems) == 1
+
+
+def test_a_trial_copied_out_of_its_sweep_is_no_row_of_its_own(sweep_folder, tmp_path):
+    before = as_csv(compose([sweep_folder]))
+    copy = copied(sweep_folder / "trials" / "wt-width64-seed0", tmp_path / "copy")
+    document = compose([sweep_folder, copy])
+    assert as_csv(document) == before
+    assert [(one.path, NOTHING_NEW in one.reason) for one in document.problems] == [(str(copy), True)]
+
+
+def test_a_sweep_run_twice_with_other_numbers_is_shown_twice(sweep_folder, tmp_path):
+    again = fake_sweep(tmp_path / "again", SWEEP, lambda trial: accuracy(trial) + 0.001)
+    table = next(item for item in compose([sweep_folder, again]).items if isinstance(item, Table))
+    labels = {cell.trials[0].label for row in table.rows for cell in row.cells}
+    assert labels == {"W̃ᵀ", "W̃⊥", f"W̃ᵀ ({again})", f"W̃⊥ ({again})"}

@@ -1,0 +1,31 @@
+"""Commands that are printed: whoever pastes one into a shell gets what it says. Imports nothing heavy."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def command_line(*words: object, plugins: Iterable[Path] = (), own_code: bool = False) -> str:
+    """`fg` with these words, and what it needs to find the plugins, or code of the user's own, once more.
+
+    It is called as the user has called it: a shell may have an `fg` of its own.
+    """
+    called = "fgcli" if Path(sys.argv[0]).name == "fgcli" else "fg"
+    flags = [part for plugin in plugins for part in ("--plugin", plugin)]
+    path = os.environ.get("PYTHONPATH")
+    prefix = f"PYTHONPATH={quoted(path)} " if path and (flags or own_code) else ""
+    return prefix + " ".join(map(quoted, (called, *words, *flags)))
+
+
+def quoted(word: object) -> str:
+    """A word for bash and zsh; with anything unprintable in it, bytes that are no UTF-8 too, as $'caf\\xe9'."""
+    text = str(word)
+    if text.isprintable():
+        return shlex.quote(text)
+    return f"$'{''.join(map(_escaped, os.fsencode(text)))}'"
+
+
+def _escaped(byte: int) -> str:
+    return chr(byte) if 32 <= byte < 127 and chr(byte) not in "'\\" else f"\\x{byte:02x}"
