@@ -2,8 +2,8 @@
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +38,8 @@ class Job:
     log: Path
     plugins: tuple[Path, ...] = ()
     """Plugin files that the trial needs."""
+    settled: Callable[[Recipe], Recipe] = field(default=lambda recipe: recipe, compare=False)
+    """Fills in, when a new run starts, what the recipe leaves open and the sweep has settled."""
 
     @property
     def threads(self) -> int:
@@ -58,8 +60,9 @@ class Job:
         if self.run_dir.exists() and (afresh or not (self.run_dir / "recipe.yaml").exists()):
             shutil.rmtree(self.run_dir)
         (self.run_dir / "result.json").unlink(missing_ok=True)  # damaged: a whole one is not run again
-        where = "--resume" if self.run_dir.exists() else "--out"
-        write_atomically(self.recipe_file, dump(self.recipe))
+        goes_on = self.run_dir.exists()
+        where = "--resume" if goes_on else "--out"
+        write_atomically(self.recipe_file, dump(self.recipe if goes_on else self.settled(self.recipe)))
         command = [sys.executable, "-m", "fgcli", "train", "--quiet", "--recipe", str(self.recipe_file)]
         command += [where, str(self.run_dir)]
         for plugin in self.plugins:

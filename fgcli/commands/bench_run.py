@@ -1,6 +1,7 @@
 """What `fg bench` does: plan, search of the learning rate, trials, timing. Imports no torch."""
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fgcli.bench.alike import Alike, as_begun, refuse_other_code
 from fgcli.bench.executor import Executor, Placement, PlacesTrials
 from fgcli.bench.measuring import time_steps
-from fgcli.bench.run import Failure, Job, is_finished, run_jobs
+from fgcli.bench.run import Failure, Job, Watcher, is_finished, run_jobs
 from fgcli.bench.tuning import Choice, Group, as_json, choose, without_lr
 from fgcli.commands.bench_display import BenchDisplay, show_failures
 from fgcli.commands.bench_estimate import show_estimate
@@ -20,8 +22,9 @@ from fgcli.extend.entry_options import checked_options
 from fgcli.extend.factory import is_reference
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.files import to_json, write_atomically
-from fgcli.recipe import Source, parse_assignments
+from fgcli.recipe import Recipe, Source, parse_assignments
 from fgcli.recipes import find
+from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.shell import command_line
 from fgcli.sweep.plan import PlannedTrial, plan, plan_tuning
@@ -30,6 +33,8 @@ from fgcli.sweep.schema import Sweep, dump_sweep
 from fgcli.sweep.view_checks import check_views
 from fgcli.sweep.widen import widened
 from fgcli.yaml_reader import scalar
+
+_log = logging.getLogger("fgcli")
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,9 @@ class _Bench:
         self.trials = self._chosen(plan(self.sweep))
         recipes = resolve_trials(self.sweep, self.source, self.registry)
         self.own_code = any(is_reference(recipe.model) for recipe in recipes.values())
+        begun = [folder for _, folder in self._begun()]
+        for warning in refuse_other_code(begun, list(recipes.values()), self.registry, self.directory.path):
+            _log.warning(warning)
         self.executor = self._make_executor()
         threads = max((recipe.threads or 1 for recipe in recipes.values()), default=1)
         self.placement = self.executor.place(threads) if isinstance(self.executor, PlacesTrials) else None
@@ -122,13 +130,14 @@ class _Bench:
         self.sweep = self._widened(self.sweep)
         self.directory.record(dump_sweep(self.sweep), tuning=self.sweep.tune is not None)
         with BenchDisplay(quiet=self.request.quiet) as display:
+            watcher = Alike(display, self._begun(), {name: one.group for name, (one, _) in self._named().items()}.get)
             if self.placement is not None:
                 display.say(f"{self.directory.path}: {self.placement.said}")
-            choices = self._tuned(display)
+            choices = self._tuned(display, watcher)
             pairs = [(trial, self._job(trial, choices)) for trial in self._limited(self.trials)]
             jobs = [job for _, job in pairs if job is not None and not job.is_finished()]
             display.expects(len(jobs))
-            failures = run_jobs(jobs, self.executor, self.directory, display)
+            failures = run_jobs(jobs, self.executor, self.directory, watcher)
             failures |= {trial.name: _untuned(self, trial) for trial, job in pairs if job is None}
             if self.request.timing:
                 timed = [(trial, job) for trial in self.trials if (job := self._job(trial, choices)) is not None]
@@ -150,7 +159,7 @@ class _Bench:
         recorded = read_sweep(self.directory.sweep_file)[0] if self.directory.holds_sweep() else None
         return widened(sweep, recorded, self.directory.path)
 
-    def _tuned(self, display: BenchDisplay) -> dict[Group, Choice]:
+    def _tuned(self, display: BenchDisplay, watcher: Watcher) -> dict[Group, Choice]:
         if self.sweep.tune is None:
             return {}
         search = [(one, self._made(one, tuning=True)) for one in self._search({t.group for t in self.trials})]
@@ -158,7 +167,7 @@ class _Bench:
         display.expects(len(missing))
         if missing:
             display.say(f"search of the learning rate: {len(missing)} trials")
-        run_jobs(missing, self.executor, self.directory, display)
+        run_jobs(missing, self.executor, self.directory, watcher)
         choices = choose(self.sweep.tune, search)
         file = self.directory.tuned_file
         write_atomically(file, to_json(as_json(self.sweep.tune, choices, file)) + "\n")
@@ -200,6 +209,11 @@ class _Bench:
 
     def _made(self, trial: PlannedTrial, overrides: dict[str, object] | None = None, *, tuning: bool = False) -> Job:
         directory = self.directory
+
+        def settled(recipe: Recipe) -> Recipe:
+            begun = [self._named()[name] for name, _ in self._begun()]
+            return as_begun(recipe, [folder for one, folder in begun if one.label == trial.label])
+
         return Job(
             name=f"tuning-{trial.name}" if tuning else trial.name,
             recipe=resolve_trial(trial, self.source, self.registry, overrides),
@@ -207,7 +221,22 @@ class _Bench:
             run_dir=directory.run_dir(trial.name, tuning=tuning),
             log=directory.log(trial.name, tuning=tuning),
             plugins=self.request.plugins,
+            settled=settled,
         )
+
+    def _named(self) -> dict[str, tuple[PlannedTrial, Path]]:
+        """All trials and those of the search, by name, with their run directories."""
+        search = {
+            f"tuning-{one.name}": (one, self.directory.run_dir(one.name, tuning=True))
+            for one in plan_tuning(self.sweep)
+        }
+        return search | {one.name: (one, self.directory.run_dir(one.name)) for one in plan(self.sweep)}
+
+    def _begun(self) -> list[tuple[str, Path]]:
+        """Trials with a run, finished or not, and its directory."""
+        return [
+            (name, folder) for name, (_, folder) in self._named().items() if RunDirectory(folder).recipe_file.exists()
+        ]
 
     def _check_views_with_seeds(self) -> None:
         """They may name a seed of the recipe that is not among those asked for: sweep.yaml would be refused later."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.chapters import Chapter
 from fgcli.report.document import Axis, Figure, Panel, Point, Series, axis_text
 from fgcli.report.drawing import cuts_intervals
@@ -145,7 +146,8 @@ def _figure(
     figure = Figure(title, x, y, kept, ())
     if cuts_intervals(figure):
         said.append("Intervals that go on beyond the axis are cut there.")
-    return replace(figure, notes=(*said, *missing_notes(used, axes)))
+    made = [*unlike_notes(used, axes), *left_out_notes(used)]
+    return replace(figure, notes=(*said, *made, *missing_notes(used, axes)))
 
 
 def _title(fixed: Mapping[str, object]) -> str:

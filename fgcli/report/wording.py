@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.document import Cell, Line, Table, axis_text
 from fgcli.report.trials import State, Trial
 from fgcli.report.values import METRICS, PROGRESS, TIMING, ends_before
@@ -87,6 +88,7 @@ def notes_of(
         notes.append("What is measured in turn is missing where `fg bench --timing` has not measured it.")
     sized = any(column.quantity.of_machine for column in table.columns)
     notes += _machine_notes(machines, "Time and memory" if sized else "Training time")
+    notes += [*unlike_notes(trials, axes), *left_out_notes(trials)]
     notes += missing_notes(trials, axes)
     return tuple(notes)
 

@@ -12,10 +12,12 @@ from fgcli.extend.registry import Registry
 from fgcli.files import read_json
 from fgcli.recipe import Recipe, Section, Source, dump, read_recipe, resolve
 from fgcli.runs import run_directory
+from fgcli.runs.made_with import is_version, made_with, unlike
 from fgcli.runs.run_directory import RunDirectory
-from fgcli.training.assembly import assemble, settle
+from fgcli.training.assembly import Assembly, assemble, settle
 from fgcli.training.environment import changed, describe_environment
 from fgcli.training.loop import Training
+from fgcli.training.provenance import provenance
 from fgcli.training.reporter import Reporter
 
 _NAMES: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
@@ -27,7 +29,7 @@ def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Report
     run = _with_needs(run_directory.create(out, _label(recipe)), recipe, registry)
     with _released_on_error(run):
         _say_missing_lock(run, reporter)
-        run.describe(dump(assembly.recipe), describe_environment(assembly.device, _plugins(recipe, registry)))
+        run.describe(dump(assembly.recipe), _environment(assembly, registry))
         return Training(assembly, run, reporter)
 
 
@@ -50,7 +52,7 @@ def resume(
         _say_missing_lock(run, reporter)
         training = Training(assembly, run, reporter)
         training.resume()
-        _say_what_changed(training, begun, describe_environment(assembly.device, _plugins(recipe, registry)))
+        _say_what_changed(training, begun, _environment(assembly, registry))
         return training
 
 
@@ -68,6 +70,11 @@ def _released_on_error(run: RunDirectory) -> Iterator[None]:
         raise
 
 
+def _environment(assembly: Assembly, registry: Registry) -> dict[str, object]:
+    described = describe_environment(assembly.device, _plugins(assembly.recipe, registry))
+    return described | provenance(assembly.dataset, registry)
+
+
 def _say_missing_lock(run: RunDirectory, reporter: Reporter) -> None:
     if run.lock is not None and run.lock.missing:
         reporter.warned(f"{run.path} cannot be locked ({run.lock.missing}); start no second process on it")
@@ -81,6 +88,13 @@ def _say_what_changed(training: Training, begun: Mapping[str, Any], now: Mapping
             f"the run was begun with {old} and goes on with {new}: its last bits may differ from those of a run that "
             "was never stopped"
         )
+    recipe = training.assembly.recipe.model_dump(mode="json")
+    made = unlike([("", made_with(begun, recipe)), ("", made_with(now, recipe))])
+    for name, (old, new) in made.items():
+        if not is_version(name):
+            differences[name] = (old, new)
+            training.reporter.warned(f"{name} was {old} when the run was begun, and is {new}: the run is of both")
+    if differences:
         entry = {"after_step": training.step, **{name: value for name, (_, value) in differences.items()}}
         training.run_directory.note_move(begun, entry)
 

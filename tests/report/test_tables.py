@@ -11,6 +11,7 @@ from fgcli.report.compose import compose
 from fgcli.report.document import Cell, Table
 from fgcli.report.statistics import Mean
 from fgcli.runs.quantities import QUANTITIES
+from fgcli.sweep.plan import PlannedTrial
 
 T2 = 0.95 * math.sqrt(2 / (1 - 0.95**2))  # Student's t, two degrees of freedom
 
@@ -297,3 +298,28 @@ def test_operations_are_compared_by_ratios_and_a_budget_below_the_first_evaluati
     assert [texts(row.cells[0]) for row in operations.rows] == [["1.00·10⁶"], ["5.00·10⁶", "×5.00"]]
     assert [texts(row.cells[0]) for row in budget.rows] == [["0.500"], ["missing"]]  # 32e6 of 40e6 for one epoch
     assert budget.notes[1] == "No evaluation within it: wperp, width 64 (seed 0)."
+
+
+def test_what_was_not_made_alike_is_said_under_every_table_and_figure(tmp_path):
+    recipe = (
+        "grid: {methods: [wperp-ns, wt], seed: [0, 1]}\n"
+        "views: [{kind: table, title: T, value: test_accuracy}, {kind: curve, title: C, y: test_accuracy}]\n"
+    )
+
+    def environment(trial: PlannedTrial) -> dict[str, Any]:
+        seed = trial.axes["seed"]
+        code = {"nets": {"file": "nets.py", "sha256": f"{seed}abc"}}
+        return {"code": code, "torch": f"2.{seed}", "plugins": {"model": f"mine {seed}.0"}, "data": f"{seed}def"}
+
+    def options(trial: PlannedTrial) -> dict[str, Any]:
+        return {"coeffs": f"table {trial.axes['seed']}"} if trial.label == "wperp-ns" else {}
+
+    mixed = compose([fake_sweep(tmp_path / "mixed", recipe, environment=environment, options=options)])
+    by_seed = "(wperp-ns, seed 0; wt, seed 0)"
+    for item in mixed.items:
+        (note,) = [note for note in item.notes if note.startswith("Not made alike")]
+        for said in ("torch is 2.0", "module nets is 0abc", "model mlp is mine 0.0", "dataset mnist1d is 0def"):
+            assert f"{said} {by_seed} and " in note
+        assert "wperp-ns: options.coeffs is table 0 (seed 0) and table 1 (seed 1)" in note
+    alike = compose([fake_sweep(tmp_path / "alike", recipe)])
+    assert not [note for item in alike.items for note in item.notes if note.startswith("Not made alike")]

@@ -1,0 +1,121 @@
+"""Holds a sweep's runs to be made alike: with the same code of the user's, data, and options of methods. No torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fgcli import __version__
+from fgcli.bench.run import Failure, Job, Watcher
+from fgcli.errors import FgError, RunError, UsageError
+from fgcli.extend.own_code import changed_files
+from fgcli.extend.registry import Registry
+from fgcli.files import read_json
+from fgcli.recipe import Recipe, Section, read_recipe
+from fgcli.runs.made_with import CODE, VERSIONS, is_version, made_with, unlike
+from fgcli.runs.run_directory import RunDirectory
+
+_SECTIONS: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
+
+
+def refuse_other_code(begun: Sequence[Path], recipes: Sequence[Recipe], registry: Registry, out: Path) -> list[str]:
+    """UsageError where runs of the sweep, in `begun`, were made with other code than there is now.
+
+    Returns what to warn of: versions that differ.
+    """
+    now = _now(recipes, registry)
+    warnings: dict[str, None] = {}
+    for folder in begun:
+        environment, recipe = _environment(folder), _recipe(folder)
+        if files := changed_files(environment.get(CODE) or {}):
+            raise UsageError(_refusal(out, f"{files[0]} has changed since {folder.name} was run"))
+        for name, values in unlike([("then", made_with(environment, recipe)), ("now", now)]).items():
+            old, new = values
+            if not is_version(name):
+                raise UsageError(_refusal(out, f"{name} was {old} when {folder.name} was run, and is {new}"))
+            warnings[f"{name} was {old} in earlier trials, and is {new}: numbers may differ by that"] = None
+    return list(warnings)
+
+
+class Alike(Watcher):
+    """Passes on what happens, and ends the bench when a finished trial was made otherwise than one before it."""
+
+    def __init__(self, watcher: Watcher, begun: Sequence[tuple[str, Path]], group_of: Callable[[str], object]) -> None:
+        self._watcher, self._group_of = watcher, group_of
+        self._made: dict[str, dict[str, str]] = {}
+        for name, folder in begun:
+            self._made[name] = _made(folder)
+
+    def started(self, job: Job, attempt: int) -> None:
+        self._watcher.started(job, attempt)
+
+    def finished(self, job: Job) -> None:
+        self._watcher.finished(job)
+        made = _made(job.run_dir)
+        for name, earlier in self._made.items():
+            same = self._group_of(name) == self._group_of(job.name)
+            for what, values in unlike([("", earlier), ("", made)]).items():
+                if not is_version(what) and (same or not what.startswith("option ")):
+                    old, new = (value if len(value) <= 60 else f"{value[:60]}…" for value in values)
+                    said = f"{what} was {old} in trial {name} and {new} in {job.name}"
+                    raise RunError(
+                        f"stopped: {said}; remove the runs of one of them, or begin the sweep in a new folder"
+                    )
+        self._made[job.name] = made
+
+    def failed(self, failure: Failure, *, again: bool) -> None:
+        self._watcher.failed(failure, again=again)
+
+
+def as_begun(recipe: Recipe, siblings: Sequence[Path]) -> Recipe:
+    """The recipe with what its method's open options came to in a run of the same label that was begun before."""
+    for folder in siblings:
+        options = _recipe(folder).get("options")
+        if isinstance(options, Mapping) and folder.exists():
+            settled = {key: options[key] for key, value in recipe.options.items() if value is None and key in options}
+            return recipe.model_copy(update={"options": recipe.options | settled})
+    return recipe
+
+
+def _now(recipes: Sequence[Recipe], registry: Registry) -> dict[str, str]:
+    """What runs of the recipes would be made with, as far as it is known before they are run."""
+    plugins = {
+        f"{section} {getattr(recipe, section)}": str(registry.find(section, getattr(recipe, section)).origin)
+        for recipe in recipes
+        for section in _SECTIONS
+    }
+    found = {name: origin for name, origin in plugins.items() if not origin.startswith("fgcli ")}
+    found["fg"] = __version__
+    for package in VERSIONS:
+        try:
+            found.setdefault(package, version(package))
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _made(folder: Path) -> dict[str, str]:
+    recipe = _recipe(folder)
+    options = recipe.get("options")
+    own = {f"option {key}": str(value) for key, value in options.items()} if isinstance(options, Mapping) else {}
+    return made_with(_environment(folder), recipe) | own
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """Empty where it cannot be read."""
+    try:
+        content = read_json(RunDirectory(folder).environment_file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _recipe(folder: Path) -> Mapping[str, Any]:
+    try:
+        return read_recipe(RunDirectory(folder).recipe_file).data
+    except FgError:
+        return {}
+
+
+def _refusal(out: Path, what: str) -> str:
+    return f"--out {out}: {what}; its trials and new ones must not be averaged: undo that, or give another folder"

@@ -1,0 +1,50 @@
+"""Notes on runs that stand side by side and were not made alike. Imports no torch."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from fgcli.report.trials import Trial
+from fgcli.runs.made_with import made_with, unlike
+from fgcli.sweep.views import as_key
+
+LISTED = 6
+LONGEST = 40  # letters of a value
+
+
+def unlike_notes(trials: Iterable[Trial], axes: Sequence[str]) -> list[str]:
+    """A sentence with all that differs: versions, code and data of all; options among the seeds of each label."""
+    present = [(trial, trial.run) for trial in trials if trial.run is not None]
+    made = [(f"{one.label}, seed {one.seed}", made_with(run.environment, run.recipe)) for one, run in present]
+    said = [_sentence(name, values) for name, values in unlike(made).items()]
+    groups: dict[object, list[Trial]] = {}
+    for trial, _ in present:
+        groups.setdefault((trial.label, *(as_key(trial.axis(axis)) for axis in axes)), []).append(trial)
+    for group in groups.values():
+        options = [(f"seed {one.seed}", _options(one)) for one in group]
+        said += [_sentence(f"{group[0].label}: {name}", values) for name, values in unlike(options).items()]
+    said = list(dict.fromkeys(said))
+    more = [f"{len(said) - LISTED} more"] if len(said) > LISTED else []
+    return [f"Not made alike: {'; '.join([*said[:LISTED], *more])}."] if said else []
+
+
+def left_out_notes(trials: Iterable[Trial]) -> list[str]:
+    """Which runs' last evaluation leaves samples out, as `--on-nonfinite skip` does."""
+    said: list[str] = []
+    for trial in trials:
+        last = trial.run.metrics[-1] if trial.run and trial.run.metrics else {}
+        counts = [f"{count} of {split}" for split in ("train", "test") if (count := last.get(f"{split}_left_out"))]
+        said += [f"{trial.label}, seed {trial.seed} ({' and '.join(counts)})"] if counts else []
+    more = [f"{len(said) - LISTED} more"] if len(said) > LISTED else []
+    return [f"Without samples whose loss is not finite: {'; '.join([*said[:LISTED], *more])}."] if said else []
+
+
+def _options(trial: Trial) -> dict[str, str]:
+    return {key: as_key(value) for key, value in trial.keys.items() if key.startswith("options.")}
+
+
+def _sentence(name: str, values: Mapping[str, Sequence[str]]) -> str:
+    said = (f"{_cut(value)} ({_cut('; '.join(who))})" for value, who in values.items())
+    return f"{name} is {' and '.join(said)}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
