@@ -23,7 +23,7 @@ from fgcli.bench.measure import peak_of
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch, Estimator
 from fgcli.gradient.randomness import Streams
-from fgcli.guesses.driven import driven
+from fgcli.methods.make import make_estimator
 from fgcli.models.mlp import mlp
 from fgcli.models.options import MLPOptions
 from fgcli.recipe import parse_assignments
@@ -37,7 +37,7 @@ def estimator(name: str) -> Estimator:
     kind, entry = load_registry().method(method)
     options = entry.options(**parse_assignments(assignments))
     found = entry.load()(options)
-    return found if kind == "estimator" else driven(found, options)
+    return found if kind == "estimator" else make_estimator(found, options)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from fgcli.data.options import DigitsOptions, Mnist1dOptions
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
-from fgcli.guesses.options import (
+from fgcli.methods.options import (
     CheckpointOptions,
     NewtonSchulzOptions,
     OrthogonalBottomOptions,
@@ -28,43 +28,43 @@ def fg_guess_methods() -> list[Entry]:
     return [
         Entry(
             "activation-perturbation",
-            "fgcli.guesses.perturbation:ActivationPerturbation",
+            "fgcli.methods.perturbation:ActivationPerturbation",
             "Gaussian noise on each layer's output; unbiased.",
             GuessOptions,
         ),
         Entry(
             "activation-perturbation-relu",
-            "fgcli.guesses.perturbation:MaskedActivationPerturbation",
+            "fgcli.methods.perturbation:MaskedActivationPerturbation",
             "Gaussian noise on the outputs that the layer's own ReLU lets through; unbiased.",
             GuessOptions,
         ),
         Entry(
             "wt",
-            "fgcli.guesses.transpose:Transpose",
+            "fgcli.methods.transpose:Transpose",
             "W̃ᵀ: noise sent back through the next layer's Jacobian; biased, of low variance.",
             GuessOptions,
         ),
         Entry(
             "wperp",
-            "fgcli.guesses.orthogonal:orthogonal",
+            "fgcli.methods.orthogonal:orthogonal",
             "W̃⊥: noise in the top-k right singular subspace of the next layer's Jacobian.",
             OrthogonalOptions,
         ),
         Entry(
             "wperp-bottom",
-            "fgcli.guesses.orthogonal:OrthogonalBottom",
+            "fgcli.methods.orthogonal:OrthogonalBottom",
             "W̃⊥-bottom: the k smallest singular values instead; a control, not for training.",
             OrthogonalBottomOptions,
         ),
         Entry(
             "wpre",
-            "fgcli.guesses.preconditioned:preconditioned",
+            "fgcli.methods.preconditioned:preconditioned",
             "W̃ᴾ: W̃ᵀ preconditioned to an orthogonal projector; unbiased.",
             PreconditionedOptions,
         ),
         Entry(
             "wperp-ns",
-            "fgcli.guesses.newton_schulz:newton_schulz",
+            "fgcli.methods.newton_schulz:newton_schulz",
             "W̃⊥-NS: W̃⊥ by Newton–Schulz polynomials in place of a singular value decomposition.",
             NewtonSchulzOptions,
         ),
@@ -76,19 +76,19 @@ def fg_estimators() -> list[Entry]:
     return [
         Entry(
             "backprop",
-            "fgcli.guesses.backprop:Backprop",
+            "fgcli.methods.backprop:Backprop",
             "Backpropagation: the exact gradient, for comparison.",
             Options,
         ),
         Entry(
             "backprop-checkpoint",
-            "fgcli.guesses.backprop_checkpoint:BackpropCheckpoint",
+            "fgcli.methods.backprop_checkpoint:BackpropCheckpoint",
             "Backpropagation that stores the ends of segments only, and computes the rest again: less memory.",
             CheckpointOptions,
         ),
         Entry(
             "weight-perturbation",
-            "fgcli.guesses.weight_perturbation:WeightPerturbation",
+            "fgcli.methods.weight_perturbation:WeightPerturbation",
             "Gaussian directions in weight space, the same for the whole batch; unbiased, of high variance.",
             EngineOptions,
         ),

@@ -1,24 +1,13 @@
 """What was drawn at a site, for the tangents of one estimate: enough to make Σ_k c_k y_k once the c are known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fgcli.gradient.guess import LinearMap
 from fgcli.gradient.tangents import Tangents
-
-
-@dataclass(frozen=True)
-class LinearMap:
-    """A linear guess at a site, for one batch: z [batch, noise_dim(, columns)] -> [batch, *site.shape(, columns)]."""
-
-    noise_dim: int
-    map: Callable[[Tensor], Tensor]
-
-    def columns(self, z: Tensor) -> Tensor:
-        """y [tangents, batch, *site.shape] of z [tangents, batch, noise_dim]."""
-        return self.map(z.movedim(0, -1)).movedim(-1, 0).contiguous()
 
 
 @dataclass(frozen=True)

@@ -14,3 +14,11 @@ class GuessFault(RuntimeError):
 
     def __init__(self, site: str, fault: str) -> None:
         super().__init__(f"site '{site}': {fault}")
+
+
+class UnknownSite(Exception):
+    """A use that the look at the model did not come by: a branch on values leads there, say."""
+
+
+class LossRefused(ValueError):
+    """A loss that has no derivative where one is needed. The message says what it gave and what it must give."""

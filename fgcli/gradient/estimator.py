@@ -4,20 +4,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.uses import batch_size, first_tensor, mapped
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(outputs [batch, ...], targets [batch, ...]) -> per-sample losses [batch]."""
+Loss = Callable[[Any, Any], Tensor]
+"""(the model's outputs, targets) -> the mean loss, or a loss a sample [batch], whose mean it is then."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs [batch, ...], targets [batch, ...]."""
+    """inputs: a tensor [batch, ...], or a tuple or mapping of such; targets: what the loss is given."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
+
+    @property
+    def size(self) -> int:
+        """The number of samples."""
+        return batch_size(self.inputs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are."""
+        return first_tensor(self.inputs).device
+
+    def rows(self, rows: slice) -> "Batch":
+        """Some of the samples."""
+        size = self.size
+
+        def taken(value: Any) -> Any:
+            return value[rows] if isinstance(value, Tensor) and value.dim() and len(value) == size else value
+
+        return Batch(mapped(taken, self.inputs), mapped(taken, self.targets))
 
 
 @dataclass(frozen=True)
@@ -25,11 +46,15 @@ class Coverage:
     """How an estimator trains a model's parameters. Without sites it has a way of its own for all but the frozen."""
 
     sites: tuple[str, ...]
-    """Layers, by name, whose outputs are perturbed and whose parameters' gradients follow from that."""
+    """Uses of weights, by name, whose outputs are perturbed and whose parameters' gradients follow from that."""
     perturbed: tuple[str, ...] = ()
     """Parameters, by name, that no site covers, trained by weight perturbation in the same pass."""
     frozen: tuple[str, ...] = ()
     """Parameters that no site covers, left as they are."""
+    unused: tuple[str, ...] = ()
+    """Parameters that the forward does not use."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +62,12 @@ class Estimate:
     """What one batch tells about the gradient of the mean loss."""
 
     losses: Tensor
-    """[batch], detached."""
+    """[batch], or the mean loss alone where the loss gives no more, without axes; detached."""
     gradients: dict[str, Tensor]
     """By parameter name, of the mean over the batch. A frozen parameter is absent."""
     directional_derivative: Tensor | None = None
-    """δ [batch]: per sample, of its share of the mean loss, along the guess. None for backpropagation."""
+    """δ [batch], per sample, of its share of the mean loss, along the guess; [1] where samples are not told apart. None
+    for backpropagation."""
 
 
 class Estimator(Protocol):
@@ -50,7 +76,7 @@ class Estimator(Protocol):
     `bind` is called once with the model and an example batch of inputs, before anything else.
     """
 
-    def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+    def bind(self, model: nn.Module, example: Any) -> Coverage:
         """Find the sites. Raises ModelRefused, naming the site, where the model cannot be trained this way."""
         ...
 

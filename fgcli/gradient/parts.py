@@ -3,87 +3,61 @@
 The numbers are those of the batch taken whole, to the order of sums over parts, or to the bit where it is one part.
 """
 
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fgcli.gradient.driven_site import DrivenSite
-from fgcli.gradient.estimator import Batch, Estimate
-from fgcli.gradient.randomness import DRAWN_AT_ONCE, ContinuedRng, StepRng, layers_draw
-from fgcli.gradient.sites import Site
-from fgcli.gradient.tangents import Tangents
-
-Add = Callable[[dict[str, Tensor]], None]
-EstimatePart = Callable[[Batch, StepRng, Add], tuple[Tensor, Tensor]]
-"""(part, its streams, what takes the gradients of its mean loss, to keep) -> losses [batch], δ [batch, K]."""
+from fgcli.gradient.guesser import Guesser
+from fgcli.gradient.randomness import DRAWN_AT_ONCE, ContinuedRng, StepRng
+from fgcli.gradient.step import Derivatives, Step
 
 
-def parts_of(
-    model: nn.Module, inputs: Tensor, size: int, sites: Collection[DrivenSite], tangents: Tangents
-) -> list[slice]:
-    """Rows of the batch that are taken together, about `size`; all, wherever parts would have other guesses."""
-    samples, blocks = len(inputs), len(inputs) // DRAWN_AT_ONCE
+def parts_of(samples: int, size: int) -> list[slice]:
+    """Rows of a batch that are taken together, about `size` of `samples`, such that draws of each part continue."""
+    blocks = samples // DRAWN_AT_ONCE
     number = min(-(-samples // (DRAWN_AT_ONCE * max(size // DRAWN_AT_ONCE, 1))), blocks)
-    if (
-        samples <= size
-        or number <= 1
-        or inputs.device.type != "cpu"
-        or tangents.draws == "rademacher"
-        or not all(one.takes_parts for one in sites)
-        or layers_draw(model, inputs)
-    ):
+    if samples <= size or number <= 1:
         return [slice(0, samples)]
     starts = [DRAWN_AT_ONCE * (blocks * part // number) for part in range(number)]
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
 
-@torch.no_grad()
-def estimate_in_parts(
-    estimate: EstimatePart, parts: Collection[slice], sites: Collection[DrivenSite], batch: Batch, rng: StepRng
-) -> Estimate:
-    """The sum of the parts' estimates, each weighted by its share of the batch."""
-    rng = ContinuedRng(rng.streams, rng.step) if len(parts) > 1 else rng
-    memories = _MeanMemories([one.site for one in sites])
-    gradients: dict[str, Tensor] = {}
-    losses, deltas = [], []
-    for rows in parts:
-        part = Batch(batch.inputs[rows], batch.targets[rows])
-        share = len(part.inputs) / len(batch.inputs)
-        loss_of_part, delta = estimate(part, rng, partial(_add, gradients, share))
-        losses.append(loss_of_part)
-        deltas.append(delta.squeeze(1).mul_(share))
-        if isinstance(rng, ContinuedRng):
-            rng.advance()
-            memories.take(share)
-    memories.put()
-    return Estimate(torch.cat(losses), gradients, torch.cat(deltas))
+class SumOfParts:
+    """The sum of the parts' estimates, each weighted by its share of the batch.
 
+    Args:
+        guessers: by site; at the end of the last part their memories take what the guesses tell of the batch.
+        rng: the streams of the step.
+        parts: their number.
+    """
 
-def _add(gradients: dict[str, Tensor], share: float, more: dict[str, Tensor]) -> None:
-    for name, gradient in more.items():
-        if name in gradients:
-            gradients[name].add_(gradient, alpha=share)
-        else:
-            gradients[name] = gradient.mul_(share) if share < 1 else gradient
+    def __init__(self, guessers: Mapping[str, Guesser], rng: StepRng, parts: int) -> None:
+        self._guessers, self._left = guessers, parts
+        self.rng = ContinuedRng(rng.streams, rng.step) if parts > 1 else rng
+        self.gradients: dict[str, Tensor] = {}
+        self.losses: list[Tensor] = []
+        self.deltas: list[Tensor] = []
+        self._means: dict[tuple[str, str], Tensor] = {}
 
+    def add(self, gradients: Mapping[str, Tensor], share: float) -> None:
+        """Add gradients of a part's mean loss, which are given away."""
+        for name, gradient in gradients.items():
+            if name in self.gradients:
+                self.gradients[name].add_(gradient, alpha=share)
+            else:
+                self.gradients[name] = gradient.mul_(share) if share < 1 else gradient
 
-class _MeanMemories:
-    """What a method's `map` keeps of the parts in `site.memory`, means over their samples, as those of the batch."""
-
-    def __init__(self, sites: Collection[Site]) -> None:
-        self._sites = [(site, dict(site.memory), dict[str, Tensor]()) for site in sites]
-
-    def take(self, share: float) -> None:
-        """Add what a part has left, and bring the memories back to where they were before it."""
-        for site, before, means in self._sites:
-            for key, value in site.memory.items():
-                if value is not before.get(key):
-                    means[key] = means.get(key, 0) + share * value
-            site.memory.clear()
-            site.memory.update(before)
-
-    def put(self) -> None:
-        for site, _, means in self._sites:
-            site.memory.update(means)
+    def end(self, step: Step, found: Derivatives, share: float) -> None:
+        """The end of a part."""
+        self.losses.append(step.losses)
+        self.deltas.append(found.delta.squeeze(1).mul_(share))
+        for site, statistics in step.statistics.items():
+            for key, value in statistics.items():
+                weighted = value if share == 1 else value * share
+                self._means[site, key] = self._means[site, key] + weighted if (site, key) in self._means else weighted
+        if isinstance(self.rng, ContinuedRng):
+            self.rng.advance()
+        self._left -= 1
+        if not self._left:
+            for (site, key), mean in self._means.items():
+                self._guessers[site].memory[key] = mean

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 DRAWN_AT_ONCE = 16
 """Numbers N(0, 1) that torch makes together on the CPU: draws of multiples of it are one longer draw, cut up."""
@@ -38,7 +38,7 @@ class Streams:
         """
         back = layers_again(device)
         # torch.manual_seed does this for every backend, and takes a hundred times as long.
-        for generator in _default_generators(device):
+        for generator in default_generators(device):
             generator.manual_seed(self._seed(purpose, step, ""))
         try:
             yield
@@ -57,7 +57,7 @@ class Streams:
 
 def layers_again(device: torch.device) -> Callable[[], None]:
     """What brings torch's default generators back to where they are now, so that layers draw the same once more."""
-    generators = _default_generators(device)
+    generators = default_generators(device)
     states = [generator.get_state() for generator in generators]
 
     def again() -> None:
@@ -67,18 +67,8 @@ def layers_again(device: torch.device) -> Callable[[], None]:
     return again
 
 
-def layers_draw(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether the model's forward draws from torch's default generators, as a Dropout in train mode does."""
-    back = layers_again(inputs.device)
-    before = [generator.get_state() for generator in _default_generators(inputs.device)]
-    with torch.no_grad():
-        model(inputs[:2])
-    after = [generator.get_state() for generator in _default_generators(inputs.device)]
-    back()
-    return not all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
-
-
-def _default_generators(device: torch.device) -> list[torch.Generator]:
+def default_generators(device: torch.device) -> list[torch.Generator]:
+    """Those that layers draw from on this device: Dropout, say."""
     own = {
         "cuda": lambda: [torch.cuda.default_generators[device.index or 0]],
         "mps": lambda: [torch.mps._get_default_mps_generator()],

@@ -1,242 +1,228 @@
-"""Sites: the parametrised layers whose outputs s_i a guess perturbs, and what their weights' gradients are made of."""
+"""What a look at a network finds: its sites, where samples are in them, and what each reaches next."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor, nn
-from typing_extensions import TypeIs
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor
 
-from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
+from fgcli.gradient.uses import batch_size, leaves
 
-SiteModule = nn.Linear | nn.Conv1d | nn.Conv2d
-LAYERS = "Linear, Conv1d or Conv2d"
+ELEMENTWISE = {
+    torch.relu, torch.tanh, torch.sigmoid, F.relu, F.gelu, F.tanh, F.sigmoid, F.silu, F.elu, F.leaky_relu, F.softplus,
+    F.selu, F.celu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.mish, F.logsigmoid, F.softsign, F.tanhshrink,
+    torch.relu_, torch.tanh_, torch.sigmoid_, Tensor.relu, Tensor.tanh, Tensor.sigmoid, Tensor.relu_, Tensor.tanh_,
+    Tensor.sigmoid_, torch._C._nn.gelu, torch._C._nn.softplus, torch._C._nn.log_sigmoid,
+}  # fmt: skip
+RELUS = {torch.relu, torch.relu_, F.relu, Tensor.relu, Tensor.relu_}
 
 
-@dataclass
+@dataclass(frozen=True)
+class Layout:
+    """Where samples are in a tensor: along `axis`; None: nowhere."""
+
+    axis: int | None = 0
+    folded: bool = False
+    """Whether a sample has several entries there."""
+    interleaved: bool = False
+    """Whether, then, the samples take turns; else a sample's entries are neighbours."""
+
+    def by_sample(self, values: Tensor, samples: int) -> Tensor:
+        """In its natural shape -> [samples, ...]; [1, ...] where samples are nowhere."""
+        if self.axis is None:
+            return values.unsqueeze(0)
+        values = values.movedim(self.axis, 0) if self.axis else values
+        if self.interleaved:
+            return values.unflatten(0, (-1, samples)).transpose(0, 1)
+        return values.unflatten(0, (samples, -1)) if self.folded else values
+
+    def natural(self, values: Tensor) -> Tensor:
+        """The other way."""
+        if self.axis is None:
+            return values.squeeze(0)
+        values = values.transpose(0, 1) if self.interleaved else values
+        values = values.flatten(0, 1) if self.folded else values
+        return values.movedim(0, self.axis) if self.axis else values
+
+
+PLAIN = Layout()
+NOWHERE = Layout(None)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise operation as the forward calls it."""
+
+    func: object
+    args: tuple[object, ...] = ()
+    keywords: Mapping[str, object] = field(default_factory=dict)
+
+    def __call__(self, s: Tensor) -> Tensor:
+        return self.func(s, *self.args, **self.keywords)  # pyright: ignore[reportCallIssue]
+
+
+@dataclass(frozen=True)
+class Link:
+    """Elementwise activations between a site and a linear layer: W̃ is that layer's weight behind their slope."""
+
+    activations: tuple[Activation, ...]
+    next_site: str
+    next_weight: str
+    """The parameter that is its weight."""
+
+    def slope(self, s: Tensor) -> Tensor:
+        """The activations' derivative at s: [batch, d] -> [batch, d]. Call it inside a dual level."""
+        if len(self.activations) == 1 and self.activations[0].func in RELUS:
+            return relu_slope(s)
+        # An elementwise function's Jacobian is diagonal: its product with ones is that diagonal.
+        value = forward_ad.make_dual(s.clone(), torch.ones_like(s))
+        for activation in self.activations:
+            value = activation(value)
+        slope = forward_ad.unpack_dual(value).tangent
+        return torch.zeros_like(s) if slope is None else slope
+
+
+def relu_slope(s: Tensor) -> Tensor:
+    """The derivative of ReLU, 0 at 0 as in PyTorch: [batch, d] -> [batch, d]."""
+    return s.sign().clamp_min_(0)  # an eighth of the time of (s > 0).to(s.dtype)
+
+
+@dataclass(frozen=True)
 class Site:
-    """One parametrised layer, as a guess method sees it."""
+    """One use of a weight, as it is in every forward of the network."""
 
     name: str
-    module: SiteModule
-    shape: tuple[int, ...]
-    """The shape of s_i without the batch axis."""
-    step: int = 0
-    """Number of the parameter update."""
-    memory: dict[str, Tensor] = field(default_factory=dict)
-    """What a method keeps from one `prepare` to the next (warm starts). Checkpointed with the run."""
-    next_layer: nn.Linear | None = None
-    slope: Tensor | None = None
-    jacobian: UpstreamJacobian | None = None
-    """W̃ of the present batch, where the site has no `next_layer`."""
-    output: Tensor | None = None
-    """s_i [batch, *shape] of the present batch, for guesses made of activations. None in `prepare`."""
+    parameters: tuple[str, ...]
+    """What it uses, by name."""
+    trained: bool
+    """Whether one of them is trained. A use of frozen weights cuts the network all the same."""
+    layouts: tuple[Layout, ...] = (PLAIN,)
+    """Of each tensor that it gives."""
+    link: Link | None = None
+    """The way to the next site, where W̃ has the form of a matrix behind a slope."""
+    reason: str = ""
+    """Why there is no such way: completes «site 'x' ...»."""
+    reaches: tuple[str, ...] = ()
+    """The sites that are reached next."""
+    reaches_output: bool = False
+    """Whether the model's output is reached without another site."""
+    copied: bool = False
+    """Whether the forward changes its input in place afterwards, so that it has to be copied to be kept."""
 
     @property
-    def dim(self) -> int:
-        """d_i, the dimension of s_i."""
-        return math.prod(self.shape)
-
-    def warm_start(self, key: str) -> Tensor | None:
-        """What `memory` holds under that key, in the weights' dtype and on their device: they may change in a run."""
-        kept = self.memory.get(key)
-        return None if kept is None else kept.to(self.module.weight)
+    def is_output(self) -> bool:
+        """Whether nothing but the model's output is reached."""
+        return self.reaches_output and not self.reaches
 
     @property
-    def next_weight(self) -> Tensor:
-        """W_{i+1} [d_out, d_in] of the next site, a linear layer behind an elementwise activation."""
-        if self.next_layer is None:
-            raise RuntimeError(f"site '{self.name}' has no next layer here; a method that uses it sets needs")
-        return self.next_layer.weight.detach()
+    def is_guessed(self) -> bool:
+        """Whether there is anything to guess: it is trained, and its output is used."""
+        return self.trained and (self.reaches_output or bool(self.reaches))
 
     @property
-    def upstream(self) -> UpstreamJacobian:
-        """W̃_{i+1} of the present batch. Not known in `prepare`, which sees no samples."""
-        return self.linear_upstream if self.jacobian is None else self.jacobian
+    def has_samples(self) -> bool:
+        """Whether its output has one part a sample; else it has one guess for the batch."""
+        return all(layout.axis is not None for layout in self.layouts)
+
+    def by_sample(self, outputs: Sequence[Tensor], samples: int) -> Tensor:
+        """s [samples, *shape] of the tensors that the use gives; [1, *shape] where samples are nowhere.
+
+        Several tensors (an LSTM's states) are one vector a sample.
+        """
+        if len(outputs) == 1:
+            return self.layouts[0].by_sample(outputs[0], samples)
+        parts = zip(self.layouts, outputs, strict=True)
+        if self.has_samples:
+            return torch.cat([layout.by_sample(one, samples).flatten(1) for layout, one in parts], 1)
+        return torch.cat([one.reshape(1, -1) for one in outputs], 1)
+
+    def natural(self, s: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+        """The other way, in these shapes."""
+        if len(shapes) == 1:
+            return [self.layouts[0].natural(s)]
+        parts = s.split([math.prod(shape) // len(s) for shape in shapes], 1)
+        if not self.has_samples:
+            return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        found = []
+        for layout, part, shape in zip(self.layouts, parts, shapes, strict=True):
+            by_sample = layout.by_sample(s.new_empty(shape), len(s))
+            found.append(layout.natural(part.reshape(by_sample.shape)))
+        return found
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of a model before its first step."""
+
+    sites: Mapping[str, Site]
+    """In the order of the forward."""
+    pieces: tuple[str, ...]
+    """Trained parameters that meet data elementwise alone, in the pieces between the sites."""
+    unused: tuple[str, ...]
+    """Trained parameters that the forward does not use."""
+    output_layouts: tuple[Layout, ...]
+    """Of each floating-point tensor that the model gives."""
+    mixes: str = ""
+    """Why the batch is taken as one sample, with one δ: completes «samples are not told apart: ...»."""
+    drawing: frozenset[object] = frozenset()
+    """Operations that draw random numbers (Dropout), from torch's default generators."""
+    draws_apart: bool = False
+    """Whether one of them has no sample's values to belong to, as `torch.rand` has none."""
+    buffers: tuple[str, ...] = ()
+    """Buffers that the forward changes."""
+
+    def samples(self, inputs: object) -> int:
+        """The number of samples that these inputs are taken as."""
+        return 1 if self.mixes else batch_size(inputs)
 
     @property
-    def linear_upstream(self) -> LinearUpstream:
-        """W̃_{i+1} of the present batch with its weight and slope, for methods that need the matrix."""
-        if self.slope is None:
-            raise RuntimeError(f"site '{self.name}' has no upstream Jacobian here; ask for it in map, with needs set")
-        return LinearUpstream(self.next_weight, self.slope)
+    def guessed(self) -> list[Site]:
+        """The sites that have a guess."""
+        return [site for site in self.sites.values() if site.is_guessed]
 
-    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The layer's own parameters by their names in the model."""
-        prefix = f"{self.name}." if self.name else ""
-        return self.module.named_parameters(prefix.removesuffix("."), recurse=False)
-
-
-def is_site(module: nn.Module) -> TypeIs[SiteModule]:
-    """Whether a weight gradient is known for this layer: a Linear, Conv1d or Conv2d that computes what its class does.
-
-    A subclass with a forward of its own, or a weight made by a parametrisation, is none; its parameters are
-    then ones that no site covers.
-    """
-    return any(
-        isinstance(module, kind) and type(module).forward is kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d)
-    ) and isinstance(module._parameters.get("weight"), nn.Parameter)
-
-
-def named_site_modules(model: nn.Module) -> dict[str, SiteModule]:
-    """Candidate sites by name, in the order of definition."""
-    return {name: module for name, module in model.named_modules() if is_site(module)}
-
-
-def padding_rows(model: nn.Module) -> dict[str, int]:
-    """The row that an embedding's `padding_idx` leaves untrained, by the weight's name, where nothing else uses it."""
-    uses: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    return {
-        f"{name}.weight".removeprefix("."): module.padding_idx
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        and module.padding_idx is not None
-        and uses[id(module.weight)] == 1
-    }
-
-
-def refuse_frozen(model: nn.Module) -> None:
-    """Raises ModelRefused where no parameter is to be trained."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ModelRefused(
-            f"no parameter of the model ({type(model).__name__}) requires a gradient, so that nothing would be "
-            "trained; set requires_grad of those that should be"
-        )
-
-
-def refuse_wrapped(model: nn.Module) -> None:
-    """Raises ModelRefused for layers that torch.compile or data parallelism has put into another, or changed."""
-    for name, module in model.named_modules():
-        which = f"layer '{name}' ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
-        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
-            raise ModelRefused(
-                f"{which} is compiled, and forward-mode differentiation goes through Python: use what torch.compile "
-                "was given (its _orig_mod), leave out .compile(), or use backprop"
-            )
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            raise ModelRefused(f"{which} spreads a batch over copies, which this method cannot follow: use its .module")
-
-
-def refuse_no_site(model: nn.Module) -> None:
-    """Raises ModelRefused for a model whose forward calls no site. Names layers that would be, but for their weight."""
-    others = [
-        f"'{name}' ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and not is_site(module)
-    ]
-    none = f"the model has no site: no {LAYERS} layer that its forward calls"
-    if others:
-        none += (
-            f"; none are {', '.join(others)}, for a forward of their own or a weight that a parametrisation makes "
-            "(weight_norm, say): remove that, or use backprop"
-        )
-    raise ModelRefused(none)
-
-
-def refuse_shared_weights(sites: Mapping[str, SiteModule]) -> None:
-    """Raises ModelRefused where two sites share a parameter: its gradient would be the sum over both."""
-    owners: dict[int, str] = {}
-    for name, module in sites.items():
-        for parameter in module.parameters(recurse=False):
-            other = owners.setdefault(id(parameter), name)
-            if other != name:
-                raise ModelRefused(
-                    f"sites '{other}' and '{name}' share a parameter, which this method cannot train; "
-                    "give each its own, or use weight-perturbation"
+    def joined(self, other: "Network") -> "Network":
+        """What two looks at the same model found on two ways through it."""
+        sites = dict(self.sites)
+        for name, site in other.sites.items():
+            if name in sites:
+                before = sites[name]
+                same = before.link == site.link
+                sites[name] = replace(
+                    before,
+                    link=before.link if same else None,
+                    reason=before.reason if same else "is followed by one thing or another, as values have it",
+                    reaches=tuple(dict.fromkeys((*before.reaches, *site.reaches))),
+                    reaches_output=before.reaches_output or site.reaches_output,
+                    copied=before.copied or site.copied,
                 )
-
-
-def refuse_hooks(sites: Mapping[str, SiteModule]) -> None:
-    """Raises ModelRefused where a hook of the user's may change what a site takes or gives.
-
-    Its guess would be of another s. With several tangents, and in W̃, what arrives at a site is given to it past hooks.
-    """
-    for name, module in sites.items():
-        for hooks, kind, changed in (
-            (module._forward_hooks, "forward hook", "output"),
-            (module._forward_pre_hooks, "forward pre-hook", "input"),
-        ):
-            if hooks:
-                raise ModelRefused(
-                    f"site '{name}' ({type(module).__name__}) has a {kind}, which may change its {changed}; remove it, "
-                    "make a layer of what it does, or use weight-perturbation"
-                )
-
-
-def refuse_mixing(name: str, module: nn.Module) -> None:
-    """Raises ModelRefused where this layer is a BatchNorm that mixes the samples of a batch."""
-    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return
-    if module.training:
-        raise ModelRefused(
-            f"layer '{name}' ({type(module).__name__}) is in train mode, where it mixes the samples of a batch "
-            "and changes its buffers; use GroupNorm or LayerNorm, or put it into eval mode"
+            else:
+                sites[name] = site
+        used = {*self.pieces, *other.pieces, *(name for site in sites.values() for name in site.parameters)}
+        found = replace(
+            self,
+            sites=sites,
+            pieces=tuple(dict.fromkeys((*self.pieces, *other.pieces))),
+            unused=tuple(name for name in self.unused if name not in used),
+            drawing=self.drawing | other.drawing,
+            draws_apart=self.draws_apart or other.draws_apart,
+            buffers=tuple(dict.fromkeys((*self.buffers, *other.buffers))),
         )
-    if module.running_mean is None:
-        raise ModelRefused(
-            f"layer '{name}' ({type(module).__name__}) tracks no running statistics, so that it mixes the samples "
-            "of a batch in eval mode too; use GroupNorm or LayerNorm"
-        )
+        mixes = self.mixes or other.mixes
+        return found.as_one_sample(mixes) if mixes else found
+
+    def as_one_sample(self, why: str) -> "Network":
+        """The network in which samples are nowhere told apart."""
+        sites = {
+            name: replace(site, layouts=(NOWHERE,) * len(site.layouts), link=None, reason=f"is in a network where {why}")
+            for name, site in self.sites.items()
+        }
+        return replace(self, sites=sites, output_layouts=(NOWHERE,) * len(self.output_layouts), mixes=why)
 
 
-def linear_part(module: SiteModule, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The layer's operation on `inputs` with another weight and bias: bilinear in inputs and weight.
-
-    The layer's tangent follows from it by hand: PyTorch's own forward-mode formula multiplies by the zero tangents of
-    the weight as well, which costs half as much again, and on MPS there is none.
-    """
-    if isinstance(module, nn.Linear):
-        return nn.functional.linear(inputs, weight, bias)
-    return module._conv_forward(inputs, weight, bias)
-
-
-def weight_gradients(site: Site, inputs: Tensor, output_gradient: Tensor) -> dict[str, Tensor]:
-    """Eq. 3: gradients of the layer's own parameters, by name, from a gradient with respect to its output.
-
-    inputs [batch, ...] is what the layer saw, output_gradient [batch, *site.shape] the guess δ_b y_b. This is the
-    chain rule's last local term, ∂s_i/∂W_i; parameters that do not require grad are left out.
-    """
-    module = site.module
-    gradients: dict[str, Tensor] = {}
-    for name, parameter in site.parameters():
-        if not parameter.requires_grad:
-            continue
-        if name.endswith("bias"):
-            axis = -1 if isinstance(module, nn.Linear) else 1
-            gradients[name] = output_gradient.movedim(axis, -1).flatten(0, -2).sum(0)
-        elif isinstance(module, nn.Linear):
-            gradients[name] = output_gradient.flatten(0, -2).T @ inputs.flatten(0, -2)
-        else:
-            gradients[name] = _convolution_weight_gradient(module, inputs, output_gradient)
-    return gradients
-
-
-def _convolution_weight_gradient(module: nn.Conv1d | nn.Conv2d, inputs: Tensor, output_gradient: Tensor) -> Tensor:
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        inputs = nn.functional.pad(
-            inputs,
-            module._reversed_padding_repeated_twice,
-            mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
-        )
-        padding = [0] * len(module.stride)
-    else:
-        padding = list(module.padding)
-    _, gradient, _ = torch.ops.aten.convolution_backward(
-        output_gradient,
-        inputs,
-        module.weight.detach(),
-        None,
-        module.stride,
-        padding,
-        module.dilation,
-        False,
-        [0] * len(module.stride),
-        module.groups,
-        (False, True, False),
-    )
-    return gradient
+def output_parts(network: Network, outputs: object, samples: int) -> list[Tensor]:
+    """The model's floating-point outputs as [samples, ...] each."""
+    pairs = zip(network.output_layouts, leaves(outputs), strict=True)
+    return [layout.by_sample(one, samples) for layout, one in pairs]

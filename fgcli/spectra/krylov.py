@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fgcli.spectra.masked import leading_root, whiten
+from fgcli.spectra.masked import leading_root, whitening
 from fgcli.spectra.scaling import near_one
 from fgcli.spectra.tracking import orthonormal
 
@@ -58,7 +58,7 @@ def ritz_vectors(images: Tensor, k: int) -> Tensor:
     if k < gram.shape[2]:
         return images @ leading_root(gram, k)
     identity = torch.eye(gram.shape[2], dtype=gram.dtype, device=gram.device)
-    return images @ whiten(gram, identity.expand_as(gram))
+    return images @ whitening(gram)(identity.expand_as(gram))
 
 
 def random_block(n: int, b: int, like: Tensor) -> Tensor:

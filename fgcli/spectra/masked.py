@@ -18,6 +18,8 @@ from fgcli.spectra.scaling import near_one
 CHUNK = 2**17  # entries of the Gram matrices held at a time: a MiB at most, which the allocator keeps and a cache holds
 PRODUCTS = 2**24  # entries of products of columns that are kept; a basis with more goes without
 
+Coordinates = Callable[[Tensor], Tensor]
+"""Noise or vectors of every sample, [batch, k(, columns)], to others, linearly."""
 Exact = Callable[[Tensor], tuple[Tensor, float]]
 """Gram matrices of the samples with these indices, in float64, and the eigenvalue over the largest that counts as 0."""
 
@@ -40,19 +42,25 @@ class MaskedBasis:
         i, j, _ = _pairs(r, basis.device)
         return cls(basis, basis.index_select(1, i).mul_(basis.index_select(1, j)))
 
-    def combined(self, coordinates: Callable[[Tensor, Tensor], Tensor], diagonal: Tensor, z: Tensor) -> Tensor:
-        """M_b B u_b [batch, d(, columns)], where u [part, r(, columns)] = coordinates(diagonals [part, d], noise).
+    def mapped(self, coordinates: Callable[[Tensor], Coordinates], diagonal: Tensor) -> Coordinates:
+        """z -> M_b B u_b, where u = coordinates(diagonals [part, d])(z): [part, k(, columns)] -> [part, r(, columns)].
 
-        The noise [batch, ...] goes in parts of like size, whose Gram matrices have few enough entries.
+        What `coordinates` computes of the diagonals alone is computed once. The batch goes in parts of like size, whose
+        Gram matrices have few enough entries.
         """
         d, r = self.basis.shape
         chunk = CHUNK if diagonal.device.type == "cpu" else 32 * CHUNK  # other devices want few and large kernels
-        parts = math.ceil(len(z) * r * (d if self.products is None else r) / chunk)
-        if parts <= 1:
-            return self.combine(diagonal, coordinates(diagonal, z))
-        size = math.ceil(len(z) / parts)
-        pairs = zip(diagonal.split(size), z.split(size), strict=True)
-        return self.combine(diagonal, torch.cat([coordinates(*pair) for pair in pairs]))
+        parts = math.ceil(len(diagonal) * r * (d if self.products is None else r) / chunk)
+        size = max(1, math.ceil(len(diagonal) / max(1, parts)))
+        of_parts = [coordinates(part) for part in diagonal.split(size)]
+
+        def vectors(z: Tensor) -> Tensor:
+            if len(of_parts) == 1:
+                return self.combine(diagonal, of_parts[0](z))
+            pairs = zip(of_parts, z.split(size), strict=True)
+            return self.combine(diagonal, torch.cat([of_part(part) for of_part, part in pairs]))
+
+        return vectors
 
     def gram(self, diagonal: Tensor) -> Tensor:
         """BᵀM_b²B: diagonals [batch, d] -> [batch, r, r]."""
@@ -63,18 +71,19 @@ class MaskedBasis:
         _, _, position = _pairs(r, diagonal.device)
         return ((diagonal * diagonal) @ self.products).index_select(1, position).unflatten(1, (r, r))
 
-    def projected(self, diagonal: Tensor, z: Tensor, power_steps: int = 0) -> Tensor:
-        """y_b = M_b B T z: z [batch, k(, columns)] of covariance I -> [batch, d(, columns)] of a projector's.
+    def projection(self, diagonal: Tensor, k: int | None = None, power_steps: int = 0) -> Coordinates:
+        """z -> y_b = M_b B T z: [batch, k(, columns)] of covariance I -> [batch, d(, columns)] of a projector's.
 
-        The projector is that onto the span of M_b B if k = r (`whiten`), else onto its top-k Ritz space (`whiten_top`).
+        The projector is that onto the span of M_b B if k = r (`whitening`), else onto its top-k Ritz space
+        (`top_whitening`).
         """
+        whole = k is None or k == self.basis.shape[1]
 
-        def coordinates(diagonal: Tensor, z: Tensor) -> Tensor:
+        def coordinates(diagonal: Tensor) -> Coordinates:
             gram, exact = self.gram(diagonal), partial(self._exact_gram, diagonal)
-            whole = z.shape[1] == gram.shape[-1]
-            return whiten(gram, z, exact) if whole else whiten_top(gram, z, power_steps, exact)
+            return whitening(gram, exact) if whole else top_whitening(gram, k or 0, power_steps, exact)
 
-        return self.combined(coordinates, diagonal, z)
+        return self.mapped(coordinates, diagonal)
 
     def _exact_gram(self, diagonal: Tensor, index: Tensor) -> tuple[Tensor, float]:
         """A sample at a time. B itself is known to max(d, r) eps of its largest singular value, as in `dense`."""
@@ -107,25 +116,30 @@ def _pairs(r: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return F.pad(i, padding), F.pad(j, padding), position.flatten()
 
 
-def whiten(gram: Tensor, z: Tensor, exact: Exact | None = None) -> Tensor:
-    """u = T z with T Tᵀ = gram⁺, so that B u has the covariance of a projector if gram = BᵀB and Cov(z) = I.
+def whitening(gram: Tensor, exact: Exact | None = None) -> Coordinates:
+    """z -> u = T z with T Tᵀ = gram⁺, so that B u has the covariance of a projector if gram = BᵀB and Cov(z) = I.
 
     gram [batch, r, r], z [batch, r] or [batch, r, columns]; u has the shape of z. A Cholesky factor serves; samples
     where it does not exist to working precision (dependent columns, an all-zero mask) get the symmetric root of the
     pseudo-inverse from an eigendecomposition, of the `exact` Gram matrix where eigenvalues are near the rounding of
     this one.
     """
-    columns = z.unsqueeze(-1) if z.dim() == 2 else z
     factor, failed = torch.linalg.cholesky_ex(gram, upper=True)  # the lower one takes a third longer
-    u = torch.linalg.solve_triangular(factor, columns, upper=True)
     weak = _weak(factor, failed == 0, gram, gram)
-    if weak is not None:
-        u[weak] = _eigen_root(gram, weak, gram.shape[-1], exact).to(u) @ columns[weak]
-    return u.squeeze(-1) if z.dim() == 2 else u
+    root = None if weak is None else _eigen_root(gram, weak, gram.shape[-1], exact)
+
+    def coordinates(z: Tensor) -> Tensor:
+        columns = z.unsqueeze(-1) if z.dim() == 2 else z
+        u = torch.linalg.solve_triangular(factor, columns, upper=True)
+        if weak is not None and root is not None:
+            u[weak] = root.to(u) @ columns[weak]
+        return u.squeeze(-1) if z.dim() == 2 else u
+
+    return coordinates
 
 
-def whiten_top(gram: Tensor, z: Tensor, power_steps: int, exact: Exact | None = None) -> Tensor:
-    """As `whiten`, within the top-k Ritz space of every sample: gram [batch, r, r], z [batch, k(, columns)], k < r.
+def top_whitening(gram: Tensor, k: int, power_steps: int, exact: Exact | None = None) -> Coordinates:
+    """As `whitening`, within the top-k Ritz space of every sample: gram [batch, r, r], z [batch, k(, columns)], k < r.
 
     u [batch, r(, columns)] = X T z, where X = gram^power_steps E_k, and E_k are the first k coordinates. Its span is
     off the top-k eigenvectors by about (λ_{k+1} / λ_k)^power_steps. There is one Cholesky factor, of XᵀCX, and no
@@ -133,22 +147,26 @@ def whiten_top(gram: Tensor, z: Tensor, power_steps: int, exact: Exact | None = 
     matrices this small it takes no longer). Samples whose λ_k is too small beside λ₁ for that, and those of lower
     rank than k, get the exact eigenvectors.
     """
-    k = z.shape[1]
     device = torch.device("cpu") if gram.device.type == "mps" else gram.device
     wide = gram.to(device, torch.float64)
-    columns = (z.unsqueeze(-1) if z.dim() == 2 else z).to(wide)
     x = torch.eye(gram.shape[-1], k, dtype=wide.dtype, device=device).expand(len(wide), -1, -1)
     image = wide[:, :, :k].contiguous()
     for _ in range(power_steps):
         x, image = image, wide @ image
     inner = x.mT @ image
     factor, failed = torch.linalg.cholesky_ex(inner, upper=True)
-    u = x @ torch.linalg.solve_triangular(factor, columns, upper=True)
     weak = _weak(factor, failed == 0, inner, gram.to(device))
-    if weak is not None:
-        u[weak] = _eigen_root(gram, weak, k, exact).to(u) @ columns[weak]
-    u = u.to(z)
-    return u.squeeze(-1) if z.dim() == 2 else u
+    root = None if weak is None else _eigen_root(gram, weak, k, exact)
+
+    def coordinates(z: Tensor) -> Tensor:
+        columns = (z.unsqueeze(-1) if z.dim() == 2 else z).to(wide)
+        u = x @ torch.linalg.solve_triangular(factor, columns, upper=True)
+        if weak is not None and root is not None:
+            u[weak] = root.to(u) @ columns[weak]
+        u = u.to(z)
+        return u.squeeze(-1) if z.dim() == 2 else u
+
+    return coordinates
 
 
 def leading_root(gram: Tensor, k: int) -> Tensor:
@@ -206,7 +224,7 @@ def _eigen_root(gram: Tensor, index: Tensor, k: int, exact: Exact | None) -> Ten
     """T [len(index), r, min(k, r)], T Tᵀ the pseudo-inverse of those Gram matrices on their top-k eigenvectors.
 
     What is lost in the rounding of `gram` is looked up in `exact`. In float64. With k >= r it is the symmetric root,
-    which hangs on no sign or rotation of eigenvectors, so that rounding does not make another draw of it.
+    which is invariant to the sign and rotation of eigenvectors, so that rounding does not make another draw of it.
     """
     values, vectors = _eigen(gram[index.to(gram.device)])
     zero = rounding(gram)

@@ -25,7 +25,7 @@ def whitened_and_next(q: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     """Q (QᵀCQ)^{-1/2} [m, k], and an orthonormal basis of the image C Q [m, k], one orthogonal iteration on.
 
     With U the first, the mean of (A_bᵀU)ᵀ(A_bᵀU) is I_k, or the projector onto QᵀCQ's range where that is singular.
-    The root is the symmetric one, so that it hangs on no sign of eigenvectors.
+    The root is the symmetric one, which is invariant to the signs of eigenvectors.
     """
     gram = q.mT @ image
     root = leading_root(((gram + gram.mT) / 2).unsqueeze(0), q.shape[1]).squeeze(0)

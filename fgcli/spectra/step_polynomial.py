@@ -72,19 +72,18 @@ class StepPolynomial:
 
         The argument of the next application is A q(C) and has the Gram matrix q(C) C q(C), so A itself is not needed.
         """
-        factors = self._gram_factors(gram)
-        product = next(factors)
-        for factor in factors:
-            product = product @ factor
-        return product
+        first, *rest = self.gram_factors(gram)
+        for factor in rest:
+            first = first @ factor
+        return first
 
     def gram_factor_times(self, gram: Tensor, columns: Tensor) -> Tensor:
         """h(C) X for X [..., r, c], as `gram_factor(gram) @ columns` but cheaper when c is well below r."""
-        for factor in self._gram_factors(gram):
+        for factor in self.gram_factors(gram):
             columns = factor @ columns
         return columns
 
-    def _gram_factors(self, gram: Tensor) -> Iterator[Tensor]:
+    def gram_factors(self, gram: Tensor) -> Iterator[Tensor]:
         """The factors q_1, …, q_N of h(C): polynomials in C, so they commute."""
         last = self.applications - 1
         for index, row in enumerate(self.rows()):

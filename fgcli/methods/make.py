@@ -1,21 +1,20 @@
 """From options, as recipes check them, to what the core is built with."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from fgcli.extend.options import EngineOptions, Options, TangentOptions
-from fgcli.gradient.checked import Guess
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.tangents import Tangents
 
 
-def driven(method: Guess, options: Options) -> ForwardGradient:
-    """The forward gradient of a guess method, by the engine's own options among those of the method.
+def make_estimator(method: Any, options: Options) -> GuessEstimator:
+    """The estimator of a guess method, by the engine's own options among those of the method.
 
     What a schema does not declare has its default. TypeError for what is no guess method, OptionRefused for options
     that this one cannot have.
     """
-    tangents, memory = tangents_of(options), memory_of(options)
-    return ForwardGradient(method, getattr(options, "uncovered", "perturb"), tangents, memory)
+    uncovered = getattr(options, "uncovered", "perturb")
+    return GuessEstimator(method, uncovered=uncovered, tangents=tangents_of(options), memory=memory_of(options))
 
 
 def tangents_of(options: Options) -> Tangents:

@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.randomness import StepRng
-from fgcli.guesses.backprop import exact
-from fgcli.guesses.options import CheckpointOptions
+from fgcli.methods.backprop import exact
+from fgcli.methods.options import CheckpointOptions
 
 
 class BackpropCheckpoint:

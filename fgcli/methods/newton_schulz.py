@@ -11,6 +11,7 @@ tr((W̃W̃ᵀ)⁸)^(1/16), at most rank^(1/16) times the norm and within a perce
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -18,11 +19,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fgcli.gradient.guess import LinearGuess, Needs
-from fgcli.gradient.sites import Site
-from fgcli.guesses.krylov import start_block
-from fgcli.guesses.options import NewtonSchulzOptions
-from fgcli.guesses.per_site import PerSite
+from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory, Needs
+from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
+from fgcli.methods.by_form import ByForm
+from fgcli.methods.options import NewtonSchulzOptions
+from fgcli.methods.orthogonal.krylov import batch_of, start_block
 from fgcli.spectra.coefficients import MARGIN, CoefficientTable
 from fgcli.spectra.krylov import krylov_images, mean_image
 from fgcli.spectra.lanczos import LeadingSingular, leading_singular
@@ -35,12 +36,12 @@ from fgcli.spectra.tracking import image_of, leading_left_vectors
 _log = logging.getLogger("fgcli")
 
 
-def newton_schulz(options: NewtonSchulzOptions) -> LinearGuess:
+def newton_schulz(options: NewtonSchulzOptions) -> GuessMethod:
     """W̃⊥-NS by the solver asked for."""
     table = find_table(options.coeffs)
     match options.solver:
         case "auto":
-            return NewtonSchulzPerSite(options, table)
+            return NewtonSchulzByForm(options, table)
         case "gram":
             return NewtonSchulzGram(options, table)
         case "krylov":
@@ -56,7 +57,7 @@ class Polynomials:
         self.table = table
         self._says_gaps = not table.covers()
 
-    def nearest(self, step: float, site: Site) -> StepPolynomial:
+    def nearest(self, step: float, layer: Layer) -> StepPolynomial:
         """The polynomial nearest to where the step belongs."""
         fit = self.table.nearest(step)
         if self._says_gaps and abs(fit.sigma - step) > MARGIN:
@@ -64,12 +65,12 @@ class Polynomials:
             _log.warning(
                 "the coefficient table has no polynomial within %g of σ_k = %.2f of site '%s'; that of σ = %g is used, "
                 "so that the guess space has another dimension than k",
-                MARGIN, step, site.name, fit.sigma,
+                MARGIN, step, layer.name, fit.sigma,
             )  # fmt: skip
         return fit.polynomial
 
 
-class NewtonSchulzBatched:
+class NewtonSchulzBatched(GuessMethod):
     """The paper's literal iteration, on one matrix [d_out, d_in] a sample."""
 
     needs: ClassVar[Needs] = "matrix"
@@ -77,24 +78,27 @@ class NewtonSchulzBatched:
     def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
         self.k, self.refresh, self.polynomials = options.k, options.refresh, Polynomials(table)
 
-    def prepare(self, site: Site) -> StepPolynomial:
-        if "step" not in site.memory or site.step % self.refresh == 0:
-            site.memory["step"] = _step(leading_singular(site.next_weight, self.k + 1), self.k)
-        return self.polynomials.nearest(float(site.memory["step"]), site)
+    def prepare(self, layer: Layer, memory: Memory) -> StepPolynomial:
+        assert layer.next_weight is not None
+        if "step" not in memory or layer.step % self.refresh == 0:
+            memory["step"] = _step(leading_singular(layer.next_weight, self.k + 1), self.k)
+        return self.polynomials.nearest(float(memory.tensors["step"]), layer)
 
     def settled_options(self) -> dict[str, str]:
+        """As SettlesOptions has it."""
         return {"coeffs": to_text(self.polynomials.table)}
 
-    def noise_dim(self, site: Site, prepared: StepPolynomial) -> int:
-        return site.upstream.output_dim
-
-    def map(self, site: Site, prepared: StepPolynomial, z: Tensor) -> Tensor:
-        dense = near_one(site.upstream.dense())
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: StepPolynomial) -> LinearMap:
+        dense = near_one(upstream.dense())
         wide = dense.shape[1] <= dense.shape[2]
         bound = spectral_norm_bound(dense @ dense.mT if wide else dense.mT @ dense)
         transformed = prepared.apply(dense / bound.view(-1, 1, 1))
-        columns = z.unsqueeze(-1) if z.dim() == 2 else z
-        return (transformed.mT @ columns).reshape(len(z), -1, *z.shape[2:])
+
+        def pulled(z: Tensor) -> Tensor:
+            columns = z.unsqueeze(-1) if z.dim() == 2 else z
+            return (transformed.mT @ columns).reshape(len(z), -1, *z.shape[2:])
+
+        return LinearMap(upstream.output_dim, pulled)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Tracked:
     basis: MaskedBasis
 
 
-class NewtonSchulzGram:
+class NewtonSchulzGram(GuessMethod):
     """The same polynomial on QᵀW̃ with r tracked vectors Q, through its Gram matrix C_b = RᵀM_bR [r, r].
 
     p^N(A)ᵀ = Aᵀ h(AAᵀ) for A = QᵀW̃_b, so y_b = M_b R h(C_b) z, from products of r × r matrices alone. With r = rank(W)
@@ -118,10 +122,11 @@ class NewtonSchulzGram:
         self.k, self.refresh, self.polynomials = options.k, options.refresh, Polynomials(table)
         self.oversampling = options.oversampling
 
-    def prepare(self, site: Site) -> Tracked:
-        weight, memory = site.next_weight, site.memory
-        left = site.warm_start("left")
-        refreshed = site.step % self.refresh == 0
+    def prepare(self, layer: Layer, memory: Memory) -> Tracked:
+        weight = layer.next_weight
+        assert weight is not None
+        left = memory.get("left")
+        refreshed = layer.step % self.refresh == 0
         if left is None or refreshed:
             left = memory["left"] = leading_left_vectors(weight, self.k * self.oversampling, start=left)
         basis = MaskedBasis.of(image_of(weight, left))
@@ -129,92 +134,100 @@ class NewtonSchulzGram:
             refreshed or "step" not in memory
         ):  # the Ritz values are the singular values as far as they are tracked, up to a factor
             memory["step"] = _step(LeadingSingular(basis.basis.norm(dim=0)), self.k)
-        return Tracked(self.polynomials.nearest(float(site.memory["step"]), site), basis)
+        return Tracked(self.polynomials.nearest(float(memory.tensors["step"]), layer), basis)
 
     def settled_options(self) -> dict[str, str]:
+        """As SettlesOptions has it."""
         return {"coeffs": to_text(self.polynomials.table)}
 
-    def noise_dim(self, site: Site, prepared: Tracked) -> int:
-        return prepared.basis.basis.shape[1]
+    def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: Tracked) -> LinearMap:
+        basis, polynomial = prepared.basis, prepared.polynomial
 
-    def map(self, site: Site, prepared: Tracked, z: Tensor) -> Tensor:
-        return prepared.basis.combined(partial(self._coordinates, prepared), site.linear_upstream.slope, z)
+        def coordinates(slope: Tensor) -> Callable[[Tensor], Tensor]:
+            gram = basis.gram(slope)
+            bound = spectral_norm_bound(gram)
+            factors = tuple(polynomial.gram_factors(gram / bound.square().view(-1, 1, 1)))
+            return partial(_product, factors, bound)
 
-    def _coordinates(self, prepared: Tracked, slope: Tensor, z: Tensor) -> Tensor:
-        gram = prepared.basis.gram(slope)
-        bound = spectral_norm_bound(gram)
-        scaled = gram / bound.square().view(-1, 1, 1)
-        columns = z.unsqueeze(-1) if z.dim() == 2 else z
-        u = prepared.polynomial.gram_factor_times(scaled, columns) / bound.view(-1, 1, 1)
-        return u.squeeze(-1) if z.dim() == 2 else u
+        return LinearMap(basis.basis.shape[1], basis.mapped(coordinates, upstream.slope))
+
+
+def _product(factors: Sequence[Tensor], bound: Tensor, z: Tensor) -> Tensor:
+    """The product of factors [batch, r, r] with z [batch, r(, columns)], over the bounds [batch]."""
+    u = z.unsqueeze(-1) if z.dim() == 2 else z
+    for factor in factors:
+        u = factor @ u
+    u = u / bound.view(-1, 1, 1)
+    return u.squeeze(-1) if z.dim() == 2 else u
 
 
 @dataclass(frozen=True)
 class Started:
-    """Where this step's iterations start, X [d, k], and where its step function belongs, if that is known."""
+    """Where this update's iterations start, X [d, k], and where its step function belongs, if that is known."""
 
     start: Tensor
     step: Tensor | None
 
 
-class NewtonSchulzKrylov:
+class NewtonSchulzKrylov(GuessMethod):
     """y = R h(RᵀR) z with p^N(A)ᵀ = Aᵀ h(AAᵀ) for A = QᵀW̃: the step polynomial in each sample's Krylov space.
 
     With r = rank(W̃) it is the literal iteration. The place of the step, midway between σ_k and σ_{k+1} over σ_1, is
     computed once every `refresh` updates, as in the paper: in that update for each sample, then the mean of those.
     """
 
-    needs: ClassVar[Needs] = "operator"
-
     def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
         self.k, self.refresh, self.polynomials = options.k, options.refresh, Polynomials(table)
         self.oversampling = options.oversampling
 
-    def prepare(self, site: Site) -> Started:
-        known = None if site.step % self.refresh == 0 else site.memory.get("step")
-        return Started(start_block(site, min(self.k, site.dim)), known)
+    def prepare(self, layer: Layer, memory: Memory) -> Started:
+        known = None if layer.step % self.refresh == 0 else memory.tensors.get("step")
+        return Started(start_block(layer, memory, min(self.k, layer.dim)), known)
 
     def settled_options(self) -> dict[str, str]:
+        """As SettlesOptions has it."""
         return {"coeffs": to_text(self.polynomials.table)}
 
-    def noise_dim(self, site: Site, prepared: Started) -> int:
-        return min(self.oversampling * prepared.start.shape[1], site.upstream.output_dim)
-
-    def map(self, site: Site, prepared: Started, z: Tensor) -> Tensor:
-        images = krylov_images(site.upstream, prepared.start, z.shape[1], len(z))
-        site.memory["image"] = mean_image(images, prepared.start)
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Started) -> LinearMap:
+        r = min(self.oversampling * prepared.start.shape[1], upstream.output_dim)
+        images = krylov_images(upstream, prepared.start, r, batch_of(layer))
+        statistics = {"image": mean_image(images, prepared.start)}
         images = near_one(images)
         gram = images.mT @ images
         steps = prepared.step
         if steps is None:
             steps = _steps(gram, self.k)
-            site.memory["step"] = steps.mean()
+            statistics["step"] = steps.mean()
         bound = spectral_norm_bound(gram)
         scaled = gram / bound.square().view(-1, 1, 1)
-        columns = z.unsqueeze(-1) if z.dim() == 2 else z
-        u = self._applied(site, steps, scaled, columns) / bound.view(-1, 1, 1)
-        return images @ u if z.dim() == 3 else (images @ u).squeeze(-1)
+        factors = self._factors(layer, steps, scaled)
 
-    def _applied(self, site: Site, steps: Tensor, gram: Tensor, columns: Tensor) -> Tensor:
-        """h(C) X with the polynomial of the one step, or of each sample's."""
+        def in_space(z: Tensor) -> Tensor:
+            return (images @ _product(factors, bound, z).reshape(len(z), r, -1)).reshape(len(z), -1, *z.shape[2:])
+
+        return LinearMap(r, in_space, statistics)
+
+    def _factors(self, layer: Layer, steps: Tensor, gram: Tensor) -> Sequence[Tensor]:
+        """Those of h(C) with the polynomial of the one step, or of each sample's."""
         if steps.dim() == 0:
-            return self.polynomials.nearest(float(steps), site).gram_factor_times(gram, columns)
-        chosen = [self.polynomials.nearest(step, site) for step in steps.tolist()]
-        out = torch.empty_like(columns)
+            return tuple(self.polynomials.nearest(float(steps), layer).gram_factors(gram))
+        chosen = [self.polynomials.nearest(step, layer) for step in steps.tolist()]
+        whole = torch.empty_like(gram)
         for polynomial in set(chosen):
             own = torch.tensor([one == polynomial for one in chosen], device=gram.device)
-            out[own] = polynomial.gram_factor_times(gram[own], columns[own])
-        return out
+            whole[own] = polynomial.gram_factor(gram[own])
+        return (whole,)
 
 
-class NewtonSchulzPerSite(PerSite):
-    """`gram` where the layer above is linear, `krylov` anywhere else."""
+class NewtonSchulzByForm(ByForm):
+    """`gram` where W̃ is a matrix behind a slope, `krylov` anywhere else."""
 
     def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
         super().__init__(NewtonSchulzGram(options, table), NewtonSchulzKrylov(options, table))
         self.table = table
 
     def settled_options(self) -> dict[str, str]:
+        """As SettlesOptions has it."""
         return {"coeffs": to_text(self.table)}
 
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from fgcli.extend.options import GuessOptions
-from fgcli.gradient.guess import Isotropic, Needs
-from fgcli.gradient.sites import Site
+from fgcli.gradient.guess import GuessMethod, Isotropic, Layer, LinearMap, Needs
+from fgcli.gradient.upstream import LinearUpstream
 
 
 class ActivationPerturbation(Isotropic):
@@ -16,7 +16,7 @@ class ActivationPerturbation(Isotropic):
         pass
 
 
-class MaskedActivationPerturbation:
+class MaskedActivationPerturbation(GuessMethod):
     """y = M z: N(0, I) where the layer's own ReLU is active (Singhal et al. 2023, arXiv:2312.04709).
 
     Unbiased for ReLU, since g is 0 where M is. For another activation M is where its slope is not 0.
@@ -27,12 +27,11 @@ class MaskedActivationPerturbation:
     def __init__(self, options: GuessOptions) -> None:
         pass
 
-    def prepare(self, site: Site) -> None:
-        return None
+    def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: None) -> LinearMap:
+        active = upstream.slope != 0
 
-    def noise_dim(self, site: Site, prepared: None) -> int:
-        return site.shape[0]
+        def masked(z: Tensor) -> Tensor:
+            mask = active.to(z.dtype)
+            return z * (mask if z.dim() == 2 else mask.unsqueeze(-1))
 
-    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        mask = (site.linear_upstream.slope != 0).to(z.dtype)
-        return z * (mask if z.dim() == 2 else mask.unsqueeze(-1))
+        return LinearMap(layer.dim, masked)

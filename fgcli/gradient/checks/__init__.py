@@ -1,0 +1,28 @@
+"""What no estimate can be right for: one small rule a file, each a function from a model to its findings.
+
+`refuse` looks at all of them and says all that was found at once: place, reason, what to use instead.
+"""
+
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from fgcli.gradient.checks.compiled import compiled_layers
+from fgcli.gradient.checks.copies import copies_for_devices
+from fgcli.gradient.checks.low_precision import weights_in_low_precision
+from fgcli.gradient.checks.nothing_trained import nothing_trained
+from fgcli.gradient.checks.without_shape import parameters_without_shape
+from fgcli.gradient.errors import ModelRefused
+
+Rule = Callable[[nn.Module], Iterator[str]]
+
+ANY_METHOD: tuple[Rule, ...] = (nothing_trained, parameters_without_shape)
+FORWARD_MODE: tuple[Rule, ...] = (*ANY_METHOD, compiled_layers, copies_for_devices)
+GUESSES: tuple[Rule, ...] = (*FORWARD_MODE, weights_in_low_precision)
+
+
+def refuse(model: nn.Module, rules: tuple[Rule, ...]) -> None:
+    """ModelRefused with a line for each finding, where there are any."""
+    findings = [finding for rule in rules for finding in rule(model)]
+    if findings:
+        raise ModelRefused("\n".join(findings))

@@ -1,0 +1,289 @@
+"""The estimator that a guess method drives: the equation of the estimate.
+
+Each site adds its guess y_{i,b} to the tangent of s_{i,b}; with e = ∂L/∂(output), exact and local, and δ_{b,k} the
+derivative of sample b's share of the loss along tangent k,
+
+    ĝ_{i,b} = Σ_k c_{b,k} y_{i,b,k}        c = δ for one tangent (Baydin et al. 2022; Ren et al. 2023)
+
+and the weight's gradient is the use's own vjp, Σ_b ĝ_{i,b} x_{i,b}ᵀ for a linear layer. Passes give δ
+(fgcli.gradient.step), tangents give y and c (fgcli.gradient.tangents). There is no reverse pass through the network:
+within one use, one segment, or the loss alone a vjp is the chain rule's last local term.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from fgcli.gradient.allocator import keep_freed_memory
+from fgcli.gradient.checks import GUESSES, refuse
+from fgcli.gradient.errors import ModelRefused, OptionRefused, UnknownSite
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.guess import Guess, GuessMethod, Isotropic, LinearMap, check_linear, checked_method
+from fgcli.gradient.guesser import Guesser
+from fgcli.gradient.look import few, look
+from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.parts import SumOfParts, parts_of
+from fgcli.gradient.passes import PlainPass, Seen
+from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.randomness import StepRng, Streams
+from fgcli.gradient.sites import Network, Site
+from fgcli.gradient.step import Derivatives, Step
+from fgcli.gradient.tangents import Tangents
+from fgcli.gradient.uses import leaves, rebuilt, run
+
+ROWS = 512
+"""Samples of a part of a batch with memory=replay: a dual number takes twice the memory of a number."""
+STORED = 2**21
+"""Numbers that all sites of a part give together, where memory=replay takes small parts of the batch in one pass."""
+
+
+class GuessEstimator:
+    """Forward gradients, by any guess method.
+
+    Args:
+        method: the guess method.
+        uncovered: parameters that no site covers (a LayerNorm's scale) are trained by weight perturbation carried in
+            the same pass, or frozen. With several tangents, they have one of their own, beside those of the sites.
+        tangents: how many guesses at once, and how they make one estimate.
+        memory: `store` what the weights' gradients are made of during the pass; `replay`: make two passes that store
+            nothing of a layer, or, where W̃ comes from the cut network, take small parts of the batch. The numbers are
+            the same.
+
+    Raises:
+        TypeError: for what is no guess method.
+        OptionRefused: for options that this one cannot have.
+    """
+
+    def __init__(
+        self,
+        method: Guess,
+        *,
+        uncovered: Literal["perturb", "freeze"] = "perturb",
+        tangents: Tangents | None = None,
+        memory: Literal["store", "replay"] = "store",
+    ) -> None:
+        self.method = checked_method(method)
+        self.uncovered, self.memory = uncovered, memory
+        self.tangents = tangents or Tangents()
+        if not isinstance(method, GuessMethod):
+            self.tangents.refuse_for_sampled(type(method).__name__)
+        self.network: Network | None = None
+        self._guessers: dict[str, Guesser] = {}
+        self._perturbed: tuple[str, ...] = ()
+        self._numbers = 0
+        """That all sites give for a sample."""
+
+    def bind(self, model: nn.Module, example: Any) -> Coverage:
+        """As Estimator has it."""
+        refuse(model, GUESSES)
+        if not self.tangents.single and self.memory == "store":
+            keep_freed_memory()
+        coverage = self._take_up(model, look(model, example))
+        if isinstance(self.method, GuessMethod):
+            self._try(model, example if self._bound.mixes else few(example, 2))
+        return coverage
+
+    def _take_up(self, model: nn.Module, network: Network) -> Coverage:
+        """Have a guess at every site of the network; those that had one keep their memory."""
+        if not network.guessed:
+            raise ModelRefused(
+                "the model has no site: its forward uses no trained weight (a parameter of two or more axes) in a linear "
+                "layer, a convolution, a matrix product, a lookup or a recurrent layer; use weight-perturbation or backprop"
+            )
+        before = self._guessers
+        self._guessers = {site.name: self._guesser(site) for site in network.guessed}
+        for name, guesser in self._guessers.items():
+            if name in before:
+                guesser.memory = before[name].memory
+        self.network = network
+        perturbed, frozen = (network.pieces, ()) if self.uncovered == "perturb" else ((), network.pieces)
+        self._perturbed = perturbed
+        notes = ()
+        if network.mixes:
+            notes = (f"samples are not told apart ({network.mixes}): one δ for the batch, which is right, and noisier",)
+        return Coverage(tuple(self._guessers), perturbed, frozen, network.unused, notes)
+
+    def _guesser(self, site: Site) -> Guesser:
+        needs = self.method.needs
+        if needs == "nothing":
+            return Guesser(site, self.method, needs_cut=False)
+        if site.is_output:
+            return Guesser(site, Isotropic(), needs_cut=False)
+        if needs == "matrix" and site.link is None:
+            raise ModelRefused(
+                f"site '{site.name}' {site.reason}; a method that needs the upstream Jacobian as a matrix takes a chain of "
+                "linear layers and elementwise activations: use a solver or method that only applies it, or "
+                "activation-perturbation"
+            )
+        return Guesser(site, self.method, needs_cut=site.link is None)
+
+    @property
+    def _bound(self) -> Network:
+        if self.network is None:
+            raise RuntimeError("bind comes first: the estimator has not seen the model")
+        return self.network
+
+    def _try(self, model: nn.Module, example: Any) -> None:
+        """Hold the method's maps to what they must be, on a few samples. Nothing of it is kept."""
+        dims: dict[str, int] = {}
+        try:
+            with torch.no_grad():
+                for site, s, linear in self._maps(model, example, 0):
+                    dims[site.name] = linear.noise_dim
+                    if self._guessers[site.name].guess is self.method:
+                        check_linear(linear, site.name, s)
+        finally:
+            self.load_state({})
+        if self.tangents.combine == "orthogonal":
+            self.tangents.refuse_above(dims)
+
+    @torch.no_grad()
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        """As Estimator has it."""
+        try:
+            return self._estimate(model, loss, batch, rng)
+        except UnknownSite:
+            # A branch on values has led to a use that the first look did not come by: look at this batch as well.
+            self._take_up(model, self._bound.joined(look(model, batch.inputs)))
+            return self._estimate(model, loss, batch, rng)
+
+    def _estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        replayed = self.memory == "replay" and not self._needs_cut
+        rows = self._parts(batch)
+        parts = [batch.rows(one) for one in rows] if len(rows) > 1 else [batch]
+        of_loss = self._of_whole_loss(model, loss, batch, parts)
+        sum_of_parts = SumOfParts(self._guessers, rng, len(parts))
+        directions = self._directions(model, rng)
+        for number, part in enumerate(parts):
+            step = self._step(model, part, sum_of_parts.rng, directions, keep=not replayed)
+            share = part.size / batch.size
+            found = step.derivatives(loss, of_loss[number] if of_loss else None)
+            for gradients in step.second_pass(found) if replayed else step.gradients(found):
+                sum_of_parts.add(gradients, share)
+            sum_of_parts.end(step, found, share)
+        losses = of_loss[0].losses if of_loss else torch.cat(sum_of_parts.losses) if len(parts) > 1 else step.losses
+        return Estimate(losses, sum_of_parts.gradients, torch.cat(sum_of_parts.deltas))
+
+    def _step(
+        self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], *, keep: bool = True
+    ) -> Step:
+        return Step(model, self._bound, self._guessers, self.tangents, batch, rng, directions, keep=keep)
+
+    @property
+    def _needs_cut(self) -> bool:
+        return any(one.needs_cut for one in self._guessers.values())
+
+    def _parts(self, batch: Batch) -> list[slice]:
+        """Rows of the batch that are taken together; all, wherever parts would have other guesses."""
+        network, size = self._bound, batch.size
+        apart = (
+            self.memory == "replay"
+            and batch.device.type == "cpu"
+            and self.tangents.draws != "rademacher"
+            and not (network.mixes or network.drawing or network.buffers)
+            and all(one.takes_parts and one.site.has_samples for one in self._guessers.values())
+        )
+        if not apart:
+            return [slice(0, size)]
+        return parts_of(size, STORED // max(1, self._numbers) if self._needs_cut else ROWS)
+
+    def _directions(self, model: nn.Module, rng: StepRng) -> dict[str, Tensor]:
+        """Of the parameters that no site covers."""
+        return {
+            name: rng.normal("weight", name, tuple(parameter.shape), parameter)
+            for name, parameter in model.named_parameters()
+            if name in self._perturbed
+        }
+
+    def _of_whole_loss(
+        self, model: nn.Module, loss: Loss, batch: Batch, parts: Sequence[Batch]
+    ) -> list[OutputGradient] | None:
+        """e of each part from the loss of the whole batch. None where that is the mean of the parts' losses anyway."""
+        if len(parts) == 1:
+            return None
+        pass_of = PlainPass(self._bound, lambda *_: None, 0)
+        first = run(model, parts[0].inputs, pass_of)
+        if loss(first, parts[0].targets).dim():
+            return None
+        outputs = [first, *(run(model, part.inputs, pass_of) for part in parts[1:])]
+        layouts = self._bound.output_layouts
+        together = [
+            layout.natural(torch.cat([layout.by_sample(one, p.size) for one, p in zip(some, parts, strict=True)]))
+            for layout, some in zip(layouts, zip(*map(leaves, outputs), strict=True), strict=True)
+        ]
+        whole = output_gradient(loss, rebuilt(first, together), batch.targets, layouts, batch.size)
+        ends = torch.tensor([part.size for part in parts]).cumsum(0).tolist()
+        return [
+            replace(whole, parts=[e[end - p.size : end] * (batch.size / p.size) for e in whole.parts], samples=p.size)
+            for end, p in zip(ends, parts, strict=True)
+        ]
+
+    @torch.no_grad()
+    def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> tuple[Step, Derivatives]:
+        """The passes that `estimate` makes of the same arguments, of the whole batch, with what they drew."""
+        step = self._step(model, batch, rng, self._directions(model, rng))
+        return step, step.derivatives(loss)
+
+    def linear_maps(self, model: nn.Module, inputs: Any, step: int) -> dict[str, LinearMap]:
+        """The guess of every site as a linear map, from which exact moments follow.
+
+        Args:
+            model: the model, as it is after `step` updates.
+            inputs: those of a batch.
+            step: number of the parameter update.
+
+        Returns:
+            By site, a map [batch, noise_dim(, columns)] -> [batch, *shape(, columns)].
+
+        Raises:
+            TypeError: for a method that is not linear in its noise.
+        """
+        with torch.no_grad():
+            return {site.name: linear for site, _, linear in self._maps(model, inputs, step)}
+
+    def _maps(self, model: nn.Module, inputs: Any, step: int) -> Iterator[tuple[Site, Tensor, LinearMap]]:
+        at = self._step(model, Batch(inputs, None), Streams(0).at(step), {})
+        found: dict[str, tuple[Site, Tensor, LinearMap]] = {}
+        with full_precision(at.batch.device):
+            for site, s, weight, upstream in at.cut():
+                found[site.name] = site, s, at.linear(site, s, weight, upstream)
+
+        def show(site: Site, seen: Seen, s: Tensor) -> None:
+            if site.name in self._guessers and site.name not in found:
+                with torch.no_grad(), full_precision(s):
+                    found[site.name] = site, wide(s), at.linear(site, wide(s), seen.use.weight)
+
+        with forward_ad.dual_level():
+            at.run(PlainPass(self._bound, show, at.samples), inputs)
+        yield from (found[name] for name in self._guessers if name in found)
+
+    def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
+        """The first site whose guess is not finite in that step's estimate, drawn again from its key; None if none."""
+        with torch.no_grad():
+            step = self._step(model, batch, rng, {})
+            for name in step.guesses_not_finite():
+                return f"site '{name}': the guess is not finite"
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """As Estimator has it: the memories of the guesses."""
+        return {
+            f"{name}/{key}": value
+            for name, guesser in self._guessers.items()
+            for key, value in guesser.memory.tensors.items()
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """As Estimator has it."""
+        for guesser in self._guessers.values():
+            guesser.memory.clear()
+            guesser.forget()
+        for key, value in state.items():
+            name, _, entry = key.rpartition("/")
+            if name not in self._guessers:
+                raise ModelRefused(f"the state holds {key}, but the model has no site '{name}'; it is another model's")
+            self._guessers[name].memory[entry] = value

@@ -1,0 +1,44 @@
+"""Any estimator with its network in fewer bits."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Estimator, FindsFaults, Loss
+from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.uses import mapped
+
+
+class LowPrecision:
+    """Any estimator with its network's layers in `dtype`. Faults are looked for in float32."""
+
+    def __init__(self, estimator: Estimator, dtype: torch.dtype) -> None:
+        self.estimator, self.dtype = estimator, dtype
+
+    def bind(self, model: nn.Module, example: Any) -> Coverage:
+        return self.estimator.bind(model, example)
+
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        def wide_loss(outputs: Any, targets: Any) -> Tensor:
+            with full_precision(batch.device):
+                return loss(mapped(wide, outputs), targets)
+
+        with torch.autocast(batch.device.type, self.dtype):
+            estimate = self.estimator.estimate(model, wide_loss, batch, rng)
+        gradients = {name: wide(gradient) for name, gradient in estimate.gradients.items()}
+        return replace(estimate, losses=wide(estimate.losses), gradients=gradients)
+
+    def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
+        """As FindsFaults has it; None of an estimator that finds none."""
+        if not isinstance(self.estimator, FindsFaults):
+            return None
+        return self.estimator.find_fault(model, batch, rng)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.estimator.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.estimator.load_state(state)

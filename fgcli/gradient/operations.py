@@ -1,0 +1,149 @@
+"""Operations in which a weight meets data, and what is known of them in closed form.
+
+Any operation of `CONTRACTIONS` is a use. For the two commonest kinds, linear layers and convolutions, the tangent and
+the weight's gradient are formed by hand: PyTorch's own forward-mode formula multiplies by the zero tangents of the
+weight as well, which costs half as much again, and on MPS there is none. tests/gradient/test_operations.py holds both
+to the general way.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgcli.gradient.errors import ModelRefused
+
+LINEAR = {F.linear}
+CONVOLUTIONS: dict[Any, int] = {
+    F.conv1d: 1, F.conv2d: 2, F.conv3d: 3, torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3,
+}  # fmt: skip
+RECURRENT = {
+    torch._VF.lstm, torch._VF.gru, torch._VF.rnn_tanh, torch._VF.rnn_relu,
+    torch._VF.lstm_cell, torch._VF.gru_cell, torch._VF.rnn_tanh_cell, torch._VF.rnn_relu_cell,
+}  # fmt: skip
+TABLES = {F.embedding, F.embedding_bag}
+LOOKUPS = {
+    *TABLES, torch.embedding, torch.index_select, Tensor.index_select, Tensor.__getitem__,
+}  # fmt: skip
+CONTRACTIONS = {
+    *LINEAR, *CONVOLUTIONS, *RECURRENT, *LOOKUPS,
+    F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+    torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
+    F.bilinear, torch.bilinear, torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, torch.mm, Tensor.mm,
+    torch.bmm, Tensor.bmm, torch.mv, Tensor.mv, torch.addmm, Tensor.addmm, torch.addmv, Tensor.addmv,
+    torch.baddbmm, Tensor.baddbmm, torch.addbmm, Tensor.addbmm, torch.einsum, torch.tensordot, torch.inner, Tensor.inner,
+    torch.linalg.multi_dot,
+}  # fmt: skip
+
+
+def is_bilinear(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether this call is func(x, weight, bias, …) of a linear layer or a convolution, all by position."""
+    return (func in LINEAR or func in CONVOLUTIONS) and not kwargs and len(args) > 1
+
+
+def linear_part(func: Any, args: tuple[Any, ...], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The bilinear operation of `args` on another input, weight and bias."""
+    return func(x, weight, bias, *args[3:])
+
+
+def bilinear_gradients(
+    func: Any, args: tuple[Any, ...], x: Tensor, output_gradient: Tensor
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    """The gradients of weight and bias of a bilinear operation, each computed when asked for.
+
+    Args:
+        func: the operation, as `is_bilinear` has it.
+        args: what it was called with; the weight is `args[1]`.
+        x: its input.
+        output_gradient: the gradient with respect to its output, in its shape.
+
+    Returns:
+        Functions that give the gradients of the weight and of the bias, in their shapes (Eq. 3 of the W̃⊥ paper).
+    """
+    if func in LINEAR:
+        rows = output_gradient.flatten(0, -2)
+        return lambda: rows.T @ x.flatten(0, -2), lambda: rows.sum(0)
+    axes = CONVOLUTIONS[func]
+    batched = output_gradient.dim() == axes + 2
+    g, inputs = (output_gradient, x) if batched else (output_gradient.unsqueeze(0), x.unsqueeze(0))
+    return (
+        lambda: _convolution_weight_gradient(axes, args, inputs, g),
+        lambda: g.movedim(1, -1).flatten(0, -2).sum(0),
+    )
+
+
+def _convolution_weight_gradient(axes: int, args: tuple[Any, ...], x: Tensor, g: Tensor) -> Tensor:
+    weight: Tensor = args[1]
+
+    def setting(position: int, default: int) -> Any:
+        value = args[position] if len(args) > position else default
+        return [value] * axes if isinstance(value, int) else value
+
+    stride, padding, dilation = setting(3, 1), setting(4, 0), setting(5, 1)
+    groups = args[6] if len(args) > 6 else 1
+    if isinstance(padding, str):
+        total = [d * (size - 1) if padding == "same" else 0 for d, size in zip(dilation, weight.shape[2:], strict=True)]
+        around = [side for one in reversed(total) for side in (one // 2, one - one // 2)]
+        x, padding = F.pad(x, around), [0] * axes
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        g, x, weight.detach(), None, list(stride), list(padding), list(dilation), False, [0] * axes, groups,
+        (False, True, False),
+    )  # fmt: skip
+    return gradient
+
+
+def following_backward(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], moved: Tensor) -> Tensor | None:
+    """A lookup whose derivative along the table is the one that `backward` uses.
+
+    Rules that act in backward only make the two differ: no gradient for the row of `padding_idx`, and division by a
+    row's frequency in the batch. The value is left as it is.
+
+    Args:
+        func: the operation.
+        args: what it was called with; the table is `args[1]`.
+        kwargs: what it was called with by keyword.
+        moved: the table with its tangent, in whatever way it has one [rows, d].
+
+    Returns:
+        The rows looked up, with their tangent; None where no such rule applies.
+
+    Raises:
+        ModelRefused: for an nn.EmbeddingBag that scales by frequency, whose rule is not followed here.
+    """
+    names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+    if func is F.embedding_bag and (kwargs.get("scale_grad_by_freq") or (len(args) > 5 and args[5])):
+        raise ModelRefused("an EmbeddingBag has scale_grad_by_freq, which weight perturbation cannot follow: leave it out")
+    if func is not F.embedding or len(args) < 2:
+        return None
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    ids, table = given["input"], given["weight"].detach()
+    padding, by_frequency = given.get("padding_idx"), given.get("scale_grad_by_freq", False)
+    if padding is None and not by_frequency:
+        return None
+    difference = moved - table  # 0, but for its tangent
+    if padding is not None:
+        kept = torch.ones_like(table[:, :1])
+        kept[padding] = 0
+        difference = difference * kept
+    rows = F.embedding(ids, difference)
+    if by_frequency:
+        rows = rows / torch.bincount(ids.flatten(), minlength=len(table))[ids].unsqueeze(-1)
+    # max_norm scales the table's rows in place, as the layer's own call does.
+    return F.embedding(ids, table, None, given.get("max_norm"), given.get("norm_type", 2.0)) + rows
+
+
+@contextmanager
+def runnable(func: Any) -> Iterator[None]:
+    """Within it the operation has derivatives of every kind: oneDNN's fused recurrent layers have none."""
+    if func not in RECURRENT:
+        yield
+        return
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)

@@ -1,0 +1,277 @@
+"""The forward with dual numbers: real forward-mode AD through the user's own forward, without a recorded graph.
+
+One tangent: each use's tangent goes on with its guess added. Several: a dual number's tangent has its primal's shape,
+so the model runs on rows [tangents · batch, ...] that repeat the batch, the whole batch for each tangent in turn. A
+linear layer or convolution sees each sample once all the same, and its tangents are one product of all rows; between
+a site and the next linear layer, elementwise activations are passed by their slope, so that there too each sample is
+computed once. What else a model holds runs on all rows. Measured against torch.func.vmap over jvp: a fourth of its time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+from fgcli.gradient.errors import UnknownSite
+from fgcli.gradient.operations import linear_part
+from fgcli.gradient.precision import LOW, wide
+from fgcli.gradient.randomness import layers_again
+from fgcli.gradient.sites import Link, Network, Site
+from fgcli.gradient.uses import Outputs, Use, Uses, leaves, mapped, primal_of, rebuilt
+
+CHUNK = 2**18
+"""Entries of tangents that are taken past a linked site at a time on the CPU: a MiB in float32, which a cache holds."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A use as a pass came by: what its parameters' gradients are made of."""
+
+    use: Use
+    """With data that has no tangents."""
+    shapes: Sequence[torch.Size]
+    """Of what it gives."""
+    rows: int = 1
+    """How often the samples are repeated in it."""
+
+    def kept(self, site: Site) -> "Seen":
+        """What may be kept until the end of the forward, which may change data in place."""
+        return Seen(self.use.on(_copied), self.shapes, self.rows) if site.copied else self
+
+    def gradients(self, site: Site, output_gradient: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The use's own vjp with one gradient [samples, *shape]: gradients of its trained parameters, by name."""
+        if self.rows > 1:
+            rest = output_gradient.new_zeros((self.rows - 1) * len(output_gradient), *output_gradient.shape[1:])
+            output_gradient = torch.cat([output_gradient, rest])
+        use = self.use.on(wide) if any(one.dtype in LOW for one in self.use.data) else self.use
+        return use.gradients(site.natural(output_gradient, self.shapes), trained)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+Perturb = Callable[[Site, Seen, Tensor], Tensor | None]
+"""(site, its use, s [samples, *shape]) -> what is added to the tangent of s, in its shape, a tensor that is not written
+into; None where nothing is. With several tangents [tangents, samples, *shape]."""
+
+
+class OneTangent:
+    """A pass with one tangent for each sample. Run it inside a dual level and under no_grad.
+
+    Args:
+        network: what the look at the model found.
+        perturb: what is added to the tangent at a use.
+        directions: tangents of parameters that meet data elementwise, by name.
+        samples: the number of samples that the batch is taken as.
+    """
+
+    mode: Uses
+
+    def __init__(self, network: Network, perturb: Perturb, directions: Mapping[str, Tensor], samples: int) -> None:
+        self.network, self.perturb, self.directions, self.samples = network, perturb, directions, samples
+
+    def visit(self, use: Use) -> Outputs:
+        site = site_of(self.network, use)
+        outputs, tangents = use.pushed()
+        given = [outputs] if isinstance(outputs, Tensor) else leaves(outputs)
+        site = self.arrive(site, given, tangents)
+        seen = Seen(use.on(primal_of), [s.shape for s in given])
+        y = self.perturb(site, seen, site.by_sample(given, self.samples))
+        added = [None] * len(given) if y is None else site.natural(y, seen.shapes)
+        made = [_dual(*one) for one in zip(given, tangents, added, strict=True)]
+        return made[0] if isinstance(outputs, Tensor) else rebuilt(outputs, made)
+
+    def arrive(self, site: Site, given: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Site:
+        """The site, once what its use gives has been seen, and the tangents that those of the data make."""
+        return site
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return _stand_in(name, parameter, self.directions)
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        return func(*args, **kwargs)
+
+
+class SeveralTangents:
+    """A pass with several tangents for each sample, over inputs that `repeated` made.
+
+    `perturb` sees each sample once. Sites without samples, and `directions`, have one tangent more, beside the others',
+    which tells their part from the sites'.
+
+    Args:
+        network: what the look at the model found; its samples do not meet.
+        perturb: what is added to the tangents at a use.
+        directions: tangents of parameters that meet data elementwise, by name.
+        samples: the batch's size.
+        tangents: their number.
+        rows: how often the inputs are repeated: as often, and once more where anything is shared.
+    """
+
+    mode: Uses
+
+    def __init__(
+        self,
+        network: Network,
+        perturb: Perturb,
+        directions: Mapping[str, Tensor],
+        samples: int,
+        tangents: int,
+        rows: int,
+    ) -> None:
+        self.network, self.perturb, self.directions = network, perturb, directions
+        self.samples, self.tangents, self.rows = samples, tangents, rows
+        self._carried: dict[str, Tensor] = {}
+
+    def visit(self, use: Use) -> Outputs:
+        site = site_of(self.network, use)
+        if not site.has_samples:
+            return OneTangent(self.network, self.perturb, {}, 1).visit(use)
+        return self._bilinear(site, use) if use.bilinear else self._general(site, use)
+
+    def _bilinear(self, site: Site, use: Use) -> Tensor:
+        carried, layout = self._carried.pop(site.name, None), site.layouts[0]
+        if carried is not None:  # past the activations by their slope: the input is that of each sample once
+            x, arriving = use.x, carried.flatten(0, 1)
+        else:
+            x, arriving = forward_ad.unpack_dual(use.x)
+            first = layout.by_sample(x, self.rows * self.samples)[: self.samples]
+            x = layout.natural(first).clone()  # it is kept, which a view of all rows must not be
+        weight, bias = use.args[1].detach(), use.args[2] if len(use.args) > 2 else None
+        s = linear_part(use.func, use.args, x, weight, bias.detach() if isinstance(bias, Tensor) else bias)
+        seen = Seen(use.on(lambda value: x if value is use.x else value), [s.shape])
+        added = self._added(site, seen, layout.by_sample(s, self.samples))
+        if site.link is not None and added is not None:
+            slope = site.link.slope(s)
+            if arriving is None:
+                passed = added * slope
+            else:
+                reused = carried is not None and carried.shape == added.shape
+                passed = _linked(weight, arriving, added, slope, carried if reused else torch.empty_like(added))
+            self._carried[site.link.next_site] = passed
+            return s.clone()  # what the model does in place must not reach what `perturb` keeps
+        through = None if arriving is None else linear_part(use.func, use.args, arriving, weight)
+        by_sample = layout.by_sample(s, self.samples)
+        rows = layout.natural(by_sample.repeat(self.rows, *[1] * (by_sample.dim() - 1)))
+        return _dual(rows, through, None if added is None else layout.natural(added.flatten(0, 1)))
+
+    def _general(self, site: Site, use: Use) -> Outputs:
+        outputs, tangents = use.pushed()
+        given = leaves(outputs)
+        seen = Seen(use.on(primal_of), [s.shape for s in given], self.rows)
+        added = self._added(site, seen, site.by_sample(given, self.rows * self.samples)[: self.samples])
+        ys = [None] * len(given) if added is None else site.natural(added.flatten(0, 1), seen.shapes)
+        return rebuilt(outputs, [_dual(*one) for one in zip(given, tangents, ys, strict=True)])
+
+    def _added(self, site: Site, seen: Seen, s: Tensor) -> Tensor | None:
+        added = self.perturb(site, seen, s)
+        if added is None or self.rows == self.tangents:
+            return added
+        return torch.cat([added, torch.zeros_like(added[:1])])
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return _stand_in(name, parameter, self.directions)
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        """A sample's rows see the same random numbers: each repetition of the batch draws from the same state."""
+        rows = self.rows * self.samples
+        if func not in self.network.drawing or not any(len(v) % rows == 0 for v in args if _has_axes(v)):
+            return func(*args, **kwargs)
+        again = layers_again(next(value.device for value in args if _has_axes(value)))
+        parts = []
+        for number in range(self.rows):
+            if number:
+                again()
+
+            def part(value: Any, number: int = number) -> Any:
+                own = _has_axes(value) and len(value) % rows == 0
+                return value.chunk(self.rows)[number] if own else value
+
+            parts.append(func(*mapped(part, args), **mapped(part, kwargs)))
+        return torch.cat(parts)
+
+
+class PlainPass:
+    """A pass without tangents, which shows each site.
+
+    Args:
+        network: what the look at the model found.
+        show: is called with each site, its use, and s [samples, *shape].
+        samples: the number of samples that the batch is taken as.
+    """
+
+    mode: Uses
+
+    def __init__(self, network: Network, show: Callable[[Site, Seen, Tensor], None], samples: int) -> None:
+        self.network, self.show, self.samples = network, show, samples
+
+    def visit(self, use: Use) -> Outputs:
+        site = site_of(self.network, use)
+        outputs, _ = use.pushed()
+        given = leaves(outputs)
+        self.show(site, Seen(use, [s.shape for s in given]), site.by_sample(given, self.samples))
+        return outputs.clone() if isinstance(outputs, Tensor) else outputs  # what is shown may be kept
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return parameter.detach()
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        return func(*args, **kwargs)
+
+
+def repeated(inputs: Any, rows: int, samples: int) -> Any:
+    """A model's inputs with each tensor [samples, ...] repeated to [rows · samples, ...], a tensor of its own."""
+
+    def more(value: Any) -> Any:
+        own = _has_axes(value) and len(value) == samples
+        return value.repeat(rows, *[1] * (value.dim() - 1)) if own else value
+
+    return mapped(more, inputs)
+
+
+def has_shared(network: Network, directions: Mapping[str, Tensor]) -> bool:
+    """Whether anything has one tangent for the whole batch: a parameter's direction, a site without samples."""
+    return bool(directions) or any(not site.has_samples for site in network.guessed)
+
+
+def site_of(network: Network, use: Use) -> Site:
+    """The site of a use. UnknownSite for one that the look did not come by, as a branch on values may have."""
+    site = network.sites.get(use.name)
+    if site is None:
+        raise UnknownSite(use.name)
+    return site
+
+
+def _has_axes(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _dual(s: Tensor, arriving: Tensor | None, added: Tensor | None) -> Tensor:
+    """s with the sum as its tangent, a tensor of its own: what the model does in place must reach nobody's."""
+    if added is None:
+        return s if arriving is None else forward_ad.make_dual(s, arriving)
+    added = added.to(s.dtype)
+    return forward_ad.make_dual(s, added.clone() if arriving is None else arriving + added)
+
+
+def _stand_in(name: str, parameter: Tensor, directions: Mapping[str, Tensor]) -> Tensor:
+    direction = directions.get(name)
+    return parameter.detach() if direction is None else forward_ad.make_dual(parameter.detach(), direction)
+
+
+def _linked(weight: Tensor, tangent: Tensor, added: Tensor, slope: Tensor, out: Tensor) -> Tensor:
+    """(tangent Wᵀ + added) ∘ slope of a linear layer: [rows, batch, d], a few rows at a time.
+
+    It is in `out`, which may be the memory of `tangent`.
+    """
+    # Under autocast a LayerNorm's tangent is in float32, a layer's in the lower precision.
+    dtype = slope.dtype
+    transposed, tangent, added = weight.T.to(dtype), tangent.to(dtype), added.to(dtype)
+    tangent = tangent.view(len(added), -1, tangent.shape[-1])
+    size = max(1, CHUNK // added[0].numel()) if out.device.type == "cpu" else len(out)
+    for before, y, after in zip(tangent.split(size), added.split(size), out.split(size), strict=True):
+        torch.mul(torch.addmm(y.flatten(0, 1), before.flatten(0, 1), transposed).view(y.shape), slope, out=after)
+    return out

@@ -1,0 +1,280 @@
+"""The forwards over one batch, or a part of it: δ along every tangent, and the guesses that it belongs to.
+
+With one tangent, one pass. With several, rows of one batch carry them all (fgcli.gradient.passes), `tangent_chunk` of
+them at a time; where samples meet, or a layer's draws have no sample to belong to, each tangent has a pass of its own.
+
+What has one direction for the whole batch (parameters that no site covers, sites without samples) shares the tangent of
+a single guess. Beside several it has a tangent of its own.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from fgcli.gradient.draws import Drawn, Gram, Kept, joined
+from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
+from fgcli.gradient.guesser import Guesser
+from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, has_shared, repeated
+from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.randomness import StepRng, layers_again
+from fgcli.gradient.sites import Network, Site
+from fgcli.gradient.tangents import Tangents
+from fgcli.gradient.upstream import CutNetwork, UpstreamJacobian
+from fgcli.gradient.uses import Outputs, Pass, leaves, run, tangent_of
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """What the passes with dual numbers gave."""
+
+    delta: Tensor
+    """δ [samples, K], along each tangent."""
+    coefficients: Tensor
+    """c [samples, K]: the guess of g_{i,b} is Σ_k c_{b,k} y_{i,b,k}."""
+    along: Tensor
+    """δ [samples] that what has one direction for the batch multiplies: of a single tangent, the sites' own is in it."""
+
+
+class Step:
+    """All forwards that the estimate of a batch, or of a part of it, takes: layers draw the same in each.
+
+    Args:
+        model: the model.
+        network: what the look at it found.
+        guessers: by the site's name.
+        tangents: how many, and how they are combined.
+        batch: the batch, or the part.
+        rng: the streams of this step.
+        directions: of the parameters that no site covers, by name.
+        keep: whether what the passes see and draw is kept, or only what the combination asks for.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        network: Network,
+        guessers: Mapping[str, Guesser],
+        tangents: Tangents,
+        batch: Batch,
+        rng: StepRng,
+        directions: Mapping[str, Tensor],
+        *,
+        keep: bool = True,
+    ) -> None:
+        self.model, self.network, self.guessers, self.tangents = model, network, guessers, tangents
+        self.batch, self.rng, self.directions, self.keep = batch, rng, directions, keep
+        self.samples = network.samples(batch.inputs)
+        self.parameters = dict(model.named_parameters())
+        self.trained = {name: one for name, one in self.parameters.items() if one.requires_grad}
+        self.statistics: dict[str, Mapping[str, Tensor]] = {}
+        """What the guesses tell of this batch, by site."""
+        self.seen: dict[str, Seen] = {}
+        self.draws: dict[str, list[Drawn]] = {}
+        self._grams: list[Gram] = []
+        self._again = layers_again(batch.device) if network.drawing else lambda: None
+        self._buffers = [(one, one.clone()) for name, one in model.named_buffers() if name in network.buffers]
+        self._ran = False
+        self._by_row = not (tangents.single or network.mixes or network.draws_apart)
+        self._of_loss: OutputGradient | None = None
+
+    @property
+    def losses(self) -> Tensor:
+        """[batch], or without axes where the loss gives a mean alone; known once `derivatives` has run."""
+        assert self._of_loss is not None
+        return self._of_loss.losses
+
+    def run(self, one_pass: Pass, inputs: Any) -> Outputs:
+        """One forward, from the state of layers and generators that the first one had."""
+        self._go_back()
+        return run(self.model, inputs, one_pass)
+
+    def _go_back(self) -> None:
+        if self._ran:
+            self._again()
+            for buffer, before in self._buffers:
+                buffer.copy_(before)
+        self._ran = True
+
+    def derivatives(self, loss: Loss, of_loss: OutputGradient | None = None) -> Derivatives:
+        """δ along all tangents, and the coefficients that they make.
+
+        Args:
+            loss: of the model's outputs and the batch's targets.
+            of_loss: the loss's derivative, where it is known from the whole batch.
+        """
+        self._of_loss = of_loss
+        whole = self.tangents.single or self._by_row
+        size = self.tangents.chunk or self.tangents.number if whole else 1
+        starts = range(0, self.tangents.number, size)
+        chunks = [range(start, min(start + size, self.tangents.number)) for start in starts]
+        found = [self._pass(loss, part, whole and part.start == 0) for part in chunks]
+        delta, along = torch.cat([one for one, _ in found], 1), found[0][1]
+        if not whole and self.directions:
+            along = self._pass(loss, range(0), True)[1]
+        along = delta.new_zeros(len(delta)) if along is None else along
+        return Derivatives(delta, self._coefficients(delta), along)
+
+    def _pass(self, loss: Loss, part: range, shared: bool) -> tuple[Tensor, Tensor | None]:
+        """δ [samples, len(part)] along the tangents of `part`, and [samples] along what is shared, if asked for."""
+        perturb = partial(self._perturb, part, shared, self._draws_ahead(part) if part else {})
+        directions = self.directions if shared else {}
+        rows, inputs = 1, self.batch.inputs
+        if self._by_row:
+            rows = len(part) + (shared and has_shared(self.network, directions))
+            one_pass = SeveralTangents(self.network, perturb, directions, self.samples, len(part), rows)
+            inputs = repeated(inputs, rows, self.samples)
+        else:
+            one_pass = OneTangent(self.network, perturb, directions, self.samples)
+        with forward_ad.dual_level():
+            outputs = self.run(one_pass, inputs)
+            if self._of_loss is None:
+                layouts, targets = self.network.output_layouts, self.batch.targets
+                self._of_loss = output_gradient(loss, outputs, targets, layouts, self.samples, rows)
+            delta = self._of_loss.along([tangent_of(one) for one in leaves(outputs)], rows)
+        if self.tangents.single or not part:
+            return delta, delta[:, 0]
+        if rows > len(part):
+            alone = delta[:, len(part)]
+            return delta[:, : len(part)] - alone.unsqueeze(1), alone
+        return delta, None
+
+    def _is_shared(self, site: Site) -> bool:
+        """Whether a site has one guess for the batch, beside several for those with samples."""
+        return not site.has_samples and not self.network.mixes and not self.tangents.single
+
+    def _perturb(
+        self, part: range, shared: bool, ahead: Mapping[str, Drawn], site: Site, at: Seen, s: Tensor
+    ) -> Tensor | None:
+        first = part.start == 0 and len(part) > 0
+        if self.keep and first and site.trained:
+            self.seen[site.name] = at.kept(site)
+        if site.name not in self.guessers or not part:
+            return None
+        alone = self._is_shared(site)
+        if alone and not shared:
+            return None
+        with torch.no_grad(), full_precision(s):
+            drawn = ahead.get(site.name)
+            if drawn is None:
+                drawn = self._draw(site, wide(s), at.use.weight, range(1) if alone else part)
+            if self.keep:
+                self.draws.setdefault(site.name, []).append(drawn)
+            elif first and not alone and self.tangents.combine != "mean":
+                every = range(self.tangents.number)
+                whole = drawn if part == every else self._draw(site, wide(s), at.use.weight, every)
+                self._grams.append(whole.gram(self.tangents))
+            return drawn.all() if self._by_row and not alone else drawn.first()
+
+    def _draw(
+        self, site: Site, s: Tensor, weight: Tensor, part: range, upstream: UpstreamJacobian | None = None
+    ) -> Drawn:
+        """The guesses at a site for some of the tangents, at s [samples, *shape]."""
+        guesser, layer = self.guessers[site.name], self._layer(site, s, weight)
+        linear = self.linear(site, s, weight, upstream) if isinstance(guesser.guess, GuessMethod) else None
+        return guesser.draw(layer, upstream, linear, self.rng, self.tangents, part)
+
+    def linear(self, site: Site, s: Tensor, weight: Tensor, upstream: UpstreamJacobian | None = None) -> LinearMap:
+        """The guess of a site as a linear map at s [samples, *shape]."""
+        linear = self.guessers[site.name].linear(self._layer(site, s, weight), upstream)
+        self.statistics[site.name] = linear.statistics
+        return linear
+
+    def _layer(self, site: Site, s: Tensor, weight: Tensor) -> Layer:
+        following = None if site.link is None else self.parameters[site.link.next_weight].detach()
+        return Layer(site.name, tuple(s.shape[1:]), weight, self.rng.step, following, s)
+
+    def cut(self) -> Iterator[tuple[Site, Tensor, Tensor, UpstreamJacobian]]:
+        """Site, s, weight and W̃ of the guesses that need the cut network, whose products no dual level allows."""
+        wanted = [one.site for one in self.guessers.values() if one.needs_cut]
+        if not wanted:
+            return
+        self._go_back()
+        cut = CutNetwork(self.model, self.batch.inputs, self.network)
+        for site in wanted:
+            if site.name in cut.going:
+                yield site, wide(cut.s(site)), cut.weights[site.name], cut.upstream(site)
+
+    def _draws_ahead(self, part: range) -> dict[str, Drawn]:
+        found: dict[str, Drawn] = {}
+        for site, s, weight, upstream in self.cut():
+            with full_precision(s):
+                drawn = self._draw(site, s, weight, part, upstream)
+                if not isinstance(drawn, Kept) and len(part) == self.tangents.number:
+                    # Not the map, which holds W̃ and all that its operations have computed.
+                    gram = drawn.gram(self.tangents) if self.tangents.combine == "orthogonal" else None
+                    drawn = Kept(drawn.all(), gram)
+            found[site.name] = drawn
+        return found
+
+    def _coefficients(self, delta: Tensor) -> Tensor:
+        if self.tangents.combine == "mean":
+            return self.tangents.coefficients(delta)
+        with full_precision(delta):
+            grams = self._grams or [
+                joined(some).gram(self.tangents)
+                for name, some in self.draws.items()
+                if not self._is_shared(self.network.sites[name])
+            ]
+            whole = torch.stack([one.matrix for one in grams]).sum(0)
+            return self.tangents.coefficients(delta, whole, sum(one.n for one in grams))
+
+    def gradients(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
+        """The weights' gradients, a site at a time: each use's own vjp with ĝ = Σ_k c_k y_k."""
+        yield {name: found.along.sum() * direction for name, direction in self.directions.items()}
+        for name, seen in self.seen.items():
+            if name in self.draws:
+                site = self.network.sites[name]
+                drawn = joined(self.draws.pop(name))
+                yield self._of_site(site, seen, drawn, found)
+
+    def _of_site(self, site: Site, seen: Seen, drawn: Drawn, found: Derivatives) -> dict[str, Tensor]:
+        if self._is_shared(site):
+            guess = drawn.first() * found.along.sum()
+        elif site.has_samples or self.network.mixes:
+            guess = drawn.combined(found.coefficients)
+        else:
+            guess = drawn.combined(found.coefficients.sum(0, keepdim=True))
+        return seen.gradients(site, guess, self.trained)
+
+    def second_pass(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
+        """The same gradients from a plain forward, in which each guess is drawn again from its key."""
+        yield {name: found.along.sum() * direction for name, direction in self.directions.items()}
+        added: list[dict[str, Tensor]] = []
+
+        def visit(site: Site, seen: Seen, s: Tensor) -> None:
+            if site.name not in self.guessers:
+                return
+            with torch.no_grad(), full_precision(s):
+                every = range(1) if self._is_shared(site) else range(self.tangents.number)
+                drawn = self._draw(site, wide(s), seen.use.weight, every)
+                added.append(self._of_site(site, seen, drawn, found))
+
+        # Slopes are derivatives, which only a dual level has.
+        with forward_ad.dual_level():
+            self.run(PlainPass(self.network, visit, self.samples), self.batch.inputs)
+        yield from added
+
+    def guesses_not_finite(self) -> Iterator[str]:
+        """The sites whose guess is not finite where their output is, in the order of the forward."""
+        found: list[str] = []
+        every = range(self.tangents.number)
+        ahead = self._draws_ahead(every)
+
+        def show(site: Site, seen: Seen, s: Tensor) -> None:
+            if site.name not in self.guessers or not bool(s.isfinite().all()):
+                return
+            with torch.no_grad(), full_precision(s):
+                drawn = ahead.get(site.name) or self._draw(site, wide(s), seen.use.weight, every)
+                if not bool(drawn.all().isfinite().all()):
+                    found.append(site.name)
+
+        with forward_ad.dual_level():
+            self.run(PlainPass(self.network, show, self.samples), self.batch.inputs)
+        return iter(found)

@@ -1,0 +1,350 @@
+"""Sites are uses: operations in which a weight meets data, found while any Python forward runs.
+
+A TorchFunctionMode sees every operation of the forward. One that takes a weight (a parameter of two or more axes, or
+what was made of parameters alone: a view, a normalised weight) and data is a use, named after the module that owns the
+weight; the second and further uses of a name are called `name#2`, … . What happens there is up to the pass
+(fgcli.gradient.passes): its `visit` gives the output that the forward goes on with.
+
+Elementwise uses (a scale, a shift, a class token that is concatenated) are no sites. There the pass says what stands
+in for the parameter: itself without a graph, or a dual number with a direction as its tangent.
+
+What the forward computes within torch.no_grad() is a constant, for tangents as it is for `backward`.
+"""
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from fgcli.gradient.operations import CONTRACTIONS, bilinear_gradients, is_bilinear, linear_part, runnable
+
+Outputs = Any
+"""What an operation or a model gives: a tensor, or tensors within tuples, lists and mappings."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parameter, or what was made of parameters alone."""
+
+    names: tuple[str, ...]
+    """The parameters' names."""
+    tensor: Tensor
+    """Itself, attached to the parameters: kept so that its id is its own for the pass."""
+    recipe: tuple[Any, tuple[Any, ...], Mapping[str, Any], int | None] | None = None
+    """How it is made: operation, arguments, keywords, and which of the results it is. None for a parameter."""
+
+
+class Use:
+    """One call of an operation with a weight and data."""
+
+    def __init__(
+        self, name: str, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], sources: dict[int, Source]
+    ) -> None:
+        self.name, self.func, self.args, self.kwargs, self.sources = name, func, args, kwargs, sources
+        self.bilinear = is_bilinear(func, args, kwargs) and id(args[0]) not in sources
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The parameters that it uses, by name."""
+        return tuple(dict.fromkeys(name for one in self.sources.values() for name in one.names))
+
+    @property
+    def x(self) -> Tensor:
+        """The input of a bilinear operation."""
+        return self.args[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, the first source of two or more axes, without a graph."""
+        return next(one.tensor for one in self.sources.values() if one.tensor.dim() > 1).detach()
+
+    @property
+    def data(self) -> list[Tensor]:
+        """The tensors among the arguments that are no weights."""
+        return [v for v in _flat(self.args, self.kwargs) if isinstance(v, Tensor) and id(v) not in self.sources]
+
+    def call(self, data: Callable[[Any], Any], weights: Callable[[Tensor], Any] = Tensor.detach) -> Outputs:
+        """The operation on what `data` and `weights` make of its arguments."""
+
+        def other(value: Any) -> Any:
+            return weights(value) if id(value) in self.sources else data(value)
+
+        with runnable(self.func):
+            return self.func(*mapped(other, self.args), **mapped(other, self.kwargs))
+
+    def on(self, data: Callable[[Any], Any]) -> "Use":
+        """The use with other data."""
+
+        def other(value: Any) -> Any:
+            return value if id(value) in self.sources else data(value)
+
+        return Use(self.name, self.func, mapped(other, self.args), mapped(other, self.kwargs), self.sources)
+
+    def pushed(self) -> tuple[Outputs, list[Tensor | None]]:
+        """The output without tangents, and the tangent of each of its `leaves` that those of the data make."""
+        if self.bilinear:
+            x, tangent = forward_ad.unpack_dual(self.x)
+            weight, bias = _detached(self.args[1]), _detached(self.args[2]) if len(self.args) > 2 else None
+            s = linear_part(self.func, self.args, x, weight, bias)
+            return s, [None if tangent is None else linear_part(self.func, self.args, tangent, weight)]
+        duals = self.call(lambda value: value)
+        return mapped(primal_of, duals), [tangent_of(one) for one in leaves(duals)]
+
+    def gradients(self, output_gradient: Sequence[Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The use's own vjp, the chain rule's last local term, ∂s_i/∂W_i (Eq. 3 of the W̃⊥ paper).
+
+        Args:
+            output_gradient: one with respect to each of the output's `leaves`, in their shapes.
+            trained: the model's trained parameters, by name.
+
+        Returns:
+            Gradients of those that are used here, by name, in the parameters' shapes.
+        """
+        wanted = {name: trained[name] for name in self.parameters if name in trained}
+        if self.bilinear and all(self.is_parameter(value) for value in self.args[1:3] if value is not None):
+            of_each = bilinear_gradients(self.func, self.args, self.x, output_gradient[0])
+            given = [(value, gradient) for value, gradient in zip(self.args[1:3], of_each, strict=False)]
+            names = [(self.sources[id(value)].names[0], g) for value, g in given if value is not None]
+            return {name: gradient() for name, gradient in names if name in wanted}
+        with torch.enable_grad():
+            outputs = leaves(self.call(primal_of, weights=lambda value: value))
+            attached = [(s, g) for s, g in zip(outputs, output_gradient, strict=True) if s.requires_grad]
+            found = torch.autograd.grad(
+                [s for s, _ in attached],
+                list(wanted.values()),
+                [g for _, g in attached],
+                retain_graph=True,  # the graph of a derived weight is that of all its uses
+                allow_unused=True,
+            )
+        pairs = zip(wanted, found, strict=True)
+        return {name: g.to_dense() if g.is_sparse else g for name, g in pairs if g is not None}
+
+    def is_parameter(self, value: Any) -> bool:
+        """Whether an argument is a parameter itself, not made of parameters."""
+        source = self.sources.get(id(value))
+        return source is not None and source.recipe is None
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+class Pass(Protocol):
+    """What a pass does where the forward meets parameters."""
+
+    mode: "Uses"
+    """The mode of the forward that runs, set by `run`."""
+
+    def visit(self, use: Use) -> Outputs:
+        """The output that the forward goes on with."""
+        ...
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        """What an elementwise operation has in place of the parameter."""
+        ...
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        """An operation without parameters, or with stand-ins for them."""
+        ...
+
+
+class Uses(TorchFunctionMode):
+    """Hands each use to a pass. `run` calls a model within it."""
+
+    def __init__(self, model: nn.Module, one_pass: Pass) -> None:
+        super().__init__()
+        self.sources = {id(p): Source((name,), p) for name, p in model.named_parameters()}
+        self.one_pass = one_pass
+        self._counts: dict[str, int] = {}
+        self._stand_ins: dict[int, Tensor] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not torch.is_grad_enabled():
+            return func(*mapped(_constant, args), **mapped(_constant, kwargs))
+        sources, data = {}, False
+        for value in _flat(args, kwargs):
+            if id(value) in self.sources:
+                sources[id(value)] = self.sources[id(value)]
+            elif isinstance(value, Tensor):
+                data = True
+        if not sources:
+            return self.one_pass.operate(func, args, kwargs)
+        if not data:
+            return self._made_of_parameters(func, args, kwargs, sources)
+        if func is F.multi_head_attention_forward:
+            return self._looked_into(func, args, kwargs)
+        if func in CONTRACTIONS and any(one.tensor.dim() > 1 for one in sources.values()):
+            return self.one_pass.visit(Use(self._name(sources), func, args, kwargs, sources))
+        return self.one_pass.operate(func, mapped(self.substituted, args), mapped(self.substituted, kwargs))
+
+    def _name(self, sources: Mapping[int, Source]) -> str:
+        """The module's name where its weight is called `weight` or several are used at once, else the parameter's."""
+        weights = [one.names[0] for one in sources.values() if one.tensor.dim() > 1]
+        owner, _, own = _PARAMETRISED.sub(r"\1", weights[0]).rpartition(".")
+        base = owner if own == "weight" or (len(weights) > 1 and owner) else f"{owner}.{own}".removeprefix(".")
+        number = self._counts[base] = self._counts.get(base, 0) + 1
+        return base if number == 1 else f"{base}#{number}"
+
+    def _made_of_parameters(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], sources: Mapping[int, Source]
+    ) -> Any:
+        made = func(*args, **kwargs)
+        if not isinstance(made, Tensor | tuple | list):
+            return made
+        several = not isinstance(made, Tensor)
+        names = tuple(dict.fromkeys(name for one in sources.values() for name in one.names))
+        attached = any(one.tensor.requires_grad for one in sources.values())
+        for index, one in enumerate(made if several else (made,)):
+            if not isinstance(one, Tensor) or id(one) in self.sources or not one.is_floating_point():
+                continue
+            if one.requires_grad or not attached:  # else it was detached, and is a constant
+                self.sources[id(one)] = Source(names, one, (func, args, kwargs, index if several else None))
+        return made
+
+    def substituted(self, value: Any) -> Any:
+        """What stands in for a parameter, or for what was made of parameters; any other value itself."""
+        source = self.sources.get(id(value))
+        if source is None:
+            return value
+        if id(value) not in self._stand_ins:
+            if source.recipe is None:
+                found = self.one_pass.stand_in(source.names[0], source.tensor)
+            else:
+                func, args, kwargs, index = source.recipe
+                made = func(*mapped(self.substituted, args), **mapped(self.substituted, kwargs))
+                found = made if index is None else made[index]
+            self._stand_ins[id(value)] = found
+        return self._stand_ins[id(value)]
+
+    def _looked_into(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """A function written in Python, run so that this mode sees what it is made of."""
+        asked = F.has_torch_function
+        F.has_torch_function = lambda *_: False
+        try:
+            with self:
+                return func(*args, **kwargs)
+        finally:
+            F.has_torch_function = asked
+
+
+def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
+    """The model's outputs, as a pass makes them of its uses.
+
+    Args:
+        model: any module. Its parameters are left without a graph and as they are.
+        inputs: a tensor, or a tuple of positional or a mapping of keyword arguments.
+        one_pass: what is done at uses. `one_pass.mode` is set to the mode, for the time of the call.
+
+    Returns:
+        What the model returns.
+    """
+    with torch.enable_grad(), math_attention(), Uses(model, one_pass) as one_pass.mode:
+        return call(model, mapped(lambda value: value.detach() if isinstance(value, Tensor) else value, inputs))
+
+
+def call(model: nn.Module, inputs: Any) -> Outputs:
+    """The model on a tensor, a tuple of positional or a mapping of keyword arguments."""
+    if isinstance(inputs, tuple | list):
+        return model(*inputs)
+    return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+
+
+@contextmanager
+def math_attention() -> Iterator[None]:
+    """Within it attention has derivatives of every kind: fused kernels have no forward-mode formula, on any device.
+
+    Neither has the whole layer that torch.nn's transformers call in eval mode.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+_PARAMETRISED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
+
+
+def _constant(value: Any) -> Any:
+    """Without tangent and graph, in the same memory, so that changes in place arrive."""
+    return forward_ad.unpack_dual(value).primal.detach() if isinstance(value, Tensor) else value
+
+
+def _flat(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, tuple | list):
+            yield from value
+        else:
+            yield value
+
+
+def mapped(function: Callable[[Any], Any], values: Any) -> Any:
+    """`function` of all that is within tuples, lists and mappings, in their structure."""
+    if isinstance(values, Tensor):
+        return function(values)
+    if isinstance(values, tuple | list):
+        made = [mapped(function, value) for value in values]
+        if hasattr(values, "_fields"):
+            return type(values)(*made)
+        return values if isinstance(values, torch.Size) else type(values)(made)
+    if isinstance(values, Mapping):
+        copied = copy.copy(values)
+        for key, value in values.items():
+            copied[key] = mapped(function, value)  # pyright: ignore[reportIndexIssue]
+        return copied
+    return function(values)
+
+
+def leaves(values: Any) -> list[Tensor]:
+    """The floating-point tensors within tuples, lists and mappings."""
+    found: list[Tensor] = []
+
+    def note(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            found.append(value)
+        return value
+
+    mapped(note, values)
+    return found
+
+
+def first_tensor(values: Any) -> Tensor:
+    """The first tensor with axes within tuples, lists and mappings."""
+    found: list[Tensor] = []
+    mapped(lambda value: found.append(value) if isinstance(value, Tensor) and value.dim() else None, values)
+    return found[0]
+
+
+def batch_size(inputs: Any) -> int:
+    """The number of samples of a model's inputs: the length of the first axis of the first tensor."""
+    return len(first_tensor(inputs))
+
+
+def rebuilt(values: Any, new: Sequence[Tensor | None]) -> Any:
+    """The same structure with other tensors in place of its `leaves`, in their order."""
+    rest = iter(new)
+    return mapped(lambda v: next(rest) if isinstance(v, Tensor) and v.is_floating_point() else v, values)
+
+
+def primal_of(value: Any) -> Any:
+    """A tensor without its tangent; any other value itself."""
+    return forward_ad.unpack_dual(value).primal if isinstance(value, Tensor) else value
+
+
+def tangent_of(value: Tensor) -> Tensor | None:
+    """Its tangent, if it has one."""
+    return forward_ad.unpack_dual(value).tangent

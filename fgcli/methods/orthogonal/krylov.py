@@ -1,0 +1,48 @@
+"""W̃⊥ in any network: each sample's Krylov space of W̃, from products with W̃ and W̃ᵀ alone.
+
+r = oversampling · k vectors R_b = W̃_bᵀQ_b a sample come from as many blocks of k as `oversampling` says. All samples
+start from one block, which follows the space that most of W̃'s energy is in from step to step: weights change little in
+a step, and samples share them.
+"""
+
+from torch import Tensor
+
+from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
+from fgcli.gradient.upstream import UpstreamJacobian
+from fgcli.methods.options import OrthogonalOptions
+from fgcli.spectra.krylov import followed, krylov_images, mean_image, random_block, ritz_vectors
+from fgcli.spectra.scaling import near_one
+
+
+class OrthogonalKrylov(GuessMethod):
+    """y = V_k z: V_k the top-k Ritz vectors of each sample's Krylov space, which lies in Im(W̃ᵀ)."""
+
+    def __init__(self, options: OrthogonalOptions) -> None:
+        self.k, self.oversampling = options.k, options.oversampling
+
+    def prepare(self, layer: Layer, memory: Memory) -> Tensor:
+        return start_block(layer, memory, layer.dim if isinstance(self.k, str) else min(self.k, layer.dim))
+
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Tensor) -> LinearMap:
+        k = min(prepared.shape[1], upstream.output_dim)
+        images = krylov_images(upstream, prepared, self.oversampling * k, batch_of(layer))
+        vectors = ritz_vectors(near_one(images), k)
+
+        def in_space(z: Tensor) -> Tensor:
+            return (vectors @ z.unsqueeze(-1)).squeeze(-1) if z.dim() == 2 else vectors @ z
+
+        return LinearMap(k, in_space, {"image": mean_image(images, prepared)})
+
+
+def start_block(layer: Layer, memory: Memory, k: int) -> Tensor:
+    """X [d, k], where a step's iterations start: afresh where the input's size is another than in the last step."""
+    image = memory.get("image")
+    if image is None or image.shape != (layer.dim, k):
+        return random_block(layer.dim, k, layer.weight)
+    return followed(image)
+
+
+def batch_of(layer: Layer) -> int:
+    """The number of samples of the present batch."""
+    assert layer.output is not None
+    return len(layer.output)

@@ -1,0 +1,75 @@
+"""W̃⊥ by one product a guess: the top-k space of all samples' W̃ together, whitened by their mean.
+
+Q [d_out, k] follows the leading eigenvectors of C, the mean of W̃_bW̃_bᵀ over the batch, and
+y_b = W̃_bᵀ Q (QᵀCQ)^{-1/2} z, z ~ N(0, I_k). It lies in Im(W̃_bᵀ), where g lies. Its covariance is a projector on average
+over the samples, not for each: it is W̃⊥ where all samples have one W̃, and a sample of larger W̃ has a larger guess.
+What it costs is W̃ᵀ's one product, in any network: Q is followed only once in `refresh` parameter updates.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
+from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
+from fgcli.methods.options import OrthogonalOptions
+from fgcli.methods.orthogonal.krylov import batch_of
+from fgcli.spectra.masked import MaskedBasis
+from fgcli.spectra.mean_space import mean_space, whitened_and_next
+from fgcli.spectra.tracking import image_of
+
+SAMPLES = 16
+"""The first of a batch, which the very first Q is made of: where a batch is taken in parts, its first part has them."""
+
+
+@dataclass
+class Space:
+    """Q and U = Q (QᵀCQ)^{-1/2} [d_out, k] of this update, once known, and whether a look at C is due."""
+
+    left: Tensor | None
+    whitened: Tensor | None
+    due: bool
+
+
+class OrthogonalMean(GuessMethod):
+    """y_b = W̃_bᵀ U z, z ~ N(0, I_k)."""
+
+    def __init__(self, options: OrthogonalOptions) -> None:
+        self.k, self.refresh = options.k, options.refresh
+
+    def prepare(self, layer: Layer, memory: Memory) -> Space:
+        image, left = memory.get("image"), memory.get("left")
+        if image is not None and left is not None:
+            del memory["image"]
+            memory["whitened"], memory["left"] = whitened_and_next(left, image)
+        return Space(memory.get("left"), memory.get("whitened"), layer.step % self.refresh == 0)
+
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Space) -> LinearMap:
+        largest = min(layer.dim, upstream.output_dim)
+        k = largest if isinstance(self.k, str) else min(self.k, largest)
+        samples = batch_of(layer)
+        if prepared.whitened is None or prepared.left is None:  # the first update has no other: its first part's is all's
+            few = partial(_mean_product, upstream, samples, SAMPLES)
+            prepared.left = mean_space(few, layer.weight, upstream.output_dim, k)
+            prepared.whitened, _ = whitened_and_next(prepared.left, few(prepared.left))
+            prepared.due = True
+        left, whitened = prepared.left, prepared.whitened
+        statistics = {"left": left, "image": _mean_product(upstream, samples, samples, left)} if prepared.due else {}
+        if isinstance(upstream, LinearUpstream):
+            basis = MaskedBasis(image_of(upstream.weight, whitened), None)
+            return LinearMap(k, partial(basis.combine, upstream.slope), statistics)
+
+        def pulled(z: Tensor) -> Tensor:
+            return upstream.apply_transpose(z @ whitened.T if z.dim() == 2 else whitened @ z)
+
+        return LinearMap(k, pulled, statistics)
+
+
+def _mean_product(upstream: UpstreamJacobian, batch: int, samples: int, q: Tensor) -> Tensor:
+    """C Q [d_out, k] of the batch's first samples."""
+    if isinstance(upstream, LinearUpstream):
+        slope = upstream.slope[:samples]
+        return upstream.weight @ (image_of(upstream.weight, q) * slope.square().mean(0).unsqueeze(1))
+    columns = q.expand(batch, -1, -1)
+    return upstream.apply(upstream.apply_transpose(columns))[:samples].mean(0)

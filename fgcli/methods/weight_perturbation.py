@@ -1,0 +1,259 @@
+"""Weight perturbation: forward gradients in weight space (Baydin et al. 2022, arXiv:2202.08587)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from fgcli.extend.options import Options
+from fgcli.gradient.allocator import keep_freed_memory
+from fgcli.gradient.checks import FORWARD_MODE, refuse
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.look import few, naming
+from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.operations import TABLES, following_backward, linear_part
+from fgcli.gradient.precision import full_precision
+from fgcli.gradient.randomness import StepRng, Streams, layers_again
+from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
+from fgcli.gradient.tangents import gram_of
+from fgcli.gradient.uses import Outputs, Use, Uses, leaves, rebuilt, run, tangent_of
+from fgcli.methods.make import memory_of, tangents_of
+
+
+class WeightPerturbation:
+    """One direction v ~ N(0, I) per parameter for the whole batch; the estimate is (Σ_b δ_b) v. Unbiased.
+
+    With several tangents, several such directions, made one estimate as fgcli.gradient.tangents says. No activations
+    are stored in any case; with memory=replay, all the directions of a chunk of tangents only, and of a parameter.
+
+    Parameters are dual numbers wherever the model uses them. Samples may meet in the model.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.tangents, self.memory = tangents_of(options), memory_of(options)
+        self._one_by_one = False
+        """Whether torch.func cannot follow the model, so that each tangent has a pass of its own."""
+
+    def bind(self, model: nn.Module, example: Any) -> Coverage:
+        """As Estimator has it."""
+        refuse(model, FORWARD_MODE)
+        if not self.tangents.single:
+            if self.memory == "store":
+                keep_freed_memory()
+            sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+            self.tangents.refuse_above(sizes)
+        self._try(model, few(example, 2))
+        return Coverage(sites=())
+
+    @torch.no_grad()
+    def _try(self, model: nn.Module, example: Any) -> None:
+        """ModelRefused for an operation without a forward-mode formula. Nothing of it is kept."""
+        batch, rng = Batch(example, None), Streams(0).at(0)
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        again = layers_again(batch.device)
+
+        def loss(outputs: Any, _: None) -> Tensor:
+            return torch.stack([one.sum() for one in leaves(outputs)]).sum()
+
+        try:
+            self._single(model, loss, batch, rng, _Trial)
+            if not self.tangents.single:
+                self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
+                try:
+                    self._estimate_several(model, loss, batch, rng)
+                except RuntimeError:
+                    self._one_by_one = True
+        finally:
+            again()
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+    @torch.no_grad()
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        """As Estimator has it."""
+        if not self.tangents.single:
+            return self._estimate_several(model, loss, batch, rng)
+        return self._single(model, loss, batch, rng)
+
+    def _single(
+        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, kind: "type[_Along] | None" = None
+    ) -> Estimate:
+        directions = {name: self._noise(rng, name, p, range(1))[0] for name, p in _trained(model).items()}
+        of_loss, tangents = _derivatives(model, loss, batch, directions, kind or _ByHand)
+        delta = of_loss.along(tangents, 1)[:, 0]
+        return Estimate(of_loss.losses, {name: delta.sum() * v for name, v in directions.items()}, delta)
+
+    def _noise(self, rng: StepRng, name: str, parameter: Tensor, part: range) -> Tensor:
+        """Directions of one parameter, [len(part), *its shape]."""
+        return self.tangents.noise(rng, "weight", name, part, tuple(parameter.shape), parameter)
+
+    def _estimate_several(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        tangents, every = self.tangents, range(self.tangents.number)
+        parameters = {name: p.detach() for name, p in _trained(model).items()}
+        kept = {} if self.memory == "replay" else {n: self._noise(rng, n, p, every) for n, p in parameters.items()}
+
+        def directions(name: str, part: range) -> Tensor:
+            drawn = kept.get(name)
+            return self._noise(rng, name, parameters[name], part) if drawn is None else drawn[part.start : part.stop]
+
+        again, of_loss, deltas = layers_again(batch.device), None, []
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if self._one_by_one else []
+        for part in tangents.parts if not self._one_by_one else (range(k, k + 1) for k in every):
+            if deltas:  # the same random numbers, and the same state, for each
+                again()
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            chosen = {name: directions(name, part) for name in parameters}
+            if self._one_by_one:
+                of_loss, moved = _derivatives(model, loss, batch, {n: v[0] for n, v in chosen.items()}, _ByHand, of_loss)
+                deltas.append(of_loss.along(moved, 1))
+            else:
+                of_loss, delta = _derivatives_together(model, loss, batch, parameters, chosen, of_loss)
+                deltas.append(delta)
+        assert of_loss is not None
+        delta = torch.cat(deltas, 1)
+        gram, n = None, sum(p.numel() for p in parameters.values())
+        with full_precision(delta):
+            if tangents.combine != "mean":
+                grams = [gram_of(directions(name, every).flatten(1).unsqueeze(1)) for name in parameters]
+                gram = torch.stack(grams).sum(0)
+            (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, n)
+            gradients = {name: torch.tensordot(c, directions(name, every), dims=1) for name in parameters}
+        return Estimate(of_loss.losses, gradients, delta)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing is kept."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing is kept."""
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class _Along:
+    """A pass in which parameters are what `tensors` says, with tangents, wherever the model uses them."""
+
+    mode: Uses
+
+    def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+        self.tensors, self.dtype = tensors, dtype
+
+    def visit(self, use: Use) -> Outputs:
+        if use.func in TABLES and id(use.args[1]) in use.sources:
+            rows = following_backward(use.func, use.args, use.kwargs, self.mode.substituted(use.args[1]))
+            if rows is not None:
+                return rows
+        return use.call(self._fitting, self.mode.substituted)
+
+    def _fitting(self, value: Any) -> Any:
+        """Data in the precision of the weights that it meets."""
+        low = self.dtype is not None and isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(self.dtype) if low else value
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        found = self.tensors.get(name, parameter.detach())
+        return found if self.dtype is None else found.to(self.dtype)
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        return func(*args, **kwargs)
+
+
+class _ByHand(_Along):
+    """The same within a dual level. Layers' tangents are formed by hand: some devices have no formula for them."""
+
+    def visit(self, use: Use) -> Outputs:
+        if not use.bilinear:
+            return super().visit(use)
+        x, moved = forward_ad.unpack_dual(use.x)
+        weight, direction = forward_ad.unpack_dual(self.mode.substituted(use.args[1]))
+        bias, shift = None, None
+        if len(use.args) > 2 and use.args[2] is not None:
+            bias, shift = forward_ad.unpack_dual(self.mode.substituted(use.args[2]))
+        s = linear_part(use.func, use.args, x, weight, bias)
+        tangent = None if moved is None else linear_part(use.func, use.args, moved, weight)
+        if direction is not None or shift is not None:
+            direction = torch.zeros_like(weight) if direction is None else direction
+            own = linear_part(use.func, use.args, x, direction, shift)
+            tangent = own if tangent is None else tangent.add_(own)
+        return s if tangent is None else forward_ad.make_dual(s, tangent)
+
+
+class _Trial(_ByHand):
+    """The same, naming the place of an operation without a forward-mode formula."""
+
+    after = "the model's input"
+
+    def visit(self, use: Use) -> Outputs:
+        with naming(use.func, self.after):
+            outputs = super().visit(use)
+        self.after = f"site '{use.name}'"
+        return outputs
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        with naming(func, self.after):
+            return func(*args, **kwargs)
+
+
+def _layouts(outputs: Outputs, size: int) -> tuple[list[Layout], int]:
+    """A δ a sample where all outputs have an axis of them first, else one for the batch."""
+    values = leaves(outputs)
+    apart = all(one.dim() > 0 and len(one) == size for one in values)
+    return [PLAIN if apart else NOWHERE] * len(values), size if apart else 1
+
+
+def _derivatives(
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    directions: Mapping[str, Tensor],
+    kind: type[_Along],
+    of_loss: OutputGradient | None = None,
+) -> tuple[OutputGradient, list[Tensor | None]]:
+    """e, and the outputs' tangents along one direction of each parameter."""
+    with forward_ad.dual_level():
+        parameters = dict(model.named_parameters())
+        duals = {name: forward_ad.make_dual(parameters[name].detach(), v) for name, v in directions.items()}
+        outputs = run(model, batch.inputs, kind(duals))
+        if of_loss is None:
+            of_loss = output_gradient(loss, outputs, batch.targets, *_layouts(outputs, batch.size))
+        return of_loss, [tangent_of(one) for one in leaves(outputs)]
+
+
+def _derivatives_together(
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    parameters: dict[str, Tensor],
+    directions: dict[str, Tensor],
+    of_loss: OutputGradient | None,
+) -> tuple[OutputGradient, Tensor]:
+    """e, and δ [samples, directions], by torch.func.vmap over jvp: the primal is computed once."""
+    device = batch.device.type
+    # Autocast cannot do convolutions with several tangents of a weight, so that its precision is had by hand.
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    structure: list[Outputs] = []
+
+    def outputs_of(chosen: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        with full_precision(batch.device):
+            outputs = run(model, batch.inputs, _Along(chosen, dtype))
+        structure.append(outputs)
+        return tuple(leaves(outputs))
+
+    def along(direction: dict[str, Tensor]) -> Any:
+        return torch.func.jvp(outputs_of, (parameters,), (direction,))
+
+    primal, tangents = torch.func.vmap(along, out_dims=(None, 0), randomness="same")(directions)
+    if of_loss is None:
+        outputs = rebuilt(structure[0], primal)
+        of_loss = output_gradient(loss, outputs, batch.targets, *_layouts(outputs, batch.size))
+    number = len(next(iter(directions.values())))
+    # Outputs of a dual pass over repeated samples have the tangents of each direction in turn.
+    by_row = [one.flatten(0, 1) if of_loss.samples > 1 else one for one in tangents]
+    if of_loss.samples > 1:
+        return of_loss, of_loss.along(by_row, number)
+    return of_loss, torch.cat([of_loss.along([one[k] for one in tangents], 1) for k in range(number)], 1)
