@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from fgcli.data.mnist1d import mnist1d
 from fgcli.data.options import Mnist1dOptions
 from fgcli.diagnostics.gradients import parameter_gradients, site_gradients
-from fgcli.gradient.dual import hooks
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.precision import full_precision, wide

@@ -3,7 +3,7 @@
 from fgcli.bench.options import LocalOptions
 from fgcli.data.options import DigitsOptions, Mnist1dOptions
 from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
+from fgcli.extend.hookspecs import CONTRACT, hookimpl
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
 from fgcli.methods.options import (
     CheckpointOptions,
@@ -21,6 +21,8 @@ from fgcli.models.options import (
     TransformerOptions,
 )
 from fgcli.training.options import AdamOptions, AdamWOptions, SGDOptions
+
+FG_CONTRACT = CONTRACT
 
 
 @hookimpl

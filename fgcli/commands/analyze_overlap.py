@@ -83,6 +83,7 @@ def analyze_overlap(
 def _measure(state: "State", basis: str, batches: int, max_k: int | None) -> "list[LayerOverlap]":
     from fgcli.diagnostics.overlap import averaged, sample_overlaps, upstream_jacobians, weight_overlaps
     from fgcli.gradient.errors import ModelRefused
+    from fgcli.gradient.look import look
     from fgcli.training.assembly import cross_entropy
 
     model, data = state.assembly.model, state.batches(batches)
@@ -92,8 +93,9 @@ def _measure(state: "State", basis: str, batches: int, max_k: int | None) -> "li
         k = max_k or EIGENVECTORS
         matrix = cast("WeightBasis", basis)
         return averaged([weight_overlaps(model, cross_entropy, batch, matrix, k) for batch in data])
+    some = data[0].rows(slice(1)).inputs
     try:
-        ranks = [min(one.weight.shape) for one in upstream_jacobians(model, data[0].inputs[:1]).values()]
+        ranks = [min(one.weight.shape) for one in upstream_jacobians(model, look(model, some), some).values()]
     except ModelRefused as refusal:
         raise UsageError(f"--basis {basis}: {refusal}") from refusal
     _refuse_above(max_k, max(ranks, default=0), "the largest rank of an upstream Jacobian")

@@ -129,9 +129,9 @@ def _covariances(subject: Subject, batch: Batch) -> dict[str, Covariances] | Non
     guesses = subject.guesses
     if guesses is None:
         return None
-    gradients = site_gradients(subject.model, subject.loss, batch, subject.coverage.sites)
+    gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch)
     try:
-        maps = guesses.linear_maps(subject.model, batch.inputs[:1], subject.step)
+        maps = guesses.linear_maps(subject.model, batch.rows(slice(1)).inputs, subject.step)
     except TypeError:  # not linear in its noise
         return None
     entries = max(gradients[name][0].numel() * linear.noise_dim for name, linear in maps.items())
@@ -139,8 +139,8 @@ def _covariances(subject: Subject, batch: Batch) -> dict[str, Covariances] | Non
         return None
     size = max(1, ENTRIES // max(1, entries))
     parts: dict[str, list[Covariances]] = {name: [] for name in gradients}
-    for start in range(0, len(batch.inputs), size):
-        inputs = batch.inputs[start : start + size]
+    for start in range(0, batch.size, size):
+        inputs = batch.rows(slice(start, start + size)).inputs
         for name, linear in guesses.linear_maps(subject.model, inputs, subject.step).items():
             g = gradients[name][start : start + size]
             identity = torch.eye(linear.noise_dim, dtype=g.dtype, device=g.device)

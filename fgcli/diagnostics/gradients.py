@@ -1,36 +1,67 @@
 """True gradients, by reverse mode: what diagnostics hold a guess against. No estimator uses them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fgcli.gradient.dual import hooks
 from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.sites import Network
+from fgcli.gradient.uses import Outputs, Use, Uses, call, leaves, math_attention, rebuilt, run
 
 
-def site_gradients(model: nn.Module, loss: Loss, batch: Batch, sites: Sequence[str]) -> dict[str, Tensor]:
-    """g_{i,b} = ∂L/∂s_{i,b} of the mean loss L at every site, 1/batch included: [batch, *shape of s_i], by site."""
-    modules = dict(model.named_modules())
-    probes: dict[str, Tensor] = {}
+def site_gradients(model: nn.Module, network: Network, loss: Loss, batch: Batch) -> dict[str, Tensor]:
+    """g_{i,b} = ∂L/∂s_{i,b} of the mean loss L at every site that has a guess, 1/batch included.
 
-    def probe(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> Tensor:
-        probes[name] = torch.zeros_like(s).requires_grad_()
-        return s + probes[name]
+    Args:
+        model: the model.
+        network: what `look` found of it.
+        loss: as estimators take it.
+        batch: the samples.
 
-    with torch.enable_grad(), hooks({name: modules[name] for name in sites}, probe):
-        mean = loss(model(batch.inputs), batch.targets).mean()
-        gradients = torch.autograd.grad(mean, [probes[name] for name in sites], materialize_grads=True)
-    return dict(zip(sites, gradients, strict=True))
+    Returns:
+        By site, [samples, *shape of s_i].
+    """
+    probes = _Probes()
+    outputs = run(model, batch.inputs, probes)
+    with torch.enable_grad():
+        mean = loss(outputs, batch.targets).mean()
+    sites = [site for site in network.guessed if site.name in probes.added]
+    flat = [one for site in sites for one in probes.added[site.name]]
+    found = iter(torch.autograd.grad(mean, flat, materialize_grads=True, allow_unused=True))
+    samples = network.samples(batch.inputs)
+    return {site.name: site.by_sample([next(found) for _ in probes.added[site.name]], samples) for site in sites}
+
+
+class _Probes:
+    """A pass that adds 0 to what each use gives, with a graph of what follows."""
+
+    mode: Uses
+
+    def __init__(self) -> None:
+        self.added: dict[str, list[Tensor]] = {}
+
+    def visit(self, use: Use) -> Outputs:
+        outputs = use.call(lambda value: value)
+        self.added[use.name] = [torch.zeros_like(one, requires_grad=True) for one in leaves(outputs)]
+        pairs = zip(leaves(outputs), self.added[use.name], strict=True)
+        return rebuilt(outputs, [one + probe for one, probe in pairs])
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return parameter.detach()
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        return func(*args, **kwargs)
 
 
 def parameter_gradients(model: nn.Module, loss: Loss, batch: Batch) -> dict[str, Tensor]:
     """The gradient of the mean loss for every parameter that requires grad, by name."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    with torch.enable_grad():
-        mean = loss(model(batch.inputs), batch.targets).mean()
-        gradients = torch.autograd.grad(mean, list(parameters.values()), materialize_grads=True)
+    with torch.enable_grad(), math_attention():
+        mean = loss(call(model, batch.inputs), batch.targets).mean()
+        gradients = torch.autograd.grad(mean, list(parameters.values()), materialize_grads=True, allow_unused=True)
     return dict(zip(parameters, gradients, strict=True))
 
 

@@ -94,18 +94,18 @@ def draw_moments(subject: Subject, batch: Batch, draws: int, streams: Streams) -
     guesses = subject.guesses
     if guesses is None:
         raise TypeError(f"{type(subject.estimator).__name__} guesses no gradient of a site's output")
-    gradients = site_gradients(subject.model, subject.loss, batch, subject.coverage.sites)
+    gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch)
     wanted = {name: wide(g.flatten(1)) for name, g in gradients.items()}
     rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in wanted}
     previous: dict[str, Tensor] = {}
     for number in range(draws):
         rng = draw_rng(streams, number, subject.step)
-        drawn = guesses.dual_pass(subject.model, subject.loss, batch, rng)
+        step, found = guesses.dual_pass(subject.model, subject.loss, batch, rng)
         # Combining writes into a guess that stands alone.
-        single = {name: wide(y.flatten(1)).clone() for name, y in drawn.guesses.items()}
+        single = {name: wide(y.flatten(1)).clone() for name, y in step.guesses.items()}
         for name, g in wanted.items():
             y = single[name]
-            rows[name].append(_row(wide(drawn.draws[name].combined(drawn.coefficients).flatten(1)), g))
+            rows[name].append(_row(wide(step.estimate_at(name, found).flatten(1)), g))
             if number % 2:
                 rows[name][-1] |= _pair(previous[name], y)
             previous[name] = y

@@ -13,7 +13,7 @@ gauss-newton   as hessian, with the Gauss–Newton matrix
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from fgcli.diagnostics.curvature import top_eigenspace
 from fgcli.diagnostics.gradients import parameter_gradients, site_gradients
 from fgcli.diagnostics.statistics import Measured, over_batches
-from fgcli.gradient.chain import OutputLayer, Segment, find_segments
-from fgcli.gradient.dual import hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Loss
-from fgcli.gradient.probe import output_shapes
+from fgcli.gradient.look import look
+from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.randomness import StepRng
-from fgcli.gradient.sites import named_site_modules
+from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.upstream import LinearUpstream
+from fgcli.gradient.uses import run
 from fgcli.spectra.nested import nested_coordinates, principal_coordinates
 
 SampleBasis = Literal["upstream", "shared", "random"]
@@ -59,8 +59,9 @@ def sample_overlaps(model: nn.Module, loss: Loss, batch: Batch, basis: SampleBas
 
     Raises ModelRefused, naming the site, for a model that is no chain of Linear layers and elementwise activations.
     """
-    upstreams = upstream_jacobians(model, batch.inputs)
-    gradients = site_gradients(model, loss, batch, list(upstreams))
+    network = look(model, batch.inputs)
+    upstreams = upstream_jacobians(model, network, batch.inputs)
+    gradients = site_gradients(model, network, loss, batch)
     return {
         name: _of_coordinates(_coordinates(basis, upstream, gradients[name], rng, name), gradients[name])
         for name, upstream in upstreams.items()
@@ -83,29 +84,24 @@ def weight_overlaps(model: nn.Module, loss: Loss, batch: Batch, matrix: WeightBa
     return found
 
 
-def upstream_jacobians(model: nn.Module, inputs: Tensor) -> dict[str, LinearUpstream]:
-    """W̃ of every site but the output layer, for these inputs [batch, ...]. Raises ModelRefused where it has none."""
-    modules = named_site_modules(model)
-    segments: dict[str, Segment] = {}
-    for name, above in find_segments(model, output_shapes(model, modules, inputs[:1])).items():
-        if isinstance(above, Segment):
-            segments[name] = above
-        elif not isinstance(above, OutputLayer):
+def upstream_jacobians(model: nn.Module, network: Network, inputs: Any) -> dict[str, LinearUpstream]:
+    """W̃ of every site but the output layer, for these inputs. ModelRefused where it is no matrix behind a slope."""
+    weights = dict(model.named_parameters())
+    below = [site for site in network.guessed if not site.is_output]
+    for site in below:
+        if site.link is None:
             raise ModelRefused(
-                f"site '{name}' {above.reason}; the overlap with subspaces of the upstream Jacobian takes a chain of "
-                "Linear layers and elementwise activations"
+                f"site '{site.name}' {site.reason}; the overlap with subspaces of the upstream Jacobian takes a chain of "
+                "linear layers and elementwise activations"
             )
     found: dict[str, LinearUpstream] = {}
 
-    def observe(name: str, _: nn.Module, __: tuple[Tensor, ...], s: Tensor) -> None:
-        found[name] = LinearUpstream(segments[name].next_layer.weight.detach(), segments[name].slope(s))
+    def show(site: Site, _: Seen, s: Tensor) -> None:
+        if site in below and site.link is not None:
+            found[site.name] = LinearUpstream(weights[site.link.next_weight].detach(), site.link.slope(s))
 
-    with (
-        torch.no_grad(),
-        torch.autograd.forward_ad.dual_level(),
-        hooks({name: modules[name] for name in segments}, observe),
-    ):
-        model(inputs)
+    with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+        run(model, inputs, PlainPass(network, show, network.samples(inputs)))
     return found
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from fgcli.gradient.estimator import Coverage, Estimator, Loss
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.engine import GuessEstimator
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,6 @@ class Subject:
     step: int = 0
 
     @property
-    def guesses(self) -> ForwardGradient | None:
+    def guesses(self) -> GuessEstimator | None:
         """The estimator, where it guesses gradients of the sites' outputs."""
-        return self.estimator if isinstance(self.estimator, ForwardGradient) else None
+        return self.estimator if isinstance(self.estimator, GuessEstimator) else None

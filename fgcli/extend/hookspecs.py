@@ -5,7 +5,7 @@ A plugin's module, found by an entry point of group "fg":
     from fgcli.extend.entry import Entry
     from fgcli.extend.hookspecs import hookimpl
 
-    FG_CONTRACT = 1
+    FG_CONTRACT = 2
 
     @hookimpl
     def fg_guess_methods() -> list[Entry]:
@@ -23,7 +23,7 @@ PROJECT = "fg"
 hookspec = HookspecMarker(PROJECT)
 hookimpl = HookimplMarker(PROJECT)
 
-CONTRACT = 1
+CONTRACT = 2
 """The version of all that is public to plugins. A plugin says in FG_CONTRACT which one it is made for; without, 1."""
 
 

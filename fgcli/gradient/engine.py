@@ -84,7 +84,7 @@ class GuessEstimator:
             keep_freed_memory()
         coverage = self._take_up(model, look(model, example))
         if isinstance(self.method, GuessMethod):
-            self._try(model, example if self._bound.mixes else few(example, 2))
+            self._try(model, example if self.bound.mixes else few(example, 2))
         return coverage
 
     def _take_up(self, model: nn.Module, network: Network) -> Coverage:
@@ -122,7 +122,8 @@ class GuessEstimator:
         return Guesser(site, self.method, needs_cut=site.link is None)
 
     @property
-    def _bound(self) -> Network:
+    def bound(self) -> Network:
+        """What the look at the model found."""
         if self.network is None:
             raise RuntimeError("bind comes first: the estimator has not seen the model")
         return self.network
@@ -148,7 +149,7 @@ class GuessEstimator:
             return self._estimate(model, loss, batch, rng)
         except UnknownSite:
             # A branch on values has led to a use that the first look did not come by: look at this batch as well.
-            self._take_up(model, self._bound.joined(look(model, batch.inputs)))
+            self._take_up(model, self.bound.joined(look(model, batch.inputs)))
             return self._estimate(model, loss, batch, rng)
 
     def _estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
@@ -171,7 +172,7 @@ class GuessEstimator:
     def _step(
         self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], *, keep: bool = True
     ) -> Step:
-        return Step(model, self._bound, self._guessers, self.tangents, batch, rng, directions, keep=keep)
+        return Step(model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep)
 
     @property
     def _needs_cut(self) -> bool:
@@ -179,7 +180,7 @@ class GuessEstimator:
 
     def _parts(self, batch: Batch) -> list[slice]:
         """Rows of the batch that are taken together; all, wherever parts would have other guesses."""
-        network, size = self._bound, batch.size
+        network, size = self.bound, batch.size
         apart = (
             self.memory == "replay"
             and batch.device.type == "cpu"
@@ -205,12 +206,12 @@ class GuessEstimator:
         """e of each part from the loss of the whole batch. None where that is the mean of the parts' losses anyway."""
         if len(parts) == 1:
             return None
-        pass_of = PlainPass(self._bound, lambda *_: None, 0)
+        pass_of = PlainPass(self.bound, lambda *_: None, 0)
         first = run(model, parts[0].inputs, pass_of)
         if loss(first, parts[0].targets).dim():
             return None
         outputs = [first, *(run(model, part.inputs, pass_of) for part in parts[1:])]
-        layouts = self._bound.output_layouts
+        layouts = self.bound.output_layouts
         together = [
             layout.natural(torch.cat([layout.by_sample(one, p.size) for one, p in zip(some, parts, strict=True)]))
             for layout, some in zip(layouts, zip(*map(leaves, outputs), strict=True), strict=True)
@@ -258,7 +259,7 @@ class GuessEstimator:
                     found[site.name] = site, wide(s), at.linear(site, wide(s), seen.use.weight)
 
         with forward_ad.dual_level():
-            at.run(PlainPass(self._bound, show, at.samples), inputs)
+            at.run(PlainPass(self.bound, show, at.samples), inputs)
         yield from (found[name] for name in self._guessers if name in found)
 
     def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:

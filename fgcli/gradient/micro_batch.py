@@ -1,6 +1,7 @@
 """A batch estimated in parts, for less memory: any estimator, which knows nothing of it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +21,20 @@ class MicroBatched:
     def __init__(self, estimator: Estimator, size: int) -> None:
         self.estimator, self.size = estimator, size
 
-    def bind(self, model: nn.Module, example: Tensor) -> Coverage:
-        return self.estimator.bind(model, example[: self.size])
+    def bind(self, model: nn.Module, example: Any) -> Coverage:
+        return self.estimator.bind(model, Batch(example, None).rows(slice(self.size)).inputs)
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        if len(batch.inputs) <= self.size:
+        if batch.size <= self.size:
             return self.estimator.estimate(model, loss, batch, rng)
         losses, deltas = [], []
         gradients: dict[str, Tensor] = {}
-        for part, own in self._parts(batch, rng):
-            share = len(part.inputs) / len(batch.inputs)
+        parts = list(self._parts(batch, rng))
+        for part, own in parts:
+            share = part.size / batch.size
             estimate = self.estimator.estimate(model, loss, part, own)
-            losses.append(estimate.losses)
+            weighted = estimate.losses if estimate.losses.dim() else estimate.losses.view(1) * share * len(parts)
+            losses.append(weighted)  # of parts that give a mean alone, one whose mean is the batch's
             if estimate.directional_derivative is not None:
                 deltas.append(estimate.directional_derivative * share)
             with torch.no_grad():
@@ -48,9 +51,8 @@ class MicroBatched:
         return next((fault for fault in faults if fault), None)
 
     def _parts(self, batch: Batch, rng: StepRng) -> Iterator[tuple[Batch, StepRng]]:
-        parts = zip(batch.inputs.split(self.size), batch.targets.split(self.size), strict=True)
-        for number, (inputs, targets) in enumerate(parts):
-            yield Batch(inputs, targets), rng.part(number)
+        for number, start in enumerate(range(0, batch.size, self.size)):
+            yield batch.rows(slice(start, start + self.size)), rng.part(number)
 
     def state(self) -> dict[str, Tensor]:
         return self.estimator.state()

@@ -111,9 +111,7 @@ class Step:
         """
         self._of_loss = of_loss
         whole = self.tangents.single or self._by_row
-        size = self.tangents.chunk or self.tangents.number if whole else 1
-        starts = range(0, self.tangents.number, size)
-        chunks = [range(start, min(start + size, self.tangents.number)) for start in starts]
+        chunks = self.tangents.parts if whole else (range(k, k + 1) for k in range(self.tangents.number))
         found = [self._pass(loss, part, whole and part.start == 0) for part in chunks]
         delta, along = torch.cat([one for one, _ in found], 1), found[0][1]
         if not whole and self.directions:
@@ -235,13 +233,23 @@ class Step:
                 yield self._of_site(site, seen, drawn, found)
 
     def _of_site(self, site: Site, seen: Seen, drawn: Drawn, found: Derivatives) -> dict[str, Tensor]:
+        return seen.gradients(site, self._estimate(site, drawn, found), self.trained)
+
+    def _estimate(self, site: Site, drawn: Drawn, found: Derivatives) -> Tensor:
+        """ĝ [samples, *shape]: the equation of the estimate."""
         if self._is_shared(site):
-            guess = drawn.first() * found.along.sum()
-        elif site.has_samples or self.network.mixes:
-            guess = drawn.combined(found.coefficients)
-        else:
-            guess = drawn.combined(found.coefficients.sum(0, keepdim=True))
-        return seen.gradients(site, guess, self.trained)
+            return drawn.first() * found.along.sum()
+        c = found.coefficients
+        return drawn.combined(c if site.has_samples or self.network.mixes else c.sum(0, keepdim=True))
+
+    @property
+    def guesses(self) -> dict[str, Tensor]:
+        """y of every site, [samples, *shape]; of the first tangent."""
+        return {name: drawn[0].first() for name, drawn in self.draws.items()}
+
+    def estimate_at(self, name: str, found: Derivatives) -> Tensor:
+        """ĝ [samples, *shape] of a site, whose draws are given away."""
+        return self._estimate(self.network.sites[name], joined(self.draws[name]), found)
 
     def second_pass(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
         """The same gradients from a plain forward, in which each guess is drawn again from its key."""

@@ -19,11 +19,11 @@ from fgcli.errors import FgError, UsageError, exception_text
 from fgcli.extend.registry import HOOKS, Registry
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, SettlesOptions
+from fgcli.gradient.low_precision import LowPrecision
 from fgcli.gradient.micro_batch import MicroBatched
-from fgcli.gradient.precision import LowPrecision, lacks
+from fgcli.gradient.precision import lacks
 from fgcli.gradient.randomness import Streams
-from fgcli.gradient.sites import refuse_frozen
-from fgcli.guesses.driven import driven
+from fgcli.methods.make import make_estimator
 from fgcli.recipe import Recipe, Section, section_options
 from fgcli.training.recorder import Recorder, make_recorder
 from fgcli.training.subspace import SubspaceUpdates
@@ -174,7 +174,6 @@ class _Parts:
 
 def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor) -> Coverage:
     try:
-        refuse_frozen(model)
         coverage = estimator.bind(model, example)
     except ModelRefused as refusal:
         raise UsageError(f"method {recipe.method} cannot train model {recipe.model}: {refusal}") from refusal
@@ -221,6 +220,6 @@ def _estimator(parts: _Parts) -> Estimator:
         return made
     options = section_options(parts.recipe, "method", parts.registry)
     try:
-        return parts.guarded("method", lambda: driven(made, options))
+        return parts.guarded("method", lambda: make_estimator(made, options))
     except OptionRefused as refusal:
         raise UsageError(f"{parts.called('method')}: {refusal}") from refusal

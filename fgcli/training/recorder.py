@@ -16,6 +16,7 @@ from fgcli.diagnostics.overlap import Overlap, marks, sample_overlaps, upstream_
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import UsageError
 from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.look import look
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
 from fgcli.recipe import Recipe
@@ -66,7 +67,8 @@ def make_recorder(recipe: Recipe, subject: Subject, dataset: Dataset, streams: S
         )
     if "overlap" in recipe.diagnostics:
         try:
-            upstream_jacobians(subject.model, dataset.train_inputs[:1])
+            some = dataset.train_inputs[:1]
+            upstream_jacobians(subject.model, look(subject.model, some), some)
         except ModelRefused as refusal:
             raise UsageError(f"--diagnostics overlap: {refusal}") from refusal
     return Recorder(recipe.diagnostics, subject, dataset, recipe.batch_size, streams)

@@ -6,7 +6,7 @@ from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
 from fgcli.extend.options import GuessOptions
 
-FG_CONTRACT = 1
+FG_CONTRACT = 2
 
 
 class ExampleOptions(GuessOptions):

@@ -1,3 +1,0 @@
-from fgcli.api import ForwardGradient as ForwardGradient
-
-__version__: str
