@@ -197,7 +197,7 @@ class Step:
         cut = CutNetwork(self.model, self.batch.inputs, self.network)
         for site in wanted:
             if site.name in cut.going:
-                yield site, wide(cut.s(site)), cut.weights[site.name], cut.upstream(site)
+                yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)
 
     def _draws_ahead(self, part: range) -> dict[str, Drawn]:
         found: dict[str, Drawn] = {}
