@@ -22,7 +22,3 @@ class UnknownSite(Exception):
 
 class LossRefused(ValueError):
     """A loss that has no derivative where one is needed. The message says what it gave and what it must give."""
-
-
-class FeedbackDiverged(RuntimeError):
-    """Learned feedback that has grown without bound. The message names the site and what to lower."""

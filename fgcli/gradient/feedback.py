@@ -30,10 +30,11 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from fgcli.gradient.errors import FeedbackDiverged, OptionRefused
+from fgcli.gradient.errors import GuessFault, OptionRefused
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.operations import input_gradient, linear_part
+from fgcli.gradient.passes import Seen
 from fgcli.gradient.precision import wide
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Network
@@ -151,8 +152,8 @@ class Prediction:
     """[batch], or the mean without axes."""
     at: dict[str, Tensor]
     """b by site, [samples, *shape of s_i]: exact where only the output is reached."""
-    uses: dict[str, Use]
-    """By site."""
+    seen: dict[str, Seen]
+    """The uses, by site."""
     pieces: dict[str, Tensor]
     """Gradients of the parameters that lie in the pieces, by name."""
 
@@ -182,7 +183,7 @@ class Feedback:
         """b at every site for a batch; A learns from it.
 
         Raises:
-            FeedbackDiverged: where A has grown without bound, before anything is updated.
+            GuessFault: where A has grown without bound, before anything is updated.
         """
         learning, samples = self.options.learning, network.samples(batch.inputs)
         due = learning == "tangents" and (self.steps < WARM_UP or self.steps % self.options.every == 0)
@@ -216,7 +217,8 @@ class Feedback:
             self._learn(noise, moved, network, of_loss, e)
         self.steps += 1
         at = {name: network.sites[name].by_sample(one, samples) for name, one in b.items()}
-        return Prediction(of_loss.losses, at, cut.uses, sweeps.of_pieces)
+        seen = {name: Seen(use, [one.shape for one in cut.going[name]]) for name, use in cut.uses.items()}
+        return Prediction(of_loss.losses, at, seen, sweeps.of_pieces)
 
     def _at_place(self, name: str, end: End, e: Tensor, rng: StepRng) -> list[Tensor]:
         """A e, in the shapes of what ends there."""
@@ -245,9 +247,10 @@ class Feedback:
         if self.steps < WARM_UP:
             self._norms[name] = max(self._norms.get(name, 0.0), size)
         if not math.isfinite(size) or (self._norms.get(name) and size > RUNAWAY * self._norms[name]):
-            raise FeedbackDiverged(
-                f"feedback at site '{name}' has grown to {size:.3g} times the output's gradient ({self._norms.get(name)} "
-                "at the start): lower feedback_rate or the learning rate"
+            raise GuessFault(
+                name,
+                f"feedback has grown to {size:.3g} times the output's gradient ({self._norms.get(name)} "
+                "at the start): lower feedback_rate or the learning rate",
             )
 
     @property
