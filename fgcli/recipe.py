@@ -18,6 +18,7 @@ from fgcli.extend.entry import Entry, Rank
 from fgcli.extend.explain import Path, first_fault, shown
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
+from fgcli.runs.quantities import DiagnosticKey
 from fgcli.shell import command_line
 from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
 
@@ -25,9 +26,6 @@ Count = Annotated[int, Field(ge=1, lt=2**63)]
 # The largest servers have 768; some thousands more, and the thread library ends the process without a word.
 Threads = Annotated[int, Field(ge=1, le=1024)]
 OwnOptions = dict[str, Any]
-Diagnostic = Literal[
-    "bias", "variance", "mse", "covariance_norm", "covariance_rms", "cosine", "norm_ratio", "effective_rank", "overlap"
-]
 Section = Literal["method", "dataset", "model", "optimizer"]
 
 
@@ -91,7 +89,7 @@ class Recipe(Options):
     on_nonfinite: Literal["stop", "skip"] = _key(
         "Optimisation", "stop", "When a loss, guess or gradient is not finite: stop, or leave that update out."
     )
-    diagnostics: list[Diagnostic] = _key(
+    diagnostics: list[DiagnosticKey] = _key(
         "Diagnostics", [], "What to record of the guesses during the run, without changing it."
     )
     diagnostics_every: Count = _key("Diagnostics", 10, "Epochs between two records of the diagnostics.")

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fgcli.bench.run import Failure, Job
-from fgcli.errors import one_line
-from fgcli.files import from_json
+from fgcli.errors import RunError, one_line
+from fgcli.runs.results import Metrics, MetricsRow
 
 RECENT = 6
 """Finished trials that stay in the live table."""
@@ -59,8 +59,7 @@ class BenchDisplay:
     def finished(self, job: Job) -> None:
         _, began, _ = self._running.pop(job.name)
         self._done += 1
-        result = job.result()
-        accuracies = f"accuracy {result['train_accuracy']:.3f} train {result['test_accuracy']:.3f} test"
+        accuracies = _accuracies(job.run.read_result().metrics)
         took = f"{time.monotonic() - began:.1f} s"
         self._recent.append((job.name, accuracies, took))
         if not self._live.is_started:
@@ -83,21 +82,22 @@ class BenchDisplay:
             table.add_row(Text(name), accuracies, "", took, style="dim")
         for name, (job, began, attempt) in list(self._running.items()):
             row = _last_row(job)
-            accuracies = f"accuracy {row['train_accuracy']:.3f} train {row['test_accuracy']:.3f} test" if row else ""
-            epoch = f"{row['epoch']:g}/{job.recipe.epochs}" if row else f"0/{job.recipe.epochs}"
-            state = accuracies + (", second attempt" if attempt > 1 else "")
+            epoch = f"{row.epoch if row else 0:g}/{job.recipe.epochs}"
+            state = (_accuracies(row.metrics) if row else "") + (", second attempt" if attempt > 1 else "")
             table.add_row(Text(name), state, epoch, f"{time.monotonic() - began:.0f} s")
         return table
 
 
-def _last_row(job: Job) -> Mapping[str, Any] | None:
-    """The newest evaluation; None while there is none, or it is just being written."""
+def _last_row(job: Job) -> MetricsRow | None:
+    """The newest evaluation; None while there is none."""
     try:
-        lines = (job.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        row = from_json(lines[-1])
-        return row if row.keys() >= {"train_accuracy", "test_accuracy", "epoch"} else None
-    except (OSError, ValueError, IndexError, AttributeError):
+        return (job.run.read_metrics() or [None])[-1]
+    except RunError:
         return None
+
+
+def _accuracies(metrics: Metrics) -> str:
+    return f"accuracy {metrics.train_accuracy:.3f} train {metrics.test_accuracy:.3f} test"
 
 
 def show_failures(failures: Mapping[str, Failure]) -> None:

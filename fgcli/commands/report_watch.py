@@ -54,7 +54,7 @@ def _progress(trials: list[Trial]) -> Iterator[Text]:
     yield Text(", ".join(f"{count} {state.value}" for state, count in counts.items() if count), style="bold")
     running = [trial for trial in trials if trial.state is State.RUNNING and trial.run]
     for trial in running[:RUNNING]:
-        accuracies = [row["test_accuracy"] for row in trial.run.metrics] if trial.run else []
+        accuracies = [row.metrics.test_accuracy for row in trial.run.metrics] if trial.run else []
         last = f"{accuracies[-1]:.3f}" if accuracies else ""
         yield Text(f"  {sparkline(accuracies)} {last}  {one_line(trial.name)}", no_wrap=True, overflow="ellipsis")
     if len(running) > RUNNING:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fgcli.runs.results import Metrics
 from fgcli.training.assembly import Assembly, cross_entropy, eval_mode
 
 BATCH = 1024
@@ -19,18 +20,13 @@ def measuring(assembly: Assembly, step: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(assembly: Assembly, step: int) -> dict[str, float]:
-    """train_loss, train_accuracy, test_loss and test_accuracy after `step` steps."""
+def evaluate(assembly: Assembly, step: int) -> Metrics:
+    """After `step` steps."""
     data = assembly.dataset
     with measuring(assembly, step):
         train_loss, train_accuracy = _measure(assembly.model, data.train_inputs, data.train_targets)
         test_loss, test_accuracy = _measure(assembly.model, data.test_inputs, data.test_targets)
-    return {
-        "train_loss": train_loss,
-        "train_accuracy": train_accuracy,
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
-    }
+    return Metrics(train_accuracy, test_accuracy, train_loss, test_loss)
 
 
 def _measure(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, float]:

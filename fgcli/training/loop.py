@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -13,7 +13,10 @@ from fgcli.devices import peak_memory_bytes, synchronize
 from fgcli.errors import FgError, RunError, exception_text
 from fgcli.gradient.errors import GuessFault
 from fgcli.gradient.estimator import Batch, Estimate, FindsFaults
-from fgcli.runs.rows import append_row, rewind_rows
+from fgcli.runs.diagnostics import DiagnosticsRow
+from fgcli.runs.record import read_record
+from fgcli.runs.results import MetricsRow, Result
+from fgcli.runs.rows import STEP
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.assembly import Assembly, cross_entropy
 from fgcli.training.checkpoints import Checkpoint, CheckpointStore
@@ -22,9 +25,6 @@ from fgcli.training.faults import first_not_finite, malformed, not_finite
 from fgcli.training.interrupts import Interrupted, StopRequest, stop_request
 from fgcli.training.reporter import Plan, Reporter
 from fgcli.training.state import Progress, capture, restore
-
-RESULT_SCHEMA = 1
-_RESULTS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")  # of the last metrics row
 
 
 class Training:
@@ -38,7 +38,7 @@ class Training:
         self.parameters = dict(assembly.model.named_parameters())
         self.step = 0  # steps done
         self.progress = Progress()
-        self.last_row: dict[str, Any] = {}
+        self.last_row: MetricsRow | None = None
         self._wall_before = 0.0  # seconds that earlier processes spent on this run
         self._started = perf_counter()
 
@@ -72,18 +72,18 @@ class Training:
             self.step = checkpoint.step
         self._wall_before = self.progress.wall_s
         rows, torn = self.run_directory.rewind_metrics(self.step)
-        rewind_rows(self.run_directory.diagnostics_file, self.step if checkpoint else -1)
+        self.run_directory.rewind_diagnostics(self.step if checkpoint else -1)
         if torn:
             self.reporter.warned(f"dropped the torn last line of {self.run_directory.metrics_file}")
         self._take_up_rows(rows)
 
     def _refuse_lost_checkpoints(self) -> None:
         """Each row is followed by a checkpoint: without one a run has a single row at most, else they were removed."""
-        rows, _ = self.run_directory.read_metrics()
+        rows = self.run_directory.read_metrics()
         if len(rows) > 1:
             raise RunError(
                 f"no checkpoint is left in {self.store.folder}, though the run has been evaluated after step "
-                f"{rows[-1]['step']}; put one back (both of its files), or begin a new run"
+                f"{rows[-1].step}; put one back (both of its files), or begin a new run"
             )
         self.store.folder.mkdir(exist_ok=True)
 
@@ -91,16 +91,17 @@ class Training:
         """The last row may be needed for the result, so one that got lost with the file is measured anew."""
         period = self.assembly.recipe.eval_every * self.steps_per_epoch
         due = {*range(period, self.step + 1, period), *([self.step] if self.step == self.total_steps else [])}
-        if missing := len(due.difference(row["step"] for row in rows)):
+        if missing := len(due.difference(row[STEP] for row in rows)):
             self.reporter.warned(f"{self.run_directory.metrics_file} has lost {missing} of {len(due)} rows")
-        if rows and rows[-1].keys() >= set(_RESULTS):
-            self.last_row = rows[-1]
-        if self.step in due and self.last_row.get("step") != self.step:
+        if rows:
+            with suppress(RunError):
+                self.last_row = read_record(MetricsRow, rows[-1], self.run_directory.metrics_file)
+        if self.step in due and (self.last_row is None or self.last_row.step != self.step):
             self._evaluate()
 
     @torch.no_grad()
-    def run(self) -> dict[str, Any]:
-        """Train to the end; returns the content of result.json.
+    def run(self) -> Result:
+        """Train to the end; returns what is in result.json.
 
         RunError when a loss, a directional derivative, a guess or a weight is not finite: before the update, so that
         the last checkpoint is good. Interrupted, after a checkpoint, when a signal asks for it.
@@ -111,7 +112,7 @@ class Training:
         finally:
             self.run_directory.release()
 
-    def _run(self, request: StopRequest) -> dict[str, Any]:
+    def _run(self, request: StopRequest) -> Result:
         self._started = perf_counter()
         self.reporter.started(self._plan())
         if self.step == 0:
@@ -252,45 +253,44 @@ class Training:
         if assembly.recorder is None:
             return
         with measuring(self.assembly, self.step):
-            row = assembly.recorder.record(self.step, assembly.estimator.state())
-        append_row(self.run_directory.diagnostics_file, {"epoch": self.step / self.steps_per_epoch, **row})
+            layers = assembly.recorder.record(self.step, assembly.estimator.state())
+        self.run_directory.append_diagnostics(DiagnosticsRow(self.step / self.steps_per_epoch, self.step, layers))
 
     def _evaluate(self) -> None:
         """Write a metrics row. RunError, before anything is written, when a loss is not finite."""
         measured = evaluate(self.assembly, self.step)
-        for split, loss in (("training", measured["train_loss"]), ("test", measured["test_loss"])):
+        for split, loss in (("training", measured.train_loss), ("test", measured.test_loss)):
             if not math.isfinite(loss):
                 self._stop(f"the {split} loss is not finite after step {self.step}")
-        if self.progress.best is None or measured["train_loss"] < self.progress.best[0]:
-            self.progress.best = (measured["train_loss"], self.step)
-        place = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
-        self.last_row = {**place, **measured, "wall_s": self._wall()}
+        if self.progress.best is None or measured.train_loss < self.progress.best[0]:
+            self.progress.best = (measured.train_loss, self.step)
+        self.last_row = MetricsRow(self.step, self.step / self.steps_per_epoch, measured, self._wall())
         self.run_directory.append_metrics(self.last_row)
         self.reporter.evaluated(self.last_row)
 
     def _wall(self) -> float:
         return self._wall_before + perf_counter() - self._started
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self) -> Result:
+        assert self.last_row is not None, "a run ends with an evaluation"
         recipe, coverage = self.assembly.recipe, self.assembly.coverage
         lower, median, upper = self.progress.times.quartiles()
         best = self.progress.best
-        return {
-            "schema": RESULT_SCHEMA,
-            **recipe.model_dump(mode="json"),
-            "steps": self.step,
-            "skipped_updates": self.progress.skipped,
-            **{name: self.last_row[name] for name in _RESULTS},
-            "best_step": None if best is None else best[1],
-            "wall_s": self._wall(),
-            "step_ms_median": median,
-            "step_ms_quartiles": [lower, upper],
-            "peak_memory_bytes": peak_memory_bytes(self.assembly.device),
-            "sites": list(coverage.sites),
-            "perturbed": list(coverage.perturbed),
-            "frozen": list(coverage.frozen),
-            "run_dir": str(self.run_directory.path),
-        }
+        return Result(
+            recipe=recipe.model_dump(mode="json"),
+            steps=self.step,
+            skipped_updates=self.progress.skipped,
+            metrics=self.last_row.metrics,
+            best_step=None if best is None else best[1],
+            wall_s=self._wall(),
+            step_ms_median=median,
+            step_ms_quartiles=(lower, upper),
+            peak_memory_bytes=peak_memory_bytes(self.assembly.device),
+            sites=tuple(coverage.sites),
+            perturbed=tuple(coverage.perturbed),
+            frozen=tuple(coverage.frozen),
+            run_dir=str(self.run_directory.path),
+        )
 
 
 def _now(device: torch.device) -> float:

@@ -8,8 +8,8 @@ from fgcli import recipes
 from fgcli.commands.recipe_schema import schema_text
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import Recipe, Source
+from fgcli.runs.quantities import VALUE_KEYS
 from fgcli.sweep.read import parse_sweep, resolve_trials
-from fgcli.sweep.views import VALUE_KEYS
 from fgcli.yaml_reader import read_yaml
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")

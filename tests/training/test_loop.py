@@ -12,6 +12,7 @@ from fgcli.extend.entry import Entry
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Estimate
 from fgcli.recipe import resolve
+from fgcli.runs.results import Metrics
 from fgcli.runs.rows import read_rows
 from fgcli.training.assembly import assemble
 from fgcli.training.checkpoints import CheckpointStore
@@ -45,8 +46,8 @@ def test_evaluation_covers_the_whole_splits(tmp_path):
     with torch.no_grad():
         outputs = training.assembly.model(dataset.test_inputs)
         loss = torch.nn.functional.cross_entropy(outputs, dataset.test_targets)
-    assert result["test_loss"] == pytest.approx(loss.item(), rel=1e-6)
-    assert result["test_accuracy"] == (outputs.argmax(1) == dataset.test_targets).double().mean().item()
+    assert result.metrics.test_loss == pytest.approx(loss.item(), rel=1e-6)
+    assert result.metrics.test_accuracy == (outputs.argmax(1) == dataset.test_targets).double().mean().item()
 
 
 def test_evaluation_is_in_eval_mode_and_training_goes_on_in_train_mode(tmp_path):
@@ -163,7 +164,7 @@ def test_stopped_between_row_and_checkpoint(tmp_path, monkeypatch):
     training = make(tmp_path / "run")
 
     def killed(row):
-        if row["step"] == 6:
+        if row.step == 6:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training.reporter, "evaluated", killed)
@@ -238,7 +239,7 @@ def test_what_is_not_finite_is_left_out_where_the_recipe_says_so(tmp_path, what)
     for step in range(2, 13):
         same = [torch.equal(old, new) for old, new in zip(before[step - 1], before[step], strict=True)]
         assert all(same) == (step in (5, 8))
-    assert result["skipped_updates"] == 2
+    assert result.skipped_updates == 2
     assert json.loads((path / "result.json").read_text())["skipped_updates"] == 2
 
     stopped, _ = spoilt(tmp_path / "stopped")
@@ -272,7 +273,7 @@ def test_a_weight_that_overflows_in_an_update_is_in_no_checkpoint(tmp_path):
     training = make(tmp_path / "run")
 
     def spoil(row):
-        if row["step"] == 6:
+        if row.step == 6:
             training.parameters["hidden2.weight"][2, 2] = torch.nan
 
     training.reporter.evaluated = spoil
@@ -328,7 +329,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path, monkeypatch):
 
     def measured(assembly, step):
         loss = next(losses)
-        return {"train_loss": loss, "train_accuracy": 0.5, "test_loss": -loss, "test_accuracy": 0.5}
+        return Metrics(train_loss=loss, train_accuracy=0.5, test_loss=-loss, test_accuracy=0.5)
 
     monkeypatch.setattr("fgcli.training.loop.evaluate", measured)
     path = tmp_path / "run"
