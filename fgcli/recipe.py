@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=1, lt=2**63)]
 # The largest servers have 768; some thousands more, and the thread library ends the process without a word.
 Threads = Annotated[int, Field(ge=1, le=1024)]
 OwnOptions = dict[str, Any]
-Section = Literal["method", "dataset", "model", "optimizer"]
+Section = Literal["method", "dataset", "model", "loss", "optimizer", "lr_schedule"]
 
 
 Panel = Literal["Method", "Data and model", "Optimisation", "Device", "Output", "Diagnostics"]
@@ -68,6 +68,12 @@ class Recipe(Options):
     width: Count | None = _key("Data and model", None, "Units of every hidden layer.")
     depth: Count | None = _key("Data and model", None, "Number of hidden layers.")
     bias: bool | None = _key("Data and model", None, "Give every layer a bias.")
+    loss: str = _key(
+        "Optimisation",
+        "cross-entropy",
+        "Loss: `cross-entropy`, `mse`, `bce`, or your own as `package.module:function`.",
+    )
+    loss_options: OwnOptions = _key("Optimisation", {}, "The loss's options.")
     epochs: Count = _key("Optimisation", 300, "Passes over the training set.")
     max_steps: Count | None = _key("Optimisation", None, "Stop after this many updates, also inside an epoch.")
     batch_size: Count = _key("Optimisation", 512, "Samples per update.")
@@ -77,6 +83,16 @@ class Recipe(Options):
     optimizer: str = _key("Optimisation", "adamw", "Optimiser.")
     optimizer_options: OwnOptions = _key("Optimisation", {}, "The optimiser's options.")
     lr: float = _key("Optimisation", 1e-4, "Learning rate.", gt=0)
+    lr_schedule: str = _key(
+        "Optimisation",
+        "constant",
+        "Learning rate over the run: `constant`, `cosine`, `step`, `linear-warmup`, or your own as "
+        "`package.module:factory`.",
+    )
+    lr_schedule_options: OwnOptions = _key("Optimisation", {}, "The schedule's options.")
+    clip_norm: float | None = _key(
+        "Optimisation", None, "Scale the gradient of all parameters down to this norm where its norm is larger.", gt=0
+    )
     seed: int = _key("Optimisation", 0, "Names the run: data order, initialisation, guesses.", ge=0, lt=2**63)
     device: str = _key("Device", "auto", "Where to compute: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
     precision: Literal["float32", "bfloat16", "float16"] = _key(
@@ -111,7 +127,9 @@ _PARTS: dict[Section, _Part] = {
     "method": _Part("options", ("k", "tangents", "combine", "tangent_chunk", "memory")),
     "dataset": _Part("dataset_options"),
     "model": _Part("model_options", ("width", "depth", "bias")),
+    "loss": _Part("loss_options"),
     "optimizer": _Part("optimizer_options"),
+    "lr_schedule": _Part("lr_schedule_options"),
 }
 
 

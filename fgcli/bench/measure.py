@@ -30,7 +30,7 @@ from fgcli.recipe import Recipe, read_recipe, resolve
 from fgcli.runs.record import as_json
 from fgcli.runs.results import MetricsRow
 from fgcli.runs.timing import StepMemory, StepTiming
-from fgcli.training.assembly import assemble, cross_entropy, settle
+from fgcli.training.assembly import assemble, settle
 from fgcli.training.loop import Training
 from fgcli.training.reporter import Silent
 from fgcli.training.start import begin
@@ -65,7 +65,7 @@ class Stepper:
         synchronize(assembly.device)
         start = time.perf_counter()
         rng = assembly.streams.at(self._step)
-        estimate = assembly.estimator.estimate(assembly.model, cross_entropy, self._batch, rng)
+        estimate = assembly.estimator.estimate(assembly.model, assembly.objective.loss, self._batch, rng)
         for name, parameter in self._parameters.items():
             parameter.grad = estimate.gradients.get(name)
         assembly.optimizer.step()

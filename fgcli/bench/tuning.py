@@ -5,6 +5,7 @@ from statistics import mean
 from typing import Any
 
 from fgcli.bench.run import Job
+from fgcli.errors import UsageError
 from fgcli.runs.record import numbers
 from fgcli.runs.results import METRICS
 from fgcli.runs.tuned import Choice
@@ -39,4 +40,10 @@ def without_lr(trial: PlannedTrial) -> Group:
 
 
 def _value(tune: Tune, job: Job) -> float | None:
-    return numbers(job.run.read_result())[tune.by] if job.run.is_finished() else None
+    if not job.run.is_finished():
+        return None
+    measured = numbers(job.run.read_result())
+    if tune.by not in measured:
+        loss = job.recipe.loss
+        raise UsageError(f"tune.by is {tune.by}, which a run with loss {loss} has not; choose train_loss or test_loss")
+    return measured[tune.by]

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fgcli.bench.run import Failure, Job
+from fgcli.commands.output import scores
 from fgcli.errors import RunError, one_line
-from fgcli.runs.results import Metrics, MetricsRow
+from fgcli.runs.results import MetricsRow
 
 RECENT = 6
 """Finished trials that stay in the live table."""
@@ -59,11 +60,11 @@ class BenchDisplay:
     def finished(self, job: Job) -> None:
         _, began, _ = self._running.pop(job.name)
         self._done += 1
-        accuracies = _accuracies(job.run.read_result().metrics)
+        reached = scores(job.run.read_result().metrics)
         took = f"{time.monotonic() - began:.1f} s"
-        self._recent.append((job.name, accuracies, took))
+        self._recent.append((job.name, reached, took))
         if not self._live.is_started:
-            self.say(f"finished {job.name}: {accuracies}, {took} ({self._done} of {self._total})")
+            self.say(f"finished {job.name}: {reached}, {took} ({self._done} of {self._total})")
 
     def failed(self, failure: Failure, *, again: bool) -> None:
         name = failure.job.name
@@ -78,12 +79,12 @@ class BenchDisplay:
         table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
         for column in ("trial", "", "epoch", "time"):
             table.add_column(column, justify="right" if column in ("epoch", "time") else "left")
-        for name, accuracies, took in self._recent:
-            table.add_row(Text(name), accuracies, "", took, style="dim")
+        for name, reached, took in self._recent:
+            table.add_row(Text(name), reached, "", took, style="dim")
         for name, (job, began, attempt) in list(self._running.items()):
             row = _last_row(job)
             epoch = f"{row.epoch if row else 0:g}/{job.recipe.epochs}"
-            state = (_accuracies(row.metrics) if row else "") + (", second attempt" if attempt > 1 else "")
+            state = (scores(row.metrics) if row else "") + (", second attempt" if attempt > 1 else "")
             table.add_row(Text(name), state, epoch, f"{time.monotonic() - began:.0f} s")
         return table
 
@@ -94,10 +95,6 @@ def _last_row(job: Job) -> MetricsRow | None:
         return (job.run.read_metrics() or [None])[-1]
     except RunError:
         return None
-
-
-def _accuracies(metrics: Metrics) -> str:
-    return f"accuracy {metrics.train_accuracy:.3f} train {metrics.test_accuracy:.3f} test"
 
 
 def show_failures(failures: Mapping[str, Failure]) -> None:

@@ -117,7 +117,8 @@ class _Bench:
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
         recipes = resolve_trials(self.sweep, self.source, self.registry)
-        self.own_code = any(is_reference(recipe.model) for recipe in recipes.values())
+        names = [name for one in recipes.values() for name in (one.model, one.loss, one.lr_schedule)]
+        self.own_code = any(map(is_reference, names))
         begun = [folder for _, folder in self._begun()]
         for warning in refuse_other_code(begun, list(recipes.values()), self.registry, self.directory.path):
             _log.warning(warning)

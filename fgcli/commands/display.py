@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from fgcli.commands.output import Lossy
+from fgcli.commands.output import Lossy, scores
 from fgcli.errors import one_line
 from fgcli.runs.results import MetricsRow, Result
 from fgcli.training.reporter import Plan, Silent
@@ -35,7 +35,7 @@ class WarningsOnly(Silent):
 
 
 class Display(WarningsOnly):
-    """A bar with time left, loss and accuracy on a terminal; elsewhere a plain line for each evaluation."""
+    """A bar with time left, loss and last scores on a terminal; elsewhere a plain line for each evaluation."""
 
     def __init__(self, *, to_stderr: bool) -> None:
         self._console = Console(file=_lossy(sys.stderr if to_stderr else sys.stdout))
@@ -44,7 +44,7 @@ class Display(WarningsOnly):
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]} {task.fields[accuracy]}"),
+            TextColumn("{task.fields[loss]} {task.fields[scores]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -64,7 +64,7 @@ class Display(WarningsOnly):
         for names, how in _uncovered(plan.coverage.perturbed, plan.coverage.frozen):
             self._say(f"{how}: {names}")
         self._task = self._progress.add_task(
-            plan.method, total=plan.total_steps, completed=plan.first_step, loss="", accuracy=""
+            plan.method, total=plan.total_steps, completed=plan.first_step, loss="", scores=""
         )
         self._progress.start()
 
@@ -73,13 +73,12 @@ class Display(WarningsOnly):
 
     def evaluated(self, row: MetricsRow) -> None:
         metrics = row.metrics
-        train, test = metrics.train_accuracy, metrics.test_accuracy
-        self._progress.update(self._task, accuracy=f"accuracy {train:.3f} train {test:.3f} test")
+        self._progress.update(self._task, scores=scores(metrics))
         if self._progress.disable:
             self._say(
                 f"step {row.step}/{self._total_steps}  epoch {row.epoch:g}  {row.wall_s:.1f} s  "
-                f"train loss {metrics.train_loss:.4f} accuracy {train:.3f}  "
-                f"test loss {metrics.test_loss:.4f} accuracy {test:.3f}"
+                f"train {_measures(metrics.train_loss, metrics.train_accuracy)}  "
+                f"test {_measures(metrics.test_loss, metrics.test_accuracy)}"
             )
 
     def _say(self, line: str) -> None:
@@ -89,10 +88,10 @@ class Display(WarningsOnly):
 def show_result(result: Result) -> None:
     """The table at the end, to standard output; a line for each of its numbers where it would not fit."""
     metrics, recipe = result.metrics, result.recipe
-    measures = {
-        "accuracy": [f"{number:.4f}" for number in (metrics.train_accuracy, metrics.test_accuracy)],
-        "loss": [f"{number:.4f}" for number in (metrics.train_loss, metrics.test_loss)],
-    }
+    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
+    measures = {"loss": [f"{number:.4f}" for number in (metrics.train_loss, metrics.test_loss)]}
+    if None not in accuracies:
+        measures = {"accuracy": [f"{number:.4f}" for number in accuracies], **measures}
     lower, upper = result.step_ms_quartiles
     facts = [
         ("steps", str(result.steps)),
@@ -120,6 +119,10 @@ def show_result(result: Result) -> None:
         console.print(grid)
     # Outside the grid: a path that is cut or wrapped cannot be copied.
     console.print(Text(f"run directory  {result.run_dir}"), soft_wrap=True)
+
+
+def _measures(loss: float, accuracy: float | None) -> str:
+    return f"loss {loss:.4f}" + ("" if accuracy is None else f" accuracy {accuracy:.3f}")
 
 
 def _lossy(stream: TextIO) -> IO[str]:

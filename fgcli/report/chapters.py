@@ -206,7 +206,11 @@ def _default_views(trials: Sequence[Trial], axes: Sequence[str]) -> tuple[AnyVie
     runs = [trial.run for trial in trials if trial.run is not None]
     layers = (layer for run in runs for row in run.diagnostics for layer in row.layers.values())
     recorded = {name for layer in layers for name in layer.recorded}
-    at_the_end = (Metrics.train_accuracy, Metrics.test_accuracy, Result.step_ms_median, Result.peak_memory_bytes)
+    metrics = [row.metrics for run in runs for row in run.metrics]
+    scores = ("accuracy", Metrics.train_accuracy, Metrics.test_accuracy)
+    if metrics and all(one.test_accuracy is None for one in metrics):
+        scores = ("loss", Metrics.train_loss, Metrics.test_loss)
+    at_the_end = (*scores[1:], Result.step_ms_median, Result.peak_memory_bytes)
     views: list[dict[str, Any]] = [
         {
             "kind": "table",
@@ -214,7 +218,7 @@ def _default_views(trials: Sequence[Trial], axes: Sequence[str]) -> tuple[AnyVie
             "value": [*map(name_of, at_the_end)],
             "rows": [LABEL, *axes],
         },
-        {"kind": "curve", "title": "Test accuracy over epochs", "y": name_of(Metrics.test_accuracy)},
+        {"kind": "curve", "title": f"Test {scores[0]} over epochs", "y": name_of(scores[2])},
         {"kind": "curve", "title": "Training loss over epochs", "y": name_of(Metrics.train_loss)},
         *(
             {"kind": "curve", "title": f"{name.replace('_', ' ').capitalize()} over epochs, first layer", "y": name}

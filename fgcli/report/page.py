@@ -15,6 +15,7 @@ from fgcli.report import drawing
 from fgcli.report.document import Cell, Document, Point, Section, Table, axis_text
 from fgcli.report.trials import State, Trial
 from fgcli.runs.quantities import RESULTS
+from fgcli.runs.quantity import Quantity
 from fgcli.runs.record import numbers
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,7 +47,7 @@ def as_html(document: Document) -> str:
         plot=lambda figure, panel: drawing.lay_out(figure, panel, groups.of_point),
         size=drawing,
         axis_text=axis_text,
-        quantities=RESULTS.values(),
+        quantities=_quantities(document),
         numbers=numbers,
         summary=_summary(document),
         version=__version__,
@@ -102,6 +103,13 @@ def _environments(document: Document) -> dict[str, tuple[str, list[tuple[str, st
         text: (f"E{number}", [(key, _plain(value)) for key, value in content[text].items()])
         for number, text in enumerate(texts, start=1)
     }
+
+
+def _quantities(document: Document) -> list[Quantity]:
+    """The columns of the runs, but for what none of them has measured."""
+    trials = [trial for section in document.sections for trial in section.trials]
+    measured = {key for trial in trials if trial.result is not None for key in numbers(trial.result)}
+    return [quantity for key, quantity in RESULTS.items() if key in measured or not measured]
 
 
 def _plain(value: object) -> str:

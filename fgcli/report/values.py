@@ -48,11 +48,11 @@ def number_of(trial: Trial, value: Value, spent: Budget | None = None) -> float 
         return _metric(_last_within(trial, rows, spent.x, spent.value), value)
     if value.key in METRICS and value.epoch is not None:
         return _metric(_at_epoch(rows, value.epoch), value)
-    return None if trial.result is None else numbers(trial.result)[value.key]
+    return None if trial.result is None else numbers(trial.result).get(value.key)
 
 
 def _metric(row: MetricsRow | None, value: Value) -> float | None:
-    return None if row is None else numbers(row.metrics)[value.key]
+    return None if row is None else numbers(row.metrics).get(value.key)
 
 
 def common_budget(trials: Iterable[Trial], budget: Budget) -> Budget:

@@ -84,7 +84,7 @@ def quantities(kind: type) -> dict[str, Quantity]:
 def numbers(record: Any) -> dict[str, float]:
     """The values of the record's quantities that it has, by key."""
     content = as_json(record)
-    return {key: content[key] for key in quantities(type(record)) if content[key] is not None}
+    return {key: content[key] for key in quantities(type(record)) if content.get(key) is not None}
 
 
 def name_of(field: object) -> str:

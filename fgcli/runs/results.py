@@ -13,12 +13,12 @@ from fgcli.runs.record import UNLESS_DEFAULT, as_json, name_of, quantities, read
 SCHEMA = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """What an evaluation measures, over whole splits."""
+    """What an evaluation measures, over whole splits; accuracies where the loss has any."""
 
-    train_accuracy: Annotated[float, Quantity("train accuracy", "higher", highest=1.0)]
-    test_accuracy: Annotated[float, Quantity("test accuracy", "higher", highest=1.0)]
+    train_accuracy: Annotated[float | None, Quantity("train accuracy", "higher", highest=1.0), UNLESS_DEFAULT] = None
+    test_accuracy: Annotated[float | None, Quantity("test accuracy", "higher", highest=1.0), UNLESS_DEFAULT] = None
     train_loss: Annotated[float, Quantity("train loss", "lower", lowest=-math.inf)]
     test_loss: Annotated[float, Quantity("test loss", "lower", lowest=-math.inf)]
     train_left_out: Annotated[int, UNLESS_DEFAULT] = 0

@@ -18,12 +18,13 @@ from fgcli.runs.record import read_record
 from fgcli.runs.results import MetricsRow, Result
 from fgcli.runs.rows import STEP
 from fgcli.runs.run_directory import RunDirectory
-from fgcli.training.assembly import Assembly, cross_entropy
+from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint, CheckpointStore
 from fgcli.training.evaluation import evaluate, measuring
 from fgcli.training.faults import first_not_finite, malformed, not_finite
 from fgcli.training.interrupts import Interrupted, StopRequest, stop_request
 from fgcli.training.reporter import Plan, Reporter
+from fgcli.training.schedules import advance
 from fgcli.training.state import Progress, capture, restore
 
 
@@ -42,16 +43,14 @@ class Training:
         self._wall_before = 0.0  # seconds that earlier processes spent on this run
         self._started = perf_counter()
 
-        recipe, samples = assembly.recipe, len(assembly.dataset.train_inputs)
-        self.steps_per_epoch = math.ceil(samples / recipe.batch_size)
+        recipe = assembly.recipe
+        self.steps_per_epoch, self.total_steps = assembly.steps_per_epoch, assembly.total_steps
         self.store = CheckpointStore(
             run.checkpoints,
             run.recipe_file.read_text(encoding="utf-8"),
             frozenset(epoch * self.steps_per_epoch for epoch in recipe.keep_checkpoints),
             recipe.keep_last,
         )
-        all_steps = recipe.epochs * self.steps_per_epoch
-        self.total_steps = min(all_steps, recipe.max_steps or all_steps)
 
     def resume(self) -> None:
         """Take up the newest usable checkpoint, and drop the metrics rows that were written after it.
@@ -182,15 +181,20 @@ class Training:
             checked = _now(device)
             for name, parameter in self.parameters.items():
                 parameter.grad = estimate.gradients.get(name)
+            if assembly.recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.parameters.values(), assembly.recipe.clip_norm)
             with self._blaming(f"optimizer {assembly.recipe.optimizer}"):
                 assembly.optimizer.step()
             self.progress.times.add(1e3 * (_now(device) - checked + estimated - start))
+        with self._blaming(f"lr_schedule {assembly.recipe.lr_schedule}"):
+            advance(assembly.schedule)
         return estimate.losses.mean().item()
 
     def _estimate(self, batch: Batch) -> Estimate:
         assembly = self.assembly
         with self._blaming(assembly.method):
-            return assembly.estimator.estimate(assembly.model, cross_entropy, batch, assembly.streams.at(self.step))
+            rng = assembly.streams.at(self.step)
+            return assembly.estimator.estimate(assembly.model, assembly.objective.loss, batch, rng)
 
     @contextmanager
     def _blaming(self, what: str) -> Iterator[None]:

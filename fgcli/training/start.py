@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from fgcli.errors import UsageError
 from fgcli.extend.factory import is_reference
@@ -20,7 +21,7 @@ from fgcli.training.loop import Training
 from fgcli.training.provenance import digest
 from fgcli.training.reporter import Reporter
 
-_NAMES: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
+_NAMES: tuple[Section, ...] = get_args(Section)
 
 
 def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter) -> Training:
@@ -58,7 +59,9 @@ def resume(
 
 def _with_needs(run: RunDirectory, recipe: Recipe, registry: Registry) -> RunDirectory:
     """The run's directory, which says with what it is resumed."""
-    return replace(run, plugins=registry.files, own_code=is_reference(recipe.model))
+    return replace(
+        run, plugins=registry.files, own_code=any(map(is_reference, (recipe.model, recipe.loss, recipe.lr_schedule)))
+    )
 
 
 @contextmanager

@@ -71,7 +71,9 @@ def test_the_page_has_the_schema_of_the_code():
 
 
 def test_the_sweep_of_the_page_is_valid():
-    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    text, a_run = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    Path("run.yaml").write_text(a_run)
+    assert fg("recipes", "validate", "run.yaml").exit_code == 0
     document = read_yaml(text, "docs/recipes.md")
     assert isinstance(document.data, dict)
     source = Source("docs/recipes.md", document.data, document.values, document.keys)

@@ -31,7 +31,9 @@ LAYERS = {"hidden1": {"bias": 0.5, "cosine": None, "overlap": CURVE}, "output": 
 def test_a_row_of_metrics() -> None:
     content = {"step": 6, "epoch": 2.0, **METRICS, "wall_s": 1.5}
     row = read_record(MetricsRow, {**content, "of a newer fg": 1}, FILE)
-    assert row == MetricsRow(6, 2.0, Metrics(0.5, 0.25, 1.0, 2.0), 1.5)
+    assert row == MetricsRow(
+        6, 2.0, Metrics(train_accuracy=0.5, test_accuracy=0.25, train_loss=1.0, test_loss=2.0), 1.5
+    )
     assert list(as_json(row).items()) == list(content.items())
 
 
