@@ -79,8 +79,8 @@ def settle(recipe: Recipe, registry: Registry) -> Recipe:
     )
 
 
-def assemble(recipe: Recipe, registry: Registry) -> Assembly:
-    """Build what a settled recipe names, and set torch's number of threads.
+def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) -> Assembly:
+    """Build what a settled recipe names, and set torch's number of threads. `data`: those of `load_dataset`.
 
     UsageError for a device that is absent, data that cannot be trained on or is smaller than a batch, and a model that
     the method cannot train.
@@ -90,7 +90,8 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
         torch.set_num_threads(recipe.threads)
     streams = Streams(recipe.seed)
     parts = _Parts(recipe, registry)
-    dataset = _dataset(parts, device)
+    dataset = _on(load_dataset(recipe, registry) if data is None else data, device)
+    refuse_large_batch(recipe, dataset)
     objective = _objective(parts, dataset)
     # Drawn on the CPU, so that all devices start from the same weights.
     init = streams.generator("init")
@@ -116,8 +117,9 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
     if recipe.subspace is not None:
         batch = Batch(dataset.train_inputs, dataset.train_targets)
         subspace = SubspaceUpdates(
-            recipe.subspace, recipe.subspace_k, recipe.subspace_every, model, objective.loss, batch, optimizer
-        )
+            recipe.subspace, recipe.subspace_k, recipe.subspace_every, model, objective.loss, batch, optimizer,
+            skips=recipe.on_nonfinite == "skip",
+        )  # fmt: skip
     if recipe.diagnostics:
         # An estimator of its own, so that the run's is left as it is; of whole batches.
         twin = _estimator(parts)
@@ -228,16 +230,24 @@ def _steps(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:
     return per_epoch, min(recipe.epochs * per_epoch, recipe.max_steps or recipe.epochs * per_epoch)
 
 
-def _dataset(parts: _Parts, device: torch.device) -> Dataset:
-    recipe = parts.recipe
-    dataset = parts.make("dataset", Dataset)
+def load_dataset(recipe: Recipe, registry: Registry) -> Dataset:
+    """The recipe's data, on the CPU. UsageError for data that cannot be trained on."""
+    dataset = _Parts(recipe, registry).make("dataset", Dataset)
     check(dataset)
+    return dataset
+
+
+def refuse_large_batch(recipe: Recipe, dataset: Dataset) -> None:
+    """UsageError where a batch has more samples than there are."""
     samples = len(dataset.train_inputs)
     if recipe.batch_size > samples:
         raise UsageError(
             f"--batch-size is {recipe.batch_size}; it must be at most {samples}, the training samples of "
             f"{recipe.dataset}"
         )
+
+
+def _on(dataset: Dataset, device: torch.device) -> Dataset:
     return replace(
         dataset,
         train_inputs=dataset.train_inputs.to(device),

@@ -1,5 +1,6 @@
 """What a loss measures over whole splits."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,22 +23,29 @@ def measuring(assembly: Assembly, step: int) -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate(assembly: Assembly, step: int) -> Metrics:
-    """After `step` steps: losses, and accuracies where the loss has any."""
+    """After `step` steps: losses, and accuracies where the loss has any. A loss is the mean over the samples whose own
+    is finite, NaN without any; the others, which are counted, are taken for wrong."""
     data = assembly.dataset
     with measuring(assembly, step):
-        train_loss, train_accuracy = _measure(assembly, data.train_inputs, data.train_targets)
-        test_loss, test_accuracy = _measure(assembly, data.test_inputs, data.test_targets)
+        train_loss, train_accuracy, train_left_out = _measure(assembly, data.train_inputs, data.train_targets)
+        test_loss, test_accuracy, test_left_out = _measure(assembly, data.test_inputs, data.test_targets)
     return Metrics(
-        train_accuracy=train_accuracy, test_accuracy=test_accuracy, train_loss=train_loss, test_loss=test_loss
-    )
+        train_accuracy=train_accuracy, test_accuracy=test_accuracy, train_loss=train_loss, test_loss=test_loss,
+        train_left_out=train_left_out, test_left_out=test_left_out,
+    )  # fmt: skip
 
 
-def _measure(assembly: Assembly, inputs: Tensor, targets: Tensor) -> tuple[float, float | None]:
-    """Mean loss, and accuracy where there is one."""
-    objective, loss, correct = assembly.objective, 0.0, 0.0
+def _measure(assembly: Assembly, inputs: Tensor, targets: Tensor) -> tuple[float, float | None, int]:
+    """Mean loss, accuracy where there is one, and how many samples have a loss that is not finite."""
+    objective, loss, correct, left_out = assembly.objective, 0.0, 0.0, 0
     for some_inputs, some_targets in zip(inputs.split(BATCH), targets.split(BATCH), strict=True):
         outputs = assembly.model(some_inputs)
-        loss += total(objective.loss(outputs, some_targets), len(some_inputs))
+        losses = objective.loss(outputs, some_targets)
+        finite = losses.isfinite().expand(len(some_inputs))  # of a loss of the whole batch: all or none
+        left_out += len(finite) - int(finite.sum().item())
+        loss += total(losses if finite.all() else torch.where(finite, losses, 0), len(some_inputs))
         if objective.correct is not None:
-            correct += objective.correct(outputs, some_targets).sum().item()
-    return loss / len(inputs), None if objective.correct is None else correct / len(inputs)
+            correct += torch.where(finite, objective.correct(outputs, some_targets), 0).sum().item()
+    measured = len(inputs) - left_out
+    accuracy = None if objective.correct is None else correct / len(inputs)
+    return loss / measured if measured else math.nan, accuracy, left_out

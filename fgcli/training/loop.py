@@ -1,7 +1,7 @@
 """The training loop: epochs of batches, one estimate and one update a step. Knows no method's name."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, NoReturn
@@ -40,6 +40,7 @@ class Training:
         self.step = 0  # steps done
         self.progress = Progress()
         self.last_row: MetricsRow | None = None
+        self._said_left_out = False
         self._wall_before = 0.0  # seconds that earlier processes spent on this run
         self._started = perf_counter()
 
@@ -170,13 +171,14 @@ class Training:
         assembly, device = self.assembly, self.assembly.device
         self._refuse_bad_weights()
         batch = Batch(assembly.dataset.train_inputs[indices], assembly.dataset.train_targets[indices])
+        before = self._kept()
 
         with assembly.streams.for_layers("layers", self.step, device):
             start = _now(device)
             estimate = self._estimate(batch)
             estimated = _now(device)
         if fault := self._find_fault(estimate, batch):
-            self._skip(fault)
+            self._skip(fault, before)
         else:
             checked = _now(device)
             for name, parameter in self.parameters.items():
@@ -218,10 +220,27 @@ class Training:
         blamed = f" ({self.assembly.method}, {where})" if where else ""
         return f"the {what} is not finite in step {self.step + 1}{blamed}"
 
-    def _skip(self, fault: str) -> None:
-        """Leave an update out, where the recipe allows it, or stop before it."""
+    def _kept(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """The model's buffers and the estimator's state, where an update may be left out: an estimate changes them."""
         if self.assembly.recipe.on_nonfinite == "stop":
+            return None
+        with self._blaming(self.assembly.method):
+            state = self.assembly.estimator.state()
+        return {name: one.clone() for name, one in self._buffers().items()}, {
+            n: one.clone() for n, one in state.items()
+        }
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return dict(self.assembly.model.named_buffers())
+
+    def _skip(self, fault: str, before: tuple[dict[str, Tensor], dict[str, Tensor]] | None) -> None:
+        """Leave an update out, where the recipe allows it, or stop before it. What was `before` it is put back."""
+        if before is None:
             self._stop(f"{fault}; stopped before the update")
+        buffers, state = before
+        for name, buffer in self._buffers().items():
+            buffer.copy_(buffers[name])
+        self.assembly.estimator.load_state(state)
         self.progress.skipped += 1
         if self.progress.skipped == 1:
             self.reporter.warned(f"{fault}; this update is left out, and later ones like it without a word")
@@ -263,14 +282,30 @@ class Training:
     def _evaluate(self) -> None:
         """Write a metrics row. RunError, before anything is written, when a loss is not finite."""
         measured = evaluate(self.assembly, self.step)
-        for split, loss in (("training", measured.train_loss), ("test", measured.test_loss)):
-            if not math.isfinite(loss):
+        splits = {
+            "training": (measured.train_loss, measured.train_left_out),
+            "test": (measured.test_loss, measured.test_left_out),
+        }
+        stops = self.assembly.recipe.on_nonfinite == "stop"
+        for split, (loss, left_out) in splits.items():
+            if not math.isfinite(loss) or (stops and left_out):
                 self._stop(f"the {split} loss is not finite after step {self.step}")
+        self._say_left_out({split: count for split, (_, count) in splits.items() if count})
         if self.progress.best is None or measured.train_loss < self.progress.best[0]:
             self.progress.best = (measured.train_loss, self.step)
         self.last_row = MetricsRow(self.step, self.step / self.steps_per_epoch, measured, self._wall())
         self.run_directory.append_metrics(self.last_row)
         self.reporter.evaluated(self.last_row)
+
+    def _say_left_out(self, counts: Mapping[str, int]) -> None:
+        """Once."""
+        if counts and not self._said_left_out:
+            self._said_left_out = True
+            said = " and ".join(f"{count} of {split}" for split, count in counts.items())
+            self.reporter.warned(
+                f"the losses after step {self.step} leave out samples whose own is not finite ({said}), which count as "
+                "wrong; later ones are left out without a word"
+            )
 
     def _wall(self) -> float:
         return self._wall_before + perf_counter() - self._started

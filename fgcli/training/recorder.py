@@ -19,6 +19,7 @@ from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
 from fgcli.recipe import Recipe
 from fgcli.runs.diagnostics import COSINE, OVERLAP, LayerRow, OverlapCurve
+from fgcli.training.faults import finite_samples
 
 DRAWS = 16  # for what has no closed form
 _DRAWN = {COSINE}
@@ -33,12 +34,18 @@ class Recorder:
     dataset: Dataset
     batch_size: int
     streams: Streams
+    skips: bool = False
+    """Whether samples whose loss is not finite are left out of the batch."""
 
     def record(self, step: int, state: dict[str, Tensor]) -> dict[str, LayerRow]:
         """By layer, after `step` updates, given the run's estimator state."""
         self.subject.estimator.load_state({name: tensor.clone() for name, tensor in state.items()})
         subject = replace(self.subject, step=step)
         batch = draw_batch(self.dataset.train_inputs, self.dataset.train_targets, self.batch_size, self.streams, step)
+        if self.skips:
+            batch = finite_samples(subject.model, subject.loss, batch)
+            if len(batch.inputs) == 0:
+                return {}
         moments_of: dict[str, dict[str, float | None]] = {}
         if asked := [name for name in self.names if name != OVERLAP]:
             for one in self._moments(subject, batch, asked):
@@ -69,7 +76,8 @@ def make_recorder(recipe: Recipe, subject: Subject, dataset: Dataset, streams: S
             upstream_jacobians(subject.model, dataset.train_inputs[:1])
         except ModelRefused as refusal:
             raise UsageError(f"--diagnostics {OVERLAP}: {refusal}") from refusal
-    return Recorder(recipe.diagnostics, subject, dataset, recipe.batch_size, streams)
+    skips = recipe.on_nonfinite == "skip"
+    return Recorder(recipe.diagnostics, subject, dataset, recipe.batch_size, streams, skips)
 
 
 def _value(moments: LayerMoments, name: str) -> float | None:

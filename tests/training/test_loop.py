@@ -252,6 +252,56 @@ def test_what_is_not_finite_is_left_out_where_the_recipe_says_so(tmp_path, what)
     assert untimed(resumed.run()) == untimed(result)
 
 
+def overflow(training):
+    """Give the run a sample at which the first unit is infinite."""
+    first = next(iter(training.parameters.values()))
+    training.assembly.dataset.train_inputs[3] = 3e38 * first[0].detach().sign()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "backprop"},
+        {"method": "wperp", "k": 2, "options": {"solver": "krylov"}},  # which starts from the batch before
+        {"method": "wt", "diagnostics": ["bias", "overlap"], "diagnostics_every": 1},
+        {"method": "backprop", "subspace": "bulk", "subspace_k": 2, "subspace_every": 1},
+    ],
+)
+def test_a_sample_that_overflows_is_left_out_and_counted(tmp_path, changes):
+    def spoilt(path, listener, **more):
+        training = make(path, listener, **changes, **more)
+        overflow(training)
+        return training
+
+    listener = Listener()
+    result = spoilt(tmp_path / "run", listener, on_nonfinite="skip").run().as_json()
+    assert result["skipped_updates"] == 4  # one an epoch, and no later update for what the sample left behind
+    assert [row["train_left_out"] for row in rows(tmp_path / "run")] == [1, 1, 1, 1]
+    assert result["train_left_out"] == 1
+    assert "test_left_out" not in result
+    assert 0 < result["train_loss"] < 3
+    assert "(1 of train), which count as wrong" in listener.warnings[1]
+    assert (tmp_path / "run" / "checkpoints" / "step-0000000012.json").exists()
+    if "diagnostics" in changes:
+        recorded = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
+        assert [set(row["layers"]) for row in recorded] == [{"hidden1", "hidden2", "output"}] * 5
+    with pytest.raises(RunError, match=r"is not finite in step"):
+        spoilt(tmp_path / "stopped", Listener()).run()
+
+
+def test_an_update_that_is_left_out_leaves_buffers_as_they_are(tmp_path):
+    training = make(tmp_path / "run", method="backprop", on_nonfinite="skip")
+    seen = torch.zeros(())
+    training.assembly.model.register_buffer("seen", seen)
+    training.assembly.model.register_forward_pre_hook(
+        lambda model, inputs: seen.add_(inputs[0].square().sum()) if model.training else None
+    )
+    overflow(training)
+    training.run()
+    assert seen.isfinite()
+    assert seen > 0
+
+
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_a_weight_that_is_not_finite_is_named_and_is_in_no_checkpoint(tmp_path, policy):
     training = make(tmp_path / "run", on_nonfinite=policy, bias=True)
