@@ -280,7 +280,7 @@ def test_a_sample_that_overflows_is_left_out_and_counted(tmp_path, changes):
     assert result["train_left_out"] == 1
     assert "test_left_out" not in result
     assert 0 < result["train_loss"] < 3
-    assert "(1 of train), which count as wrong" in listener.warnings[1]
+    assert "(1 of training), which count as wrong" in listener.warnings[1]
     assert (tmp_path / "run" / "checkpoints" / "step-0000000012.json").exists()
     if "diagnostics" in changes:
         recorded = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
