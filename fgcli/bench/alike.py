@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fgcli import __version__
 from fgcli.bench.run import Failure, Job, Watcher
@@ -15,7 +15,7 @@ from fgcli.runs.environment import VERSIONS
 from fgcli.runs.made_with import is_version, made_with, unlike
 from fgcli.runs.run_directory import RunDirectory
 
-_SECTIONS: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
+_SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 def refuse_other_code(begun: Sequence[Path], recipes: Sequence[Recipe], registry: Registry, out: Path) -> list[str]:
