@@ -22,7 +22,19 @@ from fgcli.gradient.operations import RECURRENT
 from fgcli.gradient.passes import OneTangent, Seen
 from fgcli.gradient.randomness import default_generators, layers_again
 from fgcli.gradient.sites import ELEMENTWISE, NOWHERE, Activation, Layout, Link, Network, Site
-from fgcli.gradient.uses import Outputs, Use, Uses, batch_size, first_tensor, leaves, mapped, primal_of, rebuilt, run, tangent_of
+from fgcli.gradient.uses import (
+    Outputs,
+    Use,
+    Uses,
+    batch_size,
+    first_tensor,
+    leaves,
+    mapped,
+    primal_of,
+    rebuilt,
+    run,
+    tangent_of,
+)
 
 SMALL, LARGER = 2, 3
 SEVERAL = "has an output that several operations use"
@@ -50,7 +62,9 @@ def look(model: nn.Module, inputs: Any) -> Network:
             raise
         except Exception:  # the forward takes no batch of another size, or fails on this one too, which is seen then
             again()
-            network = _looked_at(model, inputs, inputs, again).as_one_sample("the forward takes no batch of another size")
+            network = _looked_at(model, inputs, inputs, again).as_one_sample(
+                "the forward takes no batch of another size"
+            )
         changed = (name for name, buffer, before in buffers if not torch.equal(buffer, before))
         return replace(network, buffers=tuple(changed))
     finally:
@@ -264,7 +278,12 @@ def _parameters_behind(value: Tensor) -> list[Tensor]:
 
 
 def _network(
-    model: nn.Module, connections: _Connections, shapes: _Shapes, outputs: Outputs, grown: Outputs, sizes: tuple[int, int]
+    model: nn.Module,
+    connections: _Connections,
+    shapes: _Shapes,
+    outputs: Outputs,
+    grown: Outputs,
+    sizes: tuple[int, int],
 ) -> Network:
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     if list(connections.uses) != list(shapes.shapes):
@@ -325,7 +344,9 @@ def _probed(model: nn.Module, inputs: Any, network: Network) -> Network:
     probe = _Probe(network)
     with torch.no_grad(), forward_ad.dual_level():
         outputs = leaves(run(model, mapped(_first_moves, inputs), probe))
-        layouts = [probe.settled(*one) for one in zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)]
+        layouts = [
+            probe.settled(*one) for one in zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
+        ]
     if probe.met:
         return network.as_one_sample(probe.met[0])
     return replace(network, sites=network.sites | probe.sites, output_layouts=tuple(layouts))

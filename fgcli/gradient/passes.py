@@ -19,7 +19,7 @@ from fgcli.gradient.errors import UnknownSite
 from fgcli.gradient.operations import linear_part
 from fgcli.gradient.precision import LOW, wide
 from fgcli.gradient.randomness import layers_again
-from fgcli.gradient.sites import Link, Network, Site
+from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.uses import Outputs, Use, Uses, leaves, mapped, primal_of, rebuilt
 
 CHUNK = 2**18

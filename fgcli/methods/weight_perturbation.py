@@ -107,7 +107,9 @@ class WeightPerturbation:
                     buffer.copy_(before)
             chosen = {name: directions(name, part) for name in parameters}
             if self._one_by_one:
-                of_loss, moved = _derivatives(model, loss, batch, {n: v[0] for n, v in chosen.items()}, _ByHand, of_loss)
+                of_loss, moved = _derivatives(
+                    model, loss, batch, {n: v[0] for n, v in chosen.items()}, _ByHand, of_loss
+                )
                 deltas.append(of_loss.along(moved, 1))
             else:
                 of_loss, delta = _derivatives_together(model, loss, batch, parameters, chosen, of_loss)

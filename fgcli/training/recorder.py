@@ -15,8 +15,8 @@ from fgcli.diagnostics.overlap import Overlap, marks, sample_overlaps, upstream_
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import UsageError
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.look import look
 from fgcli.gradient.estimator import Batch
+from fgcli.gradient.look import look
 from fgcli.gradient.randomness import Streams
 from fgcli.recipe import Recipe
 from fgcli.runs.diagnostics import COSINE, OVERLAP, LayerRow, OverlapCurve
