@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from fgcli.extend.options import Options
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Estimator
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.guess import Isotropic
-from fgcli.guesses.weight_perturbation import WeightPerturbation
+from fgcli.methods.weight_perturbation import WeightPerturbation
 
 
 class Signed(torch.autograd.Function):
@@ -87,7 +87,7 @@ def layers() -> list[nn.Module]:
     return [nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)]
 
 
-ESTIMATORS = pytest.mark.parametrize("estimator", [ForwardGradient(Isotropic()), WeightPerturbation(Options())])
+ESTIMATORS = pytest.mark.parametrize("estimator", [GuessEstimator(Isotropic()), WeightPerturbation(Options())])
 X = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.5, -1.0, 2.0, 1.0]])
 
 
@@ -121,6 +121,6 @@ def test_what_is_computed_in_inference_mode_is_refused() -> None:
             return super().forward(input)
 
     with pytest.raises(ModelRefused, match=r"the output of site 'gate' is computed within torch.inference_mode\(\)"):
-        ForwardGradient(Isotropic()).bind(Gated("inference"), X)
+        GuessEstimator(Isotropic()).bind(Gated("inference"), X)
     with pytest.raises(ModelRefused, match=r"the model's output is computed within torch.inference_mode\(\)"):
         WeightPerturbation(Options()).bind(WholeInference(*layers()), X)

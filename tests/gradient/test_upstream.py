@@ -12,18 +12,18 @@ from fgcli.gradient.chain import OutputLayer, Segment, find_segments
 from fgcli.gradient.dual import hooks
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.probe import output_shapes
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.segment import GraphSegment, Lookahead, graph_segment
 from fgcli.gradient.sites import named_site_modules
 from fgcli.gradient.trace import Traced
 from fgcli.gradient.upstream import LinearUpstream, SegmentUpstream
-from fgcli.guesses.transpose import Transpose
+from fgcli.methods.transpose import Transpose
 
 
-def wt() -> ForwardGradient:
-    return ForwardGradient(Transpose(None))  # type: ignore[arg-type]
+def wt() -> GuessEstimator:
+    return GuessEstimator(Transpose(GuessOptions()))
 
 
 def segments(model: nn.Module, inputs: Tensor) -> dict[str, GraphSegment]:

@@ -12,11 +12,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from fgcli.extend.options import GuessOptions, Options
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Estimator
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.randomness import Streams
-from fgcli.guesses.perturbation import MaskedActivationPerturbation
-from fgcli.guesses.weight_perturbation import WeightPerturbation
+from fgcli.methods.perturbation import MaskedActivationPerturbation
+from fgcli.methods.weight_perturbation import WeightPerturbation
 
 RNG = Streams(3).at(7)
 
@@ -133,7 +133,7 @@ def tied() -> nn.Module:
 )
 def test_refused_by_any_guess(model: nn.Module, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
-        ForwardGradient(Isotropic()).bind(model, torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.5, -1.0, 2.0, 1.0]]))
+        GuessEstimator(Isotropic()).bind(model, torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.5, -1.0, 2.0, 1.0]]))
 
 
 def test_draws_and_state_are_not_taken_for_samples_that_mix() -> None:
@@ -150,14 +150,14 @@ def test_draws_and_state_are_not_taken_for_samples_that_mix() -> None:
         nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 4)),
         nn.Sequential(nn.Linear(4, 8), Alternating(8, 8), nn.Linear(8, 4)),
     ):
-        assert ForwardGradient(Isotropic()).bind(model, x).sites[0] == "0"
+        assert GuessEstimator(Isotropic()).bind(model, x).sites[0] == "0"
 
 
 def test_batch_norm_is_noticed_in_the_mode_that_it_has_at_each_estimate() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
     model[1].eval()
     batch = batch_for(model, 5)
-    for estimator in (ForwardGradient(Isotropic()), WeightPerturbation(Options())):
+    for estimator in (GuessEstimator(Isotropic()), WeightPerturbation(Options())):
         estimator.bind(model, batch.inputs)
         assert estimator.estimate(model, cross_entropy, batch, RNG).losses.isfinite().all()
         model.train()
@@ -170,7 +170,7 @@ def test_a_batch_norm_that_is_not_called_is_none() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
     model[1].spare = nn.BatchNorm1d(6)
     batch = batch_for(model, 5)
-    for estimator in (ForwardGradient(Isotropic()), WeightPerturbation(Options())):
+    for estimator in (GuessEstimator(Isotropic()), WeightPerturbation(Options())):
         estimator.bind(model, batch.inputs)
         assert estimator.estimate(model, cross_entropy, batch, RNG).losses.isfinite().all()
 
@@ -197,7 +197,7 @@ class Uses(nn.Module):
                 raise ValueError(self.use)
 
 
-@pytest.mark.parametrize("estimator", [ForwardGradient(Isotropic()), WeightPerturbation(Options())])
+@pytest.mark.parametrize("estimator", [GuessEstimator(Isotropic()), WeightPerturbation(Options())])
 def test_an_operation_without_formula_names_the_layer_that_it_is_in(estimator: Estimator) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), weight_norm(nn.Linear(4, 4)))
     said = r"site '0' is followed by an operation without a forward-mode formula, in layer '2\..*' \(_WeightNorm\)"
@@ -215,7 +215,7 @@ def test_an_operation_without_formula_names_the_layer_that_it_is_in(estimator: E
 )
 def test_refused_before_a_gradient_is_silently_wrong(use: str, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
-        ForwardGradient(Isotropic()).bind(Uses(use), torch.zeros(2, 4))
+        GuessEstimator(Isotropic()).bind(Uses(use), torch.zeros(2, 4))
 
 
 def test_an_embedding_tied_to_a_site_is_refused() -> None:
@@ -229,7 +229,7 @@ def test_an_embedding_tied_to_a_site_is_refused() -> None:
             return self.head(torch.tanh(self.embed(x)))
 
     with pytest.raises(ModelRefused, match="is also used outside that layer"):
-        ForwardGradient(Isotropic()).bind(Tied(), torch.zeros(2, dtype=torch.long))
+        GuessEstimator(Isotropic()).bind(Tied(), torch.zeros(2, dtype=torch.long))
 
 
 class Branching(nn.Module):
@@ -262,4 +262,4 @@ class Deciding(Branching):
 )
 def test_refused_by_guesses_that_need_the_upstream_jacobian_as_a_matrix(model: nn.Module, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
-        ForwardGradient(MaskedActivationPerturbation(GuessOptions())).bind(model, torch.zeros(2, 4))
+        GuessEstimator(MaskedActivationPerturbation(GuessOptions())).bind(model, torch.zeros(2, 4))
