@@ -4,7 +4,6 @@ An estimate is δ y, bilinear in the noise: summed over a basis of all noise, on
 for isotropic guesses the gradient itself.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,16 +41,17 @@ def drawing() -> Iterator[None]:
 
 
 def backward(model: nn.Module, loss: Loss, batch: Batch) -> dict[str, Tensor]:
-    """The gradients that `loss.backward()` gives, by parameter; 0 where it gives none. The model is left as it is."""
-    twin = copy.deepcopy(model)
-    twin.zero_grad()
+    """The gradients of `loss.backward()`, by parameter; 0 where it gives none. The model's buffers are left as they are."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    buffers = [(one, one.clone()) for one in model.buffers()]
     with drawing():
-        loss(call(twin, batch.inputs), batch.targets).mean().backward()
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.to_dense()
-        for name, p in twin.named_parameters()
-        if p.requires_grad
-    }
+        value = loss(call(model, batch.inputs), batch.targets).mean()
+    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    pairs = zip(parameters.items(), found, strict=True)
+    return {name: torch.zeros_like(p) if g is None else g.to_dense() for (name, p), g in pairs}
 
 
 def dimensions(estimator: GuessEstimator, model: nn.Module, batch: Batch) -> dict[str, int]:
@@ -91,34 +91,22 @@ def summed(estimator: GuessEstimator, model: nn.Module, loss: Loss, batch: Batch
     parameters = dict(model.named_parameters())
     alone = [name for name in dims if not (network.sites[name].has_samples or network.mixes)]
     slots = [(name, j) for name, dim in dims.items() if name not in alone for j in range(dim)]
-    shared: list[Slot | None] = [(name, j) for name in alone for j in range(dims[name])]
+    shared = [(name, j) for name in alone for j in range(dims[name])]
     shared += [(name, j) for name in estimator._perturbed for j in range(parameters[name].numel())]
-    if tangents.single:
-        calls: list[tuple[list[Slot], Slot | None]] = [([slot], None) for slot in slots] + [([], one) for one in shared]
-    else:
-        parts = [slots[i : i + tangents.number] for i in range(0, len(slots), tangents.number)]
-        number = max(len(parts), len(shared))
-        empty: list[list[Slot]] = [[]]
-        calls = list(
-            zip(parts + empty * (number - len(parts)), shared + [None] * (number - len(shared)), strict=True)
-        )
-    with pytest.MonkeyPatch.context() as patch:
-        basis, total = Basis(patch), {}
-        buffers = [(one, one.clone()) for one in model.buffers()]
+    parts = [slots[i : i + tangents.number] for i in range(0, len(slots), tangents.number)]
+    calls: list[tuple[list[Slot], Slot | None]] = [(part, None) for part in parts] + [([], one) for one in shared]
+    total: dict[str, Tensor] = {}
+    buffers = [(one, one.clone()) for one in model.buffers()]
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        basis = Basis(patch)
         for basis.of_tangents, basis.shared in calls:
             for buffer, before in buffers:
                 buffer.copy_(before)
             with drawing():
                 found = estimator.estimate(model, loss, batch, RNG).gradients
+            scale = tangents.number if basis.of_tangents else 1  # several make a mean, what is shared does not
             for name, gradient in found.items():
-                of_sites = name not in estimator._perturbed and not _of_shared(estimator, alone, name)
-                scale = tangents.number if of_sites else 1
                 total[name] = total.get(name, 0) + scale * gradient
+        for buffer, before in buffers:
+            buffer.copy_(before)
     return total
-
-
-def _of_shared(estimator: GuessEstimator, alone: list[str], name: str) -> bool:
-    """Whether the parameter is used where samples are nowhere; then it must not be used elsewhere too."""
-    users = [site.name for site in estimator.bound.sites.values() if name in site.parameters]
-    assert len({user in alone for user in users}) == 1, f"{name} is used both with and without samples"
-    return users[0] in alone

@@ -174,7 +174,7 @@ kind(
 kind("multi_dot", lambda: Net(lambda m, x: torch.linalg.multi_dot([x, m.w, m.v]).tanh(), w=weight(4, 3), v=weight(3, 2)), vectors(4))
 kind("bilinear", lambda: Net(lambda m, x: m.a(x, x.tanh()), a=nn.Bilinear(3, 3, 2)), vectors(3), "a")
 kind("tensordot", lambda: Net(lambda m, x: torch.tensordot(x, m.w, ([1, 2], [0, 1])).tanh(), w=weight(2, 3, 2)), vectors(2, 3), "w")
-kind("a weight that data makes", lambda: Net(lambda m, x: F.linear(x, m.a(x.mean(0)).view(2, 4)), a=nn.Linear(4, 8)), vectors(4), mixes=True)
+kind("a weight that data makes", lambda: Net(lambda m, x: F.linear(x, m.a(x.mean(0)).view(2, 4)), a=nn.Linear(4, 8)), vectors(4), "a")
 kind(
     "adapter",
     lambda: Net(
@@ -244,8 +244,8 @@ kind("encoder layer, norm first", lambda: encoder_layer(norm_first=True, activat
 
 # Weights and biases that are made.
 kind("weight norm", lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 3)), nn.Tanh(), nn.Linear(3, 2)), vectors(4), "0", "2")
-kind("spectral norm", lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 3)).eval(), nn.Tanh(), nn.Linear(3, 2)), vectors(4), "0", "2")
-kind("orthogonal", lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(2, 2)), nn.Tanh()), vectors(2), "0")
+kind("spectral norm", lambda: nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 3)).eval(), nn.Tanh(), nn.Linear(3, 2)), vectors(4), "0", "2", pieces=("0.bias",))
+kind("orthogonal", lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(2, 2)), nn.Tanh()), vectors(2), "0", pieces=("0.bias",))
 
 
 class Softplus(nn.Module):
@@ -266,7 +266,7 @@ def pruned() -> nn.Module:
 
 
 kind("made bias", made_bias, vectors(4), "0", "2")
-kind("pruned", pruned, vectors(4), pieces=("layer.weight_orig",))
+kind("pruned", pruned, vectors(4), pieces=("layer.weight_orig", "layer.bias"))
 
 # Elementwise parameters.
 kind("class token", lambda: Net(lambda m, x: m.b(torch.tanh(m.a(torch.cat([m.t.expand(len(x), -1, -1), x], 1)))), a=nn.Linear(2, 2), b=nn.Linear(2, 2), t=weight(1, 1, 2)), vectors(2, 2), "a", "b", pieces=("t",))
@@ -281,12 +281,12 @@ kind(
     vectors(2, 2),
     "a", "table", "b",
 )  # fmt: skip
-kind("scalar gain", lambda: Net(lambda m, x: m.a(x).tanh() * m.g + m.h, a=nn.Linear(3, 2), g=nn.Parameter(random()), h=nn.Parameter(random(2))), vectors(3), "a", pieces=("g", "h"))
+kind("scalar gain", lambda: Net(lambda m, x: m.a(x).tanh() * m.g + m.h, a=nn.Linear(3, 2), g=nn.Parameter(random(1)[0]), h=nn.Parameter(random(2))), vectors(3), "a", pieces=("g", "h"))
 kind("gain of two axes", lambda: Net(lambda m, x: m.a(x).tanh() * m.g, a=nn.Linear(3, 2), g=weight(2, 2)), vectors(2, 3), "a", pieces=("g",))
 kind("bias apart", lambda: Net(lambda m, x: (m.a(x) + m.b[None]).tanh(), a=nn.Linear(3, 2, bias=False), b=weight(2)), vectors(3), "a", pieces=("b",))
 kind("prelu", lambda: nn.Sequential(nn.Linear(3, 2), nn.PReLU(2), nn.Linear(2, 2)), vectors(3), "0", "2", pieces=("1.weight",))
 kind("centres", lambda: Net(lambda m, x: m.a((-(x.unsqueeze(1) - m.c).square().sum(2)).exp()), c=weight(3, 2), a=nn.Linear(3, 2)), vectors(2), "a", pieces=("c",))
-kind("written into a buffer of zeros", lambda: Net(lambda m, x: m.b(torch.stack([x.new_zeros(x.shape), m.a(x)], 1).tanh() + torch.zeros(2, 2).index_copy(0, torch.tensor([1]), m.t)), a=nn.Linear(2, 2), b=nn.Linear(2, 2), t=weight(1, 2)), vectors(2), "a", "b", pieces=("t",))
+kind("written into a buffer of zeros", lambda: Net(lambda m, x: m.b(torch.stack([x.new_zeros(x.shape), m.a(x)], 1).tanh() + torch.zeros(2, 2, dtype=x.dtype).index_copy(0, torch.tensor([1]), m.t)), a=nn.Linear(2, 2), b=nn.Linear(2, 2), t=weight(1, 2)), vectors(2), "a", "b", pieces=("t",))
 
 
 def normed(norm: nn.Module, *shape: int) -> nn.Module:
@@ -305,22 +305,12 @@ kind("batch norm without statistics", lambda: normed(nn.BatchNorm1d(3, track_run
 
 # What forwards do.
 kind("dropout", lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Tanh(), nn.Linear(4, 2), nn.Dropout(0.3)), vectors(3), "0", "3")
-kind("dropout in place", lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True), nn.Linear(4, 2)), vectors(3), "0", "3")
+kind("dropout in place", lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5, inplace=True), nn.ReLU(), nn.Linear(4, 2)), vectors(3), "0", "3")
 kind("dropout of channels", lambda: nn.Sequential(nn.Conv1d(2, 3, 2), nn.Dropout1d(0.5), nn.Flatten(), nn.Linear(6, 2)), vectors(2, 3), "0", "3")
 kind("noise", lambda: Net(lambda m, x: m.b(m.a(x).tanh() * torch.rand(4, dtype=x.dtype) + torch.randn_like(x[:, :1])), a=nn.Linear(3, 4), b=nn.Linear(4, 2)), vectors(3), "a", "b")
 kind("lstm with dropout", lambda: Net(lambda m, x: m.lstm(x)[0], lstm=nn.LSTM(2, 1, 2, batch_first=True, dropout=0.5)), vectors(2, 2), "lstm")
 kind("encoder layer with dropout", lambda: encoder_layer(dropout=0.2), vectors(2, 2), pieces=NORMS)
 kind("in place", lambda: nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)), vectors(3), "0", "2")
-
-
-def changed_later(m: Any, x: Tensor) -> Tensor:
-    h = torch.tanh(m.a(x))
-    h += m.b(h)
-    h *= 2
-    return m.b(h)
-
-
-kind("input changed in place later", lambda: Net(changed_later, a=nn.Linear(3, 3), b=nn.Linear(3, 3)), vectors(3), "a", "b", "b#2")
 
 
 def written(m: Any, x: Tensor) -> Tensor:
@@ -336,7 +326,7 @@ kind("branch on values", lambda: Net(lambda m, x: m.b(m.a(x)) if bool(m.a(x).sum
 
 
 def gated(m: Any, x: Tensor) -> Tensor:
-    h = torch.tanh(m.a(x))
+    h = m.a(x) * 2
     with torch.no_grad():
         g = torch.sigmoid(m.gate(h)) + m.a.weight.norm()
         h.mul_(2)
@@ -359,12 +349,13 @@ kind("centred by the batch", lambda: Net(lambda m, x: m.b(m.a(x) - m.a(x).mean(0
 kind("divided by the batch's size", lambda: Net(lambda m, x: m.b(m.a(x) / len(x)), a=nn.Linear(3, 2), b=nn.Linear(2, 2)), vectors(3), "a", "b")
 kind("windows", lambda: Net(lambda m, x: m.b(torch.tanh(m.a(x.reshape(-1, 2, 2))).reshape(len(x), -1)), a=nn.Linear(2, 2), b=nn.Linear(8, 2)), vectors(4, 2), "a", "b")
 kind("windows that take turns", lambda: Net(lambda m, x: m.b(torch.tanh(m.a(x.transpose(0, 1).reshape(-1, 2))).unflatten(0, (-1, len(x))).transpose(0, 1).flatten(1)), a=nn.Linear(2, 2), b=nn.Linear(8, 2)), vectors(4, 2), "a", "b")
-kind("outputs by name", lambda: Net(lambda m, x: {"logits": m.b(m.a(x).tanh()), "more": [m.a(x).exp(), 3]}, a=nn.Linear(3, 2), b=nn.Linear(2, 2)), vectors(3), "a", "a#2", "b")
+kind("outputs by name", lambda: Net(lambda m, x: {"logits": m.b(m.a(x).tanh()), "more": [m.a(x).exp(), 3]}, a=nn.Linear(3, 2), b=nn.Linear(2, 2)), vectors(3), "a", "b", "a#2")
 kind("outputs in a tuple", lambda: Net(lambda m, x: (m.b(m.a(x).tanh()), None, x.argmax(1)), a=nn.Linear(3, 2), b=nn.Linear(2, 2)), vectors(3), "a", "b")
 kind("outputs in a named tuple", lambda: Net(lambda m, x: Pair(m.b(m.a(x).tanh()), x), a=nn.Linear(3, 2), b=nn.Linear(2, 2)), vectors(3), "a", "b")
 kind("inputs by name", lambda: Net(lambda m, left, right: m.b(m.a(left).tanh() * right), a=nn.Linear(3, 2), b=nn.Linear(2, 2)), lambda size: {"left": random(size, 3), "right": random(size, 2)}, "a", "b")
 kind("inputs in a tuple", lambda: Net(lambda m, x, ids: m.b(m.a(x).tanh() * m.e(ids)), a=nn.Linear(3, 2), b=nn.Linear(2, 2), e=nn.Embedding(5, 2)), lambda size: (random(size, 3), torch.randint(5, (size,))), "a", "e", "b")
 kind("an output of one number a sample", lambda: Net(lambda m, x: m.a(x).tanh().sum(1), a=nn.Linear(3, 2)), vectors(3), "a")
+kind("a weight that is used elementwise too", lambda: Net(lambda m, x: m.b(m.a(x).tanh() * m.a.weight[0].sin()) + m.b.weight[:, 0] * x[:, :2] + m.b.bias, a=nn.Linear(3, 3), b=nn.Linear(3, 2)), vectors(3))
 kind("attention's product", lambda: Net(lambda m, x: m.o(F.scaled_dot_product_attention(m.q(x), m.k(x), m.v(x))), q=nn.Linear(2, 2), k=nn.Linear(2, 2), v=nn.Linear(2, 2), o=nn.Linear(2, 2)), vectors(2, 2), "q", "k", "v", "o")
 kind("residual stream", lambda: Net(lambda m, x: m.out((h := m.enter(x)) + m.b(m.a(h).relu()) + x), enter=nn.Linear(3, 3), a=nn.Linear(3, 2), b=nn.Linear(2, 3), out=nn.Linear(3, 2)), vectors(3), "enter", "a", "b", "out")
 kind("a list of layers", lambda: Net(lambda m, x: [x := layer(x).tanh() for layer in m.layers][-1], layers=nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 2)])), vectors(3), "layers.0", "layers.1")

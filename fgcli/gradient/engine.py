@@ -101,6 +101,7 @@ class GuessEstimator:
                 guesser.memory = before[name].memory
         self.network = network
         perturbed, frozen = (network.pieces, ()) if self.uncovered == "perturb" else ((), network.pieces)
+        perturbed = (*perturbed, *network.beside)  # without its elementwise part a gradient would be wrong
         self._perturbed = perturbed
         notes = ()
         if network.mixes:
@@ -206,11 +207,14 @@ class GuessEstimator:
         """e of each part from the loss of the whole batch. None where that is the mean of the parts' losses anyway."""
         if len(parts) == 1:
             return None
-        pass_of = PlainPass(self.bound, lambda *_: None, 0)
-        first = run(model, parts[0].inputs, pass_of)
+
+        def outputs_of(part: Batch) -> Any:
+            return run(model, part.inputs, PlainPass(self.bound, lambda *_: None, part.size))
+
+        first = outputs_of(parts[0])
         if loss(first, parts[0].targets).dim():
             return None
-        outputs = [first, *(run(model, part.inputs, pass_of) for part in parts[1:])]
+        outputs = [first, *map(outputs_of, parts[1:])]
         layouts = self.bound.output_layouts
         together = [
             layout.natural(torch.cat([layout.by_sample(one, p.size) for one, p in zip(some, parts, strict=True)]))
