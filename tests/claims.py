@@ -49,6 +49,7 @@ GUESSES = [
     Claim("wpre", unbiased=True, projector=True),
     Claim("wperp-ns", {"k": 3, "solver": "gram"}),
     Claim("wperp-ns", {"k": 3, "solver": "batched"}),
+    Claim("wperp-ns", {"k": 3, "solver": "krylov"}),
 ]
 ESTIMATORS = [
     Claim("backprop", unbiased=True),

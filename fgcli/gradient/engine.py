@@ -186,6 +186,7 @@ class GuessEstimator:
             self.memory == "replay"
             and batch.device.type == "cpu"
             and self.tangents.draws != "rademacher"
+            and network.by_rows
             and not (network.mixes or network.drawing or network.buffers)
             and all(one.takes_parts and one.site.has_samples for one in self._guessers.values())
         )

@@ -46,13 +46,16 @@ def look(model: nn.Module, inputs: Any) -> Network:
     again = layers_again(first_tensor(inputs).device)
     buffers = [(name, buffer, buffer.clone()) for name, buffer in model.named_buffers()]
     try:
+        small = few(inputs, SMALL)
         try:
-            network = _looked_at(model, few(inputs, SMALL), few(inputs, LARGER), again)
+            network = _looked_at(model, small, few(inputs, LARGER), again)
         except (ModelRefused, NotImplementedError):
             raise
         except Exception:  # the forward takes no batch of another size, or fails on this one too, which is seen then
             again()
             network = _looked_at(model, inputs, inputs, again).as_one_sample("the forward takes no batch of another size")
+        if not network.mixes:
+            network = _probed(model, small, network, again)
         changed = (name for name, buffer, before in buffers if not torch.equal(buffer, before))
         return replace(network, buffers=tuple(changed))
     finally:
@@ -70,8 +73,7 @@ def _looked_at(model: nn.Module, small: Any, larger: Any, again: Any) -> Network
     again()
     connections.end(outputs)
     shapes.refuse_unseen(grown)
-    network = _network(model, connections, shapes, outputs, grown, (batch_size(small), batch_size(larger)))
-    return _probed(model, small, network, again) if small is not larger and not network.mixes else network
+    return _network(model, connections, shapes, outputs, grown, (batch_size(small), batch_size(larger)))
 
 
 def few(inputs: Any, samples: int) -> Any:
@@ -209,7 +211,7 @@ def _is_elementwise(event: _Event, value: Tensor) -> bool:
     if event.use is not None or not event.args or event.args[0] is not value or not isinstance(event.result, Tensor):
         return False
     if event.func is F.dropout:
-        return event.result is value or not event.kwargs.get("training", (*event.args, True, True)[2])
+        return not event.kwargs.get("training", (*event.args, True, True)[2])
     return event.func in ELEMENTWISE
 
 
@@ -326,11 +328,11 @@ def _layout(small: Sequence[int], larger: Sequence[int], sizes: tuple[int, int])
 def _probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> Network:
     """The network, with the order of samples that are folded, or with its batch as one sample where samples meet."""
     # Samples that meet before the first site do no harm: that pass only tells where samples are.
-    for moved, perturbed in ((mapped(_first_moves, inputs), False), (inputs, True)):
+    for perturbed in (False, True):
         again()
         probe = _Probe(network, perturbed)
         with torch.no_grad(), forward_ad.dual_level():
-            outputs = leaves(run(model, moved, probe))
+            outputs = leaves(run(model, inputs if perturbed else mapped(_first_moves, inputs), probe))
             pairs = zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
             layouts = [probe.settled(*one) for one in pairs]
         network = replace(network, sites=network.sites | probe.sites, output_layouts=tuple(layouts))

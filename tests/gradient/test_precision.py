@@ -13,12 +13,17 @@ from networks import site_gradients as true_gradients
 from torch import Tensor, nn
 
 from fgcli.extend.registry import load_registry
-from fgcli.gradient.dual import hooks
+from fgcli.gradient.draws import joined
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.forward_gradient import DualPass, GuessEstimator
-from fgcli.gradient.precision import LowPrecision, full_precision, lacks
+from fgcli.gradient.guess import Layer, LinearMap, Memory
+from fgcli.gradient.low_precision import LowPrecision
+from fgcli.gradient.precision import full_precision, lacks
 from fgcli.gradient.randomness import Streams
-from fgcli.methods.make import driven
+from fgcli.gradient.step import Derivatives, Step
+from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
+from fgcli.gradient.uses import Use, primal_of
+from fgcli.methods.make import make_estimator
 from fgcli.methods.options import OrthogonalOptions
 from fgcli.methods.orthogonal import orthogonal
 from fgcli.models.mlp import mlp

@@ -16,7 +16,6 @@ from fgcli.methods.newton_schulz import spectral_norm_bound
 from fgcli.methods.options import OrthogonalOptions, PreconditionedOptions
 from fgcli.methods.preconditioned import Preconditioned, PreconditionedByProducts
 from fgcli.spectra.table_file import find_table
-from fgcli.testing import check_guess_method
 
 K = 3
 
@@ -96,10 +95,6 @@ def test_in_any_network_the_preconditioned_guess_has_the_projector_or_the_identi
         wide = dense.shape[1] < dense.shape[2]
         expected = torch.linalg.pinv(dense, rtol=1e-9) @ dense if wide else torch.eye(dense.shape[2]).expand_as(found)
         torch.testing.assert_close(found, expected.to(found), rtol=0, atol=1e-6)
-
-
-def test_newton_schulz_in_krylov_spaces_keeps_the_contract() -> None:
-    check_guess_method(lambda: method("wperp-ns", k=K, solver="krylov"))
 
 
 def test_a_step_starts_where_the_last_one_led() -> None:

@@ -15,7 +15,6 @@ from fgcli.gradient.sites import Site
 from fgcli.gradient.upstream import LinearUpstream, SegmentUpstream
 from fgcli.methods.orthogonal.mean import OrthogonalMean
 from fgcli.methods.options import OrthogonalOptions
-from fgcli.testing import check_guess_method
 
 
 def guess(**options: int | str) -> OrthogonalMean:
@@ -99,7 +98,3 @@ def test_within_a_step_the_map_stays_and_the_next_starts_where_it_led() -> None:
         maps.append(one.map(z))
     same = [torch.equal(a, b) for a, b in pairwise(maps)]
     assert same == [True, True, True, False, True]  # what step 3 finds is used from step 4 on
-
-
-def test_it_keeps_the_contract() -> None:
-    check_guess_method(lambda: guess(k=3))
