@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fgcli.extend.registry import load_registry
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Estimator
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.guesses.driven import driven
+from fgcli.methods.make import make_estimator
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Claim:
         kind, entry = load_registry().method(self.method)
         options = entry.options(**self.options)
         method = entry.load()(options)
-        return method if kind == "estimator" else driven(method, options)
+        return method if kind == "estimator" else make_estimator(method, options)
 
-    def forward_gradient(self) -> ForwardGradient:
+    def guess_estimator(self) -> GuessEstimator:
         estimator = self.estimator()
-        assert isinstance(estimator, ForwardGradient)
+        assert isinstance(estimator, GuessEstimator)
         return estimator
 
 
@@ -49,6 +49,7 @@ GUESSES = [
     Claim("wpre", unbiased=True, projector=True),
     Claim("wperp-ns", {"k": 3, "solver": "gram"}),
     Claim("wperp-ns", {"k": 3, "solver": "batched"}),
+    Claim("wperp-ns", {"k": 3, "solver": "krylov"}),
 ]
 ESTIMATORS = [
     Claim("backprop", unbiased=True),

@@ -1,10 +1,10 @@
 """Weights and masks on which every solver is held to a naive transcription: ranks and masks of all kinds."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fgcli.gradient.guess import LinearGuess
-from fgcli.gradient.sites import Site
+from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
+from fgcli.gradient.upstream import LinearUpstream
 
 
 def weight(d_out: int, d_in: int, *, rank: int | None = None, gap_at: int | None = None, seed: int = 0) -> Tensor:
@@ -29,23 +29,28 @@ def masks(d: int, seed: int = 1) -> Tensor:
     return torch.cat([fixed, (torch.rand(3, d, generator=generator) < 0.6).double()])
 
 
-def site(matrix: Tensor, mask: Tensor | None, *, step: int = 0) -> Site:
-    """A site whose upstream Jacobian is matrix · diag(mask)."""
-    d_out, d_in = matrix.shape
-    layer = nn.Linear(d_in, d_out, bias=False).to(matrix.dtype)
-    with torch.no_grad():
-        layer.weight.copy_(matrix)
-    return Site("site", layer, (d_in,), step=step, next_layer=layer, slope=mask)
+def layer_below(matrix: Tensor, batch: int | None = None, *, step: int = 0) -> Layer:
+    """A layer below a linear one of this weight, with the outputs of `batch` samples."""
+    d_in = matrix.shape[1]
+    output = None if batch is None else torch.zeros(batch, d_in, dtype=matrix.dtype)
+    return Layer("site", (d_in,), torch.eye(d_in, dtype=matrix.dtype), step, matrix, output)
 
 
-def covariance(method: LinearGuess, matrix: Tensor, mask: Tensor, *, step: int = 0) -> Tensor:
+def map_of(
+    method: GuessMethod, matrix: Tensor, mask: Tensor, *, step: int = 0, memory: Memory | None = None
+) -> LinearMap:
+    """The guess of every sample where the upstream Jacobian is matrix · diag(mask)."""
+    prepared = method.prepare(layer_below(matrix, step=step), Memory() if memory is None else memory)
+    return method.linearize(layer_below(matrix, len(mask), step=step), LinearUpstream(matrix, mask), prepared)
+
+
+def covariance(method: GuessMethod, matrix: Tensor, mask: Tensor, *, step: int = 0) -> Tensor:
     """A Aᵀ of every sample, from the map applied to the columns of the identity: [batch, d_in, d_in]."""
-    prepared = method.prepare(site(matrix, None, step=step))
-    seen = site(matrix, mask, step=step)
-    n = method.noise_dim(seen, prepared)
-    a = method.map(seen, prepared, torch.eye(n, dtype=matrix.dtype).expand(len(mask), n, n))
+    linear = map_of(method, matrix, mask, step=step)
+    n = linear.noise_dim
+    a = linear.map(torch.eye(n, dtype=matrix.dtype).expand(len(mask), n, n))
     for j in range(n):  # columns one by one and all at once are the same map
-        column = method.map(seen, prepared, torch.eye(n, dtype=matrix.dtype)[j].expand(len(mask), n))
+        column = linear.map(torch.eye(n, dtype=matrix.dtype)[j].expand(len(mask), n))
         torch.testing.assert_close(column, a[:, :, j], rtol=0, atol=1e-3 if matrix.dtype == torch.float32 else 1e-9)
     return a @ a.mT
 

@@ -1,18 +1,18 @@
 """Small networks and batches that several tests share, in float64."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch, Loss
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.guess import LinearGuess
-from fgcli.gradient.sites import Site
+from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
+from fgcli.gradient.upstream import UpstreamJacobian
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -198,32 +198,49 @@ def site_gradients(
     return dict(zip(sites, gradients, strict=True))
 
 
-class Kept:
-    """A method that keeps the sites that it is asked for."""
+class Wrapped(GuessMethod):
+    """A method as it is, with what it is given and what it gives shown."""
 
-    def __init__(self, guess: Any) -> None:
-        self.guess, self.needs, self.sites = guess, guess.needs, dict[str, Site]()
+    def __init__(self, method: GuessMethod) -> None:
+        self.method, self.needs, self.whole_batch = method, method.needs, method.whole_batch
 
-    def prepare(self, site: Site) -> Any:
-        return self.guess.prepare(site)
+    def prepare(self, layer: Layer, memory: Memory) -> object:
+        return self.method.prepare(layer, memory)
 
-    def noise_dim(self, site: Site, prepared: Any) -> int:
-        self.sites[site.name] = site
-        return self.guess.noise_dim(site, prepared)
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: object) -> LinearMap:
+        linear = self.method.linearize(layer, upstream, prepared)
+        return replace(linear, map=partial(self.mapped, layer, linear))
 
-    def map(self, site: Site, prepared: Any, z: Tensor) -> Tensor:
-        return self.guess.map(site, prepared, z)
+    def mapped(self, layer: Layer, linear: LinearMap, z: Tensor) -> Tensor:
+        return linear.map(z)
 
 
-def covariances(guess: LinearGuess, model: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+class Dense(Wrapped):
+    """Keeps the dense W̃ of the sites that it is asked for."""
+
+    def __init__(self, method: GuessMethod) -> None:
+        super().__init__(method)
+        self.dense: dict[str, Tensor] = {}
+
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: object) -> LinearMap:
+        self.dense[layer.name] = upstream.dense()
+        return super().linearize(layer, upstream, prepared)
+
+
+def matrix_of(linear: LinearMap, samples: int) -> Tensor:
+    """A [samples, d, noise_dim] of a map, from the columns of the identity."""
+    identity = torch.eye(linear.noise_dim, dtype=torch.float64).expand(samples, -1, -1)
+    return linear.map(identity).flatten(1, -2)
+
+
+def covariances(method: GuessMethod, model: nn.Module, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
     """By site that has an upstream Jacobian: the guess's covariance, and the dense W̃."""
-    kept: Any = Kept(guess)
-    estimator = ForwardGradient(kept)
+    kept = Dense(method)
+    estimator = GuessEstimator(kept)
     estimator.bind(model, batch.inputs)
     found = {}
     for name, linear in estimator.linear_maps(model, batch.inputs, 0).items():
-        if name in kept.sites:
-            identity = torch.eye(linear.noise_dim, dtype=torch.float64).expand(len(batch.inputs), -1, -1)
-            a = linear.map(identity).flatten(1, -2)
-            found[name] = a @ a.mT, kept.sites[name].upstream.dense()
+        if name in kept.dense:
+            a = matrix_of(linear, batch.size)
+            found[name] = a @ a.mT, kept.dense[name]
     return found

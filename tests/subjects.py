@@ -1,5 +1,7 @@
 """Subjects for the tests of diagnostics: methods at a small network."""
 
+from typing import ClassVar
+
 import torch
 from claims import Claim
 from networks import cross_entropy
@@ -7,6 +9,8 @@ from torch import nn
 
 from fgcli.diagnostics.subject import Subject
 from fgcli.gradient.estimator import Batch, Estimator, Loss
+from fgcli.gradient.guess import Layer, Needs, SampledGuess
+from fgcli.gradient.upstream import UpstreamJacobian
 
 
 def subject(
@@ -19,14 +23,14 @@ def of_claim(claim: Claim, model: nn.Module, batch: Batch) -> Subject:
     return subject(claim.estimator(), model, batch)
 
 
-class Normalised:
+class Normalised(SampledGuess):
     """A guess of length 1: not linear in its noise."""
 
-    needs = "nothing"
+    needs: ClassVar[Needs] = "nothing"
 
-    def prepare(self, site):
-        return None
-
-    def sample(self, site, prepared, batch, generator):
-        y = torch.randn(batch, *site.shape, generator=generator, dtype=torch.float64)
+    def sample(
+        self, layer: Layer, upstream: UpstreamJacobian, prepared: None, generator: torch.Generator
+    ) -> torch.Tensor:
+        assert layer.output is not None
+        y = torch.randn(layer.output.shape, generator=generator, dtype=torch.float64)
         return y / y.norm(dim=1, keepdim=True)

@@ -114,8 +114,9 @@ class GuessEstimator:
                 guesser.memory = before[name].memory
         self.network = network
         perturbed, frozen = (network.pieces, ()) if self.uncovered == "perturb" else ((), network.pieces)
+        perturbed = (*perturbed, *network.beside)  # without its elementwise part a gradient would be wrong
         self._pieces = perturbed
-        if self.feedback is not None:
+        if self.feedback is not None:  # they have the vjp of their piece
             perturbed = ()
         self._perturbed = perturbed
         notes = ()
@@ -168,9 +169,7 @@ class GuessEstimator:
             self._take_up(model, self.bound.joined(look(model, batch.inputs)))
             return self._estimate(model, loss, batch, rng)
 
-    def _with_feedback(
-        self, feedback: Feedback, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng
-    ) -> Estimate:
+    def _with_feedback(self, feedback: Feedback, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         """ĝ = b + α Σ_k c_k (δ_k - Σ_j ⟨b_j, y_jk⟩) y_k."""
         alpha, network = feedback.options.correction, self.bound
         predicted = feedback.predict(model, network, loss, batch, rng)
@@ -212,7 +211,9 @@ class GuessEstimator:
     def _step(
         self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], *, keep: bool = True
     ) -> Step:
-        return Step(model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep, exact=self._exact)
+        return Step(
+            model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep, exact=self._exact
+        )
 
     @property
     def _needs_cut(self) -> bool:
@@ -225,6 +226,7 @@ class GuessEstimator:
             self.memory == "replay"
             and batch.device.type == "cpu"
             and self.tangents.draws != "rademacher"
+            and network.by_rows
             and not (network.mixes or network.drawing or network.buffers)
             and all(one.takes_parts and one.site.has_samples for one in self._guessers.values())
         )
@@ -246,11 +248,14 @@ class GuessEstimator:
         """e of each part from the loss of the whole batch. None where that is the mean of the parts' losses anyway."""
         if len(parts) == 1:
             return None
-        pass_of = PlainPass(self.bound, lambda *_: None, 0)
-        first = run(model, parts[0].inputs, pass_of)
+
+        def outputs_of(part: Batch) -> Any:
+            return run(model, part.inputs, PlainPass(self.bound, lambda *_: None, part.size))
+
+        first = outputs_of(parts[0])
         if loss(first, parts[0].targets).dim():
             return None
-        outputs = [first, *(run(model, part.inputs, pass_of) for part in parts[1:])]
+        outputs = [first, *map(outputs_of, parts[1:])]
         layouts = self.bound.output_layouts
         together = [
             layout.natural(torch.cat([layout.by_sample(one, p.size) for one, p in zip(some, parts, strict=True)]))

@@ -48,7 +48,8 @@ class Coverage:
     sites: tuple[str, ...]
     """Uses of weights, by name, whose outputs are perturbed and whose parameters' gradients follow from that."""
     perturbed: tuple[str, ...] = ()
-    """Parameters, by name, that no site covers, trained by weight perturbation in the same pass."""
+    """Parameters, by name, that no site covers, trained by weight perturbation in the same pass; those of sites that
+    are used elementwise as well, with that part of their gradient."""
     frozen: tuple[str, ...] = ()
     """Parameters that no site covers, left as they are."""
     unused: tuple[str, ...] = ()

@@ -107,7 +107,9 @@ class Cut(CutNetwork):
         if use.bilinear:
             tangent = tangents[id(use.x)]
             arriving = [one.detach() for one in (tangent, None if noise is None else noise[0]) if one is not None]
-            moved = [linear_part(use.func, use.args, sum(arriving[1:], arriving[0]), alone.weight)] if arriving else [None]
+            moved = (
+                [linear_part(use.func, use.args, sum(arriving[1:], arriving[0]), alone.weight)] if arriving else [None]
+            )
         else:
             with torch.no_grad():
                 duals = leaves(use.call(_without_graph))
@@ -227,7 +229,9 @@ class Feedback:
         if name not in self.matrices:
             self._refuse_too_large(name, d, e.shape[1])
             fixed = self.options.learning == "fixed"
-            start = rng.streams.at(0).normal("fixed-feedback", name, (d, e.shape[1]), e) / math.sqrt(d) if fixed else None
+            start = (
+                rng.streams.at(0).normal("fixed-feedback", name, (d, e.shape[1]), e) / math.sqrt(d) if fixed else None
+            )
             self.matrices[name] = e.new_zeros(d, e.shape[1]) if start is None else start
         predicted = e @ self.matrices[name].to(e).T
         self._notice_growth(name, predicted, e)

@@ -1,10 +1,12 @@
-"""The look at a network before its first step: three small forwards that find its sites and how they are connected.
+"""The look at a network before its first step: a few small forwards that find its sites and how they are connected.
 
 1. On two samples, cut at every use, with a recorded graph: what each site reaches next, which activations lie between
    two of them, what draws random numbers.
 2. On three samples: an axis that grew holds the samples, and a parameter that reached an operation unseen is found.
-3. On two samples with dual numbers, the first alone perturbed: a tangent that arrives at the second shows that samples
-   meet. Then, and where the forward takes no batch but this one, the batch is one sample with one δ: right, and noisier.
+3. On two samples with dual numbers, the first alone perturbed, in the inputs and then at the sites: that shows where a
+   sample's entries are, and a tangent that arrives at the second from a site shows that samples meet. Then, and where
+   the forward takes no batch but this one, the batch is one sample with one δ: right, and noisier.
+4. On two samples, twice each: whether several tangents can be carried by a batch that is repeated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +19,9 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.operations import RECURRENT
-from fgcli.gradient.passes import OneTangent, Seen
+from fgcli.gradient.passes import OneTangent, Seen, SeveralTangents, repeated
 from fgcli.gradient.randomness import default_generators, layers_again
 from fgcli.gradient.sites import ELEMENTWISE, NOWHERE, Activation, Layout, Link, Network, Site
 from fgcli.gradient.uses import (
@@ -56,8 +58,9 @@ def look(model: nn.Module, inputs: Any) -> Network:
     again = layers_again(first_tensor(inputs).device)
     buffers = [(name, buffer, buffer.clone()) for name, buffer in model.named_buffers()]
     try:
+        small = few(inputs, SMALL)
         try:
-            network = _looked_at(model, few(inputs, SMALL), few(inputs, LARGER), again)
+            network = _looked_at(model, small, few(inputs, LARGER), again)
         except (ModelRefused, NotImplementedError):
             raise
         except Exception:  # the forward takes no batch of another size, or fails on this one too, which is seen then
@@ -65,6 +68,8 @@ def look(model: nn.Module, inputs: Any) -> Network:
             network = _looked_at(model, inputs, inputs, again).as_one_sample(
                 "the forward takes no batch of another size"
             )
+        if not network.mixes:
+            network = _probed(model, small, network, again)
         changed = (name for name, buffer, before in buffers if not torch.equal(buffer, before))
         return replace(network, buffers=tuple(changed))
     finally:
@@ -82,8 +87,7 @@ def _looked_at(model: nn.Module, small: Any, larger: Any, again: Any) -> Network
     again()
     connections.end(outputs)
     shapes.refuse_unseen(grown)
-    network = _network(model, connections, shapes, outputs, grown, (batch_size(small), batch_size(larger)))
-    return _probed(model, small, network) if small is not larger and not network.mixes else network
+    return _network(model, connections, shapes, outputs, grown, (batch_size(small), batch_size(larger)))
 
 
 def few(inputs: Any, samples: int) -> Any:
@@ -221,7 +225,7 @@ def _is_elementwise(event: _Event, value: Tensor) -> bool:
     if event.use is not None or not event.args or event.args[0] is not value or not isinstance(event.result, Tensor):
         return False
     if event.func is F.dropout:
-        return event.result is value or not event.kwargs.get("training", (*event.args, True, True)[2])
+        return not event.kwargs.get("training", (*event.args, True, True)[2])
     return event.func in ELEMENTWISE
 
 
@@ -316,6 +320,7 @@ def _network(
     network = Network(
         sites,
         pieces,
+        tuple(name for name in connections.pieces if name in trained & at_sites),
         tuple(name for name, _ in model.named_parameters() if name in trained - at_sites - set(pieces)),
         tuple(layout or NOWHERE for layout in output_layouts),
         drawing=frozenset(connections.drawing),
@@ -339,17 +344,53 @@ def _layout(small: Sequence[int], larger: Sequence[int], sizes: tuple[int, int])
     return Layout(axis, small[axis] != n)
 
 
-def _probed(model: nn.Module, inputs: Any, network: Network) -> Network:
+def _probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> Network:
     """The network, with the order of samples that are folded, or with its batch as one sample where samples meet."""
-    probe = _Probe(network)
-    with torch.no_grad(), forward_ad.dual_level():
-        outputs = leaves(run(model, mapped(_first_moves, inputs), probe))
-        layouts = [
-            probe.settled(*one) for one in zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
-        ]
+    # Samples that meet before the first site do no harm: that pass only tells where samples are.
+    for perturbed in (False, True):
+        again()
+        probe = _Probe(network, perturbed)
+        with torch.no_grad(), forward_ad.dual_level():
+            outputs = leaves(run(model, inputs if perturbed else mapped(_first_moves, inputs), probe))
+            pairs = zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
+            layouts = [probe.settled(*one) for one in pairs]
+        network = replace(network, sites=network.sites | probe.sites, output_layouts=tuple(layouts))
     if probe.met:
         return network.as_one_sample(probe.met[0])
-    return replace(network, sites=network.sites | probe.sites, output_layouts=tuple(layouts))
+    return replace(network, by_rows=_is_same_in_rows(model, inputs, network, again))
+
+
+def _is_same_in_rows(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> bool:
+    """Whether all sites and outputs are the same where the batch is repeated. Outputs of 0 hide what comes after."""
+    found: list[list[Tensor]] = []
+    with torch.no_grad(), forward_ad.dual_level():
+        for rows in (1, 2):
+            seen: list[Tensor] = []
+
+            def note(_: Site, __: Seen, s: Tensor, seen: list[Tensor] = seen) -> None:
+                seen.append(s)
+
+            one_pass = SeveralTangents(network, note, {}, SMALL, rows, rows)
+            again()
+            try:
+                outputs = leaves(run(model, repeated(inputs, rows, SMALL), one_pass))
+                layouts = network.output_layouts
+                seen += [
+                    one if layout.axis is None else layout.by_sample(one, rows * SMALL)[:SMALL]
+                    for layout, one in zip(layouts, outputs, strict=True)
+                ]
+            except UnknownSite:
+                raise
+            except Exception:
+                return False
+            found.append([forward_ad.unpack_dual(one).primal for one in seen])
+    return len(found[0]) == len(found[1]) and all(map(_are_near, *found))
+
+
+def _are_near(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    return bool((one - other).nan_to_num().norm() <= 1e-3 * one.nan_to_num().norm())
 
 
 def _first_moves(value: Any) -> Any:
@@ -365,17 +406,23 @@ def _ramp_of_first(values: Tensor) -> Tensor:
 
 
 class _Probe(OneTangent):
-    """A dual pass in which the first sample alone is perturbed, and that names what has no forward-mode formula."""
+    """A dual pass in which the first sample alone is perturbed, and that names what has no forward-mode formula.
 
-    def __init__(self, network: Network) -> None:
+    Args:
+        network: what is known so far.
+        perturbed: whether sites perturb it; else only the inputs do.
+    """
+
+    def __init__(self, network: Network, perturbed: bool) -> None:
         super().__init__(network, self._first_alone, {}, SMALL)
+        self.perturbed = perturbed
         self.after = "the model's input"
         self.sites: dict[str, Site] = {}
         self.met: list[str] = []
 
     def _first_alone(self, site: Site, seen: Seen, s: Tensor) -> Tensor | None:
         self.after = f"site '{site.name}'"
-        return _ramp_of_first(s) if site.has_samples else None
+        return _ramp_of_first(s) if self.perturbed and site.has_samples else None
 
     def arrive(self, site: Site, given: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Site:
         layouts = [self.settled(*one) for one in zip(site.layouts, given, tangents, strict=True)]

@@ -64,8 +64,8 @@ def bilinear_gradients(
         Functions that give the gradients of the weight and of the bias, in their shapes (Eq. 3 of the W̃⊥ paper).
     """
     if func in LINEAR:
-        rows = output_gradient.flatten(0, -2)
-        return lambda: rows.T @ x.flatten(0, -2), lambda: rows.sum(0)
+        rows = output_gradient.reshape(-1, output_gradient.shape[-1])
+        return lambda: rows.T @ x.reshape(-1, x.shape[-1]), lambda: rows.sum(0)
     axes = CONVOLUTIONS[func]
     batched = output_gradient.dim() == axes + 2
     g, inputs = (output_gradient, x) if batched else (output_gradient.unsqueeze(0), x.unsqueeze(0))

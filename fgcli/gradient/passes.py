@@ -91,6 +91,7 @@ class OneTangent:
 
     def visit(self, use: Use) -> Outputs:
         site = site_of(self.network, use)
+        _note_generators(self.network, use)
         outputs, tangents = use.pushed()
         given = [outputs] if isinstance(outputs, Tensor) else leaves(outputs)
         site = self.arrive(site, given, tangents)
@@ -185,6 +186,7 @@ class SeveralTangents:
         through = None if arriving is None else linear_part(use.func, use.args, arriving, weight)
         by_sample = layout.by_sample(s, self.samples)
         rows = layout.natural(by_sample.repeat(self.rows, *[1] * (by_sample.dim() - 1)))
+        rows = rows.contiguous()  # as the layer itself gives it: a model may take a view
         return _dual(rows, through, None if added is None else layout.natural(added.flatten(0, 1)))
 
     def _general(self, site: Site, use: Use) -> Outputs:
@@ -243,6 +245,7 @@ class PlainPass:
 
     def visit(self, use: Use) -> Outputs:
         site = site_of(self.network, use)
+        _note_generators(self.network, use)
         outputs, _ = use.pushed()
         given = leaves(outputs)
         self.show(site, Seen(use, [s.shape for s in given]), site.by_sample(given, self.samples))
@@ -276,6 +279,12 @@ def site_of(network: Network, use: Use) -> Site:
     if site is None:
         raise UnknownSite(use.name)
     return site
+
+
+def _note_generators(network: Network, use: Use) -> None:
+    """Let a use that draws (an LSTM's dropout) draw the same for its own vjp."""
+    if use.func in network.drawing:
+        use.again = layers_again(use.data[0].device)
 
 
 def _has_axes(value: Any) -> bool:

@@ -161,6 +161,8 @@ class Network:
     """In the order of the forward."""
     pieces: tuple[str, ...]
     """Trained parameters that meet data elementwise alone, in the pieces between the sites."""
+    beside: tuple[str, ...]
+    """Trained parameters of sites that meet data elementwise as well."""
     unused: tuple[str, ...]
     """Trained parameters that the forward does not use."""
     output_layouts: tuple[Layout, ...]
@@ -173,6 +175,8 @@ class Network:
     """Whether one of them has no sample's values to belong to, as `torch.rand` has none."""
     buffers: tuple[str, ...] = ()
     """Buffers that the forward changes."""
+    by_rows: bool = True
+    """Whether the forward gives the same for a batch that is repeated in it: no x / len(x), say."""
 
     def samples(self, inputs: object) -> int:
         """The number of samples that these inputs are taken as."""
@@ -200,14 +204,18 @@ class Network:
                 )
             else:
                 sites[name] = site
-        used = {*self.pieces, *other.pieces, *(name for site in sites.values() for name in site.parameters)}
+        at_sites = {name for site in sites.values() for name in site.parameters}
+        elementwise = dict.fromkeys((*self.pieces, *self.beside, *other.pieces, *other.beside))
+        used = {*elementwise, *at_sites}
         found = replace(
             self,
             sites=sites,
-            pieces=tuple(dict.fromkeys((*self.pieces, *other.pieces))),
+            pieces=tuple(name for name in elementwise if name not in at_sites),
+            beside=tuple(name for name in elementwise if name in at_sites),
             unused=tuple(name for name in self.unused if name not in used),
             drawing=self.drawing | other.drawing,
             draws_apart=self.draws_apart or other.draws_apart,
+            by_rows=self.by_rows and other.by_rows,
             buffers=tuple(dict.fromkeys((*self.buffers, *other.buffers))),
         )
         mixes = self.mixes or other.mixes

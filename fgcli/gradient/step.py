@@ -1,7 +1,8 @@
 """The forwards over one batch, or a part of it: δ along every tangent, and the guesses that it belongs to.
 
 With one tangent, one pass. With several, rows of one batch carry them all (fgcli.gradient.passes), `tangent_chunk` of
-them at a time; where samples meet, or a layer's draws have no sample to belong to, each tangent has a pass of its own.
+them at a time; where samples meet, a layer's draws have no sample to belong to, or the forward looks at the batch's
+size, each tangent has a pass of its own.
 
 What has one direction for the whole batch (parameters that no site covers, sites without samples) shares the tangent of
 a single guess. Beside several it has a tangent of its own.
@@ -86,7 +87,7 @@ class Step:
         self._again = layers_again(batch.device) if network.drawing else lambda: None
         self._buffers = [(one, one.clone()) for name, one in model.named_buffers() if name in network.buffers]
         self._ran = False
-        self._by_row = not (tangents.single or network.mixes or network.draws_apart)
+        self._by_row = network.by_rows and not (tangents.single or network.mixes or network.draws_apart)
         self._of_loss: OutputGradient | None = None
 
     @property

@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from fgcli.gradient.operations import CONTRACTIONS, bilinear_gradients, is_bilinear, linear_part, runnable
+from fgcli.gradient.randomness import layers_again
 
 Outputs = Any
 """What an operation or a model gives: a tensor, or tensors within tuples, lists and mappings."""
@@ -51,6 +52,8 @@ class Use:
     ) -> None:
         self.name, self.func, self.args, self.kwargs, self.sources = name, func, args, kwargs, sources
         self.bilinear = is_bilinear(func, args, kwargs) and id(args[0]) not in sources
+        self.again: Callable[[], None] | None = None
+        """What brings torch's generators back to where they were at this call, of an operation that draws."""
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -87,7 +90,9 @@ class Use:
         def other(value: Any) -> Any:
             return value if id(value) in self.sources else data(value)
 
-        return Use(self.name, self.func, mapped(other, self.args), mapped(other, self.kwargs), self.sources)
+        use = Use(self.name, self.func, mapped(other, self.args), mapped(other, self.kwargs), self.sources)
+        use.again = self.again
+        return use
 
     def pushed(self) -> tuple[Outputs, list[Tensor | None]]:
         """The output without tangents, and the tangent of each of its `leaves` that those of the data make."""
@@ -116,7 +121,8 @@ class Use:
             names = [(self.sources[id(value)].names[0], g) for value, g in given if value is not None]
             return {name: gradient() for name, gradient in names if name in wanted}
         with torch.enable_grad():
-            outputs = leaves(self.call(primal_of, weights=lambda value: value))
+            with self._drawing_again():
+                outputs = leaves(self.call(primal_of, weights=lambda value: value))
             attached = [(s, g) for s, g in zip(outputs, output_gradient, strict=True) if s.requires_grad]
             found = torch.autograd.grad(
                 [s for s, _ in attached],
@@ -127,6 +133,18 @@ class Use:
             )
         pairs = zip(wanted, found, strict=True)
         return {name: g.to_dense() if g.is_sparse else g for name, g in pairs if g is not None}
+
+    @contextmanager
+    def _drawing_again(self) -> Iterator[None]:
+        if self.again is None:
+            yield
+            return
+        back = layers_again(self.data[0].device)
+        self.again()
+        try:
+            yield
+        finally:
+            back()
 
     def is_parameter(self, value: Any) -> bool:
         """Whether an argument is a parameter itself, not made of parameters."""
@@ -251,7 +269,12 @@ def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
         What the model returns.
     """
     with torch.enable_grad(), math_attention(), Uses(model, one_pass) as one_pass.mode:
-        return call(model, mapped(lambda value: value.detach() if isinstance(value, Tensor) else value, inputs))
+        return call(model, mapped(_without_graph, inputs))
+
+
+def _without_graph(value: Any) -> Any:
+    """Without a graph, in the same memory; a tangent is kept, which `detach` drops."""
+    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
 
 def call(model: nn.Module, inputs: Any) -> Outputs:

@@ -5,17 +5,18 @@ import math
 import pytest
 import torch
 from claims import GUESSES, Claim
-from networks import batch_for, chain, cross_entropy, residual, site_gradients
+from networks import Wrapped, batch_for, chain, cross_entropy, residual, site_gradients
 from subjects import Normalised, of_claim, subject
 from torch import Tensor, nn
 
 from fgcli.diagnostics import exact
 from fgcli.diagnostics.closed_forms import cosine_squared_of_subspace, relative_mse_of_subspace
 from fgcli.diagnostics.exact import Exact, exact_moments
+from fgcli.extend.options import GuessOptions
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.gradient.guess import Isotropic
-from fgcli.guesses.transpose import Transpose
+from fgcli.methods.transpose import Transpose
 
 MODEL = chain(6, 8, 9, 7, 4, seed=2)
 BATCH = batch_for(MODEL, 5, seed=8)
@@ -29,7 +30,7 @@ def moments(claim: Claim, model: nn.Module = MODEL, batch: Batch = BATCH) -> dic
 
 def dense_covariances(claim: Claim) -> dict[str, Tensor]:
     """C_b of every site, [batch, d, d]."""
-    estimator = claim.forward_gradient()
+    estimator = claim.guess_estimator()
     estimator.bind(MODEL, BATCH.inputs)
     found = {}
     for name, linear in estimator.linear_maps(MODEL, BATCH.inputs, 0).items():
@@ -103,7 +104,7 @@ def test_linear_network_in_closed_form() -> None:
     residuals = (batch.inputs @ first.T @ second.T - batch.targets) / 7
     g = residuals @ second
     c = second.T @ second  # of W̃ᵀ: the same for all samples
-    found = exact_moments(subject(ForwardGradient(Transpose(None)), model, batch, loss=half_squares), batch)  # type: ignore[arg-type]
+    found = exact_moments(subject(GuessEstimator(Transpose(GuessOptions())), model, batch, loss=half_squares), batch)
     assert found is not None
     metrics = found["0"].metrics
     eye = torch.eye(6, dtype=torch.float64)
@@ -120,7 +121,7 @@ def test_linear_network_in_closed_form() -> None:
 def test_one_site_alone_has_the_closed_forms_of_a_subspace() -> None:
     model = chain(5, 7)
     batch = batch_for(model, 1)
-    found = exact_moments(subject(ForwardGradient(Isotropic()), model, batch), batch)
+    found = exact_moments(subject(GuessEstimator(Isotropic()), model, batch), batch)
     assert found is not None
     metrics = found["0"].metrics
     gradient = float(site_gradients(model, batch, ("0",))["0"].square().sum())
@@ -141,11 +142,11 @@ def test_cosine_squared_is_the_share_over_k() -> None:
 
 
 def test_cosine_squared_is_known_for_multiples_of_projectors_only() -> None:
-    class Doubled(Isotropic):
-        def map(self, site, prepared, z):
-            return 2 * super().map(site, prepared, z)
+    class Doubled(Wrapped):
+        def mapped(self, layer, linear, z):
+            return 2 * linear.map(z)
 
-    found = exact_moments(subject(ForwardGradient(Doubled()), MODEL, BATCH), BATCH)
+    found = exact_moments(subject(GuessEstimator(Doubled(Isotropic())), MODEL, BATCH), BATCH)
     assert found is not None
     assert found["0"].metrics["cosine_squared"] == pytest.approx(1 / 8)
     assert "cosine_squared" not in moments(Claim("wt"))["0"].metrics
@@ -161,22 +162,24 @@ def test_samples_come_in_parts_that_change_nothing(monkeypatch: pytest.MonkeyPat
 def test_never_more_entries_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 0
 
-    class Watched(Isotropic):
-        def map(self, site, prepared, z):
+    class Watched(Wrapped):
+        def mapped(self, layer, linear, z):
             nonlocal largest
             largest = max(largest, z.numel())
-            return super().map(site, prepared, z)
+            return linear.map(z)
 
+    watched = subject(GuessEstimator(Watched(Isotropic())), MODEL, BATCH)
+    largest = 0
     monkeypatch.setattr(exact, "ENTRIES", 200)
-    exact_moments(subject(ForwardGradient(Watched()), MODEL, BATCH), BATCH)
+    exact_moments(watched, BATCH)
     assert 0 < largest <= 200
 
 
 def test_parameters_trained_by_weight_perturbation_add_to_the_variance() -> None:
     model = residual()
     batch = batch_for(model, 3)
-    perturbed = exact_moments(subject(ForwardGradient(Isotropic()), model, batch), batch)
-    frozen = exact_moments(subject(ForwardGradient(Isotropic(), "freeze"), model, batch), batch)
+    perturbed = exact_moments(subject(GuessEstimator(Isotropic()), model, batch), batch)
+    frozen = exact_moments(subject(GuessEstimator(Isotropic(), uncovered="freeze"), model, batch), batch)
     assert perturbed is not None
     assert frozen is not None
     assert set(perturbed) == {"conv", "grouped", "enter", "inner", "leave"}
@@ -194,7 +197,7 @@ def test_parameters_trained_by_weight_perturbation_add_to_the_variance() -> None
 
 
 def test_none_where_the_guess_is_not_linear_or_too_wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert exact_moments(subject(ForwardGradient(Normalised()), MODEL, BATCH), BATCH) is None  # type: ignore[arg-type]
+    assert exact_moments(subject(GuessEstimator(Normalised()), MODEL, BATCH), BATCH) is None
     assert exact_moments(of_claim(Claim("backprop"), MODEL, BATCH), BATCH) is None
     monkeypatch.setattr(exact, "LARGEST", 80)
     assert exact_moments(of_claim(Claim("activation-perturbation"), MODEL, BATCH), BATCH) is None
@@ -202,7 +205,7 @@ def test_none_where_the_guess_is_not_linear_or_too_wide(monkeypatch: pytest.Monk
 
 def test_all_gradients_0_give_no_ratio_and_no_cosine() -> None:
     found = exact_moments(
-        subject(ForwardGradient(Isotropic()), MODEL, BATCH, loss=lambda outputs, _: 0 * outputs.sum(1)), BATCH
+        subject(GuessEstimator(Isotropic()), MODEL, BATCH, loss=lambda outputs, _: 0 * outputs.sum(1)), BATCH
     )
     assert found is not None
     assert found["0"].metrics["bias"] == 0

@@ -5,12 +5,13 @@ from networks import site_gradients as by_hooks
 
 from fgcli.diagnostics.gradients import parameter_gradients, site_gradients, squares_per_sample
 from fgcli.gradient.estimator import Batch
+from fgcli.gradient.look import look
 
 
 def test_site_gradients_are_those_of_the_outputs():
     model, sites = residual(), ("conv", "grouped", "enter", "inner", "leave")
     batch = batch_for(model, 5)
-    found = site_gradients(model, cross_entropy, batch, sites)
+    found = site_gradients(model, look(model, batch.inputs), cross_entropy, batch)
     for name, expected in by_hooks(model, batch, sites).items():
         torch.testing.assert_close(found[name], expected)
 
@@ -18,10 +19,12 @@ def test_site_gradients_are_those_of_the_outputs():
 def test_site_gradients_need_no_parameter_that_requires_grad():
     model = chain(5, 7, 4)
     batch = batch_for(model, 3)
-    expected = site_gradients(model, cross_entropy, batch, ["0", "2"])
+    network = look(model, batch.inputs)
+    expected = site_gradients(model, network, cross_entropy, batch)
+    assert list(expected) == ["0", "2"]
     model.requires_grad_(False)
     with torch.no_grad():  # as in a run
-        found = site_gradients(model, cross_entropy, batch, ["0", "2"])
+        found = site_gradients(model, network, cross_entropy, batch)
     for name, g in expected.items():
         torch.testing.assert_close(found[name], g)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from claims import GUESSES, Claim
-from networks import batch_for, chain, cross_entropy, residual, site_gradients
+from networks import Wrapped, batch_for, chain, cross_entropy, residual, site_gradients
 from subjects import Normalised, of_claim, subject
 
 from fgcli.diagnostics.exact import exact_moments
@@ -11,7 +11,7 @@ from fgcli.diagnostics.gradients import parameter_gradients
 from fgcli.diagnostics.moments import NothingKnown, moments, moments_of_weights
 from fgcli.diagnostics.monte_carlo import draw_moments
 from fgcli.diagnostics.subject import Subject
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.randomness import Streams
 
@@ -32,15 +32,15 @@ def test_draws_agree_with_the_exact_moments(claim: Claim) -> None:
             assert layer.monte_carlo[key].mean == pytest.approx(layer.exact[key].mean, rel=0.25)
 
 
-class Astray(Isotropic):
+class Astray(Wrapped):
     """Its columns, from which the covariance comes, are 5 % longer than its draws."""
 
-    def map(self, site, prepared, z):
-        return super().map(site, prepared, z) * (1.05 if z.dim() > 2 else 1.0)
+    def mapped(self, layer, linear, z):
+        return linear.map(z) * (1.05 if z.dim() > 2 else 1.0)
 
 
 def test_a_wrong_covariance_fails_at_every_layer() -> None:
-    for layer in moments(subject(ForwardGradient(Astray()), MODEL, BATCHES[0]), BATCHES, 600, STREAMS):
+    for layer in moments(subject(GuessEstimator(Astray(Isotropic())), MODEL, BATCHES[0]), BATCHES, 600, STREAMS):
         assert max(abs(z) for z in layer.z.values()) > 4, layer.layer
         assert abs(layer.z["effective_rank"]) > 4
 
@@ -48,7 +48,7 @@ def test_a_wrong_covariance_fails_at_every_layer() -> None:
 def test_parameters_trained_by_weight_perturbation_are_in_both() -> None:
     model = residual()
     batches = [batch_for(model, 20)]
-    for layer in moments(subject(ForwardGradient(Isotropic()), model, batches[0]), batches, 60, STREAMS):
+    for layer in moments(subject(GuessEstimator(Isotropic()), model, batches[0]), batches, 60, STREAMS):
         assert max(abs(z) for z in layer.z.values()) < 4
 
 
@@ -63,14 +63,14 @@ def test_estimates_are_unbiased_for_the_paper_s_bias() -> None:
 
 
 def test_a_guess_that_is_not_linear_has_draws_only() -> None:
-    layers = moments(subject(ForwardGradient(Normalised()), MODEL, BATCHES[0]), BATCHES, 16, STREAMS)  # type: ignore[arg-type]
+    layers = moments(subject(GuessEstimator(Normalised()), MODEL, BATCHES[0]), BATCHES, 16, STREAMS)
     for layer in layers:
         assert layer.exact == {}
         assert layer.z == {}
         assert layer.monte_carlo["trace"].mean == pytest.approx(1)
         assert layer.monte_carlo["cosine"].mean > 0
     with pytest.raises(NothingKnown, match="give --draws above 0"):
-        moments(subject(ForwardGradient(Normalised()), MODEL, BATCHES[0]), BATCHES, 0, STREAMS)  # type: ignore[arg-type]
+        moments(subject(GuessEstimator(Normalised()), MODEL, BATCHES[0]), BATCHES, 0, STREAMS)
 
 
 def test_exact_moments_alone_and_errors_over_batches() -> None:
@@ -124,7 +124,7 @@ def test_diagnostics_do_not_touch_the_estimator_they_are_given_beyond_prepare() 
 def test_cosine_is_that_of_the_guess_with_its_sign() -> None:
     model = chain(4, 5)
     batch = batch_for(model, 3)
-    one = subject(ForwardGradient(Isotropic()), model, batch)
+    one = subject(GuessEstimator(Isotropic()), model, batch)
     drawn = draw_moments(one, batch, 50, STREAMS)["0"]
     g = site_gradients(model, batch, ("0",))["0"]
     assert drawn.gradient_square == pytest.approx(float(g.square().sum(1).mean()))

@@ -14,6 +14,7 @@ from fgcli.diagnostics.overlap import (
 )
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch
+from fgcli.gradient.look import look
 from fgcli.gradient.randomness import Streams
 
 MODEL = chain(6, 12, 9, 11, 4, seed=2)
@@ -23,7 +24,7 @@ RNG = Streams(1).at(0)
 
 def literal(name: str, k: int) -> list[float]:
     """The paper, a sample at a time."""
-    upstream = upstream_jacobians(MODEL, BATCH.inputs)[name]
+    upstream = upstream_jacobians(MODEL, look(MODEL, BATCH.inputs), BATCH.inputs)[name]
     g = site_gradients(MODEL, BATCH, (name,))[name]
     found = []
     for w, one in zip(upstream.dense(), g, strict=True):
@@ -121,7 +122,7 @@ def test_hessian_overlap_is_that_of_the_dense_matrix() -> None:
 
 def test_models_that_are_no_chain_are_refused_by_the_site() -> None:
     model = residual()
-    with pytest.raises(ModelRefused, match=r"site '.*' .*takes a chain of Linear layers"):
+    with pytest.raises(ModelRefused, match=r"site '.*' .* takes a chain of linear layers"):
         sample_overlaps(model, cross_entropy, batch_for(model, 2), "upstream", RNG)
 
 

@@ -4,18 +4,18 @@ from typing import Any
 
 import pytest
 import torch
-from networks import batch_for, chain, cross_entropy
+from networks import Wrapped, batch_for, chain, cross_entropy
 from torch import Tensor
 
 from fgcli.diagnostics.gradients import parameter_gradients
 from fgcli.extend.options import Options
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch, Estimate
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.guess import Isotropic, Layer, LinearMap
 from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
-from fgcli.guesses.backprop import Backprop
+from fgcli.methods.backprop import Backprop
 
 RNG = Streams(3).at(7)
 MODEL = chain(4, 5, 3)
@@ -30,7 +30,7 @@ def estimated(estimator: Any, size: int, batch: Batch = BATCH) -> Estimate:
 
 # As many orthogonal directions as there are dimensions give the gradient itself, whatever they are.
 @pytest.mark.parametrize(
-    "estimator", [Backprop(Options()), ForwardGradient(Isotropic(), tangents=Tangents(8, "orthogonal"))]
+    "estimator", [Backprop(Options()), GuessEstimator(Isotropic(), tangents=Tangents(8, "orthogonal"))]
 )
 @pytest.mark.parametrize("size", [1, 4, 10, 99])
 def test_what_noise_does_not_change_is_that_of_the_whole_batch(estimator: Any, size: int) -> None:
@@ -40,7 +40,7 @@ def test_what_noise_does_not_change_is_that_of_the_whole_batch(estimator: Any, s
 
 
 def test_one_guess_is_the_mean_over_parts_each_with_noise_of_its_own() -> None:
-    estimator = ForwardGradient(Isotropic())
+    estimator = GuessEstimator(Isotropic())
     found = estimated(estimator, 4)
     deltas, gradients = [], {name: torch.zeros_like(p) for name, p in MODEL.named_parameters()}
     for number, start in enumerate((0, 4, 8)):
@@ -63,17 +63,18 @@ def test_parts_draw_from_different_streams() -> None:
     assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
 
 
-class NotFinite(Isotropic):
+class NotFinite(Wrapped):
     """NaN where a layer's output has one sample with a large value."""
 
-    def map(self, site: Any, prepared: Any, z: Tensor) -> Tensor:
-        return super().map(site, prepared, z) * torch.where(site.output.abs().max() > 50, torch.nan, 1)
+    def mapped(self, layer: Layer, linear: LinearMap, z: Tensor) -> Tensor:
+        assert layer.output is not None
+        return linear.map(z) * torch.where(layer.output.abs().max() > 50, torch.nan, 1)
 
 
 def test_a_fault_in_a_later_part_is_found() -> None:
     batch = Batch(BATCH.inputs.clone(), BATCH.targets)
     batch.inputs[9] *= 1000
-    wrapped = MicroBatched(ForwardGradient(NotFinite()), 4)
+    wrapped = MicroBatched(GuessEstimator(NotFinite(Isotropic())), 4)
     wrapped.bind(MODEL, BATCH.inputs)
     assert wrapped.find_fault(MODEL, batch, RNG) == "site '0': the guess is not finite"
     assert wrapped.find_fault(MODEL, BATCH, RNG) is None

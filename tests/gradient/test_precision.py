@@ -3,24 +3,29 @@
 import copy
 from functools import cache
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import any_network, cross_entropy
+from networks import Wrapped, any_network, cross_entropy
 from networks import site_gradients as true_gradients
 from torch import Tensor, nn
 
 from fgcli.extend.registry import load_registry
-from fgcli.gradient.dual import hooks
+from fgcli.gradient.draws import joined
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.forward_gradient import DualPass, ForwardGradient
-from fgcli.gradient.precision import LowPrecision, full_precision, lacks
+from fgcli.gradient.guess import Layer, LinearMap, Memory
+from fgcli.gradient.low_precision import LowPrecision
+from fgcli.gradient.precision import full_precision, lacks
 from fgcli.gradient.randomness import Streams
-from fgcli.guesses.driven import driven
-from fgcli.guesses.options import OrthogonalOptions
-from fgcli.guesses.orthogonal import orthogonal
+from fgcli.gradient.step import Derivatives, Step
+from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
+from fgcli.gradient.uses import Use, primal_of
+from fgcli.methods.make import make_estimator
+from fgcli.methods.options import OrthogonalOptions
+from fgcli.methods.orthogonal import orthogonal
 from fgcli.models.mlp import mlp
 from fgcli.models.options import MLPOptions
 
@@ -40,6 +45,12 @@ def at_width_512(activation: Any) -> tuple[nn.Sequential, Batch]:
 def sure(outputs: Tensor, targets: Tensor) -> Tensor:
     """Of outputs so far apart that 1 - p, which δ is made of, is lost where p is rounded to three digits."""
     return cross_entropy(outputs + 8 * F.one_hot(targets, 10), targets)
+
+
+def output_of(use: Use, dtype: torch.dtype) -> Tensor:
+    """s, in the precision that autocast gives it."""
+    with torch.autocast("cpu", dtype):
+        return use.call(primal_of)
 
 
 def derivative(model: nn.Sequential, outputs: dict[str, Tensor], guesses: dict[str, Tensor], targets: Tensor) -> Tensor:
@@ -73,53 +84,58 @@ def test_the_arithmetic_of_every_directional_derivative_keeps_two_digits_at_widt
     δ makes of them have float32's digits."""
     model, batch = at_width_512(activation)
     entry = load_registry().method(method)[1]
-    estimator = driven(entry.load()(entry.options(**options)), entry.options(**options))
-    modules = {site: model.get_submodule(site) for site in estimator.bind(model, batch.inputs[:2]).sites}
-    passes: list[DualPass] = []
+    estimator = make_estimator(entry.load()(entry.options(**options)), entry.options(**options))
+    sites = estimator.bind(model, batch.inputs[:2]).sites
+    passes: list[tuple[Step, Derivatives]] = []
     guesses: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
-    dual_pass = estimator.dual_pass
+    derivatives = Step.derivatives
 
-    def watched(*arguments: Any) -> DualPass:
-        passes.append(dual_pass(*arguments))
+    def watched(step: Step, *arguments: Any) -> Derivatives:
+        passes.append((step, derivatives(step, *arguments)))
         with full_precision(batch.inputs):
-            guesses.update({site: drawn.all().transpose(0, 1).clone() for site, drawn in passes[0].draws.items()})
-        return passes[0]
+            drawn = {site: joined(some).all() for site, some in step.draws.items()}
+        guesses.update({site: y.transpose(0, 1).clone() for site, y in drawn.items()})
+        outputs.update({site: output_of(seen.use, dtype) for site, seen in step.seen.items()})
+        return passes[0][1]
 
-    monkeypatch.setattr(estimator, "dual_pass", watched)
-    with hooks(modules, lambda site, *call: outputs.update({site: call[2]})):
-        found = LowPrecision(estimator, dtype).estimate(model, sure, batch, RNG)
+    monkeypatch.setattr(Step, "derivatives", watched)
+    found = LowPrecision(estimator, dtype).estimate(model, sure, batch, RNG)
+    assert set(outputs) == set(sites)
     assert {s.dtype for s in outputs.values()} == {dtype}
     expected = derivative(model, outputs, guesses, batch.targets)
     assert found.directional_derivative is not None
     delta = found.directional_derivative.view_as(expected).double()
     assert float((delta - expected).norm()) < bound * float(expected.norm())
     for site, y in guesses.items():
-        guess = (passes[0].coefficients.double().unsqueeze(1) @ y.double()).squeeze(1)
-        gradient = guess.T @ passes[0].inputs[site].double()
+        guess = (passes[0][1].coefficients.double().unsqueeze(1) @ y.double()).squeeze(1)
+        gradient = guess.T @ passes[0][0].seen[site].use.x.double()
         error = (found.gradients[f"{site}.weight"].double() - gradient).norm()
         assert float(error) < 1e-5 * float(gradient.norm())
 
 
-class Watched:
+class Watched(Wrapped):
     """W̃⊥ that keeps its guesses, and sees to it that it is left in float32."""
 
-    needs: ClassVar[Any] = "matrix"
-
     def __init__(self) -> None:
-        self.method, self.seen = orthogonal(OrthogonalOptions(k=10, solver="shared")), dict[str, Tensor]()
+        super().__init__(orthogonal(OrthogonalOptions(k=10, solver="shared")))
+        self.seen: dict[str, Tensor] = {}
 
-    def prepare(self, site: Any) -> Any:
-        assert (site.next_weight @ site.next_weight.T).dtype == torch.float32
-        return self.method.prepare(site)
+    def prepare(self, layer: Layer, memory: Memory) -> object:
+        assert layer.next_weight is not None
+        assert (layer.next_weight @ layer.next_weight.T).dtype == torch.float32
+        return super().prepare(layer, memory)
 
-    def noise_dim(self, site: Any, prepared: Any) -> int:
-        return self.method.noise_dim(site, prepared)
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: object) -> LinearMap:
+        assert isinstance(upstream, LinearUpstream)
+        assert upstream.slope.dtype == torch.float32
+        return super().linearize(layer, upstream, prepared)
 
-    def map(self, site: Any, prepared: Any, z: Tensor) -> Tensor:
-        assert {z.dtype, (z.T @ z).dtype, site.slope.dtype, site.output.dtype} == {torch.float32}
-        self.seen[site.name] = self.method.map(site, prepared, z)
-        return self.seen[site.name].clone()
+    def mapped(self, layer: Layer, linear: LinearMap, z: Tensor) -> Tensor:
+        assert layer.output is not None
+        assert {z.dtype, (z.T @ z).dtype, layer.output.dtype} == {torch.float32}
+        self.seen[layer.name] = linear.map(z)
+        return self.seen[layer.name].clone()
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 1e-2), (torch.float16, 2.5e-3)])
@@ -129,7 +145,7 @@ def test_the_directional_derivative_keeps_two_digits_at_width_512(dtype: torch.d
     model = mlp(MLPOptions(width=512), (40,), 10, generator)
     batch = Batch(torch.randn(256, 40, generator=generator), torch.randint(10, (256,), generator=generator))
     guess = Watched()
-    estimator = LowPrecision(ForwardGradient(guess), dtype)
+    estimator = LowPrecision(GuessEstimator(guess), dtype)
     sites = estimator.bind(model, batch.inputs[:2]).sites
     outputs: list[torch.dtype] = []
     handle = model[-1].register_forward_hook(lambda *arguments: outputs.append(arguments[2].dtype))
@@ -151,7 +167,7 @@ def compared(method: str, network: tuple[nn.Module, Batch], **options: Any) -> N
     model, batch = network[0].float(), Batch(network[1].inputs.float(), network[1].targets)
     kind, entry = load_registry().method(method)
     made = entry.load()(entry.options(**options))
-    estimator = made if kind == "estimator" else driven(made, entry.options(**options))
+    estimator = made if kind == "estimator" else make_estimator(made, entry.options(**options))
     estimator.bind(model, batch.inputs)
     full = estimator.estimate(model, cross_entropy, batch, RNG)
     low = LowPrecision(estimator, torch.bfloat16).estimate(model, cross_entropy, batch, RNG)

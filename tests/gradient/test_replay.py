@@ -10,19 +10,18 @@ from subjects import Normalised
 from torch import Tensor, nn
 
 from fgcli.bench.measure import peak_of
-from fgcli.gradient.errors import ModelRefused
+from fgcli.extend.options import GuessOptions
+from fgcli.gradient.engine import ROWS, GuessEstimator
 from fgcli.gradient.estimator import Batch, Estimate
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.guess import Isotropic, Layer, LinearMap
 from fgcli.gradient.randomness import Streams
-from fgcli.gradient.replay import ROWS
-from fgcli.gradient.sites import Site
 from fgcli.gradient.tangents import Tangents
-from fgcli.guesses.newton_schulz import newton_schulz
-from fgcli.guesses.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions
-from fgcli.guesses.orthogonal import orthogonal
-from fgcli.guesses.preconditioned import preconditioned
-from fgcli.guesses.transpose import Transpose
+from fgcli.gradient.upstream import UpstreamJacobian
+from fgcli.methods.newton_schulz import newton_schulz
+from fgcli.methods.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions
+from fgcli.methods.orthogonal import orthogonal
+from fgcli.methods.preconditioned import preconditioned
+from fgcli.methods.transpose import Transpose
 from fgcli.models.options import ResMLPOptions, TransformerOptions
 from fgcli.models.resmlp import ResMLP
 from fgcli.models.transformer import Transformer
@@ -36,14 +35,14 @@ class Centred(Transpose):
 
     whole_batch = True
 
-    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        return super().map(site, prepared, z - z.mean(0))
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
+        return LinearMap(upstream.output_dim, lambda z: upstream.apply_transpose(z - z.mean(0)))
 
 
 GUESSES: dict[str, Any] = {
-    "centred": lambda: Centred(None),  # type: ignore[arg-type]
+    "centred": lambda: Centred(GuessOptions()),
     "isotropic": Isotropic,
-    "transpose": lambda: Transpose(None),  # type: ignore[arg-type]
+    "transpose": lambda: Transpose(GuessOptions()),
     "krylov": lambda: orthogonal(OrthogonalOptions(k=2, solver="krylov")),
     "mean": lambda: orthogonal(OrthogonalOptions(k=2, solver="mean")),
     "newton-schulz": lambda: newton_schulz(NewtonSchulzOptions(k=2, solver="krylov")),
@@ -61,7 +60,7 @@ MODELS = {
 
 
 def estimate(model: nn.Module, batch: Batch, memory: Any, guess: str, tangents: Tangents | None = None) -> Estimate:
-    estimator = ForwardGradient(GUESSES[guess](), tangents=tangents, memory=memory)
+    estimator = GuessEstimator(GUESSES[guess](), tangents=tangents, memory=memory)
     estimator.bind(model, batch.inputs[:3])
     with Streams(1).for_layers("layers", 0, CPU):
         return estimator.estimate(model, cross_entropy, batch, RNG)
@@ -127,7 +126,7 @@ def test_memory_grows_by_the_gradients_alone(guess: str) -> None:
         model = chain(5, *[width] * depth, 4)
         batch = batch_for(model, size)
         for memory in ("store", "replay"):
-            estimator = ForwardGradient(GUESSES[guess](), memory=memory)
+            estimator = GuessEstimator(GUESSES[guess](), memory=memory)
             estimator.bind(model, batch.inputs[:3])
             call = partial(estimator.estimate, model, cross_entropy, batch, RNG)
             call()
@@ -170,12 +169,12 @@ def transformer() -> tuple[nn.Module, Batch]:
 def test_where_jacobians_have_no_matrix_parts_have_its_numbers_and_leave_its_state(
     network: str, guess: str, tangents: Tangents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fgcli.gradient.forward_gradient.STORED", 1)  # parts of 16, 16 and 19 samples
+    monkeypatch.setattr("fgcli.gradient.engine.STORED", 1)  # parts of 16, 16 and 19 samples
     model, batch = transformer() if network == "transformer" else any_network(network, 51)
     estimates: dict[str, list[Estimate]] = {"store": [], "replay": []}
     states: dict[str, dict[str, Tensor]] = {}
     for memory in ("store", "replay"):
-        estimator = ForwardGradient(GUESSES[guess](), tangents=tangents, memory=memory)
+        estimator = GuessEstimator(GUESSES[guess](), tangents=tangents, memory=memory)
         estimator.bind(model, batch.inputs[:3])
         for step in (0, 1):
             estimates[memory].append(estimator.estimate(model, cross_entropy, batch, Streams(3).at(step)))
@@ -191,32 +190,15 @@ def test_where_jacobians_have_no_matrix_parts_have_its_numbers_and_leave_its_sta
 def test_memory_grows_by_the_gradients_alone_in_a_residual_net(monkeypatch: pytest.MonkeyPatch) -> None:
     width, size, generator = 16, 128, torch.Generator().manual_seed(0)
     # Layers of 84 and of 212 outputs together: parts of 48 samples, and of 16.
-    monkeypatch.setattr("fgcli.gradient.forward_gradient.STORED", 48 * 84)
+    monkeypatch.setattr("fgcli.gradient.engine.STORED", 48 * 84)
     peaks: dict[tuple[str, int], int] = {}
     for depth in (2, 6):
         model = ResMLP(ResMLPOptions(width=width, depth=depth), (5,), 4, generator).double()
         batch = batch_for(model, size)
         for memory in ("store", "replay"):
-            estimator = ForwardGradient(GUESSES["transpose"](), "freeze", memory=memory)
+            estimator = GuessEstimator(GUESSES["transpose"](), uncovered="freeze", memory=memory)
             estimator.bind(model, batch.inputs[:3])
             peaks[memory, depth] = peak_of(partial(estimator.estimate, model, cross_entropy, batch, RNG), CPU)
     more = 8 * (2 * width * width * 8 + 12_000)  # gradients of eight more layers, and the states of their streams
     assert peaks["replay", 6] - more < 1.15 * peaks["replay", 2]
     assert peaks["store", 6] > 2 * peaks["store", 2]
-
-
-class Flips(nn.Sequential):
-    """Another network at every call."""
-
-    calls = 0
-
-    def forward(self, input: Tensor) -> Tensor:
-        self.calls += 1
-        return (-1) ** self.calls * super().forward(input)
-
-
-def test_a_model_that_changes_from_call_to_call_is_refused() -> None:
-    model = Flips(*chain(4, 5, 3)).double()
-    estimator = ForwardGradient(Isotropic(), memory="replay")
-    with pytest.raises(ModelRefused, match=r"another output when it is called again .* or use memory=store"):
-        estimator.bind(model, batch_for(model, 4).inputs)

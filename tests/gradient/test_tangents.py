@@ -2,28 +2,29 @@
 
 import math
 import weakref
-from types import SimpleNamespace
-from typing import Any
+from typing import Literal
 
 import pytest
 import torch
 from claims import Claim
+from exact import backward, drawing
 from networks import batch_for, chain, cross_entropy, residual
+from networks import site_gradients as by_hooks
 from subjects import Normalised, subject
 from torch import Tensor, nn
 
 from fgcli.diagnostics.closed_forms import SecondMoments, second_moments
 from fgcli.diagnostics.exact import exact_moments
-from fgcli.diagnostics.gradients import site_gradients
-from fgcli.gradient.draws import Mapped
-from fgcli.gradient.errors import ModelRefused, OptionRefused
+from fgcli.extend.options import GuessOptions
+from fgcli.gradient.draws import Mapped, joined
+from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.errors import OptionRefused
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.guess import Isotropic, Layer, LinearMap
 from fgcli.gradient.randomness import Streams
-from fgcli.gradient.sites import Site
 from fgcli.gradient.tangents import Combine, Tangents
-from fgcli.guesses.transpose import Transpose
+from fgcli.gradient.upstream import UpstreamJacobian
+from fgcli.methods.transpose import Transpose
 
 RNG = Streams(3).at(7)
 MODELS = {
@@ -36,7 +37,11 @@ MODELS = {
 MODELS["hooked"][1].register_forward_hook(lambda *passed: passed[-1] * torch.arange(6.0, dtype=torch.float64))
 
 
-def guesses(estimator: ForwardGradient, model: nn.Module, batch: Batch, number: int) -> dict[str, Tensor]:
+def site_gradients(model: nn.Module, _: object, batch: Batch, sites: tuple[str, ...]) -> dict[str, Tensor]:
+    return by_hooks(model, batch, sites)
+
+
+def guesses(estimator: GuessEstimator, model: nn.Module, batch: Batch, number: int) -> dict[str, Tensor]:
     """Of each site, y [batch, K, ...], drawn again from the keys."""
     found = {}
     for name, linear in estimator.linear_maps(model, batch.inputs, RNG.step).items():
@@ -51,7 +56,7 @@ def guesses(estimator: ForwardGradient, model: nn.Module, batch: Batch, number: 
 def test_each_derivative_is_the_inner_product_with_the_true_gradient(name: str, chunk: int | None) -> None:
     model = MODELS[name]
     batch = batch_for(model, 6)
-    estimator = ForwardGradient(Isotropic(), "freeze", Tangents(3, chunk=chunk))
+    estimator = GuessEstimator(Isotropic(), uncovered="freeze", tangents=Tangents(3, chunk=chunk))
     sites = estimator.bind(model, batch.inputs).sites
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     drawn, true = guesses(estimator, model, batch, 3), site_gradients(model, cross_entropy, batch, sites)
@@ -64,7 +69,7 @@ def test_each_derivative_is_the_inner_product_with_the_true_gradient(name: str, 
         if f"{site}.bias" in estimate.gradients:
             summed = bias[site] if bias[site].dim() == 1 else bias[site].sum((1, 2))
             torch.testing.assert_close(estimate.gradients[f"{site}.bias"], summed)
-    single = ForwardGradient(Isotropic(), "freeze")
+    single = GuessEstimator(Isotropic(), uncovered="freeze")
     single.bind(model, batch.inputs)
     alone = single.estimate(model, cross_entropy, batch, RNG).directional_derivative
     torch.testing.assert_close(estimate.directional_derivative[:, 0], alone)
@@ -74,8 +79,9 @@ def test_parameters_that_no_site_covers_have_a_tangent_of_their_own() -> None:
     model = residual()
     batch = batch_for(model, 5)
     estimates = {}
+    uncovered: Literal["perturb", "freeze"]
     for uncovered in ("perturb", "freeze"):
-        estimator = ForwardGradient(Isotropic(), uncovered, Tangents(3))
+        estimator = GuessEstimator(Isotropic(), uncovered=uncovered, tangents=Tangents(3))
         estimator.bind(model, batch.inputs)
         estimates[uncovered] = estimator.estimate(model, cross_entropy, batch, RNG).gradients
     loss = cross_entropy(model(batch.inputs), batch.targets).mean()
@@ -91,13 +97,13 @@ def test_parameters_that_no_site_covers_have_a_tangent_of_their_own() -> None:
 def test_several_guesses_through_a_jacobian_that_is_no_matrix(tangents: Tangents) -> None:
     model = residual()
     batch = batch_for(model, 4)
-    estimator = ForwardGradient(Transpose(None), tangents=tangents)  # type: ignore[arg-type]
+    estimator = GuessEstimator(Transpose(GuessOptions()), tangents=tangents)
     sites = estimator.bind(model, batch.inputs).sites
-    drawn = estimator.dual_pass(model, cross_entropy, batch, RNG)
+    step, derivatives = estimator.dual_pass(model, cross_entropy, batch, RNG)
     true = site_gradients(model, cross_entropy, batch, sites)
     found = guesses(estimator, model, batch, tangents.number)
     expected = torch.stack([(y * true[site].unsqueeze(1)).flatten(2).sum(2) for site, y in found.items()]).sum(0)
-    torch.testing.assert_close(drawn.directional_derivative, expected)
+    torch.testing.assert_close(derivatives.delta, expected)
     if tangents.combine == "orthogonal":  # the same coefficients from the Gram matrix of the noise, of all sites
         maps = estimator.linear_maps(model, batch.inputs, RNG.step)
         shapes = {name: (len(batch.inputs), one.noise_dim) for name, one in maps.items()}
@@ -109,10 +115,10 @@ def test_several_guesses_through_a_jacobian_that_is_no_matrix(tangents: Tangents
             dim=1,
         )
         coefficients = z.shape[1] / 3 * torch.linalg.solve(z.mT @ z, expected)
-        torch.testing.assert_close(drawn.coefficients, coefficients)
+        torch.testing.assert_close(derivatives.coefficients, coefficients)
     for site, y in found.items():
         torch.testing.assert_close(
-            drawn.draws[site].combined(drawn.coefficients), torch.einsum("bk,bk...->b...", drawn.coefficients, y)
+            step.estimate_at(site, derivatives), torch.einsum("bk,bk...->b...", derivatives.coefficients, y)
         )
 
 
@@ -122,17 +128,16 @@ class Watched(Transpose):
     def __init__(self) -> None:
         self.seen: list[weakref.ref[object]] = []
 
-    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        if site.jacobian is not None:
-            self.seen.append(weakref.ref(site.jacobian))
-        return super().map(site, prepared, z)
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
+        self.seen.append(weakref.ref(upstream))
+        return super().linearize(layer, upstream, prepared)
 
 
 @pytest.mark.parametrize("combine", ["mean", "orthogonal", "projection"])
 def test_no_jacobian_outlives_its_draws(combine: Combine) -> None:
     model, guess = residual(), Watched()
     batch = batch_for(model, 4)
-    estimator = ForwardGradient(guess, tangents=Tangents(3, combine))
+    estimator = GuessEstimator(guess, tangents=Tangents(3, combine))
     estimator.bind(model, batch.inputs)
     guess.seen.clear()
 
@@ -151,13 +156,14 @@ SMALL = chain(4, 5, 6, 3, seed=2)
 def combined(tangents: Tangents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """At SMALL with W̃ᵀ: the estimate, the true gradient, Y and Z, all sites together, [batch, d(, K)]."""
     batch = batch_for(SMALL, 4)
-    estimator = ForwardGradient(Transpose(None), tangents=tangents)  # type: ignore[arg-type]
+    estimator = GuessEstimator(Transpose(GuessOptions()), tangents=tangents)
     sites = estimator.bind(SMALL, batch.inputs).sites
-    drawn = estimator.dual_pass(SMALL, cross_entropy, batch, RNG)
-    guess = torch.cat([drawn.draws[name].combined(drawn.coefficients) for name in sites], dim=1)
+    step, derivatives = estimator.dual_pass(SMALL, cross_entropy, batch, RNG)
+    guess = torch.cat([step.estimate_at(name, derivatives) for name in sites], dim=1)
     true = torch.cat(list(site_gradients(SMALL, cross_entropy, batch, sites).values()), dim=1)
     y = torch.cat(list(guesses(estimator, SMALL, batch, tangents.number).values()), dim=2).mT
-    noise = [one.noise.movedim(0, -1) for one in drawn.draws.values() if isinstance(one, Mapped)]
+    drawn = [joined(some) for some in step.draws.values()]
+    noise = [one.noise.movedim(0, -1) for one in drawn if isinstance(one, Mapped)]
     z = torch.cat(noise or [y], dim=1)
     return guess, true, y, z
 
@@ -175,7 +181,7 @@ def test_orthogonal_is_the_mean_over_the_columns_of_q(number: int) -> None:
 
 def test_as_many_orthogonal_tangents_as_dimensions_leave_nothing_to_chance() -> None:
     guess, true, *_ = combined(Tangents(6 + 3 + 3, "orthogonal", chunk=5))
-    estimator = ForwardGradient(Transpose(None))  # type: ignore[arg-type]
+    estimator = GuessEstimator(Transpose(GuessOptions()))
     batch = batch_for(SMALL, 4)
     estimator.bind(SMALL, batch.inputs)
     expected, start = [], 0
@@ -225,17 +231,17 @@ def z_scores(tangents: Tangents, factors: SecondMoments | None = None) -> dict[s
     model = chain(4, 6, 5, 3, seed=2)
     one = batch_for(model, 1, seed=8)
     claim = Claim("wperp", {"k": 3, "solver": "shared"})
-    estimator = ForwardGradient(claim.forward_gradient().method, tangents=tangents)
+    estimator = GuessEstimator(claim.guess_estimator().method, tangents=tangents)
     with pytest.MonkeyPatch.context() as patch:
         if factors is not None:
             patch.setattr("fgcli.diagnostics.exact.second_moments", lambda *_: factors)
         exact = exact_moments(subject(estimator, model, one), one)
     assert exact is not None
     many = Batch(one.inputs.expand(DRAWS, -1), one.targets.expand(DRAWS))
-    drawn = estimator.dual_pass(model, cross_entropy, many, RNG)
+    step, derivatives = estimator.dual_pass(model, cross_entropy, many, RNG)
     scores = {}
     for name, moments in exact.items():
-        guess = DRAWS * drawn.draws[name].combined(drawn.coefficients)  # δ holds the batch's 1/DRAWS
+        guess = DRAWS * step.estimate_at(name, derivatives)  # δ holds the batch's 1/DRAWS
         for j, expected in enumerate(moments.guess):
             scores[f"{name} {j}"] = z(guess[:, j], float(expected))
         scores[f"{name} square"] = z(guess.square().sum(1), moments.mean_square)
@@ -269,8 +275,8 @@ def test_orthogonal_moments_at_the_ends() -> None:
 
 
 def test_what_the_noise_of_a_method_that_draws_for_itself_cannot_be() -> None:
-    method: Any = Normalised()
-    estimator = ForwardGradient(method, tangents=Tangents(3))
+    method = Normalised()
+    estimator = GuessEstimator(method, tangents=Tangents(3))
     model = chain(5, 7, 4)
     batch = batch_for(model, 3)
     sites = estimator.bind(model, batch.inputs).sites
@@ -280,8 +286,8 @@ def test_what_the_noise_of_a_method_that_draws_for_itself_cannot_be() -> None:
         expected = torch.zeros(3, dtype=torch.float64)
         for name in sites:
             generator = RNG.generator(f"guess-{k}" if k else "guess", name)
-            y = method.sample(SimpleNamespace(shape=true[name].shape[1:]), None, 3, generator)
-            expected += (true[name] * y).sum(1)
+            y = torch.randn(true[name].shape, generator=generator, dtype=torch.float64)
+            expected += (true[name] * y / y.norm(dim=1, keepdim=True)).sum(1)
         assert delta is not None
         torch.testing.assert_close(delta[:, k], expected)
     for tangents, what in (
@@ -289,19 +295,23 @@ def test_what_the_noise_of_a_method_that_draws_for_itself_cannot_be() -> None:
         (Tangents(2, draws="rademacher"), "draws"),
     ):
         with pytest.raises(OptionRefused, match=f"{what}.* Normalised draws for itself"):
-            ForwardGradient(method, tangents=tangents)
+            GuessEstimator(method, tangents=tangents)
 
 
 def test_more_orthogonal_tangents_than_dimensions_are_refused() -> None:
-    estimator = ForwardGradient(Transpose(None), tangents=Tangents(13, "orthogonal"))  # type: ignore[arg-type]
+    estimator = GuessEstimator(Transpose(GuessOptions()), tangents=Tangents(13, "orthogonal"))
     with pytest.raises(OptionRefused, match=r"tangents is 13; .* at most 12 here, .* \(0 6, 2 3, 4 3\)"):
         estimator.bind(SMALL, torch.zeros(2, 4, dtype=torch.float64))
 
 
-def test_a_random_model_is_refused() -> None:
-    head = nn.Linear(8, 3)
-    nn.init.zeros_(head.weight)  # the outputs do not show it yet
-    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), head)
-    with pytest.raises(ModelRefused, match="its copies of a sample differ"):
-        ForwardGradient(Isotropic(), tangents=Tangents(2)).bind(model, torch.ones(2, 4))
-    assert ForwardGradient(Isotropic(), tangents=Tangents(2)).bind(model.eval(), torch.ones(2, 4)).sites
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_each_tangent_sees_the_same_dropout(chunk: int | None) -> None:
+    """As many orthogonal tangents as the sites have outputs give the gradient under one mask."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Tanh(), nn.Linear(5, 3), nn.Dropout(0.2)).double()
+    batch = batch_for(model, 6)
+    estimator = GuessEstimator(Isotropic(), tangents=Tangents(8, "orthogonal", chunk=chunk))
+    estimator.bind(model, batch.inputs)
+    with drawing():
+        found = estimator.estimate(model, cross_entropy, batch, RNG).gradients
+    torch.testing.assert_close(found, backward(model, cross_entropy, batch), rtol=1e-7, atol=1e-10)

@@ -4,16 +4,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from masks import covariance, masks, site, weight
-from networks import ANY, any_network, covariances
+from masks import covariance, layer_below, masks, weight
+from networks import ANY, Dense, any_network, covariances, cross_entropy
 from torch import Tensor
 
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.guess import Memory
+from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Site
 from fgcli.gradient.upstream import LinearUpstream, SegmentUpstream
-from fgcli.guesses.mean_space import OrthogonalMean
-from fgcli.guesses.options import OrthogonalOptions
-from fgcli.testing import check_guess_method
+from fgcli.methods.orthogonal.mean import OrthogonalMean
+from fgcli.methods.options import OrthogonalOptions
 
 
 def guess(**options: int | str) -> OrthogonalMean:
@@ -39,14 +40,15 @@ def test_on_a_chain_it_is_the_mean_whitened_map(shape: tuple[int, int], rank: in
 
 def test_by_the_matrix_and_by_products_it_is_one_map() -> None:
     matrix, mask = weight(9, 8), masks(8)
-    by_matrix = site(matrix, mask)
-    by_products = Site("site", by_matrix.module, (8,))
-    by_products.jacobian = SegmentUpstream(lambda s: (s * mask) @ matrix.T, torch.zeros(7, 8, dtype=torch.float64))
+    s = torch.zeros(7, 8, dtype=torch.float64, requires_grad=True)
+    site = Site("site", ("site.weight",), True)
+    segment = SegmentUpstream(site, [s], [(site, [(s * mask) @ matrix.T])], 7)
     z = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = []
-    for one in (by_matrix, by_products):
-        method = guess(k=3)
-        found.append([method.map(one, method.prepare(one), z) for _ in range(2)])
+    for upstream in (LinearUpstream(matrix, mask), segment):
+        method, layer = guess(k=3), layer_below(matrix, 7)
+        prepared = method.prepare(layer, Memory())
+        found.append([method.linearize(layer, upstream, prepared).map(z) for _ in range(2)])
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
 
 
@@ -68,15 +70,13 @@ def test_in_any_network_it_is_the_mean_whitened_map_of_the_dense_jacobian(networ
 @pytest.mark.parametrize("network", ANY)
 def test_steps_lead_to_the_leading_eigenvectors(network: str) -> None:
     model, batch = any_network(network)
-    estimator = ForwardGradient(guess(k=2, refresh=1))
+    method = Dense(guess(k=2, refresh=1))
+    estimator = GuessEstimator(method)
     estimator.bind(model, batch.inputs)
-    identity = torch.eye(2, dtype=torch.float64).expand(len(batch.inputs), -1, -1)
     for step in range(30):
-        maps = estimator.linear_maps(model, batch.inputs, step)
-        for name in estimator._lookahead.segments if estimator._lookahead else ():
-            maps[name].map(identity)
-    for name, _, jacobian in estimator._ahead(batch.inputs):
-        dense = jacobian.dense()
+        estimator.estimate(model, cross_entropy, batch, Streams(0).at(step))
+    assert method.dense
+    for name, dense in method.dense.items():
         mean = (dense @ dense.mT).mean(0)
         q = torch.linalg.qr(estimator.state()[f"{name}/left"]).Q
         kept, most = (q.T @ mean @ q).trace(), torch.linalg.eigvalsh(mean)[-2:].sum()
@@ -84,19 +84,17 @@ def test_steps_lead_to_the_leading_eigenvectors(network: str) -> None:
 
 
 def test_within_a_step_the_map_stays_and_the_next_starts_where_it_led() -> None:
-    matrix = weight(9, 8)
-    seen, method = site(matrix, masks(8)), guess(k=2, refresh=3)
+    matrix, mask, memory = weight(9, 8), masks(8), Memory()
+    method = guess(k=2, refresh=3)
     z = torch.eye(2, dtype=torch.float64)[0].expand(7, -1)
     maps = []
     for step in range(6):
-        seen.step = step
-        prepared = method.prepare(seen)
-        one = method.map(seen, prepared, z)
-        assert torch.equal(method.map(seen, prepared, z), one)
-        maps.append(one)
+        prepared = method.prepare(layer_below(matrix, step=step), memory)
+        one, again = (
+            method.linearize(layer_below(matrix, 7, step=step), LinearUpstream(matrix, mask), prepared) for _ in range(2)
+        )
+        assert torch.equal(one.map(z), again.map(z))
+        memory.update(again.statistics)  # as the engine does at the end of a batch
+        maps.append(one.map(z))
     same = [torch.equal(a, b) for a, b in pairwise(maps)]
     assert same == [True, True, True, False, True]  # what step 3 finds is used from step 4 on
-
-
-def test_it_keeps_the_contract() -> None:
-    check_guess_method(lambda: guess(k=3))

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from masks import covariance, masks, naive_top_k_projector, site, weight
+from masks import covariance, layer_below, map_of, masks, naive_top_k_projector, weight
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fgcli.gradient.guess import LinearGuess
-from fgcli.guesses.newton_schulz import newton_schulz
-from fgcli.guesses.options import NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
-from fgcli.guesses.orthogonal import OrthogonalBottom, orthogonal
-from fgcli.guesses.preconditioned import Preconditioned
+from fgcli.gradient.guess import GuessMethod, Memory
+from fgcli.methods.newton_schulz import newton_schulz
+from fgcli.methods.options import NewtonSchulzOptions, OrthogonalBottomOptions, OrthogonalOptions
+from fgcli.methods.orthogonal import OrthogonalBottom, orthogonal
+from fgcli.methods.preconditioned import Preconditioned
 
 WEIGHTS = {
     "square": weight(8, 8),
@@ -122,27 +122,22 @@ def test_bottom_has_the_energy_of_the_smallest_singular_values_for_every_mask(d_
 
 def test_tracked_space_follows_w_and_is_kept_between_refreshes() -> None:
     method = orthogonal(OrthogonalOptions(k=2, solver="shared", refresh=5))
-    first = site(weight(9, 9, gap_at=2), None)
-    method.prepare(first)
-    kept = first.memory["left"]
-    moved = site(weight(9, 9, gap_at=2, seed=3), None, step=4)
-    moved.memory["left"] = kept
-    method.prepare(moved)
-    assert moved.memory["left"] is kept
-    moved.step = 5
-    method.prepare(moved)
+    memory, moved = Memory(), weight(9, 9, gap_at=2, seed=3)
+    method.prepare(layer_below(weight(9, 9, gap_at=2)), memory)
+    kept = memory["left"]
+    method.prepare(layer_below(moved, step=4), memory)
+    assert memory["left"] is kept
+    method.prepare(layer_below(moved, step=5), memory)
     exact = torch.linalg.svd(weight(9, 9, gap_at=2, seed=3)).U[:, :2]
-    torch.testing.assert_close(moved.memory["left"] @ moved.memory["left"].T, exact @ exact.T, rtol=0, atol=1e-5)
+    torch.testing.assert_close(memory["left"] @ memory["left"].T, exact @ exact.T, rtol=0, atol=1e-5)
 
 
 def test_whole_rank_is_looked_at_again_at_every_refresh() -> None:
     method = orthogonal(OrthogonalOptions(k="rank", refresh=5))
-    first = site(weight(8, 8), None)
-    assert method.prepare(first) is None
+    memory = Memory()
+    assert method.prepare(layer_below(weight(8, 8)), memory) is None
     for step, still_known in ((4, True), (5, False)):
-        moved = site(weight(8, 8, rank=3), None, step=step)
-        moved.memory.update(first.memory)
-        assert (method.prepare(moved) is None) is still_known
+        assert (method.prepare(layer_below(weight(8, 8, rank=3), step=step), memory) is None) is still_known
 
 
 @pytest.mark.parametrize("solver", ["ritz", "shared"])
@@ -190,11 +185,10 @@ class Largest(TorchDispatchMode):
         (Preconditioned(), 10),
     ],
 )
-def test_nothing_of_size_batch_d_d_is_made(method: LinearGuess, d_out: int) -> None:
+def test_nothing_of_size_batch_d_d_is_made(method: GuessMethod, d_out: int) -> None:
     batch, d = 200, 64
     matrix, mask = weight(d_out, d).float(), masks(d)[torch.arange(batch) % 7].float()
-    one = site(matrix, mask)
-    z = torch.ones(batch, method.noise_dim(one, method.prepare(one)))
+    z = torch.ones(batch, map_of(method, matrix, mask).noise_dim)
     with Largest() as largest:
-        method.map(one, method.prepare(one), z)
+        map_of(method, matrix, mask).map(z)
     assert batch * d <= largest.elements <= batch * d * d // 8

@@ -5,17 +5,16 @@ N is fixed beforehand from the bias to detect: a guess too long by 5 % must show
 """
 
 import math
-from typing import Any
-
 import pytest
 import torch
 from claims import ESTIMATORS, GUESSES, Claim
-from networks import batch_for, chain, cross_entropy, site_gradients
+from networks import Wrapped, batch_for, chain, cross_entropy, site_gradients
 from torch import Tensor
 
 from fgcli.extend.registry import load_registry
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
 
@@ -24,7 +23,7 @@ SAMPLE = batch_for(MODEL, 1, seed=8)
 SCALE_OF_5_PERCENT = 1.05
 
 
-def covariances(estimator: ForwardGradient) -> dict[str, Tensor]:
+def covariances(estimator: GuessEstimator) -> dict[str, Tensor]:
     """C = A Aᵀ of every site at SAMPLE, from the map applied to the columns of the identity: [d, d]."""
     found = {}
     for name, linear in estimator.linear_maps(MODEL, SAMPLE.inputs, 0).items():
@@ -37,7 +36,7 @@ class Moments:
     """What the closed forms expect at SAMPLE for a claim, and how many draws show 5 %."""
 
     def __init__(self, claim: Claim) -> None:
-        estimator = claim.forward_gradient()
+        estimator = claim.guess_estimator()
         self.sites = estimator.bind(MODEL, SAMPLE.inputs.expand(2, -1)).sites
         self.gradients = {name: g[0] for name, g in site_gradients(MODEL, SAMPLE, self.sites).items()}
         self.covariances = covariances(estimator)
@@ -64,10 +63,11 @@ def z_scores(claim: Claim, moments: Moments, *, scale: float = 1.0) -> dict[str,
     """z of every coordinate of the mean, of the mean along C g, and of the mean square, by site."""
     n = moments.draws()
     batch = Batch(SAMPLE.inputs.expand(n, -1), SAMPLE.targets.expand(n))
-    estimator = claim.forward_gradient()
+    estimator = claim.guess_estimator()
     estimator.bind(MODEL, batch.inputs[:2])
-    for driven in estimator._driven.values():
-        driven.guess = Scaled(driven.guess, scale)  # type: ignore[assignment]
+    for guesser in estimator._guessers.values():
+        assert isinstance(guesser.guess, GuessMethod)
+        guesser.guess = Scaled(guesser.guess, scale)
     rng = Streams(11).at(0)
     delta = estimator.estimate(MODEL, cross_entropy, batch, rng).directional_derivative
     assert delta is not None
@@ -92,13 +92,13 @@ def z(values: Tensor, expected: float) -> float:
     return error / max(spread, 1e-12)
 
 
-class Scaled:
-    def __init__(self, guess: Any, scale: float) -> None:
-        self.guess, self.scale = guess, scale
-        self.needs, self.prepare, self.noise_dim = guess.needs, guess.prepare, guess.noise_dim
+class Scaled(Wrapped):
+    def __init__(self, method: GuessMethod, scale: float) -> None:
+        super().__init__(method)
+        self.scale = scale
 
-    def map(self, site: object, prepared: object, z: Tensor) -> Tensor:
-        return self.scale * self.guess.map(site, prepared, z)
+    def mapped(self, layer: Layer, linear: LinearMap, z: Tensor) -> Tensor:
+        return self.scale * linear.map(z)
 
 
 def test_the_table_is_the_registry() -> None:

@@ -8,9 +8,9 @@ from torch import nn
 from fgcli.bench.flops import count_flops
 from fgcli.extend.options import Options
 from fgcli.gradient.randomness import Streams
-from fgcli.guesses.backprop import Backprop
-from fgcli.guesses.backprop_checkpoint import BackpropCheckpoint
-from fgcli.guesses.options import CheckpointOptions
+from fgcli.methods.backprop import Backprop
+from fgcli.methods.backprop_checkpoint import BackpropCheckpoint
+from fgcli.methods.options import CheckpointOptions
 
 RNG = Streams(0).at(0)
 

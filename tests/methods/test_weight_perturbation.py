@@ -1,18 +1,22 @@
 """Weight perturbation: its directional derivative is the inner product with the true gradient of every parameter."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from exact import backward, drawing, smooth
 from networks import any_network, batch_for, chain, cross_entropy, residual
 from torch import Tensor, nn
+from zoo import ZOO, inputs_of, made
 
 from fgcli.extend.options import EngineOptions, Options
 from fgcli.gradient.errors import ModelRefused, OptionRefused
+from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
-from fgcli.guesses import weight_perturbation
-from fgcli.guesses.weight_perturbation import WeightPerturbation
+from fgcli.gradient.uses import call
+from fgcli.methods.weight_perturbation import WeightPerturbation
 
 RNG = Streams(3).at(7)
 
@@ -39,14 +43,10 @@ def reused() -> nn.Module:
 MODELS = {"bias": chain(5, 7, 4, bias=True), "residual": residual(), "reused": reused()}
 
 
-@pytest.mark.parametrize("by_hand", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_directional_derivative_and_gradients(name: str, by_hand: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if by_hand and name == "reused":
-        pytest.skip("by hand, a weight is known in its own layer alone")
+def test_directional_derivative_and_gradients(name: str) -> None:
     model = MODELS[name]
     batch = batch_for(model, 6)
-    monkeypatch.setattr(weight_perturbation, "lacks_layer_formulas", lambda _: by_hand)
     estimator = WeightPerturbation(Options())
     estimator.bind(model, batch.inputs)
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
@@ -124,27 +124,70 @@ class Between(nn.Module):
             case "formula":
                 self.mean.lerp_(x.mean(0), 0.1)
                 return torch.special.zeta(x.abs() + 2, torch.ones_like(x))
-            case "numpy":
-                return torch.from_numpy(x.detach().numpy())
+            case "branch":
+                return x.sin() if bool(x.sum() > 0) else x.cos()
             case _:
                 return x - self.mean.lerp_(x.mean(0), 0.1)
 
 
-@pytest.mark.parametrize(
-    ("what", "tangents", "message"),
-    [
-        ("formula", 1, r"site '0' is followed by .* formula, in layer '1' \(Between\) \(.*special_zeta.* backprop"),
-        ("numpy", 2, "site '0' is followed by what torch.func cannot follow .* or tangents=1"),
-        ("state", 2, r"layer '1' \(Between\) changes its buffer 'mean' in the forward pass"),
-    ],
-)
-def test_refused_by_name(what: str, tangents: int, message: str) -> None:
-    model, x = nn.Sequential(nn.Linear(4, 4), Between(what)), torch.randn(3, 4)
-    with pytest.raises(ModelRefused, match=message):
+@pytest.mark.parametrize("tangents", [1, 2])
+def test_an_operation_without_formula_is_named_by_what_comes_before(tangents: int) -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), Between("formula")), torch.randn(3, 4)
+    with pytest.raises(ModelRefused, match=r"^site '0' is followed by .*zeta.* no forward-mode formula .*backprop"):
         WeightPerturbation(EngineOptions(tangents=tangents)).bind(model, x)
+    assert not model.get_buffer("1.mean").any()
+
+
+@pytest.mark.parametrize("memory", ["store", "replay"])
+@pytest.mark.parametrize("what", ["branch", "state"])
+def test_what_torch_func_cannot_follow_has_a_pass_for_each_tangent(what: str, memory: Any) -> None:
+    """Branches on values, and a buffer that the forward changes: the last one's statistics are those of one forward."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), Between(what), nn.Linear(4, 3)).double()
+    batch = batch_for(model, 6)
+    model.get_buffer("1.mean").zero_()
+    twin = copy.deepcopy(model)
+    size = sum(p.numel() for p in model.parameters())
+    estimator = WeightPerturbation(EngineOptions(tangents=size, combine="orthogonal", memory=memory))
+    estimator.bind(model, batch.inputs)
+    assert not model.get_buffer("1.mean").any()
+    found = estimator.estimate(model, cross_entropy, batch, RNG)
+    losses = cross_entropy(twin(batch.inputs), batch.targets)
+    exact = torch.autograd.grad(losses.mean(), list(twin.parameters()))
+    torch.testing.assert_close(found.losses, losses.detach())
+    torch.testing.assert_close(model.get_buffer("1.mean"), twin.get_buffer("1.mean").detach())
+    for (name, _), expected in zip(twin.named_parameters(), exact, strict=True):
+        torch.testing.assert_close(found.gradients[name], expected, rtol=1e-6, atol=1e-8)
 
 
 def test_a_look_at_the_model_leaves_its_buffers() -> None:
     between = Between("state")
     WeightPerturbation(Options()).bind(nn.Sequential(nn.Linear(4, 4), between), torch.randn(3, 4))
     assert not between.mean.any()
+
+
+@pytest.mark.parametrize("tangents", [1, 4])
+@pytest.mark.parametrize("name", [name for name, kind in ZOO.items() if kind.dtype == torch.float64])
+def test_in_the_zoo_each_derivative_is_the_inner_product_with_the_gradient(name: str, tangents: int) -> None:
+    """With the directions of its keys; dropout and other draws are those of `backward`, statistics too."""
+    model, batch = made(name), Batch(inputs_of(name, 3), None)
+    exact = backward(model, smooth, batch)
+    twin = copy.deepcopy(model)
+    with drawing():
+        call(twin, batch.inputs)
+    estimator = WeightPerturbation(EngineOptions(tangents=tangents))
+    estimator.bind(model, batch.inputs)
+    with drawing():
+        found = estimator.estimate(model, smooth, batch, RNG)
+    directions = {
+        key: torch.stack([RNG.normal(f"weight-{k}" if k else "weight", key, tuple(g.shape), g) for k in range(tangents)])
+        for key, g in exact.items()
+    }
+    along = torch.stack([(directions[key] * g).flatten(1).sum(1) for key, g in exact.items()]).sum(0)
+    delta = found.directional_derivative
+    assert delta is not None
+    torch.testing.assert_close(delta.view(-1, tangents).sum(0), along, rtol=1e-9, atol=1e-11)
+    for key, v in directions.items():
+        torch.testing.assert_close(found.gradients[key], torch.tensordot(along / tangents, v, dims=1))
+    for key, buffer in twin.named_buffers():
+        torch.testing.assert_close(model.get_buffer(key), buffer)

@@ -1,20 +1,18 @@
-"""The dual pass held to autograd, in float64."""
-
-from typing import ClassVar
+"""The estimate of a guess method held to autograd, in float64."""
 
 import pytest
 import torch
 from networks import batch_for, chain, cross_entropy, residual, site_gradients
+from subjects import Normalised
 from torch import Tensor, nn
 
 from fgcli.extend.options import GuessOptions
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.guess import Isotropic, Needs
+from fgcli.gradient.guess import Isotropic, Layer, Memory
 from fgcli.gradient.randomness import Streams
-from fgcli.gradient.sites import Site, is_site, weight_gradients
 from fgcli.gradient.tangents import Tangents
-from fgcli.guesses.transpose import Transpose
+from fgcli.methods.transpose import Transpose
 
 RNG = Streams(3).at(7)
 
@@ -25,10 +23,10 @@ CHAINS = {
     "tanh": chain(4, 6, 5, 3, activation=nn.Tanh),
     "softplus": chain(4, 6, 3, activation=nn.Softplus),
 }
-GUESSES = {"isotropic": Isotropic, "transpose": lambda: Transpose(None)}  # type: ignore[arg-type]
+GUESSES = {"isotropic": Isotropic, "transpose": lambda: Transpose(GuessOptions())}
 
 
-def drawn(estimator: ForwardGradient, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def drawn(estimator: GuessEstimator, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The guesses that `estimate` draws at RNG, drawn again from their keys."""
     return {
         name: linear.map(RNG.normal("guess", name, (len(batch.inputs), linear.noise_dim), batch.inputs))
@@ -41,7 +39,7 @@ def drawn(estimator: ForwardGradient, model: nn.Module, batch: Batch) -> dict[st
 def test_directional_derivative_is_inner_product_with_true_gradient(network: str, guess: str) -> None:
     model = CHAINS[network]
     batch = batch_for(model, 11)
-    estimator = ForwardGradient(GUESSES[guess]())
+    estimator = GuessEstimator(GUESSES[guess]())
     sites = estimator.bind(model, batch.inputs[:2]).sites
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     true = site_gradients(model, batch, sites)
@@ -54,7 +52,7 @@ def test_directional_derivative_is_inner_product_with_true_gradient(network: str
 def test_directional_derivative_through_convolution_residual_and_norm() -> None:
     model = residual()
     batch = batch_for(model, 5)
-    estimator = ForwardGradient(Isotropic(), uncovered="freeze")
+    estimator = GuessEstimator(Isotropic(), uncovered="freeze")
     sites = estimator.bind(model, batch.inputs[:2]).sites
     assert sites == ("conv", "grouped", "enter", "inner", "leave")
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
@@ -68,7 +66,7 @@ def test_directional_derivative_through_convolution_residual_and_norm() -> None:
 def test_weight_gradients_are_the_naive_formula(network: str) -> None:
     model = CHAINS[network]
     batch = batch_for(model, 6)
-    estimator = ForwardGradient(Transpose(None))  # type: ignore[arg-type]
+    estimator = GuessEstimator(Transpose(GuessOptions()))
     estimator.bind(model, batch.inputs[:2])
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     delta, guesses = estimate.directional_derivative, drawn(estimator, model, batch)
@@ -85,40 +83,11 @@ def test_weight_gradients_are_the_naive_formula(network: str) -> None:
         x = layer(x)
 
 
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(2, 4, 3),
-        nn.Conv2d(2, 4, (2, 3), stride=(1, 2), padding=(1, 0), dilation=(2, 1)),
-        nn.Conv2d(2, 4, 3, padding="same"),
-        nn.Conv2d(2, 4, 4, padding="same"),
-        nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular", groups=2, bias=False),
-        nn.Linear(6, 4),
-        nn.Conv1d(12, 4, 3, stride=2, padding=1, dilation=2),
-        nn.Conv1d(12, 4, 3, padding="same", padding_mode="reflect", groups=2),
-    ],
-    ids=["plain", "uneven", "same", "same-even", "circular-groups", "linear-on-tokens", "1d", "1d-reflect"],
-)
-def test_gradients_of_a_layer_equal_autograd(layer: nn.Module) -> None:
-    """With the true gradient in place of a guess, Eq. 3 is the chain rule itself."""
-    layer = layer.double()
-    x = torch.randn(3, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x = x.flatten(1, 2) if isinstance(layer, nn.Conv1d) else x
-    s = layer(x)
-    g = torch.randn(s.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    expected = torch.autograd.grad(s, list(layer.parameters()), g)
-    assert is_site(layer)
-    found = weight_gradients(Site("layer", layer, tuple(s.shape[1:])), x, g)
-    for (name, _), value in zip(layer.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(found[f"layer.{name}"], value)
-
-
 def test_tangents_by_hand_equal_pytorchs_own_formula() -> None:
     """The route around backends without a forward-mode formula (MPS) gives what the formula gives."""
     model = residual()
     batch = batch_for(model, 4)
-    estimator = ForwardGradient(Isotropic(), uncovered="freeze")
+    estimator = GuessEstimator(Isotropic(), uncovered="freeze")
     estimator.bind(model, batch.inputs[:2])
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     guesses = drawn(estimator, model, batch)
@@ -142,7 +111,7 @@ def test_tangents_by_hand_equal_pytorchs_own_formula() -> None:
 def test_parameters_that_no_site_covers_are_trained_by_weight_perturbation_in_the_same_pass() -> None:
     model = residual()
     batch = batch_for(model, 5)
-    estimator = ForwardGradient(Isotropic())
+    estimator = GuessEstimator(Isotropic())
     coverage = estimator.bind(model, batch.inputs[:2])
     assert coverage.perturbed == ("norm.weight", "norm.bias")
     assert coverage.frozen == ()
@@ -163,7 +132,7 @@ def test_parameters_that_no_site_covers_are_trained_by_weight_perturbation_in_th
 def test_uncovered_parameters_can_be_frozen() -> None:
     model = residual()
     batch = batch_for(model, 5)
-    estimator = ForwardGradient(Isotropic(), uncovered="freeze")
+    estimator = GuessEstimator(Isotropic(), uncovered="freeze")
     coverage = estimator.bind(model, batch.inputs[:2])
     assert coverage.frozen == ("norm.weight", "norm.bias")
     assert coverage.perturbed == ()
@@ -174,7 +143,7 @@ def test_parameters_frozen_by_the_user_stay_out() -> None:
     model = chain(5, 6, 3, bias=True)
     model[0].requires_grad_(False)
     batch = batch_for(model, 4)
-    estimator = ForwardGradient(Isotropic())
+    estimator = GuessEstimator(Isotropic())
     assert estimator.bind(model, batch.inputs[:2]).perturbed == ()
     assert set(estimator.estimate(model, cross_entropy, batch, RNG).gradients) == {"2.weight", "2.bias"}
 
@@ -182,7 +151,7 @@ def test_parameters_frozen_by_the_user_stay_out() -> None:
 def test_same_key_same_guess_and_other_step_another() -> None:
     model = chain(5, 7, 4)
     batch = batch_for(model, 3)
-    estimator = ForwardGradient(Isotropic())
+    estimator = GuessEstimator(Isotropic())
     estimator.bind(model, batch.inputs[:2])
     first, again, other = (
         estimator.estimate(model, cross_entropy, batch, Streams(1).at(step)).gradients["0.weight"] for step in (2, 2, 3)
@@ -194,14 +163,15 @@ def test_same_key_same_guess_and_other_step_another() -> None:
 class Counting(Isotropic):
     """Counts its prepares and remembers the number in the site's memory."""
 
-    def prepare(self, site: Site) -> None:
-        site.memory["prepared"] = site.memory.get("prepared", torch.tensor(0)) + 1
+    def prepare(self, layer: Layer, memory: Memory) -> None:
+        assert layer.output is None
+        memory["prepared"] = memory.get("prepared", torch.tensor(0.0)) + 1
 
 
 def test_prepare_runs_once_per_parameter_update_and_its_memory_is_state() -> None:
     model = chain(5, 7, 4)
     batch = batch_for(model, 3)
-    estimator = ForwardGradient(Counting())
+    estimator = GuessEstimator(Counting())
     estimator.bind(model, batch.inputs[:2])
     for _ in range(2):
         estimator.estimate(model, cross_entropy, batch, Streams(1).at(0))
@@ -209,30 +179,17 @@ def test_prepare_runs_once_per_parameter_update_and_its_memory_is_state() -> Non
     assert estimator.state() == {"0/prepared": 1, "2/prepared": 1}
     estimator.estimate(model, cross_entropy, batch, Streams(1).at(1))
     assert estimator.state() == {"0/prepared": 2, "2/prepared": 2}
-    other = ForwardGradient(Counting())
+    other = GuessEstimator(Counting())
     other.bind(model, batch.inputs[:2])
     other.load_state(estimator.state())
     other.estimate(model, cross_entropy, batch, Streams(1).at(2))
     assert other.state() == {"0/prepared": 3, "2/prepared": 3}
 
 
-class Normalised:
-    """Not linear in its noise: a direction of length 1."""
-
-    needs: ClassVar[Needs] = "nothing"
-
-    def prepare(self, site: Site) -> None:
-        return None
-
-    def sample(self, site: Site, prepared: None, batch: int, generator: torch.Generator) -> Tensor:
-        z = torch.randn(batch, *site.shape, generator=generator, dtype=torch.float64)
-        return z / z.norm(dim=1, keepdim=True)
-
-
 def test_a_method_that_samples_trains_but_has_no_linear_map() -> None:
     model = chain(5, 7, 4)
     batch = batch_for(model, 3)
-    estimator = ForwardGradient(Normalised())
+    estimator = GuessEstimator(Normalised())
     sites = estimator.bind(model, batch.inputs[:2]).sites
     delta = estimator.estimate(model, cross_entropy, batch, RNG).directional_derivative
     true = site_gradients(model, batch, sites)
@@ -249,7 +206,7 @@ def test_a_layer_that_is_the_whole_model_is_the_output_layer() -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 3).double()
     batch = batch_for(model, 4)
-    estimators = [ForwardGradient(Transpose(GuessOptions())), ForwardGradient(Isotropic())]
+    estimators = [GuessEstimator(Transpose(GuessOptions())), GuessEstimator(Isotropic())]
     assert [estimator.bind(model, batch.inputs).sites for estimator in estimators] == [("",), ("",)]
     wt, isotropic = (estimator.estimate(model, cross_entropy, batch, RNG).gradients for estimator in estimators)
     assert wt.keys() == {"weight", "bias"}
@@ -274,7 +231,7 @@ def test_in_place_operations_on_a_sites_output_do_not_change_its_guess() -> None
     torch.manual_seed(0)
     model = InPlace().double()
     batch = batch_for(model, 6)
-    estimator = ForwardGradient(Isotropic())
+    estimator = GuessEstimator(Isotropic())
     sites = estimator.bind(model, batch.inputs[:2]).sites
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     delta, guesses = estimate.directional_derivative, drawn(estimator, model, batch)
@@ -288,7 +245,7 @@ def test_a_frozen_layer_is_not_perturbed() -> None:
     model = chain(5, 4, 4, 3, bias=True)
     model[0].requires_grad_(False)
     batch = batch_for(model, 6)
-    estimator = ForwardGradient(Isotropic(), tangents=Tangents(7, "orthogonal"))
+    estimator = GuessEstimator(Isotropic(), tangents=Tangents(7, "orthogonal"))
     estimator.bind(model, batch.inputs)
     found = estimator.estimate(model, cross_entropy, batch, Streams(0).at(0)).gradients
     cross_entropy(model(batch.inputs), batch.targets).mean().backward()

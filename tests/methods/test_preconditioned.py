@@ -4,7 +4,7 @@ import pytest
 import torch
 from masks import covariance, masks, naive_top_k_projector, weight
 
-from fgcli.guesses.preconditioned import Preconditioned
+from fgcli.methods.preconditioned import Preconditioned
 
 SIGMA = 1e-5
 

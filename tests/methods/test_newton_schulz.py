@@ -6,11 +6,12 @@ from typing import Literal
 
 import pytest
 import torch
-from masks import covariance, masks, site, weight
+from masks import covariance, layer_below, map_of, masks, weight
 from torch import Tensor
 
-from fgcli.guesses.newton_schulz import newton_schulz, spectral_norm_bound
-from fgcli.guesses.options import NewtonSchulzOptions
+from fgcli.gradient.guess import Memory
+from fgcli.methods.newton_schulz import newton_schulz, spectral_norm_bound
+from fgcli.methods.options import NewtonSchulzOptions
 from fgcli.spectra.coefficients import CoefficientTable
 from fgcli.spectra.table_file import shipped_table, write_table
 
@@ -89,34 +90,32 @@ def test_bound_is_never_below_the_norm_and_near_it() -> None:
 
 
 def test_sigma_is_computed_once_every_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fgcli.guesses import newton_schulz as module
+    from fgcli.methods import newton_schulz as module
 
     calls = []
     real = module.leading_singular
     monkeypatch.setattr(module, "leading_singular", lambda *args: calls.append(1) or real(*args))
     method = newton_schulz(NewtonSchulzOptions(k=3, solver="batched", refresh=4))
-    one = site(weight(8, 8), None)
+    memory = Memory()
     for step in range(9):
-        one.step = step
-        method.prepare(one)
+        method.prepare(layer_below(weight(8, 8), step=step), memory)
     assert len(calls) == 3
 
 
 def test_as_many_vectors_are_tracked_as_asked_for() -> None:
-    method, one = newton_schulz(NewtonSchulzOptions(k=3, oversampling=2)), site(weight(9, 9), None)
-    assert method.noise_dim(one, method.prepare(one)) == 6
+    method = newton_schulz(NewtonSchulzOptions(k=3, oversampling=2))
+    assert map_of(method, weight(9, 9), masks(9)).noise_dim == 6
 
 
 def test_tracked_space_follows_w() -> None:
     method = newton_schulz(NewtonSchulzOptions(k=2, oversampling=1, refresh=5))
-    moved = site(weight(9, 9, gap_at=2, seed=3), None, step=4)
-    moved.memory |= {"left": torch.eye(9, 2, dtype=torch.float64), "step": torch.tensor(0.5)}
-    method.prepare(moved)
-    assert torch.equal(moved.memory["left"], torch.eye(9, 2, dtype=torch.float64))
-    moved.step = 5
-    method.prepare(moved)
+    moved, memory = weight(9, 9, gap_at=2, seed=3), Memory()
+    memory.update({"left": torch.eye(9, 2, dtype=torch.float64), "step": torch.tensor(0.5)})
+    method.prepare(layer_below(moved, step=4), memory)
+    assert torch.equal(memory["left"], torch.eye(9, 2, dtype=torch.float64))
+    method.prepare(layer_below(moved, step=5), memory)
     exact = torch.linalg.svd(weight(9, 9, gap_at=2, seed=3)).U[:, :2]
-    torch.testing.assert_close(moved.memory["left"] @ moved.memory["left"].T, exact @ exact.T, rtol=0, atol=1e-4)
+    torch.testing.assert_close(memory["left"] @ memory["left"].T, exact @ exact.T, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["gram", "batched"])
@@ -129,7 +128,7 @@ def test_a_table_with_gaps_says_once_that_it_has_no_polynomial_for_a_step(
     for coeffs, said in (("shipped", 0), (str(tmp_path / "one.json"), 1)):
         guess = newton_schulz(NewtonSchulzOptions(k=3, solver=solver, coeffs=coeffs))
         for matrix in (weight(8, 8), weight(11, 7)):
-            guess.prepare(site(matrix, None))
+            guess.prepare(layer_below(matrix), Memory())
         assert len(caplog.messages) == said
     assert caplog.messages[0].startswith("the coefficient table has no polynomial within 0.05 of σ_k = 0.")
     assert "that of σ = 0.1 is used" in caplog.messages[0]
