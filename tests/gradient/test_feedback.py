@@ -1,0 +1,273 @@
+"""Feedback: where it is exact, what it learns, what it may not look at."""
+
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.errors import GuessFault, OptionRefused
+from fgcli.gradient.estimator import Batch
+from fgcli.gradient.feedback import WARM_UP, Cut, Feedback, FeedbackOptions
+from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.look import look
+from fgcli.gradient.randomness import Streams
+from fgcli.gradient.tangents import Tangents
+
+
+def network(hidden: int, *, linear: bool = False, norm: bool = False, width: int = 7) -> nn.Sequential:
+    """Layers of float64 from a generator alone: inputs 6, `hidden` hidden layers, 4 outputs."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    size = 6
+    for number in range(1, hidden + 1):
+        layers[f"hidden{number}"] = nn.Linear(size, width, dtype=torch.double)
+        if norm:
+            layers[f"norm{number}"] = nn.LayerNorm(width, dtype=torch.double)
+        if not linear:
+            layers[f"relu{number}"] = nn.ReLU()
+        size = width
+    layers["output"] = nn.Linear(size, 4, dtype=torch.double)
+    model = nn.Sequential(layers)
+    generator = torch.Generator().manual_seed(hidden)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.double) / 2)
+    return model
+
+
+class Attention(nn.Module):
+    """A residual stream with one block of attention; samples are sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8, dtype=torch.double), nn.Linear(8, 4, dtype=torch.double)
+        self.block = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True, dtype=torch.double)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.block(self.enter(x.unsqueeze(1).expand(-1, 3, -1))).mean(1))
+
+
+def batch(samples: int = 12, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, 6, generator=generator, dtype=torch.double)
+    return Batch(inputs, torch.randint(4, (samples,), generator=generator))
+
+
+def estimated(model: nn.Module, options: FeedbackOptions, tangents: Tangents | None = None, steps: int = 1) -> Any:
+    estimator = GuessEstimator(Isotropic(), feedback=options, tangents=tangents)
+    estimator.bind(model, batch().inputs)
+    found = None
+    for step in range(steps):
+        found = estimator.estimate(model, F.cross_entropy, batch(), Streams(0).at(step))
+    assert found is not None
+    return found
+
+
+def true_gradients(model: nn.Module, data: Batch) -> dict[str, Tensor]:
+    loss = F.cross_entropy(model(data.inputs), data.targets)
+    names = [name for name, _ in model.named_parameters()]
+    return dict(zip(names, torch.autograd.grad(loss, list(model.parameters())), strict=True))
+
+
+def off(found: dict[str, Tensor], true: dict[str, Tensor], name: str) -> float:
+    return float((found[name] - true[name]).norm() / true[name].norm())
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(("kind", "exact_layers"), [("direct", 2), ("local", 3)])
+def test_the_last_layers_are_exact_whatever_has_been_learned(kind, exact_layers, norm):
+    model, true = network(3, norm=norm), true_gradients(network(3, norm=norm), batch())
+    found = estimated(model, FeedbackOptions(kind), steps=3).gradients
+    layers = ["output", "hidden3", "hidden2", "hidden1"]
+    for position, layer in enumerate(layers):
+        error = max(off(found, true, f"{layer}.weight"), off(found, true, f"{layer}.bias"))
+        assert (error < 1e-12) == (position < exact_layers), (layer, error)
+    if norm:
+        assert off(found, true, "norm3.weight") < 1e-12
+    assert found.keys() == true.keys()
+
+
+@pytest.mark.parametrize("kind", ["direct", "local"])
+def test_a_correction_of_one_is_exact_with_all_directions_whatever_a_is(kind):
+    model, data = network(3), batch()
+    estimator = GuessEstimator(
+        Isotropic(), feedback=FeedbackOptions(kind, correction=1.0), tangents=Tangents(3 * 7, "orthogonal")
+    )
+    estimator.bind(model, data.inputs)
+    assert estimator.feedback is not None
+    for place in ("hidden2", "hidden3"):
+        estimator.feedback.matrices[place] = torch.full((7, 4), 0.7, dtype=torch.double)
+    found = estimator.estimate(model, F.cross_entropy, data, Streams(0).at(0)).gradients
+    true = true_gradients(model, data)
+    assert max(off(found, true, name) for name in true) < 1e-9
+
+
+def test_a_correction_of_one_is_unbiased_with_one_tangent():
+    model, data = network(3), batch(3)
+    options = FeedbackOptions("direct", "fixed", correction=1.0)
+    estimator = GuessEstimator(Isotropic(), feedback=options, tangents=Tangents(400))
+    estimator.bind(model, data.inputs)
+    true = true_gradients(model, data)["hidden1.weight"]
+    along = true / true.norm()
+    draws = torch.stack(
+        [
+            (estimator.estimate(model, F.cross_entropy, data, Streams(seed).at(0)).gradients["hidden1.weight"] * along).sum()
+            for seed in range(40)
+        ]
+    )
+    error = draws.std() / len(draws) ** 0.5
+    assert error < 0.08 * true.norm()  # else a bias of a third would not be seen
+    assert abs(draws.mean() - true.norm()) < 4 * error
+
+
+def test_direct_is_exact_with_the_jacobian_of_a_linear_network():
+    model, data = network(3, linear=True), batch()
+    weights = {name: one.weight for name, one in model.named_children() if isinstance(one, nn.Linear)}
+    feedback = Feedback(FeedbackOptions("direct", "none"))
+    found = look(model, data.inputs)
+    feedback.matrices["hidden3"] = (weights["output"] @ weights["hidden3"]).T.detach()
+    feedback.matrices["hidden2"] = (weights["output"] @ weights["hidden3"] @ weights["hidden2"]).T.detach()
+    predicted = feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(0))
+    true = true_gradients(model, data)
+    estimate = (predicted.at["hidden1"].T @ data.inputs).detach()
+    assert torch.allclose(estimate, true["hidden1.weight"], rtol=1e-9)
+
+
+def test_it_learns_the_mean_jacobian_of_a_network_that_stands_still():
+    model = network(3, linear=True)
+    weights = {name: one.weight.detach() for name, one in model.named_children() if isinstance(one, nn.Linear)}
+    jacobian = (weights["output"] @ weights["hidden3"] @ weights["hidden2"]).T
+    feedback, found = Feedback(FeedbackOptions("direct")), look(model, batch().inputs)
+    for step in range(400):
+        feedback.predict(model, found, F.cross_entropy, batch(64, step), Streams(0).at(step))
+    assert float((feedback.matrices["hidden2"] - jacobian).norm() / jacobian.norm()) < 0.05
+
+
+def test_learning_is_stable_with_far_more_dimensions_than_samples():
+    model, data = network(2, width=400), batch(4)
+    feedback, found = Feedback(FeedbackOptions("direct", rate=1.0)), look(network(2, width=400), batch(4).inputs)
+    weights = model.get_submodule("output").weight.detach() @ model.get_submodule("hidden2").weight.detach()
+    size = float(weights.norm())
+    for step in range(300):
+        feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(step))
+    assert float(feedback.matrices["hidden2"].norm()) < 2 * size
+
+
+def test_bootstrapped_feedback_comes_nearer_than_none_and_uses_no_tangents(monkeypatch):
+    def no_tangents(*_: object) -> None:
+        raise AssertionError("forward mode was used")
+
+    model, true = network(4), true_gradients(network(4), batch())
+    monkeypatch.setattr(forward_ad, "make_dual", no_tangents)
+    feedback, without = Feedback(FeedbackOptions("direct", "bootstrap")), Feedback(FeedbackOptions("direct", "none"))
+    monkeypatch.undo()
+    found = look(model, batch().inputs)
+    monkeypatch.setattr(forward_ad, "make_dual", no_tangents)
+    for step in range(30):
+        told = feedback.predict(model, found, F.cross_entropy, batch(), Streams(0).at(step)).at["hidden3"]
+        alone = without.predict(model, found, F.cross_entropy, batch(), Streams(0).at(step)).at["hidden3"]
+    inputs = torch.relu(model[:4](batch().inputs)).detach()
+    wanted = true["hidden3.weight"]
+    assert alone.norm() == 0
+    assert F.cosine_similarity((told.flatten(1).T @ inputs).flatten(), wanted.flatten(), 0) > 0.5
+
+
+@pytest.mark.parametrize("model", [network(3), Attention()])
+def test_no_graph_leads_past_the_next_weight(model):
+    data = batch()
+    found = look(model, data.inputs)
+    cut = Cut(model, data.inputs, found, None)
+    owners = {id(leaf): name for name, some in cut.going.items() for leaf in some}
+    parameters = {id(p) for p in model.parameters()}
+    for name, end in cut.ends.items():
+        for tensor in end.tensors:
+            reached = {id(leaf) for leaf in _leaves(tensor)}
+            assert not reached & parameters
+            before = {owners[one] for one in reached if one in owners}
+            assert before == {site.name for site in found.sites.values() if name in site.reaches}, name
+
+
+def _leaves(tensor: Tensor) -> list[Tensor]:
+    seen, ahead, found = set(), [tensor.grad_fn], []
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        ahead.extend(following for following, _ in node.next_functions)
+    return found
+
+
+@pytest.mark.parametrize("learning", ["tangents", "bootstrap"])
+def test_it_goes_on_from_its_state_to_the_bit(learning):
+    options, model, data = FeedbackOptions("local", learning, every=3), network(3), batch()
+
+    def stepped(estimator: GuessEstimator, steps: range) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for step in steps:
+            found = estimator.estimate(model, F.cross_entropy, data, Streams(0).at(step)).gradients
+        return found
+
+    whole, first, second = (GuessEstimator(Isotropic(), feedback=options) for _ in range(3))
+    for estimator in (whole, first, second):
+        estimator.bind(model, data.inputs)
+    stepped(first, range(WARM_UP + 2))
+    second.load_state({key: value.clone() for key, value in first.state().items()})
+    last = range(WARM_UP + 2, WARM_UP + 6)
+    expected, found = stepped(whole, range(WARM_UP + 6)), stepped(second, last)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_feedback_that_grows_without_bound_is_named_before_the_update():
+    model, data = network(3), batch()
+    feedback, found = Feedback(FeedbackOptions("direct")), look(network(3), batch().inputs)
+    feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(0))
+    feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(1))
+    feedback.steps = WARM_UP
+    feedback.matrices["hidden2"] *= 1e6
+    with pytest.raises(GuessFault, match=r"site 'hidden2': feedback has grown"):
+        feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(2))
+
+
+def test_options_that_do_not_suit_are_refused():
+    with pytest.raises(OptionRefused, match="feedback is 'sideways'; it must be one of direct, local"):
+        FeedbackOptions("sideways")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(OptionRefused, match="memory is store"):
+        GuessEstimator(Isotropic(), feedback=FeedbackOptions(), memory="replay")
+
+
+@pytest.mark.parametrize("tangents", [Tangents(), Tangents(4), Tangents(3, chunk=2)])
+@pytest.mark.parametrize("memory", ["store", "replay"])
+def test_the_exact_output_gradient_is_that_of_backward_and_takes_no_guess(tangents, memory):
+    model, data = network(2), batch()
+    estimator = GuessEstimator(Isotropic(), tangents=tangents, memory=memory, output_gradient="exact")
+    estimator.bind(model, data.inputs)
+    found = estimator.estimate(model, F.cross_entropy, data, Streams(0).at(0)).gradients
+    true = true_gradients(model, data)
+    assert off(found, true, "output.weight") < 1e-12
+    assert off(found, true, "output.bias") < 1e-12
+    assert off(found, true, "hidden2.weight") > 0.1
+
+
+def test_the_exact_output_gradient_goes_through_what_lies_behind_the_last_layer():
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(6, 5, dtype=torch.double), nn.Linear(5, 4, dtype=torch.double)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.leave(self.enter(x).tanh().unsqueeze(1).expand(-1, 3, -1)).tanh().mean(1)
+
+    torch.manual_seed(0)
+    model, data = Pooled(), batch()
+    for tangents in (Tangents(), Tangents(3)):
+        estimator = GuessEstimator(Isotropic(), tangents=tangents, output_gradient="exact")
+        estimator.bind(model, data.inputs)
+        found = estimator.estimate(model, F.cross_entropy, data, Streams(0).at(0)).gradients
+        assert off(found, true_gradients(model, data), "leave.weight") < 1e-12
