@@ -6,11 +6,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from fgcli.bench.executor import Outcome
-from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
-from fgcli.extend.options import Options
+from fgcli import Entry, Options, Outcome, hookimpl
 from fgcli.recipe import read_recipe
+
+FG_CONTRACT = 2
 
 
 class StubOptions(Options):

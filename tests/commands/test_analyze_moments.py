@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from tiny_runs import FLAGS, fg, run
 
+from fgcli import LinearMap
+
 TRAIN = [flag for flag in FLAGS if flag not in ("--epochs", "4")]
 METRICS = {
     "bias", "variance", "mse", "covariance_norm", "covariance_rms", "cosine", "cosine_squared", "norm_ratio",
@@ -110,12 +112,17 @@ def test_table_shows_both_and_z(trained):
 
 
 def test_a_wrong_covariance_is_said_in_words(trained, monkeypatch):
-    from fgcli.guesses.transpose import Transpose
+    from fgcli.methods.transpose import Transpose
 
-    right = Transpose.map
-    monkeypatch.setattr(
-        Transpose, "map", lambda self, site, prepared, z: right(self, site, prepared, z) * (1.2 if z.dim() == 3 else 1)
-    )
+    right = Transpose.linearize
+
+    def wrong(self, layer, upstream, prepared):
+        linear = right(self, layer, upstream, prepared)
+        return LinearMap(  # a draw has one column
+            linear.noise_dim, lambda z: linear.map(z) * (1.2 if z.dim() == 3 and z.shape[2] > 1 else 1)
+        )
+
+    monkeypatch.setattr(Transpose, "linearize", wrong)
     shown = fg("analyze-moments", str(trained / "wt"), "--draws", "64").stdout.replace("\n", " ")
     assert "standard errors off its exact value: the guesses are not what their covariance says" in shown
 
@@ -142,15 +149,14 @@ def test_bad_input(trained, flags, said):
 
 
 PLUGIN = """
-from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
+from fgcli import Entry, GuessMethod, LinearMap, hookimpl
 
-class Doubled:
+FG_CONTRACT = 2
+
+class Doubled(GuessMethod):
     needs = "nothing"
     def __init__(self, options): pass
-    def prepare(self, site): return None
-    def noise_dim(self, site, prepared): return site.shape[0]
-    def map(self, site, prepared, z): return 2 * z
+    def linearize(self, layer, upstream, prepared): return LinearMap(layer.dim, lambda z: 2 * z)
 
 @hookimpl
 def fg_guess_methods():
