@@ -38,7 +38,10 @@ BROKEN = {
         "LookupError: there is no hook fg_gues_methods; did you mean fg_guess_methods?",
     ),
     "wants arguments": (HEAD + "\n    @hookimpl\n    def fg_models(session): return []", "PluginValidationError: "),
-    "forgets the marker": ("FG_CONTRACT = 2\ndef fg_models(): return []", "LookupError: it has no hooks; mark them with @hookimpl"),
+    "forgets the marker": (
+        "FG_CONTRACT = 2\ndef fg_models(): return []",
+        "LookupError: it has no hooks; mark them with @hookimpl",
+    ),
     "raises in a hook": (HEAD + "\n    @hookimpl\n    def fg_models(): return 1 // 0", "ZeroDivisionError: "),
     "returns one entry": (
         HEAD + "\n    @hookimpl\n    def fg_models(): return Entry('x', 'a:b', 'S.')",

@@ -6,8 +6,8 @@ from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.gradient.low_precision import LowPrecision
+from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.methods.backprop import Backprop
 from fgcli.training.assembly import assemble, settle
 

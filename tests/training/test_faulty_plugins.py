@@ -345,7 +345,10 @@ def test_a_loss_that_is_not_finite_blames_no_guess(registry: Registry, tmp_path:
 
 
 BEFORE_A_RUN = {
-    "NoMethod": ("method", r"failed: TypeError: NoMethod is no guess method: it must derive from GuessMethod \(with line"),
+    "NoMethod": (
+        "method",
+        r"failed: TypeError: NoMethod is no guess method: it must derive from GuessMethod \(with line",
+    ),
     "Constructor": ("method", r"failed: ValueError: no luck"),
     "Exits": ("method", r"failed: SystemExit: 0"),
     "Needs": ("method", r"failed: TypeError: Needs.needs is 'all'; it must be one of \('nothing', 'operator', 'matr"),
