@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fgcli.extend.registry import load_registry
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli import GuessEstimator, load_registry
 from fgcli.recipe import parse_assignments, read_recipe, resolve
 from fgcli.training.assembly import Assembly, assemble
 from fgcli.training.checkpoints import CheckpointStore
@@ -47,7 +46,7 @@ def columns(name: str, model: nn.Module, inputs: Tensor, k: int) -> dict[str, Te
     """A of every hidden site, [batch, d, noise_dim], after enough refreshes for the tracked space to settle."""
     method, *assignments = name.split(":")
     _, entry = load_registry().method(method)
-    estimator = ForwardGradient(entry.load()(entry.options(**{"k": k, **parse_assignments(assignments)})))
+    estimator = GuessEstimator(entry.load()(entry.options(**{"k": k, **parse_assignments(assignments)})))
     sites = estimator.bind(model, inputs[:2]).sites
     for step in range(0, 2000, 50):
         estimator.linear_maps(model, inputs, step)
@@ -77,7 +76,7 @@ def report(path: Path, samples: int, k: int) -> None:
     inputs, targets = assembly.dataset.train_inputs[:samples], assembly.dataset.train_targets[:samples]
     exact = columns("wperp:solver=svd", model, inputs, k)
     gradients = site_gradients(model, inputs, targets, list(exact))
-    literal = ForwardGradient(load_registry().method("wt")[1].load()(None))
+    literal = GuessEstimator(load_registry().method("wt")[1].load()(None))
     literal.bind(model, inputs[:2])
     transposed = literal.linear_maps(model, inputs, 0)
     for name in SOLVERS:

@@ -17,6 +17,9 @@ for all methods, how far backpropagation's gradient of all parameters is from th
 import argparse
 import copy
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
@@ -29,8 +32,10 @@ from torch import Tensor, nn
 from fgcli.data.mnist1d import mnist1d
 from fgcli.data.options import Mnist1dOptions
 from fgcli.diagnostics.gradients import parameter_gradients, site_gradients
+from fgcli.gradient.draws import joined
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch, Loss
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.look import look
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import Streams
 from fgcli.models.mlp import mlp
@@ -73,16 +78,17 @@ def trained(activation: Any, epochs: int) -> tuple[nn.Module, Batch]:
 def errors(name: str, model: nn.Module, batch: Batch, dtype: torch.dtype, loss: Loss) -> list[float]:
     """Of δ, then of backpropagation: arithmetic, float64."""
     method = estimator(name)
-    assert isinstance(method, ForwardGradient)
+    assert isinstance(method, GuessEstimator)
     sites = method.bind(model, batch.inputs[:2]).sites
+    network = look(model, batch.inputs[:2])
     outputs: dict[str, Tensor] = {}
 
     def record(site: str, *call: Any) -> None:
-        outputs[site] = forward_ad.unpack_dual(call[2]).primal.double()
+        outputs[site] = forward_ad.unpack_dual(call[2]).primal[: batch.size].double()  # the first tangent's rows
 
     with hooks(_modules(model, sites), record), torch.autocast("cpu", dtype):
-        drawn = method.dual_pass(model, loss, batch, Streams(0).at(0))
-    guesses = {site: draws.all().double() for site, draws in drawn.draws.items()}
+        step, found = method.dual_pass(model, loss, batch, Streams(0).at(0))
+    guesses = {site: joined(draws).all().double() for site, draws in step.draws.items()}
 
     def pin(site: str, *call: Any) -> Tensor:
         """The value of the pass, with the gradient of this one."""
@@ -90,8 +96,8 @@ def errors(name: str, model: nn.Module, batch: Batch, dtype: torch.dtype, loss: 
 
     def along(model: nn.Module, batch: Batch, loss: Loss = cross_entropy) -> Tensor:
         """Σ_i ⟨g_i, y_i⟩ [batch, K] by reverse mode."""
-        gradients = site_gradients(model, loss, batch, sites)
-        terms = [(guesses[site] @ gradients[site].double().unsqueeze(2)).squeeze(2) for site in sites]
+        gradients = site_gradients(model, network, loss, batch)
+        terms = [torch.einsum("kbd,bd->bk", guesses[site], gradients[site].double()) for site in sites]
         return torch.stack(terms).sum(0)
 
     in_double, wide_batch = copy.deepcopy(model).double(), Batch(batch.inputs.double(), batch.targets)
@@ -100,8 +106,18 @@ def errors(name: str, model: nn.Module, batch: Batch, dtype: torch.dtype, loss: 
     expected = along(in_double, wide_batch)
     with torch.autocast("cpu", dtype):
         reverse = along(model, batch, loss)
-    delta = drawn.directional_derivative
-    return [relative(found, true) for found in (delta, reverse) for true in (where_it_was, expected)]
+    return [relative(one, true) for one in (found.delta, reverse) for true in (where_it_was, expected)]
+
+
+@contextmanager
+def hooks(modules: dict[str, nn.Module], hook: Callable[..., Any]) -> Iterator[None]:
+    """`hook(name, module, arguments, output)` runs after each module's forward, and may give another output."""
+    handles = [module.register_forward_hook(partial(hook, name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _modules(model: nn.Module, sites: tuple[str, ...]) -> dict[str, nn.Module]:

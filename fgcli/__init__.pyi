@@ -56,7 +56,6 @@ from fgcli.gradient.sites import Site as Site
 from fgcli.gradient.tangents import Tangents as Tangents
 from fgcli.gradient.upstream import LinearUpstream as LinearUpstream
 from fgcli.gradient.upstream import UpstreamJacobian as UpstreamJacobian
-from fgcli.runs.run_directory import RunDirectory as RunDirectory
 from fgcli.runs.run_directory import open_run as open_run
 from fgcli.training.reporter import Plan as Plan
 from fgcli.training.sinks import MetricSink as MetricSink

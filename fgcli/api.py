@@ -20,15 +20,20 @@ from fgcli.methods.make import make_estimator
 class ForwardGradient:
     """Gradients of a model's mean loss by any method, in place of `loss.backward()`.
 
-    model: maps one tensor [batch, ...] to another; samples must not mix. It may be on any device, and change between
-    steps: its weights, modes, and which parameters require a gradient.
-    method: a name that `fg methods` lists, the instance of a guess method, or that of an estimator.
-    seed: with the number of steps so far, it names every draw; torch's own generators are left alone,
-        but by layers that draw from them (Dropout).
-    options: the method's, by the names that `fg methods` lists (`k`, `tangents`, `combine`, `uncovered`, ...).
+    Args:
+        model: any module. It may be on any device, and change between steps: its weights, modes, and which parameters
+            require a gradient.
+        method: a name that `fg methods` lists, or the instance of a guess method or of an estimator.
+        seed: with the number of steps so far, it names every draw. torch's own generators are not used, except by
+            layers that draw from them (Dropout).
+        options: the method's, by the names that `fg methods` lists (`k`, `tangents`, `combine`, `uncovered`, ...).
 
-    Raises UsageError for an unknown method or option and for a value that an option cannot have, OptionRefused for
-    options that this method cannot have together.
+    Raises:
+        UsageError: for an unknown method or option, and for a value that an option cannot have.
+        OptionRefused: for options that this method cannot have together.
+
+    References:
+        Baydin et al. 2022, "Gradients without backpropagation", arXiv:2202.08587.
     """
 
     def __init__(
@@ -85,7 +90,11 @@ class ForwardGradient:
         return estimate.losses.mean()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed loop needs beside model and optimiser: seed, steps, and what the method keeps."""
+        """What a resumed loop needs beside model and optimiser.
+
+        Returns:
+            The seed, the number of steps, the method's name, and the tensors that the method keeps.
+        """
         bound = self._bound_to is not None
         kept = self._estimator.state() if bound else self._state
         return {"seed": self._seed, "steps": self.steps, "method": self._method, "kept": kept}
@@ -93,7 +102,11 @@ class ForwardGradient:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the state of another instance with the same method and model.
 
-        UsageError for any other state; that of another model is a ModelRefused in the next step.
+        Args:
+            state: what its `state_dict` gave.
+
+        Raises:
+            UsageError: for any other state. That of another model is a ModelRefused in the next step.
         """
         expected = {"seed", "steps", "method", "kept"}
         if state.keys() != expected:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from fgcli.bench.executor import Outcome
-from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
-from fgcli.extend.options import Options
+from fgcli import Entry, Options, Outcome, hookimpl
 from fgcli.recipe import read_recipe
 from fgcli.runs.results import Metrics, Result
 from fgcli.runs.run_directory import RunDirectory
+
+FG_CONTRACT = 2
 
 
 class StubOptions(Options):

@@ -5,13 +5,14 @@ from textwrap import dedent
 from types import SimpleNamespace
 
 from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
+from fgcli.extend.hookspecs import CONTRACT, hookimpl
 from fgcli.extend.plugins import Origin, Plugins, load_plugins
 from fgcli.extend.registry import Registry
 
 ONE_METHOD = """
-    from fgcli.extend.entry import Entry
-    from fgcli.extend.hookspecs import hookimpl
+    from fgcli import Entry, hookimpl
+
+    FG_CONTRACT = 2
 
     @hookimpl
     def fg_guess_methods():
@@ -29,7 +30,7 @@ def plugin(**hooks: list[Entry]) -> object:
         hook.__name__ = name
         return hookimpl(hook)
 
-    return SimpleNamespace(**{name: returning(name, entries) for name, entries in hooks.items()})
+    return SimpleNamespace(FG_CONTRACT=CONTRACT, **{name: returning(name, entries) for name, entries in hooks.items()})
 
 
 def registry(**hooks: list[Entry]) -> Registry:

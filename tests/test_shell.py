@@ -18,8 +18,9 @@ import signal
 
 import torch
 
-from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
+from fgcli import Entry, hookimpl
+
+FG_CONTRACT = 2
 
 
 @hookimpl

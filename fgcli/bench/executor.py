@@ -38,6 +38,12 @@ class Executor(Protocol):
 
         A trial that fails is an outcome and no exception; the others go on. Retrying is the caller's. Closing the
         iterator early (Ctrl-C) ends what runs.
+
+        Args:
+            trials: in the order that they should start in.
+
+        Returns:
+            An iterator over the outcomes.
         """
         ...
 
@@ -55,5 +61,15 @@ class PlacesTrials(Protocol):
     """What an executor may have beside `run`: looked at before anything is started."""
 
     def place(self, threads: int) -> Placement:
-        """How trials of that many threads will be run. UsageError where they have no room."""
+        """How trials will be run.
+
+        Args:
+            threads: CPU threads of each trial.
+
+        Returns:
+            How many run at once.
+
+        Raises:
+            UsageError: where there is no room for one.
+        """
         ...

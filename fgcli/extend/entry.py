@@ -10,6 +10,7 @@ from fgcli.errors import UsageError, exception_text
 from fgcli.extend.options import Options
 
 Rank = Literal["rank"]
+"""The value of an option `k` that stands for the rank of what it counts dimensions of."""
 
 # Names turn up in file names, tables and flags.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -39,7 +40,14 @@ class Entry:
             raise TypeError(f"options of {self.name} is {self.options!r}; it must be a subclass of Options")
 
     def load(self) -> Any:
-        """Import the target; torch enters here. UsageError with the cause where it cannot be had."""
+        """Import the target. torch is imported here at the earliest.
+
+        Returns:
+            What `target` names, to be called with an instance of `options`.
+
+        Raises:
+            UsageError: with the cause, where it cannot be imported.
+        """
         module, _, attribute = self.target.partition(":")
         try:
             return reduce(getattr, attribute.split("."), import_module(module))

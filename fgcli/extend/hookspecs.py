@@ -22,6 +22,7 @@ from fgcli.extend.entry import Entry
 PROJECT = "fg"
 hookspec = HookspecMarker(PROJECT)
 hookimpl = HookimplMarker(PROJECT)
+"""Marks a function of a plugin as the hook that it is named after."""
 
 CONTRACT = 2
 """The version of all that is public to plugins. A plugin says in FG_CONTRACT which one it is made for; without, 1."""

@@ -106,6 +106,8 @@ class Plugins:
         """
         if self._manager.is_registered(plugin):
             return  # two entry points for one module
+        if not any(self._manager.parse_hookimpl_opts(plugin, name) for name in dir(plugin)):
+            raise LookupError("it has no hooks; mark them with @hookimpl")
         _refuse_other_contract(plugin)
         try:
             self._manager.register(plugin)
@@ -172,10 +174,7 @@ class Plugins:
 
     def _refuse_unknown_hooks(self, plugin: object) -> None:
         known = [name for name in vars(hookspecs) if name.startswith("fg_")]
-        callers = self._manager.get_hookcallers(plugin)
-        if not callers:
-            raise LookupError("it has no hooks; mark them with @hookimpl")
-        for caller in callers:
+        for caller in self._manager.get_hookcallers(plugin) or ():
             if caller.spec is None:
                 near = get_close_matches(caller.name, known, n=1)
                 hint = f"; did you mean {near[0]}?" if near else ""
@@ -224,9 +223,12 @@ def _allowed(text: str | None) -> set[str] | None:
 
 
 def _refuse_other_contract(plugin: object) -> None:
-    made_for = getattr(plugin, "FG_CONTRACT", 1)
+    made_for = getattr(plugin, "FG_CONTRACT", 1)  # contract 1 asked no plugin to say so
     if type(made_for) is not int or made_for != CONTRACT:
-        raise LookupError(f"it is made for contract {made_for!r} of fg's plugins, and this fg has contract {CONTRACT}")
+        page = '; docs/plugins.md says what to change ("From contract 1 to 2")' if made_for in range(CONTRACT) else ""
+        raise LookupError(
+            f"it is made for contract {made_for!r} of fg's plugins, and this fg has contract {CONTRACT}{page}"
+        )
 
 
 def _refuse_taken_names(own: list[Registered], taken: set[tuple[str, str, str]]) -> None:

@@ -130,7 +130,15 @@ class Registry:
 def load_registry(files: tuple[Path, ...] = ()) -> Registry:
     """The registry of this process: built-ins, installed plugins, and those of the files given.
 
-    UsageError for a file that is no working plugin, as it was asked for; an installed one is set aside.
+    Args:
+        files: plugins that are single files.
+
+    Returns:
+        The registry: `entry(kind, name)` and `method(name)` give entries by name, `names(kind)` lists them.
+
+    Raises:
+        UsageError: for a file that is no working plugin, as it was asked for. An installed plugin that does not work is
+            set aside instead.
     """
     plugins = load_plugins()
     origins = [add_file(plugins, path) for path in files]

@@ -32,7 +32,14 @@ class Batch:
         return first_tensor(self.inputs).device
 
     def rows(self, rows: slice) -> "Batch":
-        """Some of the samples."""
+        """Some of the samples.
+
+        Args:
+            rows: which ones.
+
+        Returns:
+            The batch of these samples.
+        """
         size = self.size
 
         def taken(value: Any) -> Any:
@@ -78,23 +85,49 @@ class Estimator(Protocol):
     """
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
-        """Find the sites. Raises ModelRefused, naming the site, where the model cannot be trained this way."""
+        """Look the model over. Called once, before anything else.
+
+        Args:
+            model: the model.
+            example: inputs of a batch, as `Batch.inputs` has them.
+
+        Returns:
+            How each parameter is trained.
+
+        Raises:
+            ModelRefused: names the site and what to use instead, where the model cannot be trained this way.
+        """
         ...
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        """Losses and gradient estimate of one batch; randomness from `rng` alone.
+        """Losses and gradient estimate of one batch.
 
-        `rng.step` counts the parameter updates: estimates at one step are taken at the same parameters, and share
-        what a method prepares once per update.
+        Args:
+            model: the model that the estimator was bound to.
+            loss: gives the mean loss of outputs and targets, or a loss a sample.
+            batch: inputs and targets.
+            rng: the only source of random numbers. `rng.step` counts the parameter updates: estimates at one step are
+                taken at the same parameters, and share what a method prepares once per update.
+
+        Returns:
+            Detached losses, and a gradient of the mean loss for every parameter that is not frozen.
         """
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs beside the parameters: warm starts. Checkpointed."""
+        """What a resumed run needs beside the parameters: warm starts.
+
+        Returns:
+            Tensors by name, which are written into checkpoints.
+        """
         ...
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take up `state` of another instance, after `bind`."""
+        """Take up the state of another instance, after `bind`.
+
+        Args:
+            state: what its `state` gave.
+        """
         ...
 
 
@@ -103,7 +136,16 @@ class FindsFaults(Protocol):
     """An estimator that can say where an estimate that is not finite came from. Not asked unless there is one."""
 
     def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
-        """One clause that names the site and the fault in the estimate of (batch, rng), or None."""
+        """Look for the fault in an estimate that was not finite.
+
+        Args:
+            model: the model.
+            batch: the batch of that estimate.
+            rng: the streams of that estimate.
+
+        Returns:
+            One clause that names the site and the fault, or None.
+        """
         ...
 
 
@@ -114,6 +156,7 @@ class SettlesOptions(Protocol):
     def settled_options(self) -> dict[str, Any]:
         """Values for such options that stand for what this instance has, on every machine.
 
-        A run's recipe is written with them, so that it runs again to the same numbers.
+        Returns:
+            By the option's name. A run's recipe is written with them, so that it runs again to the same numbers.
         """
         ...

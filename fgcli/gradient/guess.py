@@ -13,6 +13,7 @@ from fgcli.gradient.errors import GuessFault
 from fgcli.gradient.upstream import UpstreamJacobian
 
 Needs = Literal["nothing", "operator", "matrix"]
+"""What a guess method asks of the upstream Jacobian."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,14 @@ class LinearMap:
     engine averages them."""
 
     def columns(self, z: Tensor) -> Tensor:
-        """y [tangents, batch, *shape] of z [tangents, batch, noise_dim]."""
+        """Map the noise of several tangents at once.
+
+        Args:
+            z: noise [tangents, batch, noise_dim].
+
+        Returns:
+            y [tangents, batch, *shape].
+        """
         return self.map(z.movedim(0, -1)).movedim(-1, 0).contiguous()
 
 
@@ -127,12 +135,30 @@ class SampledGuess(ABC):
     needs: ClassVar[Needs] = "operator"
 
     def prepare(self, layer: Layer, memory: Memory) -> Any:
-        """As of a GuessMethod."""
+        """What all samples share, once per parameter update.
+
+        Args:
+            layer: the site, without samples.
+            memory: what earlier updates have left. What is put into it is there next time.
+
+        Returns:
+            Anything; `sample` is given it.
+        """
         return None
 
     @abstractmethod
     def sample(self, layer: Layer, upstream: UpstreamJacobian, prepared: Any, generator: torch.Generator) -> Tensor:
-        """y [batch, *shape] of each sample of `layer.output`, from `generator` alone."""
+        """Draw the guess of every sample.
+
+        Args:
+            layer: the site, with its output [batch, *shape] for this batch.
+            upstream: W̃ of every sample. None where the method needs nothing.
+            prepared: what `prepare` gave.
+            generator: the only source of random numbers, on the device of `layer.output`.
+
+        Returns:
+            y [batch, *shape], in the dtype and on the device of `layer.output`.
+        """
 
 
 Guess = GuessMethod | SampledGuess

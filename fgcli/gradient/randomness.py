@@ -25,7 +25,17 @@ class Streams:
     def generator(
         self, purpose: str, step: int = 0, site: str = "", device: torch.device | str = "cpu"
     ) -> torch.Generator:
-        """The stream of that key, at its start, on `device`."""
+        """A stream, at its start.
+
+        Args:
+            purpose: what is drawn: "guess", say.
+            step: number of the parameter update.
+            site: where it is drawn.
+            device: where the generator is.
+
+        Returns:
+            The generator of that key. The same key gives the same numbers.
+        """
         generator = torch.Generator(device)
         generator.manual_seed(self._seed(purpose, step, site))
         return generator
@@ -35,6 +45,14 @@ class Streams:
         """Within it torch's default generators are at that stream's start, afterwards as they were before.
 
         Layers such as Dropout draw from nothing else.
+
+        Args:
+            purpose: what is drawn.
+            step: number of the parameter update.
+            device: where the layers are.
+
+        Returns:
+            A context manager.
         """
         back = layers_again(device)
         # torch.manual_seed does this for every backend, and takes a hundred times as long.
@@ -51,7 +69,14 @@ class Streams:
         return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
     def at(self, step: int) -> "StepRng":
-        """The streams of one training step."""
+        """The streams of one training step.
+
+        Args:
+            step: number of the parameter update.
+
+        Returns:
+            What an estimator draws from at that step.
+        """
         return StepRng(self, step)
 
 
@@ -84,17 +109,43 @@ class StepRng:
     step: int
 
     def generator(self, purpose: str, site: str = "", device: torch.device | str = "cpu") -> torch.Generator:
-        """The stream of (purpose, this step, site), at its start."""
+        """A stream of this step, at its start.
+
+        Args:
+            purpose: what is drawn.
+            site: where it is drawn.
+            device: where the generator is.
+
+        Returns:
+            The generator of that key.
+        """
         return self.streams.generator(purpose, self.step, site, device)
 
     def part(self, number: int) -> "StepRng":
-        """The streams of a part of the step's batch, on its own; of the first, these."""
+        """The streams of a part of the step's batch.
+
+        Args:
+            number: of the part, from 0.
+
+        Returns:
+            Streams of its own; of part 0, these.
+        """
         if number == 0:
             return self
         return Streams(self.generator("part", str(number)).initial_seed()).at(self.step)
 
     def normal(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """N(0, I) of `shape`, in the dtype and on the device of `like`."""
+        """Standard normal noise.
+
+        Args:
+            purpose: what is drawn.
+            site: where it is drawn.
+            shape: of the noise.
+            like: a tensor of the dtype and device of the noise.
+
+        Returns:
+            N(0, I) of `shape`.
+        """
         generator = self.generator(purpose, site, like.device)
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 

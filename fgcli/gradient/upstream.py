@@ -37,15 +37,33 @@ class UpstreamJacobian(Protocol):
         ...
 
     def apply(self, v: Tensor) -> Tensor:
-        """W̃_b v_b: [batch, d_in] -> [batch, d_out]."""
+        """The product W̃_b v_b for every sample.
+
+        Args:
+            v: [batch, d_in] or [batch, d_in, columns].
+
+        Returns:
+            [batch, d_out] or [batch, d_out, columns].
+        """
         ...
 
     def apply_transpose(self, u: Tensor) -> Tensor:
-        """W̃_bᵀ u_b: [batch, d_out] -> [batch, d_in]."""
+        """The product W̃_bᵀ u_b for every sample.
+
+        Args:
+            u: [batch, d_out] or [batch, d_out, columns].
+
+        Returns:
+            [batch, d_in] or [batch, d_in, columns].
+        """
         ...
 
     def dense(self) -> Tensor:
-        """[batch, d_out, d_in]. For oracles and the paper's literal methods."""
+        """W̃ as matrices, for oracles and the paper's literal methods.
+
+        Returns:
+            [batch, d_out, d_in].
+        """
         ...
 
 

@@ -245,7 +245,17 @@ def slug(text: str) -> str:
 
 
 def open_run(path: Path) -> RunDirectory:
-    """The run in a folder, finished or not, to be read. UsageError when there is none, or one with links in it."""
+    """The run in a folder, finished or not, to be read.
+
+    Args:
+        path: the run's folder.
+
+    Returns:
+        Its files: `read_result()` and `read_metrics()` give their content.
+
+    Raises:
+        UsageError: where there is no run, or one with links in it.
+    """
     if content(path) not in (Content.FINISHED_RUN, Content.UNFINISHED_RUN):
         raise UsageError(f"{path} holds no run: there is no file {RunDirectory(path).recipe_file}")
     run = RunDirectory(path)

@@ -21,15 +21,31 @@ class MetricSink(Protocol):
     """Constructed with its options; called from one thread, in this order. What it is given is its own to change."""
 
     def started(self, plan: Plan) -> None:
-        """The run begins, or goes on after `plan.first_step`: rows after that step may be sent again."""
+        """The run begins, or goes on after `plan.first_step`: rows after that step may be sent again.
+
+        Args:
+            plan: what is about to be trained, and where it is written.
+        """
         ...
 
     def row(self, row: dict[str, Any]) -> None:
+<<<<<<< HEAD
         """A row of metrics.jsonl: the fields of `fgcli.runs.results.MetricsRow`, by name."""
+=======
+        """A row of metrics.jsonl was written.
+
+        Args:
+            row: by name: step, epoch, train_loss, train_accuracy, test_loss, test_accuracy, wall_s (in seconds), …
+        """
+>>>>>>> pkit
         ...
 
     def finished(self, result: dict[str, Any] | None) -> None:
-        """The run ended, with the content of result.json, or None where it was stopped. Called after `started` only."""
+        """The run ended. Called after `started` only.
+
+        Args:
+            result: the content of result.json, or None where the run was stopped.
+        """
         ...
 
 

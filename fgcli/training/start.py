@@ -93,9 +93,12 @@ def _say_what_changed(training: Training, begun: Environment, now: Environment) 
         )
     recipe = training.assembly.recipe.model_dump(mode="json")
     made = unlike([("", made_with(begun, recipe)), ("", made_with(now, recipe))])
+    told = {f"{section} {recipe.get(section)}" for section in _recorded_plugins(begun)}  # as the recipe was read
     for name, (old, new) in made.items():
-        if not is_version(name):
-            differences[name] = (old, new)
+        if is_version(name):
+            continue
+        differences[name] = (old, new)
+        if name not in told:
             training.reporter.warned(f"{name} was {old} when the run was begun, and is {new}: the run is of both")
     if differences:
         training.run_directory.write_environment(begun.with_move(training.step, differences))

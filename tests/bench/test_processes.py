@@ -19,13 +19,14 @@ from fgcli.bench import local
 DOOMED = """
 import os, signal, sys
 
-from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
+from fgcli import Entry, hookimpl
+
+FG_CONTRACT = 2
 
 
 @hookimpl
 def fg_guess_methods():
-    return [Entry("doomed", "fgcli.guesses.transpose:Transpose", "Its trials kill themselves.")]
+    return [Entry("doomed", "fgcli.methods.transpose:Transpose", "Its trials kill themselves.")]
 
 
 if any(argument.endswith("/doomed-seed0.yaml") for argument in sys.argv):

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from tiny_runs import FLAGS, fg, run
 
+from fgcli import LinearMap
+
 TRAIN = [flag for flag in FLAGS if flag not in ("--epochs", "4")]
 METRICS = {
     "bias", "variance", "mse", "covariance_norm", "covariance_rms", "cosine", "cosine_squared", "norm_ratio",
@@ -110,12 +112,17 @@ def test_table_shows_both_and_z(trained):
 
 
 def test_a_wrong_covariance_is_said_in_words(trained, monkeypatch):
-    from fgcli.guesses.transpose import Transpose
+    from fgcli.methods.transpose import Transpose
 
-    right = Transpose.map
-    monkeypatch.setattr(
-        Transpose, "map", lambda self, site, prepared, z: right(self, site, prepared, z) * (1.2 if z.dim() == 3 else 1)
-    )
+    right = Transpose.linearize
+
+    def wrong(self, layer, upstream, prepared):
+        linear = right(self, layer, upstream, prepared)
+        return LinearMap(  # a draw has one column
+            linear.noise_dim, lambda z: linear.map(z) * (1.2 if z.dim() == 3 and z.shape[2] > 1 else 1)
+        )
+
+    monkeypatch.setattr(Transpose, "linearize", wrong)
     shown = fg("analyze-moments", str(trained / "wt"), "--draws", "64").stdout.replace("\n", " ")
     assert "standard errors off its exact value: the guesses are not what their covariance says" in shown
 
@@ -142,15 +149,14 @@ def test_bad_input(trained, flags, said):
 
 
 PLUGIN = """
-from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
+from fgcli import Entry, GuessMethod, LinearMap, hookimpl
 
-class Doubled:
+FG_CONTRACT = 2
+
+class Doubled(GuessMethod):
     needs = "nothing"
     def __init__(self, options): pass
-    def prepare(self, site): return None
-    def noise_dim(self, site, prepared): return site.shape[0]
-    def map(self, site, prepared, z): return 2 * z
+    def linearize(self, layer, upstream, prepared): return LinearMap(layer.dim, lambda z: 2 * z)
 
 @hookimpl
 def fg_guess_methods():
@@ -171,19 +177,20 @@ def test_a_method_of_ones_own_is_measured_like_the_built_in_ones(trained):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "code", "said"),
     [
-        ("1 // 0", "site 'hidden1': map raised ZeroDivisionError"),
-        ("z * float('nan')", "hidden1 is nan, not a number"),
+        ("1 // 0", 2, "site 'hidden1': map raised ZeroDivisionError"),
+        ("z + 1", 2, "site 'hidden1': map is not linear"),
+        ("z * float('nan')", 1, "hidden1 is nan, not a number"),
     ],
 )
-def test_a_method_that_misbehaves_is_named(trained, fault, said):
+def test_a_method_that_misbehaves_is_named(trained, fault, code, said):
     name = f"faulty{len(fault)}"
     Path(f"{name}.py").write_text(
         PLUGIN.replace("2 * z", fault).replace("doubled", name).replace(f"{name}_method", name)
     )
     done = fg("analyze-moments", str(trained / "wt"), "--plugin", f"{name}.py", "--method", name, "--batches", "1")
-    assert done.exit_code == 1
+    assert done.exit_code == code
     assert done.stderr.startswith(f"fg: method {name} ")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1

@@ -14,9 +14,9 @@ from fgcli.extend.registry import load_registry
 OPTIONED = """
     from pydantic import Field
 
-    from fgcli.extend.entry import Entry
-    from fgcli.extend.hookspecs import hookimpl
-    from fgcli.extend.options import GuessOptions
+    from fgcli import Entry, GuessOptions, hookimpl
+
+    FG_CONTRACT = 2
 
     class Own(GuessOptions):
         share: float = Field(default=0.25, ge=0, le=1, description="A [bold]share[/bold].")
@@ -160,8 +160,9 @@ def test_strict_makes_a_broken_plugin_an_error(tmp_path: Path) -> None:
 
 
 SUBCOMMANDS = """
-    from fgcli.extend.entry import Entry
-    from fgcli.extend.hookspecs import hookimpl
+    from fgcli import Entry, hookimpl
+
+    FG_CONTRACT = 2
 
     @hookimpl
     def fg_subcommands():

@@ -16,10 +16,10 @@ SOURCE = """
 
     from pydantic import Field
 
-    from fgcli.extend.entry import Entry
-    from fgcli.extend.hookspecs import hookimpl
-    from fgcli.extend.options import GuessOptions, Options
-    from fgcli.guesses.transpose import Transpose
+    from fgcli import Entry, GuessOptions, Options, hookimpl
+    from fgcli.methods.transpose import Transpose
+
+    FG_CONTRACT = 2
 
 
     class SinkOptions(Options):

@@ -43,7 +43,7 @@ def test_a_file_is_a_plugin_called_like_it(tmp_path: Path) -> None:
         ("broken_file.py", "import sys; sys.exit(3)", r"cannot be used: SystemExit: 3"),
         ("broken_file.py", "x = 1", r"cannot be used: LookupError: it has no hooks; mark them with @hookimpl"),
         ("broken_file.py", ONE_METHOD.replace("return", "return 1 /"), r"cannot be used: TypeError: unsupp"),
-        ("broken_file.py", "FG_CONTRACT = 3", r"cannot be used: LookupError: it is made for contract 3 .* contract 1"),
+        ("broken_file.py", ONE_METHOD.replace("= 2", "= 3"), r"LookupError: it is made for contract 3 .* contract 2"),
         ("my-method.py", "", r"--plugin is .*my-method.py; it must be a Python file whose name is that of a module"),
         ("method.txt", "", r"it must be a Python file whose name is that of a module: my_method.py"),
         ("json.py", ONE_METHOD, r"json.py has the name of the module json of .*; rename the file"),

@@ -12,8 +12,9 @@ from fgcli.extend.plugins import Origin, Plugins, load_plugins
 from fgcli.extend.registry import Registry
 
 HEAD = """
-    from fgcli.extend.entry import Entry
-    from fgcli.extend.hookspecs import hookimpl
+    from fgcli import Entry, hookimpl
+
+    FG_CONTRACT = 2
 """
 
 
@@ -37,7 +38,10 @@ BROKEN = {
         "LookupError: there is no hook fg_gues_methods; did you mean fg_guess_methods?",
     ),
     "wants arguments": (HEAD + "\n    @hookimpl\n    def fg_models(session): return []", "PluginValidationError: "),
-    "forgets the marker": ("def fg_models(): return []", "LookupError: it has no hooks; mark them with @hookimpl"),
+    "forgets the marker": (
+        "FG_CONTRACT = 2\ndef fg_models(): return []",
+        "LookupError: it has no hooks; mark them with @hookimpl",
+    ),
     "raises in a hook": (HEAD + "\n    @hookimpl\n    def fg_models(): return 1 // 0", "ZeroDivisionError: "),
     "returns one entry": (
         HEAD + "\n    @hookimpl\n    def fg_models(): return Entry('x', 'a:b', 'S.')",
@@ -49,11 +53,20 @@ BROKEN = {
     ),
     "is made for another contract": (
         HEAD + "\n    FG_CONTRACT = 7\n    @hookimpl\n    def fg_models(): return []",
-        "LookupError: it is made for contract 7 of fg's plugins, and this fg has contract 1",
+        "LookupError: it is made for contract 7 of fg's plugins, and this fg has contract 2",
     ),
     "is made for a contract that is no number": (
         HEAD + "\n    FG_CONTRACT = True\n    @hookimpl\n    def fg_models(): return []",
-        "LookupError: it is made for contract True of fg's plugins, and this fg has contract 1",
+        "LookupError: it is made for contract True of fg's plugins, and this fg has contract 2",
+    ),
+    "is made for contract 1": (
+        HEAD + "\n    FG_CONTRACT = 1\n    @hookimpl\n    def fg_models(): return []",
+        "LookupError: it is made for contract 1 of fg's plugins, and this fg has contract 2; "
+        'docs/plugins.md says what to change ("From contract 1 to 2")',
+    ),
+    "does not say which contract": (
+        HEAD.replace("FG_CONTRACT = 2", "") + "\n    @hookimpl\n    def fg_models(): return []",
+        "LookupError: it is made for contract 1 of fg's plugins, and this fg has contract 2; docs/plugins.md says",
     ),
     "registers a name twice": (
         HEAD + "\n    @hookimpl\n    def fg_models(): return [Entry('x', 'a:b', 'S.'), Entry('x', 'c:d', 'S.')]",

@@ -4,11 +4,11 @@ from tiny_runs import tiny_recipe
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.forward_gradient import ForwardGradient
+from fgcli.gradient.low_precision import LowPrecision
 from fgcli.gradient.micro_batch import MicroBatched
-from fgcli.gradient.precision import LowPrecision
-from fgcli.guesses.backprop import Backprop
+from fgcli.methods.backprop import Backprop
 from fgcli.training.assembly import assemble, settle
 
 
@@ -16,7 +16,7 @@ def test_guess_method_is_driven_and_estimator_stands_alone():
     guess = assemble(
         tiny_recipe(method="wt", memory="replay", options={"uncovered": "freeze"}), load_registry()
     ).estimator
-    assert isinstance(guess, ForwardGradient)
+    assert isinstance(guess, GuessEstimator)
     assert (guess.uncovered, guess.memory) == ("freeze", "replay")
     assert isinstance(assemble(tiny_recipe(method="backprop"), load_registry()).estimator, Backprop)
 
@@ -83,7 +83,7 @@ def test_refused_model_is_a_usage_error(monkeypatch):
     def refuse(*_):
         raise ModelRefused("site 'conv1' has no upstream Jacobian")
 
-    monkeypatch.setattr(ForwardGradient, "bind", refuse)
+    monkeypatch.setattr(GuessEstimator, "bind", refuse)
     with pytest.raises(UsageError, match="method wt cannot train model mlp: site 'conv1' has no upstream Jacobian"):
         assemble(tiny_recipe(), load_registry())
 
