@@ -29,15 +29,11 @@ class MetricSink(Protocol):
         ...
 
     def row(self, row: dict[str, Any]) -> None:
-<<<<<<< HEAD
-        """A row of metrics.jsonl: the fields of `fgcli.runs.results.MetricsRow`, by name."""
-=======
         """A row of metrics.jsonl was written.
 
         Args:
-            row: by name: step, epoch, train_loss, train_accuracy, test_loss, test_accuracy, wall_s (in seconds), …
+            row: the fields of `fgcli.runs.results.MetricsRow`, by name; times in seconds.
         """
->>>>>>> pkit
         ...
 
     def finished(self, result: dict[str, Any] | None) -> None:

@@ -115,7 +115,10 @@ def test_a_correction_of_one_is_unbiased_with_one_tangent():
     along = true / true.norm()
     draws = torch.stack(
         [
-            (estimator.estimate(model, F.cross_entropy, data, Streams(seed).at(0)).gradients["hidden1.weight"] * along).sum()
+            (
+                estimator.estimate(model, F.cross_entropy, data, Streams(seed).at(0)).gradients["hidden1.weight"]
+                * along
+            ).sum()
             for seed in range(40)
         ]
     )

@@ -91,7 +91,8 @@ def test_within_a_step_the_map_stays_and_the_next_starts_where_it_led() -> None:
     for step in range(6):
         prepared = method.prepare(layer_below(matrix, step=step), memory)
         one, again = (
-            method.linearize(layer_below(matrix, 7, step=step), LinearUpstream(matrix, mask), prepared) for _ in range(2)
+            method.linearize(layer_below(matrix, 7, step=step), LinearUpstream(matrix, mask), prepared)
+            for _ in range(2)
         )
         assert torch.equal(one.map(z), again.map(z))
         memory.update(again.statistics)  # as the engine does at the end of a batch

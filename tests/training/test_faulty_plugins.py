@@ -58,7 +58,6 @@ def fg_optimizers():
     return entries("optimizer", ["NoOptimizer", "StepRaises"], Options)
 
 
-<<<<<<< HEAD
 @hookimpl
 def fg_losses():
     return entries("loss", ["NoLoss", "LossRaises", "LossShape"], Options)
@@ -96,10 +95,10 @@ class ScheduleRaises(torch.optim.lr_scheduler.LRScheduler):
         if self.last_epoch == 2:
             raise ValueError("no luck")
         return self.base_lrs
-=======
+
+
 def is_here(layer):
     return (layer.step, layer.name) == (STEP, SITE)
->>>>>>> pkit
 
 
 class Sound(Transpose):
@@ -392,18 +391,14 @@ def test_a_loss_that_is_not_finite_blames_no_guess(registry: Registry, tmp_path:
 
 
 BEFORE_A_RUN = {
-<<<<<<< HEAD
     "NoLoss": ("loss", r"gave NoneType; it must give an Objective, or a function of outputs and targets"),
     "LossRaises": ("loss", r"failed: ValueError: no luck"),
     "LossShape": ("loss", r"gave torch.float32 \[2, 10\] for 2 samples; it must give their losses \[2\], or the mean"),
     "NoSchedule": ("lr_schedule", r"gave float; it must give a LRScheduler"),
-    "NoMethod": ("method", r"failed: TypeError: NoMethod is no guess method: it must have needs, prepare and either"),
-=======
     "NoMethod": (
         "method",
         r"failed: TypeError: NoMethod is no guess method: it must derive from GuessMethod \(with line",
     ),
->>>>>>> pkit
     "Constructor": ("method", r"failed: ValueError: no luck"),
     "Exits": ("method", r"failed: SystemExit: 0"),
     "Needs": ("method", r"failed: TypeError: Needs.needs is 'all'; it must be one of \('nothing', 'operator', 'matr"),
