@@ -50,6 +50,7 @@ from fgcli.runs.run_directory import open_run as open_run
 from fgcli.training.losses import Objective as Objective
 from fgcli.training.reporter import Plan as Plan
 from fgcli.training.sinks import MetricSink as MetricSink
+
 # The public API: each name and the module that it comes from. Type checkers read this file, and so does __init__.py,
 # which imports a name when it is first asked for. docs/plugins.md and the reference list the same names.
 

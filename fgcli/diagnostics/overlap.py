@@ -91,8 +91,8 @@ def upstream_jacobians(model: nn.Module, network: Network, inputs: Any) -> dict[
     for site in below:
         if site.link is None:
             raise ModelRefused(
-                f"site '{site.name}' {site.reason}; the overlap with subspaces of the upstream Jacobian takes a chain of "
-                "linear layers and elementwise activations"
+                f"site '{site.name}' {site.reason}; the overlap with subspaces of the upstream Jacobian takes a chain "
+                "of linear layers and elementwise activations"
             )
     found: dict[str, LinearUpstream] = {}
 

@@ -99,8 +99,8 @@ class EngineOptions(TangentOptions):
     )
     output_gradient: Literal["guess", "exact"] | None = Field(
         default=None,
-        description="At the last layers, from which only the output is reached: `guess` as the papers do, or the `exact` "
-        "gradient, which is local; default: `guess`, with feedback `exact`.",
+        description="At the last layers, from which only the output is reached: `guess` as the papers do, or the "
+        "`exact` gradient, which is local; default: `guess`, with feedback `exact`.",
     )
     feedback: Literal["none", "direct", "local"] = Field(
         default="none",

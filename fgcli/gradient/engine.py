@@ -103,8 +103,9 @@ class GuessEstimator:
         """Have a guess at every site of the network; those that had one keep their memory."""
         if not network.guessed:
             raise ModelRefused(
-                "the model has no site: its forward uses no trained weight (a parameter of two or more axes) in a linear "
-                "layer, a convolution, a matrix product, a lookup or a recurrent layer; use weight-perturbation or backprop"
+                "the model has no site: its forward uses no trained weight (a parameter of two or more axes) in a "
+                "linear layer, a convolution, a matrix product, a lookup or a recurrent layer; use weight-perturbation "
+                "or backprop"
             )
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
@@ -132,8 +133,8 @@ class GuessEstimator:
             return Guesser(site, Isotropic(), needs_cut=False)
         if needs == "matrix" and site.link is None:
             raise ModelRefused(
-                f"site '{site.name}' {site.reason}; a method that needs the upstream Jacobian as a matrix takes a chain of "
-                "linear layers and elementwise activations: use a solver or method that only applies it, or "
+                f"site '{site.name}' {site.reason}; a method that needs the upstream Jacobian as a matrix takes a "
+                "chain of linear layers and elementwise activations: use a solver or method that only applies it, or "
                 "activation-perturbation"
             )
         return Guesser(site, self.method, needs_cut=site.link is None)

@@ -1,15 +1,15 @@
 """Feedback: predictions of the gradient from what earlier steps have told (design.md's b).
 
 e = ∂L/∂(output) is exact and local. What a layer's input x_k does to the output is not: A_k [dim of x_k, dim of e]
-follows its mean Jacobian, so that A_k e stands for ∂L/∂x_k through layer k. The prediction at a site pulls these back
-through the pieces that start there: activations with their slopes, normalisation, residual sums, pooling, attention's
-products; no weight of two or more axes is among them.
+follows its mean Jacobian, so that A_k e stands for ∂L/∂x_k through layer k. The prediction at a site pulls these
+back through the pieces that start there: activations with their slopes, normalisation, residual sums, pooling,
+attention's products; no weight of two or more axes is among them.
 
-direct      b_i is the pull-back of the A_k e of all layers k that are reached next, and of e where the output is.
-local       the same with W_kᵀ b_k in place of A_k e, b_k the direct prediction: one layer more is exact, one product more.
+direct      b_i is the pull-back of the A_k e of all layers k that are reached next, of e where the output is.
+local       the same with W_kᵀ b_k in place of A_k e, b_k the direct prediction: one layer more is exact.
 
-Of the layers that only the output is reached from, Wᵀe is exact in both. As many sweeps of `local` as the network is deep
-would be backpropagation; this is one: nothing passes through two weights.
+Of the layers that only the output is reached from, Wᵀe is exact in both. As many sweeps of `local` as the network is
+deep would be backpropagation; this is one: nothing passes through two weights.
 
 A learns from tangents, normally: noise y_k at the inputs of the layers, carried to the output in one forward pass. With
 r = Jy - Σ_j A_jᵀ y_j, what A does not explain yet, A_k ← A_k + η_t (1/batch) Σ_b y_{k,b} r_bᵀ (normalised least mean

@@ -4,7 +4,7 @@ One tangent: each use's tangent goes on with its guess added. Several: a dual nu
 so the model runs on rows [tangents · batch, ...] that repeat the batch, the whole batch for each tangent in turn. A
 linear layer or convolution sees each sample once all the same, and its tangents are one product of all rows; between
 a site and the next linear layer, elementwise activations are passed by their slope, so that there too each sample is
-computed once. What else a model holds runs on all rows. Measured against torch.func.vmap over jvp: a fourth of its time.
+computed once. What else a model holds runs on all rows. It takes a fourth of the time of torch.func.vmap over jvp.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -40,7 +40,7 @@ class Derivatives:
     coefficients: Tensor
     """c [samples, K]: the guess of g_{i,b} is Σ_k c_{b,k} y_{i,b,k}."""
     along: Tensor
-    """δ [samples] that what has one direction for the batch multiplies: of a single tangent, the sites' own is in it."""
+    """δ [samples] that what has one direction for the batch multiplies; of a single tangent, the sites' is in it."""
 
 
 class Step:

@@ -93,7 +93,7 @@ def _say_what_changed(training: Training, begun: Environment, now: Environment) 
         )
     recipe = training.assembly.recipe.model_dump(mode="json")
     made = unlike([("", made_with(begun, recipe)), ("", made_with(now, recipe))])
-    told = {f"{section} {recipe.get(section)}" for section in _recorded_plugins(begun)}  # as the recipe was read
+    told = {f"{section} {recipe.get(section)}" for section in begun.plugins}  # as the recipe was read
     for name, (old, new) in made.items():
         if is_version(name):
             continue
