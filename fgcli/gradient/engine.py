@@ -206,7 +206,8 @@ class GuessEstimator:
             for gradients in step.second_pass(found) if replayed else step.gradients(found):
                 sum_of_parts.add(gradients, share)
             sum_of_parts.end(step, found, share)
-        losses = of_loss[0].losses if of_loss else torch.cat(sum_of_parts.losses) if len(parts) > 1 else step.losses
+        known = sum_of_parts.losses
+        losses = of_loss[0].losses if of_loss else known[0] if len(known) == 1 else torch.cat(known)
         return Estimate(losses, sum_of_parts.gradients, torch.cat(sum_of_parts.deltas))
 
     def _step(

@@ -14,7 +14,7 @@ deep would be backpropagation; this is one: nothing passes through two weights.
 A learns from tangents, normally: noise y_k at the inputs of the layers, carried to the output in one forward pass. With
 r = Jy - Σ_j A_jᵀ y_j, what A does not explain yet, A_k ← A_k + η_t (1/batch) Σ_b y_{k,b} r_bᵀ (normalised least mean
 squares). Or from the local prediction itself, without tangents (`bootstrap`, as synthetic gradients: Jaderberg et al.
-2017). Or not at all: fixed random matrices are direct feedback alignment's (Nøkland 2016); A = 0 leaves the exact paths.
+2017). Or not at all: fixed random matrices are direct feedback alignment's (Nøkland 2016); A = 0 leaves exact paths.
 
 Sources: forward gradients for direct feedback alignment (Bacho and Chu 2024: at the outputs, without slopes and
 innovation); control variates, any textbook.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from fgcli.gradient.errors import GuessFault
-from fgcli.gradient.upstream import UpstreamJacobian
 
 Needs = Literal["nothing", "operator", "matrix"]
 """What a guess method asks of the upstream Jacobian."""
@@ -116,7 +115,7 @@ class GuessMethod(ABC):
         return None
 
     @abstractmethod
-    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Any) -> LinearMap:
+    def linearize(self, layer: Layer, upstream: Any, prepared: Any) -> LinearMap:
         """The guess as a linear map for this batch, or for a part of it. Factorisations belong here: once a batch.
 
         Args:
@@ -147,7 +146,7 @@ class SampledGuess(ABC):
         return None
 
     @abstractmethod
-    def sample(self, layer: Layer, upstream: UpstreamJacobian, prepared: Any, generator: torch.Generator) -> Tensor:
+    def sample(self, layer: Layer, upstream: Any, prepared: Any, generator: torch.Generator) -> Tensor:
         """Draw the guess of every sample.
 
         Args:
@@ -169,7 +168,7 @@ class Isotropic(GuessMethod):
 
     needs: ClassVar[Needs] = "nothing"
 
-    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
+    def linearize(self, layer: Layer, upstream: None, prepared: None) -> LinearMap:
         return LinearMap(layer.dim, lambda z: z)
 
 
@@ -235,8 +234,8 @@ def check_linear(linear: LinearMap, site: str, s: Tensor) -> None:
     if error > 0.1 * size + 1e-12:
         raise GuessFault(
             site,
-            f"map is not linear: of u - 2 v it gives what is off by {error / max(size, 1e-12):.2g} of map(u) - 2 map(v); "
-            "a guess of another form derives from SampledGuess",
+            f"map is not linear: of u - 2 v it gives what is off by {error / max(size, 1e-12):.2g} of map(u) - "
+            "2 map(v); a guess of another form derives from SampledGuess",
         )
 
 

@@ -354,7 +354,7 @@ def _probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[],
             outputs = leaves(run(model, inputs if perturbed else mapped(_first_moves, inputs), probe))
             pairs = zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
             layouts = [probe.settled(*one) for one in pairs]
-        network = replace(network, sites=network.sites | probe.sites, output_layouts=tuple(layouts))
+        network = replace(network, sites={**network.sites, **probe.sites}, output_layouts=tuple(layouts))
     if probe.met:
         return network.as_one_sample(probe.met[0])
     return replace(network, by_rows=_is_same_in_rows(model, inputs, network, again))

@@ -34,8 +34,8 @@ CONTRACTIONS = {
     torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d,
     F.bilinear, torch.bilinear, torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, torch.mm, Tensor.mm,
     torch.bmm, Tensor.bmm, torch.mv, Tensor.mv, torch.addmm, Tensor.addmm, torch.addmv, Tensor.addmv,
-    torch.baddbmm, Tensor.baddbmm, torch.addbmm, Tensor.addbmm, torch.einsum, torch.tensordot, torch.inner, Tensor.inner,
-    torch.linalg.multi_dot,
+    torch.baddbmm, Tensor.baddbmm, torch.addbmm, Tensor.addbmm, torch.einsum, torch.tensordot, torch.inner,
+    Tensor.inner, torch.linalg.multi_dot,
 }  # fmt: skip
 
 

@@ -179,8 +179,8 @@ class SeveralTangents:
             if arriving is None:
                 passed = added * slope
             else:
-                reused = carried is not None and carried.shape == added.shape
-                passed = _linked(weight, arriving, added, slope, carried if reused else torch.empty_like(added))
+                out = carried if carried is not None and carried.shape == added.shape else torch.empty_like(added)
+                passed = _linked(weight, arriving, added, slope, out)
             self._carried[site.link.next_site] = passed
             return s.clone()  # what the model does in place must not reach what `perturb` keeps
         through = None if arriving is None else linear_part(use.func, use.args, arriving, weight)

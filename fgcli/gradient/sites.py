@@ -15,7 +15,7 @@ ELEMENTWISE = {
     torch.relu, torch.tanh, torch.sigmoid, F.relu, F.gelu, F.tanh, F.sigmoid, F.silu, F.elu, F.leaky_relu, F.softplus,
     F.selu, F.celu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.mish, F.logsigmoid, F.softsign, F.tanhshrink,
     torch.relu_, torch.tanh_, torch.sigmoid_, Tensor.relu, Tensor.tanh, Tensor.sigmoid, Tensor.relu_, Tensor.tanh_,
-    Tensor.sigmoid_, torch._C._nn.gelu, torch._C._nn.softplus, torch._C._nn.log_sigmoid,
+    Tensor.sigmoid_,
 }  # fmt: skip
 RELUS = {torch.relu, torch.relu_, F.relu, Tensor.relu, Tensor.relu_}
 

@@ -192,7 +192,7 @@ class SegmentUpstream:
     """W̃_b of any site of a cut network, matrix-free, by reverse mode within its segment alone.
 
     W̃ᵀu is the vjp of the segment. That of a piece is linear in u, so that its own vjp is the piece's W̃v: no forward
-    mode is needed, and nothing is computed a second time. A linear layer or convolution at its end is applied by itself.
+    mode is needed, and nothing is computed twice. A linear layer or convolution at its end is applied by itself.
     """
 
     def __init__(self, site: Site, leaf: Sequence[Tensor], ends: Sequence[End], samples: int) -> None:

@@ -248,13 +248,14 @@ class Uses(TorchFunctionMode):
 
     def _looked_into(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A function written in Python, run so that this mode sees what it is made of."""
-        asked = F.has_torch_function
-        F.has_torch_function = lambda *_: False
+        functions: Any = F  # whose names are those that its code looks up
+        asked = functions.has_torch_function
+        functions.has_torch_function = lambda *_: False
         try:
             with self:
                 return func(*args, **kwargs)
         finally:
-            F.has_torch_function = asked
+            functions.has_torch_function = asked
 
 
 def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:

@@ -14,7 +14,7 @@ def make_estimator(method: Any, options: Options) -> GuessEstimator:
     What a schema does not declare has its default. TypeError for what is no guess method, OptionRefused for options
     that this one cannot have.
     """
-    uncovered = getattr(options, "uncovered", "perturb")
+    uncovered: Any = getattr(options, "uncovered", "perturb")
     if not isinstance(options, EngineOptions):
         return GuessEstimator(method, uncovered=uncovered, tangents=tangents_of(options))
     return GuessEstimator(

@@ -249,7 +249,8 @@ def _derivatives_together(
     def along(direction: dict[str, Tensor]) -> Any:
         return torch.func.jvp(outputs_of, (parameters,), (direction,))
 
-    primal, tangents = torch.func.vmap(along, out_dims=(None, 0), randomness="same")(directions)
+    shared: Any = (None, 0)  # of the outputs, which all directions share, and of their tangents
+    primal, tangents = torch.func.vmap(along, out_dims=shared, randomness="same")(directions)
     if of_loss is None:
         outputs = rebuilt(structure[0], primal)
         of_loss = output_gradient(loss, outputs, batch.targets, *_layouts(outputs, batch.size))
