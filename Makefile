@@ -16,7 +16,8 @@ $(READY): requirements.lock pyproject.toml
 	touch $(READY)
 
 demo: setup
-	$(BIN)/fg train --recipe quickstart
+	$(BIN)/fgcli bench demo --out runs/demo --jobs 2
+	$(BIN)/fgcli report runs/demo --html runs/demo/report.html
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

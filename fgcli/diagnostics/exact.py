@@ -129,7 +129,7 @@ def _covariances(subject: Subject, batch: Batch) -> dict[str, Covariances] | Non
     guesses = subject.guesses
     if guesses is None:
         return None
-    gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch)
+    gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch, guesses.guessed)
     try:
         maps = guesses.linear_maps(subject.model, batch.rows(slice(1)).inputs, subject.step)
     except TypeError:  # not linear in its noise

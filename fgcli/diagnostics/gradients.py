@@ -1,6 +1,6 @@
 """True gradients, by reverse mode: what diagnostics hold a guess against. No estimator uses them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,9 @@ from fgcli.gradient.sites import Network
 from fgcli.gradient.uses import Outputs, Use, Uses, call, leaves, math_attention, rebuilt, run
 
 
-def site_gradients(model: nn.Module, network: Network, loss: Loss, batch: Batch) -> dict[str, Tensor]:
+def site_gradients(
+    model: nn.Module, network: Network, loss: Loss, batch: Batch, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
     """g_{i,b} = ∂L/∂s_{i,b} of the mean loss L at every site that has a guess, 1/batch included.
 
     Args:
@@ -20,6 +22,7 @@ def site_gradients(model: nn.Module, network: Network, loss: Loss, batch: Batch)
         network: what `look` found of it.
         loss: as estimators take it.
         batch: the samples.
+        names: of the sites asked for; None: all.
 
     Returns:
         By site, [samples, *shape of s_i].
@@ -28,7 +31,7 @@ def site_gradients(model: nn.Module, network: Network, loss: Loss, batch: Batch)
     outputs = run(model, batch.inputs, probes)
     with torch.enable_grad():
         mean = loss(outputs, batch.targets).mean()
-    sites = [site for site in network.guessed if site.name in probes.added]
+    sites = [site for site in network.guessed if site.name in probes.added and (names is None or site.name in names)]
     flat = [one for site in sites for one in probes.added[site.name]]
     found = iter(torch.autograd.grad(mean, flat, materialize_grads=True, allow_unused=True))
     samples = network.samples(batch.inputs)

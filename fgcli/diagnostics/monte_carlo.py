@@ -94,7 +94,7 @@ def draw_moments(subject: Subject, batch: Batch, draws: int, streams: Streams) -
     guesses = subject.guesses
     if guesses is None:
         raise TypeError(f"{type(subject.estimator).__name__} guesses no gradient of a site's output")
-    gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch)
+    gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch, guesses.guessed)
     wanted = {name: wide(g.flatten(1)) for name, g in gradients.items()}
     rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in wanted}
     previous: dict[str, Tensor] = {}

@@ -24,5 +24,9 @@ class Subject:
 
     @property
     def guesses(self) -> GuessEstimator | None:
-        """The estimator, where it guesses gradients of the sites' outputs."""
-        return self.estimator if isinstance(self.estimator, GuessEstimator) else None
+        """The estimator, where its estimates are guesses of the sites' gradients and nothing else.
+
+        What feedback predicts has no closed form: its moments are those in weight space.
+        """
+        of_guesses = isinstance(self.estimator, GuessEstimator) and self.estimator.feedback is None
+        return self.estimator if of_guesses else None

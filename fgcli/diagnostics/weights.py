@@ -34,8 +34,10 @@ def weight_moments(subject: Subject, batch: Batch, draws: int, streams: Streams)
     """Metrics by parameter that requires grad and is trained; without an error where the draws give none."""
     true = {name: wide(g.flatten()) for name, g in parameter_gradients(subject.model, subject.loss, batch).items()}
     sums: dict[str, _Sums] = {}
+    state = {key: value.clone() for key, value in subject.estimator.state().items()}
     for number in range(draws):
         rng = draw_rng(streams, number, subject.step)
+        subject.estimator.load_state(dict(state))  # what one draw tells, feedback say, is not for the next
         estimates = subject.estimator.estimate(subject.model, subject.loss, batch, rng).gradients
         for name, estimate in estimates.items():
             g, guess = true[name], wide(estimate.flatten())

@@ -140,6 +140,11 @@ class GuessEstimator:
         return Guesser(site, self.method, needs_cut=site.link is None)
 
     @property
+    def guessed(self) -> tuple[str, ...]:
+        """The sites that have a guess, in the order of the forward."""
+        return tuple(self._guessers)
+
+    @property
     def bound(self) -> Network:
         """What the look at the model found."""
         if self.network is None:
