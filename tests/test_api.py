@@ -12,14 +12,8 @@ import torch.nn.functional as F
 from networks import chain
 from torch import Tensor, nn
 
-from fgcli import ForwardGradient
-from fgcli.api import per_sample
-from fgcli.errors import UsageError
-from fgcli.extend.options import Options
-from fgcli.gradient.errors import ModelRefused, OptionRefused
-from fgcli.gradient.estimator import Coverage
-from fgcli.gradient.guess import Isotropic
-from fgcli.guesses.backprop import Backprop
+from fgcli import Coverage, ForwardGradient, Isotropic, LossRefused, ModelRefused, OptionRefused, Options, UsageError
+from fgcli.methods.backprop import Backprop
 
 DIM = 6 + 4  # of the guess space of `small`
 
@@ -57,6 +51,12 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "likelihood": lambda outputs, targets: F.nll_loss(outputs.log_softmax(1), targets, reduction="none"),
     "elementwise": partial(F.mse_loss),
     "elementwise module": nn.SmoothL1Loss(),
+    "a sum": partial(F.cross_entropy, reduction="sum"),
+    "multi margin": F.multi_margin_loss,
+    "samples that see each other": lambda outputs, _: F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs))),
+    "a weight for each sample": lambda outputs, targets: (
+        torch.arange(1.0, 4.0, dtype=torch.float64) * F.cross_entropy(outputs, targets, reduction="none")
+    ),
 }
 
 
@@ -72,17 +72,27 @@ def test_the_gradient_is_that_of_the_users_own_mean_loss(name: str, method: str)
     torch.testing.assert_close(given(model), expected)
 
 
-def test_ignored_targets_in_sequences_and_a_batch_of_nothing_else() -> None:
-    outputs = torch.randn(2, 4, 3, dtype=torch.float64)
-    targets = torch.tensor([[0, -100, -100], [1, 2, 3]])
-    losses = per_sample(F.cross_entropy, targets)(outputs, targets)
-    assert losses.shape == (2,)
-    torch.testing.assert_close(losses.mean(), F.cross_entropy(outputs, targets))
-    for method in ("backprop", "activation-perturbation", "weight-perturbation"):
+FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "tensor": lambda x: x,
+    "tuple": lambda x: (x,),
+    "mapping": lambda x: {"input": x},
+}
+
+
+@pytest.mark.parametrize("method", ["backprop", "activation-perturbation", "weight-perturbation"])
+@pytest.mark.parametrize("form", FORMS)
+def test_inputs_are_a_tensor_a_tuple_or_a_mapping(form: str, method: str) -> None:
+    model, (x, y) = small(), batch()
+    expected = exact(model, lambda model: F.cross_entropy(model(x), y))
+    loss = ForwardGradient(model, method, **exactly(method)).step(FORMS[form](x), y, F.cross_entropy)
+    torch.testing.assert_close(loss, F.cross_entropy(model(x), y).detach())
+    torch.testing.assert_close(given(model), expected)
+
+
+def test_a_batch_of_ignored_targets_alone_is_nan_as_torch_has_it() -> None:
+    for method in ("backprop", "activation-perturbation"):
         model, (x, _) = small(), batch(2)
-        loss = ForwardGradient(model, method).step(x, torch.tensor([-100, -100]), F.cross_entropy)
-        assert loss.isnan()  # as torch has it, with gradients of 0
-        assert not any(gradient.any() for gradient in given(model))
+        assert ForwardGradient(model, method).step(x, torch.tensor([-100, -100]), F.cross_entropy).isnan()
 
 
 def test_gradients_accumulate_as_those_of_backward() -> None:
@@ -193,8 +203,7 @@ def test_what_changes_between_steps_is_noticed(method: str) -> None:
     assert step(9) == Coverage(("0", "3"))
     assert model[1].weight.grad is None
     model.train()
-    with pytest.raises(ModelRefused, match=r"site '3' .*dropout in train mode.* put the layer into eval mode"):
-        step(9)
+    assert step(9) == Coverage(("0", "3"))  # Dropout draws the same in all passes of a step
 
 
 @pytest.mark.parametrize(
@@ -254,7 +263,7 @@ def test_instances_are_methods_too() -> None:
         (
             TypeError,
             {"method": 3},
-            r"^int is no guess method: it must have needs, prepare and either",
+            r"^int is no guess method: it must derive from GuessMethod",
         ),
     ],
 )
@@ -271,30 +280,22 @@ def test_more_orthogonal_tangents_than_there_are_dimensions() -> None:
 
 @pytest.mark.parametrize("method", ["activation-perturbation", "weight-perturbation", "backprop"])
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "error", "said"),
     [
-        ({"loss_fn": partial(F.cross_entropy, reduction="sum")}, r"the loss has reduction 'sum'; it must be 'mean' or"),
-        ({"loss_fn": lambda s, _: s.sum()}, r"the loss gave \[\] for 3 samples; .*reduction='none'"),
-        ({"loss_fn": lambda s, _: s}, r"the loss gave \[3, 4\] for 3 samples; it must give a number for each, \[3\]"),
-        ({"loss_fn": lambda *_: 1.0}, r"the loss gave float for 3 samples"),
-        ({"y": torch.zeros(2)}, r"^x and y are \[3, 5\] and \[2\]; they must be tensors of the same number of samples"),
-        ({"x": [1, 2, 3]}, r"^x and y are <class 'list'> and \[3\]"),
-        ({"x": torch.zeros(0, 5), "y": torch.zeros(0)}, r"^x and y are \[0, 5\] and \[0\]"),
+        ({"loss_fn": lambda *_: 1.0}, LossRefused, r"^the loss gave float; it must give a tensor of numbers: the mean, or"),
+        ({"loss_fn": lambda s, _: s.argmax(1)}, LossRefused, r"^the loss gave torch.int64; it must give a tensor"),
+        ({"loss_fn": lambda s, _: s.detach().sum(1)}, LossRefused, r"^the loss has no derivative with respect to the"),
+        ({"y": torch.zeros(2)}, UsageError, r"^x and y are a tensor \[3, 5\] and a tensor \[2\]: not the same number of"),
+        ({"x": [1, 2, 3]}, UsageError, r"^x is a list; it must be a tensor \[batch, ...\], or a tuple or mapping of tens"),
+        ({"x": torch.zeros(0, 5), "y": torch.zeros(0)}, UsageError, r"^x is a tensor \[0, 5\]; it must be a tensor"),
     ],
 )
-def test_inputs_and_losses_that_are_refused(change: dict[str, Any], said: str, method: str) -> None:
+def test_inputs_and_losses_that_are_refused(
+    change: dict[str, Any], error: type[Exception], said: str, method: str
+) -> None:
     x, y = batch()
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(error, match=said):
         ForwardGradient(small(), method).step(**{"x": x, "y": y, "loss_fn": F.cross_entropy} | change)
-
-
-def test_a_mean_that_is_none_of_the_losses_is_refused() -> None:
-    def weighted(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-        losses, weights = F.cross_entropy(outputs, targets, reduction="none"), 1.0 + targets
-        return losses if reduction == "none" else (weights * losses).sum() / weights.sum()
-
-    with pytest.raises(UsageError, match=r"mean is not one of the losses .*: give it as a loss a sample"):
-        ForwardGradient(small(), "activation-perturbation").step(*batch(), weighted)
 
 
 @pytest.mark.parametrize("tangents", [1, 2])
@@ -316,27 +317,6 @@ def test_replay_in_parts_has_the_mean_of_the_whole_batch(tangents: int) -> None:
 def test_inference_mode_is_refused() -> None:
     with torch.inference_mode(), pytest.raises(UsageError, match=r"torch.inference_mode\(\), which has no tangents"):
         ForwardGradient(nn.Linear(3, 2)).step(torch.zeros(4, 3), torch.zeros(4, 2), F.mse_loss)
-
-
-@pytest.mark.parametrize("method", ["activation-perturbation", "weight-perturbation"])
-@pytest.mark.parametrize("tangents", [1, 2])
-def test_a_loss_that_forward_mode_cannot_follow_is_refused(method: str, tangents: int) -> None:
-    gradient = ForwardGradient(small(), method, tangents=tangents)
-    said = (
-        r"the loss has an operation that forward-mode .* cannot follow \(NotImplementedError: .*multi_margin.*backprop"
-    )
-    with pytest.raises(UsageError, match=said):
-        gradient.step(*batch(), F.multi_margin_loss)
-
-
-def test_a_loss_that_uses_more_than_its_arguments_is_refused_where_it_sees_other_rows() -> None:
-    weights, (x, y) = torch.rand(3, dtype=torch.float64), batch()
-    gradient = ForwardGradient(small(), "activation-perturbation", tangents=2)
-    said = "called with 6 rows for a batch of 3, as it is with several tangents .* must use only its arguments"
-    with pytest.raises(UsageError, match=rf"the loss failed \(RuntimeError: The size of tensor .*{said}"):
-        gradient.step(x, y, lambda s, t: weights * F.cross_entropy(s, t, reduction="none"))
-    with pytest.raises(UsageError, match=rf"the loss gave \[3\] for 6 samples; .*{said}"):
-        gradient.step(x, y, lambda s, t: weights)
 
 
 def test_a_fault_of_the_loss_itself_is_left_as_it_is() -> None:
@@ -373,13 +353,14 @@ def test_an_embeddings_padding_is_not_trained(method: str, tangents: int) -> Non
     assert found[[2, 3]].any(1).all()
 
 
-def test_a_hook_that_comes_later_is_noticed() -> None:
+def test_a_hook_that_comes_later_is_followed() -> None:
     model, (x, y) = nn.Sequential(nn.Linear(5, 4)).double(), batch()
-    gradient = ForwardGradient(model, "activation-perturbation")
+    gradient = ForwardGradient(model, "activation-perturbation", tangents=4, combine="orthogonal")
     gradient.step(x, y, F.cross_entropy)
     model[0].register_forward_hook(lambda _, __, output: -output)
-    with pytest.raises(ModelRefused, match=r"site '0' .* has a forward hook"):
-        gradient.step(x, y, F.cross_entropy)
+    model.zero_grad()
+    gradient.step(x, y, F.cross_entropy)
+    torch.testing.assert_close(given(model), exact(model, lambda model: F.cross_entropy(model(x), y)))
 
 
 def test_a_parameter_without_a_shape_and_an_impossible_seed_are_refused() -> None:

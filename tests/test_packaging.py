@@ -42,6 +42,18 @@ def test_the_wheel_holds_the_table_and_the_command(unpacked: Path) -> None:
     assert not (unpacked / "plugins").exists()
 
 
+def test_the_wheel_holds_what_type_checkers_read_and_the_license(unpacked: Path) -> None:
+    assert (unpacked / "fgcli" / "py.typed").exists()
+    stub = "fgcli/__init__.pyi"
+    assert (unpacked / stub).read_bytes() == (ROOT / stub).read_bytes()
+    (license_file,) = unpacked.glob("*.dist-info/licenses/LICENSE")
+    assert license_file.read_bytes() == (ROOT / "LICENSE").read_bytes()
+    code = "import fgcli; print(fgcli.__file__, fgcli.Entry.__name__)"
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(unpacked / "fgcli" / "__init__.py"), "Entry"]
+
+
 def test_the_wheel_holds_the_templates_of_plugins(unpacked: Path) -> None:
     templates = {path.relative_to(ROOT) for path in (ROOT / "fgcli" / "templates").rglob("*.tmpl")}
     assert len(templates) == 26
