@@ -115,7 +115,9 @@ def following_backward(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
     """
     names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
     if func is F.embedding_bag and (kwargs.get("scale_grad_by_freq") or (len(args) > 5 and args[5])):
-        raise ModelRefused("an EmbeddingBag has scale_grad_by_freq, which weight perturbation cannot follow: leave it out")
+        raise ModelRefused(
+            "an EmbeddingBag has scale_grad_by_freq, which weight perturbation cannot follow: leave it out"
+        )
     if func is not F.embedding or len(args) < 2:
         return None
     given = dict(zip(names, args, strict=False)) | dict(kwargs)

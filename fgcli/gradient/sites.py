@@ -224,7 +224,9 @@ class Network:
     def as_one_sample(self, why: str) -> "Network":
         """The network in which samples are nowhere told apart."""
         sites = {
-            name: replace(site, layouts=(NOWHERE,) * len(site.layouts), link=None, reason=f"is in a network where {why}")
+            name: replace(
+                site, layouts=(NOWHERE,) * len(site.layouts), link=None, reason=f"is in a network where {why}"
+            )
             for name, site in self.sites.items()
         }
         return replace(self, sites=sites, output_layouts=(NOWHERE,) * len(self.output_layouts), mixes=why)

@@ -17,6 +17,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
+from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.draws import Drawn, Gram, Kept, joined
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
@@ -80,7 +81,7 @@ class Step:
         self.draws: dict[str, list[Drawn]] = {}
         self._grams: list[Gram] = []
         self._again = layers_again(batch.device) if network.drawing else lambda: None
-        self._buffers = [(one, one.clone()) for name, one in model.named_buffers() if name in network.buffers]
+        self._buffers = BufferState(model, network.buffers)
         self._ran = False
         self._by_row = network.by_rows and not (tangents.single or network.mixes or network.draws_apart)
         self._of_loss: OutputGradient | None = None
@@ -99,8 +100,7 @@ class Step:
     def _go_back(self) -> None:
         if self._ran:
             self._again()
-            for buffer, before in self._buffers:
-                buffer.copy_(before)
+            self._buffers.restore()
         self._ran = True
 
     def derivatives(self, loss: Loss, of_loss: OutputGradient | None = None) -> Derivatives:
@@ -133,6 +133,8 @@ class Step:
             one_pass = OneTangent(self.network, perturb, directions, self.samples)
         with forward_ad.dual_level():
             outputs = self.run(one_pass, inputs)
+            if isinstance(one_pass, SeveralTangents):
+                one_pass.end()
             if self._of_loss is None:
                 layouts, targets = self.network.output_layouts, self.batch.targets
                 self._of_loss = output_gradient(loss, outputs, targets, layouts, self.samples, rows)

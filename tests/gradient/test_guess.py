@@ -45,7 +45,10 @@ def mapping(function: Any, dim: int | None = None) -> GuessMethod:
 FAULTS: dict[str, tuple[GuessMethod, str]] = {
     "prepare raises": (method(raising, raising), "prepare raised ValueError: no"),
     "linearize raises": (method(raising), "linearize raised ValueError: no"),
-    "no LinearMap": (method(lambda *_: torch.zeros(3, 7)), r"linearize returned a tensor \[3, 7\]; it must return a LinearMap"),
+    "no LinearMap": (
+        method(lambda *_: torch.zeros(3, 7)),
+        r"linearize returned a tensor \[3, 7\]; it must return a LinearMap",
+    ),
     "no number": (mapping(lambda z: z, dim="k"), "linearize gave noise_dim 'k'; it must be a number of 0 or more"),  # type: ignore[arg-type]
     "negative": (mapping(lambda z: z, dim=-1), "linearize gave noise_dim -1"),
     "statistics": (
@@ -71,7 +74,9 @@ def test_faults_name_the_site_and_what_was_given(name: str) -> None:
 
 
 def test_what_is_no_guess_method() -> None:
-    with pytest.raises(TypeError, match=r"object is no guess method: it must derive from GuessMethod .* or SampledGuess"):
+    with pytest.raises(
+        TypeError, match=r"object is no guess method: it must derive from GuessMethod .* or SampledGuess"
+    ):
         GuessEstimator(object())  # type: ignore[arg-type]
     guess = Isotropic()
     guess.needs = "everything"  # type: ignore[misc, assignment]

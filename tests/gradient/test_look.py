@@ -18,8 +18,8 @@ from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.look import few, look
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
-from fgcli.methods.orthogonal import orthogonal
 from fgcli.methods.options import OrthogonalOptions
+from fgcli.methods.orthogonal import orthogonal
 from fgcli.methods.perturbation import MaskedActivationPerturbation
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
@@ -75,7 +75,6 @@ MIXES: dict[str, tuple[nn.Module, str]] = {
     "functional": (nn.Sequential(linear(), Batchwise("normalise")), "samples meet after site '0'"),
     "the second": (nn.Sequential(linear(), linear(), Batchwise("standardise")), "samples meet after site '1'"),
     "roll": (nn.Sequential(linear(), Batchwise("roll"), linear(), nn.Dropout()), "samples meet after site '0'"),
-    "folded away": (nn.Sequential(linear(), nn.Flatten(0), nn.Unflatten(0, (1, -1))), "the model's output has samples|"),
 }
 
 
@@ -84,7 +83,7 @@ def test_where_samples_meet_the_batch_is_one_sample(name: str) -> None:
     model, why = MIXES[name]
     network = look(model, X)
     assert network.mixes
-    assert why == "" or any(network.mixes.startswith(one) for one in why.split("|"))
+    assert network.mixes == why
     assert network.samples(X) == 1
     assert not any(site.has_samples or site.link for site in network.sites.values())
     notes = GuessEstimator(Isotropic()).bind(model, X).notes
@@ -129,8 +128,8 @@ def test_statistics_are_updated_once_by_an_estimate(what: str, memory: Any, tang
         return nn.Sequential(linear(), between, linear()).double()
 
     model, twin = make(), make()
-    batch = batch_for(twin, 6)
-    model, twin = make(), make()
+    generator = torch.Generator().manual_seed(1)
+    batch = Batch(torch.randn(6, 4, dtype=torch.float64, generator=generator), torch.arange(6) % 4)
     estimator = GuessEstimator(Isotropic(), tangents=Tangents(tangents), memory=memory)
     estimator.bind(model, batch.inputs)
     for one, other in zip(model.buffers(), twin.buffers(), strict=True):
@@ -142,7 +141,7 @@ def test_statistics_are_updated_once_by_an_estimate(what: str, memory: Any, tang
 
 
 def test_batch_norm_may_change_its_mode_between_looks() -> None:
-    model = nn.Sequential(linear(), nn.BatchNorm1d(4), nn.ReLU(), linear()).double()
+    model = nn.Sequential(linear(), nn.BatchNorm1d(4), nn.ReLU(), linear()).double().eval()
     batch = batch_for(model, 5)
     for mode in (True, False, True):
         model.train(mode)
@@ -193,13 +192,30 @@ def by_function() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "no weight": (lambda: Net(lambda m, x: x * m.g, g=weight(4)), "the model has no site: its forward uses no trained weight"),
-    "nothing trained": (lambda: linear().requires_grad_(False), r"no parameter of the model \(Linear\) requires a gradient"),
-    "without shape": (lambda: nn.Sequential(nn.LazyLinear(4)), "parameter '0.weight' has no shape before the model's first call"),
-    "low precision": (lambda: nn.Sequential(linear(), linear().bfloat16()), "parameter '1.weight' is in bfloat16, .* backprop"),
-    "copies": (lambda: nn.DataParallel(linear()), r"the model \(DataParallel\) spreads a batch over copies, .* use its .module"),
+    "no weight": (
+        lambda: Net(lambda m, x: x * m.g, g=weight(4)),
+        "the model has no site: its forward uses no trained weight",
+    ),
+    "nothing trained": (
+        lambda: linear().requires_grad_(False),
+        r"no parameter of the model \(Linear\) requires a gradient",
+    ),
+    "without shape": (
+        lambda: nn.Sequential(nn.LazyLinear(4)),
+        "parameter '0.weight' has no shape before the model's first call",
+    ),
+    "low precision": (
+        lambda: nn.Sequential(linear(), linear().bfloat16()),
+        "parameter '1.weight' is in bfloat16, .* backprop",
+    ),
+    "copies": (
+        lambda: nn.DataParallel(linear()),
+        r"the model \(DataParallel\) spreads a batch over copies, .* use its .module",
+    ),
     "formula": (
-        lambda: nn.Sequential(linear(), Net(lambda _, x: torch.special.zeta(x.abs() + 2, torch.ones_like(x))), linear()),
+        lambda: nn.Sequential(
+            linear(), Net(lambda _, x: torch.special.zeta(x.abs() + 2, torch.ones_like(x))), linear()
+        ),
         "site '0' is followed by .*zeta.*, which has no forward-mode formula .* use another operation, or the method backprop",
     ),
     "formula at the input": (
@@ -226,7 +242,9 @@ def test_refused_by_name(name: str) -> None:
 
 def test_all_findings_are_returned_at_once() -> None:
     model = nn.Sequential(nn.LazyLinear(4), linear().bfloat16(), nn.DataParallel(linear()))
-    with pytest.raises(ModelRefused, match=r"(?s)'0.weight' has no shape.*'2' \(DataParallel\) spreads.*'1.weight' is in bf") as said:
+    with pytest.raises(
+        ModelRefused, match=r"(?s)'0.weight' has no shape.*'2' \(DataParallel\) spreads.*'1.weight' is in bf"
+    ) as said:
         GuessEstimator(Isotropic()).bind(model, X)
     assert len(str(said.value).splitlines()) == 5
 
@@ -242,7 +260,9 @@ class Compiled(nn.Module):
 
 @pytest.mark.parametrize("estimator", [GuessEstimator(Isotropic()), WeightPerturbation(Options())])
 def test_compiled_layers(estimator: Estimator) -> None:
-    with pytest.raises(ModelRefused, match=r"layer '0' \(Compiled\) is compiled, .* leave out .compile\(\), or use backprop"):
+    with pytest.raises(
+        ModelRefused, match=r"layer '0' \(Compiled\) is compiled, .* leave out .compile\(\), or use backprop"
+    ):
         estimator.bind(nn.Sequential(Compiled()), X)
 
 
@@ -333,7 +353,9 @@ def test_where_samples_are() -> None:
         a=nn.Linear(4, 3), b=nn.Linear(3, 3), c=nn.Linear(3, 2),
     )  # fmt: skip
     network = look(model, vectors(2, 4)(3))
-    found = {name: (one.axis, one.folded, one.interleaved) for name, site in network.sites.items() for one in site.layouts}
+    found = {
+        name: (one.axis, one.folded, one.interleaved) for name, site in network.sites.items() for one in site.layouts
+    }
     assert found == {"a": (1, False, False), "b": (0, True, True), "c": (0, False, False)}
     assert [one.axis for one in network.output_layouts] == [0, 0]
 

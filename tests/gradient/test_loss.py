@@ -54,16 +54,16 @@ LOSSES: dict[str, Loss] = {
 
 @pytest.mark.parametrize(("memory", "number"), [("store", 1), ("store", 3), ("replay", 1), ("replay", 3)])
 @pytest.mark.parametrize("name", LOSSES)
-def test_gradients_are_those_of_backward(
-    name: str, memory: Any, number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_are_those_of_backward(name: str, memory: Any, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With memory=replay in parts of 16 and 19 samples, of a loss that only the whole batch has."""
     monkeypatch.setattr("fgcli.gradient.engine.ROWS", 16)
     batch = batch_for(MODEL, 35)
     loss = LOSSES[name]
     estimator = GuessEstimator(Isotropic(), tangents=Tangents(number), memory=memory)
     estimator.bind(MODEL, batch.inputs)
-    torch.testing.assert_close(summed(estimator, MODEL, loss, batch), backward(MODEL, loss, batch), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        summed(estimator, MODEL, loss, batch), backward(MODEL, loss, batch), rtol=1e-9, atol=1e-12
+    )
     found = estimator.estimate(MODEL, loss, batch, RNG)
     expected = loss(MODEL(batch.inputs), batch.targets).detach()
     torch.testing.assert_close(found.losses.mean(), expected.mean())
@@ -133,7 +133,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("estimator", [GuessEstimator(Isotropic()), GuessEstimator(Isotropic(), memory="replay"), WeightPerturbation(EngineOptions()), WeightPerturbation(EngineOptions(tangents=2))])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        GuessEstimator(Isotropic()),
+        GuessEstimator(Isotropic(), memory="replay"),
+        WeightPerturbation(EngineOptions()),
+        WeightPerturbation(EngineOptions(tangents=2)),
+    ],
+)
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_is_what_has_no_derivative(name: str, estimator: Any) -> None:
     loss, said = REFUSED[name]
@@ -149,12 +157,23 @@ def test_a_model_without_floating_point_outputs_is_refused() -> None:
         output_gradient(lambda o, _: o.sum(), outputs, None, [], 2)
 
 
-@pytest.mark.parametrize(("layout", "shape", "samples"), [(PLAIN, (3, 2, 4), 3), (Layout(1), (2, 3, 4), 3), (NOWHERE, (2, 4), 1), (Layout(0, True), (6, 4), 3), (Layout(0, True, True), (6, 4), 3)])
+@pytest.mark.parametrize(
+    ("layout", "shape", "samples"),
+    [
+        (PLAIN, (3, 2, 4), 3),
+        (Layout(1), (2, 3, 4), 3),
+        (NOWHERE, (2, 4), 1),
+        (Layout(0, True), (6, 4), 3),
+        (Layout(0, True, True), (6, 4), 3),
+    ],
+)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_e_along_tangents_of_repeated_samples(layout: Layout, shape: tuple[int, ...], samples: int, rows: int) -> None:
     generator = torch.Generator().manual_seed(0)
     outputs = torch.randn(shape, dtype=torch.float64, generator=generator)
-    tangents = torch.randn(rows, samples, *layout.by_sample(outputs, samples).shape[1:], dtype=torch.float64, generator=generator)
+    tangents = torch.randn(
+        rows, samples, *layout.by_sample(outputs, samples).shape[1:], dtype=torch.float64, generator=generator
+    )
     if layout.axis is None:
         rows, many, tangents = 1, outputs, tangents[:1]
     else:

@@ -136,7 +136,9 @@ def test_embeddings_have_backwards_own_rules_in_activation_perturbation(rule: st
     coverage = estimator.bind(model, batch.inputs)
     found = summed(estimator, model, smooth, batch)
     assert not any(g.is_sparse for g in found.values())
-    torch.testing.assert_close(found, {n: g for n, g in expected.items() if n not in coverage.unused}, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(
+        found, {n: g for n, g in expected.items() if n not in coverage.unused}, rtol=1e-9, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("head", ["own", "tied", "functional"])

@@ -23,7 +23,11 @@ def test_every_trained_parameter_is_in_a_site_or_a_piece_or_unused(name: str) ->
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     at_sites = {parameter for site in network.sites.values() for parameter in site.parameters}
-    found = [*(at_sites & {n for n, p in model.named_parameters() if p.requires_grad}), *network.pieces, *network.unused]
+    found = [
+        *(at_sites & {n for n, p in model.named_parameters() if p.requires_grad}),
+        *network.pieces,
+        *network.unused,
+    ]
     assert sorted(found) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
     assert kind.sites is None or tuple(network.sites) == kind.sites
     assert set(network.pieces) == set(kind.pieces)
@@ -32,7 +36,9 @@ def test_every_trained_parameter_is_in_a_site_or_a_piece_or_unused(name: str) ->
     assert bool(network.mixes) == kind.mixes, network.mixes
 
 
-@pytest.mark.parametrize(("memory", "number", "size"), [("store", 1, 3), ("store", 4, 3), ("replay", 1, 3), ("replay", 4, 35)])
+@pytest.mark.parametrize(
+    ("memory", "number", "size"), [("store", 1, 3), ("store", 4, 3), ("replay", 1, 3), ("replay", 4, 35)]
+)
 @pytest.mark.parametrize("name", ZOO)
 def test_gradients_are_those_of_backward(
     name: str, memory: Any, number: int, size: int, monkeypatch: pytest.MonkeyPatch
@@ -46,6 +52,9 @@ def test_gradients_are_those_of_backward(
     missing = {key: torch.zeros_like(g) for key, g in expected.items() if key in coverage.unused}
     single = ZOO[name].dtype == torch.float32
     torch.testing.assert_close(
-        missing | found, missing | {key: expected[key] for key in found}, rtol=1e-3 if single else 1e-9, atol=1e-5 if single else 1e-11
+        missing | found,
+        missing | {key: expected[key] for key in found},
+        rtol=1e-3 if single else 1e-9,
+        atol=1e-5 if single else 1e-11,
     )
     assert {*found, *missing} == {*expected}

@@ -13,8 +13,8 @@ from fgcli.gradient.guess import Memory
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Site
 from fgcli.gradient.upstream import LinearUpstream, SegmentUpstream
-from fgcli.methods.orthogonal.mean import OrthogonalMean
 from fgcli.methods.options import OrthogonalOptions
+from fgcli.methods.orthogonal.mean import OrthogonalMean
 
 
 def guess(**options: int | str) -> OrthogonalMean:
@@ -91,7 +91,8 @@ def test_within_a_step_the_map_stays_and_the_next_starts_where_it_led() -> None:
     for step in range(6):
         prepared = method.prepare(layer_below(matrix, step=step), memory)
         one, again = (
-            method.linearize(layer_below(matrix, 7, step=step), LinearUpstream(matrix, mask), prepared) for _ in range(2)
+            method.linearize(layer_below(matrix, 7, step=step), LinearUpstream(matrix, mask), prepared)
+            for _ in range(2)
         )
         assert torch.equal(one.map(z), again.map(z))
         memory.update(again.statistics)  # as the engine does at the end of a batch

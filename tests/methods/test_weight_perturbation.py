@@ -180,7 +180,9 @@ def test_in_the_zoo_each_derivative_is_the_inner_product_with_the_gradient(name:
     with drawing():
         found = estimator.estimate(model, smooth, batch, RNG)
     directions = {
-        key: torch.stack([RNG.normal(f"weight-{k}" if k else "weight", key, tuple(g.shape), g) for k in range(tangents)])
+        key: torch.stack(
+            [RNG.normal(f"weight-{k}" if k else "weight", key, tuple(g.shape), g) for k in range(tangents)]
+        )
         for key, g in exact.items()
     }
     along = torch.stack([(directions[key] * g).flatten(1).sum(1) for key, g in exact.items()]).sum(0)
