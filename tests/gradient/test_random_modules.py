@@ -1,7 +1,7 @@
 """Random small module trees: every method's gradient is that of `backward`, or the model is refused.
 
-Aliases, tied weights, frozen parts, embeddings, residual sums, branches on values, elementwise parameters, convolutions,
-normalisation, dropout. FG_EXAMPLES sets the number of examples (2,000 were run by hand).
+Aliases, tied weights, frozen parts, embeddings, residual sums, branches on values, elementwise parameters,
+convolutions, normalisation, dropout. FG_EXAMPLES sets the number of examples (2,000 were run by hand).
 """
 
 import os
@@ -217,8 +217,8 @@ def held_to_backward(
     try:
         probe.bind(model, batch.inputs)
     except ModelRefused as refusal:
-        assert name in MATRIX, refusal
-        assert "needs the upstream Jacobian as a matrix" in str(refusal)
+        if name not in MATRIX or "needs the upstream Jacobian as a matrix" not in str(refusal):
+            raise
         event("refused")
         return
     with same_buffers(model), drawing():
