@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.forward_gradient import ForwardGradient
 from fgcli.recipe import parse_assignments, read_recipe, resolve
-from fgcli.training.assembly import Assembly, assemble, cross_entropy
+from fgcli.training.assembly import Assembly, assemble
 from fgcli.training.checkpoints import CheckpointStore
+from fgcli.training.losses import cross_entropy
 from fgcli.training.state import restore
 
 SOLVERS = [

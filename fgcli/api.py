@@ -67,7 +67,9 @@ class ForwardGradient:
             UsageError: for inputs that are none.
         """
         if not leaves_of(x) or batch_size(x) < 1:
-            raise UsageError(f"x is {_described(x)}; it must be a tensor [batch, ...], or a tuple or mapping of tensors")
+            raise UsageError(
+                f"x is {_described(x)}; it must be a tensor [batch, ...], or a tuple or mapping of tensors"
+            )
         if isinstance(y, Tensor) and isinstance(x, Tensor) and y.dim() and len(y) != len(x):
             raise UsageError(f"x and y are {_described(x)} and {_described(y)}: not the same number of samples")
         if torch.is_inference_mode_enabled():

@@ -20,7 +20,14 @@ from fgcli.models.options import (
     ResNetOptions,
     TransformerOptions,
 )
-from fgcli.training.options import AdamOptions, AdamWOptions, SGDOptions
+from fgcli.training.options import (
+    AdamOptions,
+    AdamWOptions,
+    CosineOptions,
+    LinearWarmupOptions,
+    SGDOptions,
+    StepOptions,
+)
 
 FG_CONTRACT = CONTRACT
 
@@ -152,6 +159,34 @@ def fg_optimizers() -> list[Entry]:
             "fgcli.training.optimizers:sgd",
             "Stochastic gradient descent, with momentum if asked for.",
             SGDOptions,
+        ),
+    ]
+
+
+@hookimpl
+def fg_losses() -> list[Entry]:
+    return [
+        Entry("cross-entropy", "fgcli.training.losses:classification", "Cross-entropy of logits, for class targets."),
+        Entry("mse", "fgcli.training.losses:regression", "Mean squared error, for targets that are numbers."),
+        Entry(
+            "bce",
+            "fgcli.training.losses:binary_classification",
+            "Binary cross-entropy of logits, for two classes or for targets from 0 to 1.",
+        ),
+    ]
+
+
+@hookimpl
+def fg_lr_schedules() -> list[Entry]:
+    return [
+        Entry("constant", "fgcli.training.schedules:constant", "The learning rate as it is given."),
+        Entry("cosine", "fgcli.training.schedules:cosine", "Half a cosine, down to the end of the run.", CosineOptions),
+        Entry("step", "fgcli.training.schedules:step", "Times a factor every so many epochs.", StepOptions),
+        Entry(
+            "linear-warmup",
+            "fgcli.training.schedules:linear_warmup",
+            "Up in equal parts over the first updates, then constant.",
+            LinearWarmupOptions,
         ),
     ]
 

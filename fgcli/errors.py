@@ -70,5 +70,6 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str = "") -> U
         return UsageError(f"{given}; there are none")
     folded = {known_name.lower(): known_name for known_name in names}
     near = get_close_matches(name.lower(), folded, n=1)
+    plural = "es" if what.endswith("s") else "s"
     hint = f"did you mean {folded[near[0]]!r}? " if near else ""
-    return UsageError(f"{given}; {hint}known {what}s: {', '.join(names)}")
+    return UsageError(f"{given}; {hint}known {what}{plural}: {', '.join(names)}")

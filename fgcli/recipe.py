@@ -18,6 +18,7 @@ from fgcli.extend.entry import Entry, Rank
 from fgcli.extend.explain import Path, first_fault, shown
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
+from fgcli.runs.quantities import DiagnosticKey
 from fgcli.shell import command_line
 from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
 
@@ -25,10 +26,7 @@ Count = Annotated[int, Field(ge=1, lt=2**63)]
 # The largest servers have 768; some thousands more, and the thread library ends the process without a word.
 Threads = Annotated[int, Field(ge=1, le=1024)]
 OwnOptions = dict[str, Any]
-Diagnostic = Literal[
-    "bias", "variance", "mse", "covariance_norm", "covariance_rms", "cosine", "norm_ratio", "effective_rank", "overlap"
-]
-Section = Literal["method", "dataset", "model", "optimizer"]
+Section = Literal["method", "dataset", "model", "loss", "optimizer", "lr_schedule"]
 
 
 Panel = Literal["Method", "Data and model", "Optimisation", "Device", "Output", "Diagnostics"]
@@ -70,6 +68,12 @@ class Recipe(Options):
     width: Count | None = _key("Data and model", None, "Units of every hidden layer.")
     depth: Count | None = _key("Data and model", None, "Number of hidden layers.")
     bias: bool | None = _key("Data and model", None, "Give every layer a bias.")
+    loss: str = _key(
+        "Optimisation",
+        "cross-entropy",
+        "Loss: `cross-entropy`, `mse`, `bce`, or your own as `package.module:function`.",
+    )
+    loss_options: OwnOptions = _key("Optimisation", {}, "The loss's options.")
     epochs: Count = _key("Optimisation", 300, "Passes over the training set.")
     max_steps: Count | None = _key("Optimisation", None, "Stop after this many updates, also inside an epoch.")
     batch_size: Count = _key("Optimisation", 512, "Samples per update.")
@@ -79,6 +83,16 @@ class Recipe(Options):
     optimizer: str = _key("Optimisation", "adamw", "Optimiser.")
     optimizer_options: OwnOptions = _key("Optimisation", {}, "The optimiser's options.")
     lr: float = _key("Optimisation", 1e-4, "Learning rate.", gt=0)
+    lr_schedule: str = _key(
+        "Optimisation",
+        "constant",
+        "Learning rate over the run: `constant`, `cosine`, `step`, `linear-warmup`, or your own as "
+        "`package.module:factory`.",
+    )
+    lr_schedule_options: OwnOptions = _key("Optimisation", {}, "The schedule's options.")
+    clip_norm: float | None = _key(
+        "Optimisation", None, "Scale the gradient of all parameters down to this norm where its norm is larger.", gt=0
+    )
     seed: int = _key("Optimisation", 0, "Names the run: data order, initialisation, guesses.", ge=0, lt=2**63)
     device: str = _key("Device", "auto", "Where to compute: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
     precision: Literal["float32", "bfloat16", "float16"] = _key(
@@ -91,7 +105,7 @@ class Recipe(Options):
     on_nonfinite: Literal["stop", "skip"] = _key(
         "Optimisation", "stop", "When a loss, guess or gradient is not finite: stop, or leave that update out."
     )
-    diagnostics: list[Diagnostic] = _key(
+    diagnostics: list[DiagnosticKey] = _key(
         "Diagnostics", [], "What to record of the guesses during the run, without changing it."
     )
     diagnostics_every: Count = _key("Diagnostics", 10, "Epochs between two records of the diagnostics.")
@@ -113,7 +127,9 @@ _PARTS: dict[Section, _Part] = {
     "method": _Part("options", ("k", "tangents", "combine", "tangent_chunk", "memory")),
     "dataset": _Part("dataset_options"),
     "model": _Part("model_options", ("width", "depth", "bias")),
+    "loss": _Part("loss_options"),
     "optimizer": _Part("optimizer_options"),
+    "lr_schedule": _Part("lr_schedule_options"),
 }
 
 

@@ -11,6 +11,8 @@ from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
 from fgcli.extend.options import Options
 from fgcli.recipe import read_recipe
+from fgcli.runs.results import Metrics, Result
+from fgcli.runs.run_directory import RunDirectory
 
 
 class StubOptions(Options):
@@ -38,8 +40,11 @@ class Stub:
                 yield Outcome(trial, 1)
                 continue
             loss = abs(recipe["lr"] - (0.02 if recipe["method"] == "wt" else 0.1)) + 0.001 * recipe["seed"]
-            numbers = {"train_accuracy": 0.5, "test_accuracy": 0.4, "train_loss": loss, "wall_s": 12.0}
-            (trial.run_dir / "result.json").write_text(json.dumps(recipe | numbers))
+            metrics = Metrics(train_accuracy=0.5, test_accuracy=0.4, train_loss=loss, test_loss=loss)
+            result = Result(
+                recipe=recipe, steps=1, metrics=metrics, wall_s=12.0, step_ms_median=1.0, peak_memory_bytes=1
+            )
+            RunDirectory(trial.run_dir).result_file.write_text(json.dumps(result.as_json()))
             yield Outcome(trial, 0)
             if self.options.stops:
                 raise KeyboardInterrupt

@@ -38,7 +38,7 @@ print("CODE", code, "HEAVY", [name for name in {heavy!r} if name in sys.modules]
         ["analyze-overlap", "--help"],
         ["analyze-moments", "--help"],
         ["bench", "--help"],
-        ["recipes", "validate", "table3"],
+        ["recipes", "show", "table3"],
         ["report", "--help"],
         ["--version"],
     ],

@@ -11,6 +11,7 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+from fake_runs import fake_run
 from tiny_runs import fg
 
 from fgcli.bench.executor import Trial
@@ -131,10 +132,8 @@ def test_the_executor_runs_trials(folder: Path) -> None:
 
 
 def test_the_subcommand_prints(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "recipe.yaml").write_text("{}")
-    (folder / "result.json").write_text('{"steps": 12}')
-    registry("a_subcommand.py").entry("subcommand", "steps").load()(folder)
-    assert capsys.readouterr().out == "12\n"
+    registry("a_subcommand.py").entry("subcommand", "steps").load()(fake_run(folder / "done"))
+    assert capsys.readouterr().out == "32\n"
 
 
 def test_every_public_name_is_there() -> None:

@@ -84,7 +84,9 @@ REGISTRY = registry(
     fg_estimators=[entry("backprop")],
     fg_datasets=[entry("mnist1d"), entry("ordered", DataOptions), entry("needy", NeedyOptions)],
     fg_models=[entry("mlp", NetOptions), entry("linear", LinearOptions), entry("conv", ChannelOptions)],
+    fg_losses=[entry("cross-entropy")],
     fg_optimizers=[entry("adamw")],
+    fg_lr_schedules=[entry("constant")],
 )
 
 

@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 from fgcli.app import app
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import Recipe, resolve
+from fgcli.runs.results import Result
+from fgcli.runs.rows import read_rows
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.reporter import Silent
 from fgcli.training.start import begin, resume
@@ -57,25 +59,27 @@ def tiny_recipe(**changes: Any) -> Recipe:
 
 
 def run(path: Path, reporter: Any = None, **changes: Any) -> dict[str, Any]:
-    """Train a tiny recipe into `path`; the result."""
-    return begin(tiny_recipe(**changes), path, load_registry(), reporter or Silent()).run()
+    """Train a tiny recipe into `path`; what is in its result.json."""
+    return begin(tiny_recipe(**changes), path, load_registry(), reporter or Silent()).run().as_json()
 
 
 def go_on(path: Path, reporter: Any = None) -> dict[str, Any]:
-    """Resume the run in `path`; the result."""
-    return resume(path, None, {}, load_registry(), reporter or Silent()).run()
+    """Resume the run in `path`; what is in its result.json."""
+    return resume(path, None, {}, load_registry(), reporter or Silent()).run().as_json()
 
 
 def untimed(value: Any) -> Any:
     """A result or metrics rows without what no two runs share: times, memory, place."""
     if isinstance(value, list):
         return [untimed(item) for item in value]
+    if isinstance(value, Result):
+        value = value.as_json()
     varying = {"wall_s", "step_ms_median", "step_ms_quartiles", "peak_memory_bytes", "run_dir"}
     return {key: item for key, item in value.items() if key not in varying}
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return RunDirectory(path).read_metrics()[0]
+    return read_rows(RunDirectory(path).metrics_file)[0]
 
 
 def weights(path: Path) -> bytes:

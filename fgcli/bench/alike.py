@@ -3,19 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fgcli import __version__
 from fgcli.bench.run import Failure, Job, Watcher
 from fgcli.errors import FgError, RunError, UsageError
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry
-from fgcli.files import read_json
 from fgcli.recipe import Recipe, Section, read_recipe
-from fgcli.runs.made_with import CODE, VERSIONS, is_version, made_with, unlike
+from fgcli.runs.environment import VERSIONS
+from fgcli.runs.made_with import is_version, made_with, unlike
 from fgcli.runs.run_directory import RunDirectory
 
-_SECTIONS: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
+_SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 def refuse_other_code(begun: Sequence[Path], recipes: Sequence[Recipe], registry: Registry, out: Path) -> list[str]:
@@ -26,8 +26,8 @@ def refuse_other_code(begun: Sequence[Path], recipes: Sequence[Recipe], registry
     now = _now(recipes, registry)
     warnings: dict[str, None] = {}
     for folder in begun:
-        environment, recipe = _environment(folder), _recipe(folder)
-        if files := changed_files(environment.get(CODE) or {}):
+        environment, recipe = RunDirectory(folder).recorded_environment(), _recipe(folder)
+        if files := changed_files(environment.code):
             raise UsageError(_refusal(out, f"{files[0]} has changed since {folder.name} was run"))
         for name, values in unlike([("then", made_with(environment, recipe)), ("now", now)]).items():
             old, new = values
@@ -51,7 +51,7 @@ class Alike(Watcher):
 
     def finished(self, job: Job) -> None:
         self._watcher.finished(job)
-        made = _made(job.run_dir)
+        made = _made(job.run.path)
         for name, earlier in self._made.items():
             same = self._group_of(name) == self._group_of(job.name)
             for what, values in unlike([("", earlier), ("", made)]).items():
@@ -98,16 +98,7 @@ def _made(folder: Path) -> dict[str, str]:
     recipe = _recipe(folder)
     options = recipe.get("options")
     own = {f"option {key}": str(value) for key, value in options.items()} if isinstance(options, Mapping) else {}
-    return made_with(_environment(folder), recipe) | own
-
-
-def _environment(folder: Path) -> dict[str, Any]:
-    """Empty where it cannot be read."""
-    try:
-        content = read_json(RunDirectory(folder).environment_file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return made_with(RunDirectory(folder).recorded_environment(), recipe) | own
 
 
 def _recipe(folder: Path) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a sweep, as a command line. It is done when its run directory holds result.json."""
+    """One run of a sweep, as a command line. It is done when its run directory holds a result."""
 
     name: str
     """Unique within the sweep, and harmless as a file name."""

@@ -27,7 +27,10 @@ from fgcli.extend.registry import Registry, load_registry
 from fgcli.files import to_json, write_atomically
 from fgcli.gradient.estimator import Batch
 from fgcli.recipe import Recipe, read_recipe, resolve
-from fgcli.training.assembly import assemble, cross_entropy, settle
+from fgcli.runs.record import as_json
+from fgcli.runs.results import MetricsRow
+from fgcli.runs.timing import StepMemory, StepTiming
+from fgcli.training.assembly import assemble, settle
 from fgcli.training.loop import Training
 from fgcli.training.reporter import Silent
 from fgcli.training.start import begin
@@ -62,7 +65,7 @@ class Stepper:
         synchronize(assembly.device)
         start = time.perf_counter()
         rng = assembly.streams.at(self._step)
-        estimate = assembly.estimator.estimate(assembly.model, cross_entropy, self._batch, rng)
+        estimate = assembly.estimator.estimate(assembly.model, assembly.objective.loss, self._batch, rng)
         for name, parameter in self._parameters.items():
             parameter.grad = estimate.gradients.get(name)
         assembly.optimizer.step()
@@ -71,7 +74,7 @@ class Stepper:
         return time.perf_counter() - start
 
 
-def measure_in_turn(recipes: Sequence[Recipe], registry: Registry) -> list[dict[str, Any]]:
+def measure_in_turn(recipes: Sequence[Recipe], registry: Registry) -> list[StepTiming]:
     """Medians and quartiles of the step times, in ms, and the mean number of operations of a step."""
     steppers = [Stepper(recipe, registry) for recipe in recipes]
     typical = [min(stepper() for _ in range(WARM_UP)) for stepper in steppers]
@@ -81,33 +84,33 @@ def measure_in_turn(recipes: Sequence[Recipe], registry: Registry) -> list[dict[
             break
         for stepper, one, expected in zip(steppers, times, typical, strict=True):
             one.extend(stepper() for _ in range(max(1, round(BLOCK_S / expected))))
-    rows: list[dict[str, Any]] = []
+    rows: list[StepTiming] = []
     for stepper, one in zip(steppers, times, strict=True):
         lower, median, upper = (1e3 * value for value in statistics.quantiles(one, n=4, method="inclusive"))
         steps = max(10, min(FLOPS_STEPS, round(FLOPS_S / (median / 1e3))))
         flops = count_flops(lambda stepper=stepper, steps=steps: [stepper() for _ in range(steps)]) / steps
         rows.append(
-            {
-                "timed_step_ms": median,
-                "timed_step_ms_quartiles": [lower, upper],
-                "timed_samples": len(one),
-                "step_flops": flops,
-                "device": str(stepper.assembly.device),
-                "device_name": describe(stepper.assembly.device),
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-            }
+            StepTiming(
+                timed_step_ms=median,
+                timed_step_ms_quartiles=(lower, upper),
+                timed_samples=len(one),
+                step_flops=flops,
+                device=str(stepper.assembly.device),
+                device_name=describe(stepper.assembly.device),
+                threads=torch.get_num_threads(),
+                torch=torch.__version__,
+            )
         )
     return rows
 
 
-def measure_memory(recipe: Recipe, registry: Registry) -> dict[str, Any]:
+def measure_memory(recipe: Recipe, registry: Registry) -> StepMemory:
     """Bytes: the process's peak (of tensors, on a CUDA device), and what one step holds beyond what it found."""
     stepper = Stepper(recipe, registry)
     for _ in range(10):
         stepper()
     process = peak_memory_bytes(stepper.assembly.device)
-    return {"process_peak_bytes": process, "step_peak_bytes": peak_of(stepper, stepper.assembly.device)}
+    return StepMemory(step_peak_bytes=peak_of(stepper, stepper.assembly.device), process_peak_bytes=process)
 
 
 def peak_of(step: Callable[[], object], device: torch.device) -> int:
@@ -138,7 +141,7 @@ class _Clock(Silent):
     def stepped(self, step: int, loss: float) -> None:
         self.steps.append(time.perf_counter())
 
-    def evaluated(self, row: dict[str, Any]) -> None:
+    def evaluated(self, row: MetricsRow) -> None:
         self.evaluated_at = time.perf_counter()
 
 
@@ -178,10 +181,11 @@ def main() -> None:
     registry = load_registry(tuple(arguments.plugin))
     recipes = [resolve(read_recipe(path), {}, registry) for path in arguments.recipes]
     if arguments.mode == "turn":
-        rows = measure_in_turn(recipes, registry)
+        rows = [as_json(row) for row in measure_in_turn(recipes, registry)]
+    elif arguments.mode == "memory":
+        rows = [as_json(measure_memory(recipe, registry)) for recipe in recipes]
     else:
-        measure = measure_memory if arguments.mode == "memory" else probe
-        rows = [measure(recipe, registry) for recipe in recipes]
+        rows = [probe(recipe, registry) for recipe in recipes]
     write_atomically(arguments.out, to_json(rows) + "\n")
 
 

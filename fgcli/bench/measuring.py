@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ from typing import Any
 from fgcli.bench.local import environment
 from fgcli.bench.run import Job, last_lines
 from fgcli.errors import RunError
-from fgcli.files import read_json, to_json, write_atomically
+from fgcli.files import read_json
 from fgcli.recipe import dump
+from fgcli.runs.timing import StepMemory, StepTiming, Timing, read_timing, write_timing
 from fgcli.sweep.plan import PlannedTrial
 
-SCHEMA = 1
-MACHINE = ("device", "device_name", "threads", "torch")
 START_S = 3.0
 """From the start of a trial's process to its first step, without what `probe` sees: Python and torch are imported."""
 
@@ -55,11 +54,14 @@ def first_of_each_group(trials: Trials) -> Trials:
 
 
 def time_steps(trials: Trials, file: Path, said: Callable[[str], None]) -> None:
-    """Write timing.json: of each method at each point of the grid, and where. What the file has already, stays."""
+    """Write the timing of each method at each point of the grid, and where. What the file has already, stays."""
     points: dict[tuple[Any, ...], list[tuple[PlannedTrial, Job]]] = {}
     for trial, job in first_of_each_group(trials):  # one process has one number of threads
         points.setdefault((trial.group[1], job.threads), []).append((trial, job))
-    rows = _recorded(file)
+    try:
+        rows = read_timing(file)
+    except RunError:
+        rows = []  # it is written anew
     for (axes, _), ones in points.items():
         if all(any(_is_of(row, trial) for row in rows) for trial, _ in ones):
             continue
@@ -67,8 +69,9 @@ def time_steps(trials: Trials, file: Path, said: Callable[[str], None]) -> None:
         measured = measure("turn", [job for _, job in ones])
         rows = [row for row in rows if not any(_is_of(row, trial) for trial, _ in ones)]
         for (trial, job), row in zip(ones, measured, strict=True):
-            rows.append({"label": trial.label, "axes": dict(axes), **row, **measure("memory", [job])[0]})
-        write_atomically(file, to_json({"schema": SCHEMA, "rows": rows}) + "\n")
+            memory = StepMemory(**measure("memory", [job])[0])
+            rows.append(Timing(trial.label, dict(axes), StepTiming(**row), memory))
+        write_timing(file, rows)
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ def estimate(trials: Trials) -> dict[Any, Estimate]:
     missing: dict[Any, list[Job]] = {}
     seconds: dict[Any, list[float]] = {}
     for trial, job in trials:
-        if job.is_finished():
-            seconds.setdefault(trial.group, []).append(job.result()["wall_s"] + START_S)
+        if job.run.is_finished():
+            seconds.setdefault(trial.group, []).append(job.run.read_result().wall_s + START_S)
         else:
             missing.setdefault(trial.group, []).append(job)
     unknown = [group for group in missing if group not in seconds]
@@ -110,18 +113,8 @@ def _probed(jobs: Sequence[Job]) -> list[tuple[float | None, str]]:
         return [(None, str(error))] if len(jobs) == 1 else [one for job in jobs for one in _probed([job])]
 
 
-def _recorded(file: Path) -> list[dict[str, Any]]:
-    """The rows of the file. An older one has the machine beside them, and not in each."""
-    try:
-        timing = read_json(file)
-        machine = {key: timing[key] for key in MACHINE if key in timing}
-        return [machine | row for row in timing["rows"]] if timing["schema"] == SCHEMA else []
-    except (OSError, ValueError, LookupError, TypeError):
-        return []  # it is written anew
-
-
-def _is_of(row: Mapping[str, Any], trial: PlannedTrial) -> bool:
-    return row["label"] == trial.label and row["axes"] == dict(trial.group[1])
+def _is_of(row: Timing, trial: PlannedTrial) -> bool:
+    return row.label == trial.label and row.axes == dict(trial.group[1])
 
 
 def _words(axes: Sequence[tuple[str, Any]]) -> str:

@@ -5,26 +5,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fgcli.bench.executor import Executor, Outcome, Trial
 from fgcli.errors import FgError, RunError
 from fgcli.extend.explain import shown
-from fgcli.files import read_json, write_atomically
+from fgcli.files import write_atomically
 from fgcli.recipe import Recipe, dump
-from fgcli.runs.rows import append_row
-from fgcli.runs.sweep_directory import SweepDirectory
+from fgcli.runs.run_directory import RunDirectory
+from fgcli.runs.sweep_directory import FailedAttempt, StartedAgain, SweepDirectory
 
 ATTEMPTS = 2
 LAST_LINES = 5
-
-
-def is_finished(run_dir: Path) -> bool:
-    """Whether a run directory has a result. One that is damaged is none."""
-    try:
-        return isinstance(read_json(run_dir / "result.json"), dict)
-    except (FileNotFoundError, ValueError):
-        return False
 
 
 @dataclass(frozen=True)
@@ -34,7 +26,7 @@ class Job:
     name: str
     recipe: Recipe
     recipe_file: Path
-    run_dir: Path
+    run: RunDirectory
     log: Path
     plugins: tuple[Path, ...] = ()
     """Plugin files that the trial needs."""
@@ -45,29 +37,20 @@ class Job:
     def threads(self) -> int:
         return self.recipe.threads or 1
 
-    def is_finished(self) -> bool:
-        return is_finished(self.run_dir)
-
-    def result(self) -> dict[str, Any]:
-        """RunError for a result that cannot be read."""
-        try:
-            return read_json(self.run_dir / "result.json")
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot read {self.run_dir / 'result.json'}: {error}") from error
-
     def prepared(self, *, afresh: bool) -> Trial:
         """What an executor starts: a new run, or the rest of one that was begun. `afresh` drops what was begun."""
-        if self.run_dir.exists() and (afresh or not (self.run_dir / "recipe.yaml").exists()):
-            shutil.rmtree(self.run_dir)
-        (self.run_dir / "result.json").unlink(missing_ok=True)  # damaged: a whole one is not run again
-        goes_on = self.run_dir.exists()
+        folder = self.run.path
+        if folder.exists() and (afresh or not self.run.recipe_file.exists()):
+            shutil.rmtree(folder)
+        self.run.result_file.unlink(missing_ok=True)  # damaged: a whole one is not run again
+        goes_on = folder.exists()
         where = "--resume" if goes_on else "--out"
         write_atomically(self.recipe_file, dump(self.recipe if goes_on else self.settled(self.recipe)))
         command = [sys.executable, "-m", "fgcli", "train", "--quiet", "--recipe", str(self.recipe_file)]
-        command += [where, str(self.run_dir)]
+        command += [where, str(folder)]
         for plugin in self.plugins:
             command += ["--plugin", str(plugin)]
-        return Trial(self.name, tuple(command), self.run_dir, self.log, self.threads)
+        return Trial(self.name, tuple(command), folder, self.log, self.threads)
 
 
 @dataclass(frozen=True)
@@ -100,13 +83,13 @@ def run_jobs(
     failures: dict[str, Failure] = {}
     todo = list(jobs)
     for attempt in range(1, ATTEMPTS + 1):
-        todo = [job for job in todo if not job.is_finished()]
+        todo = [job for job in todo if not job.run.is_finished()]
         by_name = {job.name: job for job in todo}
         began: dict[str, int] = {}
         offered = _offered(todo, attempt, failures, began, directory, watcher)
         for name, exit_code in _outcomes(offered, set(by_name), executor):
             job = by_name.pop(name)
-            if exit_code == 0 and job.is_finished():
+            if exit_code == 0 and job.run.is_finished():
                 failures.pop(name, None)
                 watcher.finished(job)
             else:
@@ -116,7 +99,7 @@ def run_jobs(
             failures[job.name] = Failure(job, None, ("the executor gave no outcome",))
             watcher.failed(failures[job.name], again=attempt < ATTEMPTS)
         todo = [failure.job for failure in failures.values()]
-    return {name: failure for name, failure in failures.items() if not failure.job.is_finished()}
+    return {name: failure for name, failure in failures.items() if not failure.job.run.is_finished()}
 
 
 def _offered(
@@ -135,7 +118,7 @@ def _offered(
         trial = job.prepared(afresh=not killed)
         began[job.name] = job.log.stat().st_size if job.log.exists() else 0
         if began[job.name] and directory.failed_file.exists():  # so that it does not count as failed meanwhile
-            append_row(directory.failed_file, {"trial": job.name, "attempt": attempt, "started_again": True})
+            directory.note(StartedAgain(job.name, attempt))
         watcher.started(job, attempt)
         yield trial
 
@@ -163,10 +146,7 @@ def _outcomes(trials: Iterator[Trial], names: set[str], executor: Executor) -> I
 
 def _failure(job: Job, exit_code: int, directory: SweepDirectory, attempt: int, began: int) -> Failure:
     lines = tuple(last_lines(job.log, began))
-    append_row(
-        directory.failed_file,
-        {"trial": job.name, "attempt": attempt, "exit_code": exit_code, "last_lines": list(lines)},
-    )
+    directory.note(FailedAttempt(job.name, attempt, exit_code, lines))
     return Failure(job, exit_code, lines)
 
 

@@ -84,15 +84,14 @@ def _measure(state: "State", basis: str, batches: int, max_k: int | None) -> "li
     from fgcli.diagnostics.overlap import averaged, sample_overlaps, upstream_jacobians, weight_overlaps
     from fgcli.gradient.errors import ModelRefused
     from fgcli.gradient.look import look
-    from fgcli.training.assembly import cross_entropy
 
-    model, data = state.assembly.model, state.batches(batches)
+    model, loss, data = state.assembly.model, state.assembly.objective.loss, state.batches(batches)
     if basis in OF_WEIGHTS:
         parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         _refuse_above(max_k, parameters, "the number of parameters")
         k = max_k or EIGENVECTORS
         matrix = cast("WeightBasis", basis)
-        return averaged([weight_overlaps(model, cross_entropy, batch, matrix, k) for batch in data])
+        return averaged([weight_overlaps(model, loss, batch, matrix, k) for batch in data])
     some = data[0].rows(slice(1)).inputs
     try:
         ranks = [min(one.weight.shape) for one in upstream_jacobians(model, look(model, some), some).values()]
@@ -100,7 +99,7 @@ def _measure(state: "State", basis: str, batches: int, max_k: int | None) -> "li
         raise UsageError(f"--basis {basis}: {refusal}") from refusal
     _refuse_above(max_k, max(ranks, default=0), "the largest rank of an upstream Jacobian")
     found = [
-        sample_overlaps(model, cross_entropy, batch, cast("SampleBasis", basis), state.assembly.streams.at(number))
+        sample_overlaps(model, loss, batch, cast("SampleBasis", basis), state.assembly.streams.at(number))
         for number, batch in enumerate(data)
     ]
     return averaged([{name: one.up_to(max_k) for name, one in layers.items()} for layers in found])

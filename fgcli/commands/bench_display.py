@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.live import Live
@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fgcli.bench.run import Failure, Job
-from fgcli.errors import one_line
-from fgcli.files import from_json
+from fgcli.commands.output import scores
+from fgcli.errors import RunError, one_line
+from fgcli.runs.results import MetricsRow
 
 RECENT = 6
 """Finished trials that stay in the live table."""
@@ -59,12 +60,11 @@ class BenchDisplay:
     def finished(self, job: Job) -> None:
         _, began, _ = self._running.pop(job.name)
         self._done += 1
-        result = job.result()
-        accuracies = f"accuracy {result['train_accuracy']:.3f} train {result['test_accuracy']:.3f} test"
+        reached = scores(job.run.read_result().metrics)
         took = f"{time.monotonic() - began:.1f} s"
-        self._recent.append((job.name, accuracies, took))
+        self._recent.append((job.name, reached, took))
         if not self._live.is_started:
-            self.say(f"finished {job.name}: {accuracies}, {took} ({self._done} of {self._total})")
+            self.say(f"finished {job.name}: {reached}, {took} ({self._done} of {self._total})")
 
     def failed(self, failure: Failure, *, again: bool) -> None:
         name = failure.job.name
@@ -79,24 +79,21 @@ class BenchDisplay:
         table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
         for column in ("trial", "", "epoch", "time"):
             table.add_column(column, justify="right" if column in ("epoch", "time") else "left")
-        for name, accuracies, took in self._recent:
-            table.add_row(Text(name), accuracies, "", took, style="dim")
+        for name, reached, took in self._recent:
+            table.add_row(Text(name), reached, "", took, style="dim")
         for name, (job, began, attempt) in list(self._running.items()):
             row = _last_row(job)
-            accuracies = f"accuracy {row['train_accuracy']:.3f} train {row['test_accuracy']:.3f} test" if row else ""
-            epoch = f"{row['epoch']:g}/{job.recipe.epochs}" if row else f"0/{job.recipe.epochs}"
-            state = accuracies + (", second attempt" if attempt > 1 else "")
+            epoch = f"{row.epoch if row else 0:g}/{job.recipe.epochs}"
+            state = (scores(row.metrics) if row else "") + (", second attempt" if attempt > 1 else "")
             table.add_row(Text(name), state, epoch, f"{time.monotonic() - began:.0f} s")
         return table
 
 
-def _last_row(job: Job) -> Mapping[str, Any] | None:
-    """The newest evaluation; None while there is none, or it is just being written."""
+def _last_row(job: Job) -> MetricsRow | None:
+    """The newest evaluation; None while there is none."""
     try:
-        lines = (job.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        row = from_json(lines[-1])
-        return row if row.keys() >= {"train_accuracy", "test_accuracy", "epoch"} else None
-    except (OSError, ValueError, IndexError, AttributeError):
+        return (job.run.read_metrics() or [None])[-1]
+    except RunError:
         return None
 
 

@@ -18,7 +18,7 @@ def show_estimate(search: Trials, trials: Trials, placement: Placement | None) -
     for some, prefix in ((search, "tuning-"), (trials, "")):
         estimates = estimate(some)
         for trial, job in some:
-            if job.is_finished():
+            if job.run.is_finished():
                 continue
             one: Estimate = estimates[trial.group]
             said = "unknown" if one.seconds is None else words(one.seconds)

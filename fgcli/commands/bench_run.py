@@ -13,19 +13,19 @@ from typing import Any, NoReturn
 from fgcli.bench.alike import Alike, as_begun, refuse_other_code
 from fgcli.bench.executor import Executor, Placement, PlacesTrials
 from fgcli.bench.measuring import time_steps
-from fgcli.bench.run import Failure, Job, Watcher, is_finished, run_jobs
-from fgcli.bench.tuning import Choice, Group, as_json, choose, without_lr
+from fgcli.bench.run import Failure, Job, Watcher, run_jobs
+from fgcli.bench.tuning import Group, choose, without_lr
 from fgcli.commands.bench_display import BenchDisplay, show_failures
 from fgcli.commands.bench_estimate import show_estimate
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.entry_options import checked_options
 from fgcli.extend.factory import is_reference
 from fgcli.extend.registry import Registry, load_registry
-from fgcli.files import to_json, write_atomically
 from fgcli.recipe import Recipe, Source, parse_assignments
 from fgcli.recipes import find
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
+from fgcli.runs.tuned import Choice, write_tuned
 from fgcli.shell import command_line
 from fgcli.sweep.plan import PlannedTrial, plan, plan_tuning
 from fgcli.sweep.read import read_sweep, resolve_trial, resolve_trials
@@ -117,7 +117,8 @@ class _Bench:
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
         recipes = resolve_trials(self.sweep, self.source, self.registry)
-        self.own_code = any(is_reference(recipe.model) for recipe in recipes.values())
+        names = [name for one in recipes.values() for name in (one.model, one.loss, one.lr_schedule)]
+        self.own_code = any(map(is_reference, names))
         begun = [folder for _, folder in self._begun()]
         for warning in refuse_other_code(begun, list(recipes.values()), self.registry, self.directory.path):
             _log.warning(warning)
@@ -135,7 +136,7 @@ class _Bench:
                 display.say(f"{self.directory.path}: {self.placement.said}")
             choices = self._tuned(display, watcher)
             pairs = [(trial, self._job(trial, choices)) for trial in self._limited(self.trials)]
-            jobs = [job for _, job in pairs if job is not None and not job.is_finished()]
+            jobs = [job for _, job in pairs if job is not None and not job.run.is_finished()]
             display.expects(len(jobs))
             failures = run_jobs(jobs, self.executor, self.directory, watcher)
             failures |= {trial.name: _untuned(self, trial) for trial, job in pairs if job is None}
@@ -163,14 +164,13 @@ class _Bench:
         if self.sweep.tune is None:
             return {}
         search = [(one, self._made(one, tuning=True)) for one in self._search({t.group for t in self.trials})]
-        missing = [job for _, job in search if not job.is_finished()]
+        missing = [job for _, job in search if not job.run.is_finished()]
         display.expects(len(missing))
         if missing:
             display.say(f"search of the learning rate: {len(missing)} trials")
         run_jobs(missing, self.executor, self.directory, watcher)
         choices = choose(self.sweep.tune, search)
-        file = self.directory.tuned_file
-        write_atomically(file, to_json(as_json(self.sweep.tune, choices, file)) + "\n")
+        write_tuned(self.directory.tuned_file, self.sweep.tune.by, self.sweep.tune.seed, choices.values())
         for choice in choices.values():
             edge = ", at the edge of what was tried" if choice.at_the_edge else ""
             where = "".join(f", {key} {value}" for key, value in choice.axes.items())
@@ -198,7 +198,7 @@ class _Bench:
         return [trial for trial in trials if not self._is_finished(trial)][: self.request.limit]
 
     def _is_finished(self, trial: PlannedTrial) -> bool:
-        return is_finished(self.directory.run_dir(trial.name))
+        return self.directory.run(trial.name).is_finished()
 
     def _job(self, trial: PlannedTrial, choices: dict[Group, Choice]) -> Job | None:
         """None where the search found no learning rate."""
@@ -218,7 +218,7 @@ class _Bench:
             name=f"tuning-{trial.name}" if tuning else trial.name,
             recipe=resolve_trial(trial, self.source, self.registry, overrides),
             recipe_file=directory.recipe_file(trial.name, tuning=tuning),
-            run_dir=directory.run_dir(trial.name, tuning=tuning),
+            run=directory.run(trial.name, tuning=tuning),
             log=directory.log(trial.name, tuning=tuning),
             plugins=self.request.plugins,
             settled=settled,
@@ -227,10 +227,10 @@ class _Bench:
     def _named(self) -> dict[str, tuple[PlannedTrial, Path]]:
         """All trials and those of the search, by name, with their run directories."""
         search = {
-            f"tuning-{one.name}": (one, self.directory.run_dir(one.name, tuning=True))
+            f"tuning-{one.name}": (one, self.directory.run(one.name, tuning=True).path)
             for one in plan_tuning(self.sweep)
         }
-        return search | {one.name: (one, self.directory.run_dir(one.name)) for one in plan(self.sweep)}
+        return search | {one.name: (one, self.directory.run(one.name).path) for one in plan(self.sweep)}
 
     def _begun(self) -> list[tuple[str, Path]]:
         """Trials with a run, finished or not, and its directory."""

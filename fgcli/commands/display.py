@@ -10,8 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from fgcli.commands.output import Lossy
+from fgcli.commands.output import Lossy, scores
 from fgcli.errors import one_line
+from fgcli.runs.results import MetricsRow, Result
 from fgcli.training.reporter import Plan, Silent
 
 SPLITS = ("train", "test")
@@ -34,7 +35,7 @@ class WarningsOnly(Silent):
 
 
 class Display(WarningsOnly):
-    """A bar with time left, loss and accuracy on a terminal; elsewhere a plain line for each evaluation."""
+    """A bar with time left, loss and last scores on a terminal; elsewhere a plain line for each evaluation."""
 
     def __init__(self, *, to_stderr: bool) -> None:
         self._console = Console(file=_lossy(sys.stderr if to_stderr else sys.stdout))
@@ -43,7 +44,7 @@ class Display(WarningsOnly):
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]} {task.fields[accuracy]}"),
+            TextColumn("{task.fields[loss]} {task.fields[scores]}"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -63,42 +64,46 @@ class Display(WarningsOnly):
         for names, how in _uncovered(plan.coverage.perturbed, plan.coverage.frozen):
             self._say(f"{how}: {names}")
         self._task = self._progress.add_task(
-            plan.method, total=plan.total_steps, completed=plan.first_step, loss="", accuracy=""
+            plan.method, total=plan.total_steps, completed=plan.first_step, loss="", scores=""
         )
         self._progress.start()
 
     def stepped(self, step: int, loss: float) -> None:
         self._progress.update(self._task, completed=step, loss=f"loss {loss:.3f}")
 
-    def evaluated(self, row: dict[str, Any]) -> None:
-        train, test = row["train_accuracy"], row["test_accuracy"]
-        self._progress.update(self._task, accuracy=f"accuracy {train:.3f} train {test:.3f} test")
+    def evaluated(self, row: MetricsRow) -> None:
+        metrics = row.metrics
+        self._progress.update(self._task, scores=scores(metrics))
         if self._progress.disable:
             self._say(
-                f"step {row['step']}/{self._total_steps}  epoch {row['epoch']:g}  {row['wall_s']:.1f} s  "
-                f"train loss {row['train_loss']:.4f} accuracy {train:.3f}  "
-                f"test loss {row['test_loss']:.4f} accuracy {test:.3f}"
+                f"step {row.step}/{self._total_steps}  epoch {row.epoch:g}  {row.wall_s:.1f} s  "
+                f"train {_measures(metrics.train_loss, metrics.train_accuracy)}  "
+                f"test {_measures(metrics.test_loss, metrics.test_accuracy)}"
             )
 
     def _say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
 
 
-def show_result(result: Mapping[str, Any]) -> None:
+def show_result(result: Result) -> None:
     """The table at the end, to standard output; a line for each of its numbers where it would not fit."""
-    measures = {name: [f"{result[f'{split}_{name}']:.4f}" for split in SPLITS] for name in ("accuracy", "loss")}
-    lower, upper = result["step_ms_quartiles"]
+    metrics, recipe = result.metrics, result.recipe
+    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
+    measures = {"loss": [f"{number:.4f}" for number in (metrics.train_loss, metrics.test_loss)]}
+    if None not in accuracies:
+        measures = {"accuracy": [f"{number:.4f}" for number in accuracies], **measures}
+    lower, upper = result.step_ms_quartiles
     facts = [
-        ("steps", str(result["steps"])),
-        ("wall time", f"{result['wall_s']:.1f} s"),
-        ("time per step", f"{result['step_ms_median']:.2f} ms median, quartiles {lower:.2f} to {upper:.2f}"),
-        ("peak memory", f"{result['peak_memory_bytes'] / 2**20:.0f} MiB"),
-        ("device", f"{result['device']}, threads: {result['threads']}"),
-        *((how, names) for names, how in _uncovered(result["perturbed"], result["frozen"])),
+        ("steps", str(result.steps)),
+        ("wall time", f"{result.wall_s:.1f} s"),
+        ("time per step", f"{result.step_ms_median:.2f} ms median, quartiles {lower:.2f} to {upper:.2f}"),
+        ("peak memory", f"{result.peak_memory_bytes / 2**20:.0f} MiB"),
+        ("device", f"{recipe['device']}, threads: {recipe['threads']}"),
+        *((how, names) for names, how in _uncovered(result.perturbed, result.frozen)),
     ]
 
     console = Console(file=_lossy(sys.stdout))
-    console.print(_title(result))
+    console.print(_title(recipe))
     if console.width < NARROW:
         pairs = [(f"{split} {name}", row[i]) for name, row in measures.items() for i, split in enumerate(SPLITS)]
         for name, value in [*pairs, *facts]:
@@ -113,7 +118,11 @@ def show_result(result: Mapping[str, Any]) -> None:
         console.print(table)
         console.print(grid)
     # Outside the grid: a path that is cut or wrapped cannot be copied.
-    console.print(Text(f"run directory  {result['run_dir']}"), soft_wrap=True)
+    console.print(Text(f"run directory  {result.run_dir}"), soft_wrap=True)
+
+
+def _measures(loss: float, accuracy: float | None) -> str:
+    return f"loss {loss:.4f}" + ("" if accuracy is None else f" accuracy {accuracy:.3f}")
 
 
 def _lossy(stream: TextIO) -> IO[str]:
@@ -121,12 +130,12 @@ def _lossy(stream: TextIO) -> IO[str]:
     return cast("IO[str]", Lossy(stream, "" if stream is sys.stderr else lost))
 
 
-def _title(result: Mapping[str, Any]) -> Text:
-    sizes = [f"{name} {result[name]}" for name in ("width", "depth", "k") if result[name] is not None]
-    return Text(", ".join([f"{result['method']} on {result['dataset']}", *sizes, f"seed {result['seed']}"]))
+def _title(recipe: Mapping[str, Any]) -> Text:
+    sizes = [f"{name} {recipe[name]}" for name in ("width", "depth", "k") if recipe[name] is not None]
+    return Text(", ".join([f"{recipe['method']} on {recipe['dataset']}", *sizes, f"seed {recipe['seed']}"]))
 
 
-def _uncovered(perturbed: list[str] | tuple[str, ...], frozen: list[str] | tuple[str, ...]) -> list[tuple[str, str]]:
+def _uncovered(perturbed: tuple[str, ...], frozen: tuple[str, ...]) -> list[tuple[str, str]]:
     """How the parameters are treated that no site covers: (names, what is done), where there are any."""
     treated = ((perturbed, "trained by weight perturbation"), (frozen, "frozen, not trained"))
     return [(", ".join(names), how) for names, how in treated if names]

@@ -24,7 +24,9 @@ class Kind(StrEnum):
     ESTIMATOR = "estimator"
     DATASET = "dataset"
     MODEL = "model"
+    LOSS = "loss"
     OPTIMIZER = "optimizer"
+    LR_SCHEDULE = "lr-schedule"
     EXECUTOR = "executor"
     METRIC_SINK = "metric-sink"
     SUBCOMMAND = "subcommand"
@@ -35,7 +37,9 @@ _USE = {
     Kind.ESTIMATOR: "fg train --method {}",
     Kind.DATASET: "fg train --dataset {}",
     Kind.MODEL: "fg train --model {}",
+    Kind.LOSS: "fg train --loss {}",
     Kind.OPTIMIZER: "fg train --optimizer {}",
+    Kind.LR_SCHEDULE: "fg train --lr-schedule {}",
     Kind.EXECUTOR: "fg bench RECIPE --executor {}",
     Kind.METRIC_SINK: "fg train --sink {}",
     Kind.SUBCOMMAND: "fg {} --help",

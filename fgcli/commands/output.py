@@ -5,6 +5,8 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
+from fgcli.runs.results import Metrics
+
 
 class Lossy:
     """A stream to which writing never fails: `head` has ended, the terminal is closed, the disk of a log is full.
@@ -41,3 +43,11 @@ class Lossy:
             if self._notice:
                 Lossy(sys.stderr).write(f"{self._notice}\n")
                 self._notice = ""
+
+
+def scores(metrics: Metrics) -> str:
+    """What an evaluation says of both splits, in words: the accuracy, or the loss where there is none."""
+    train, test, kind = metrics.train_accuracy, metrics.test_accuracy, "accuracy"
+    if train is None or test is None:
+        train, test, kind = metrics.train_loss, metrics.test_loss, "loss"
+    return f"{kind} {train:.3f} train {test:.3f} test"

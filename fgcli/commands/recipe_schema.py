@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from fgcli.extend.describe import default_text, describe_options
 from fgcli.extend.options import Options
 from fgcli.recipe import Recipe
+from fgcli.runs.quantities import VALUE_KEYS
 from fgcli.sweep.schema import Grid, Method, Sweep, Tune
-from fgcli.sweep.views import KINDS, VALUE_KEYS, Budget, Value
+from fgcli.sweep.views import KINDS, Budget, Value
 
 _SECTIONS: tuple[tuple[str, str, type[Options]], ...] = (
     ("A run", "`fg train --recipe`. Other options of methods are in `fg methods`.", Recipe),

@@ -44,8 +44,9 @@ def recipes(
         _copy(given[0], Path(given[1]))
     elif action is Action.VALIDATE:
         _expect(action, given, 1, None)
-        for name in given:
-            print(_validated(name, tuple(plugin or ())))
+        from fgcli.commands.validate import validate
+
+        validate(given, tuple(plugin or ()))
     else:
         _expect(action, given, 0, 0)
         from fgcli.commands.recipe_schema import schema_text
@@ -102,21 +103,3 @@ def _copy(name: str, to: Path) -> None:
     except OSError as error:
         raise RunError(f"cannot write {to}: {error.strerror}") from error
     print(f"wrote {to}; change it, then: {command_line('recipes', 'validate', to)}")
-
-
-def _validated(name: str, plugins: tuple[Path, ...]) -> str:
-    from fgcli.extend.registry import load_registry
-    from fgcli.recipe import read_recipe, resolve
-    from fgcli.recipes import find
-    from fgcli.sweep.read import is_sweep, parse_sweep, resolve_trials
-
-    registry = load_registry(plugins)
-    source = read_recipe(find(name, where="NAME"))
-    if not is_sweep(source):
-        recipe = resolve(source, {}, registry)
-        then = command_line("train", "--recipe", name, plugins=plugins)
-        return f"{source.name}: a run, method {recipe.method}, {recipe.epochs} epochs; {then}"
-    sweep = parse_sweep(source)
-    trials = resolve_trials(sweep, source, registry)
-    then = command_line("bench", name, plugins=plugins)
-    return f"{source.name}: a sweep of {len(trials)} runs, {len(sweep.views)} views; {then}"

@@ -54,8 +54,9 @@ def _progress(trials: list[Trial]) -> Iterator[Text]:
     yield Text(", ".join(f"{count} {state.value}" for state, count in counts.items() if count), style="bold")
     running = [trial for trial in trials if trial.state is State.RUNNING and trial.run]
     for trial in running[:RUNNING]:
-        accuracies = [row["test_accuracy"] for row in trial.run.metrics] if trial.run else []
-        last = f"{accuracies[-1]:.3f}" if accuracies else ""
-        yield Text(f"  {sparkline(accuracies)} {last}  {one_line(trial.name)}", no_wrap=True, overflow="ellipsis")
+        metrics = [row.metrics for row in trial.run.metrics] if trial.run else []
+        numbers = [one.test_loss if one.test_accuracy is None else one.test_accuracy for one in metrics]
+        last = f"{numbers[-1]:.3f}" if numbers else ""
+        yield Text(f"  {sparkline(numbers)} {last}  {one_line(trial.name)}", no_wrap=True, overflow="ellipsis")
     if len(running) > RUNNING:
         yield Text(f"  and {len(running) - RUNNING} more")

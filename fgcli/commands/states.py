@@ -12,7 +12,6 @@ from fgcli.diagnostics.batches import draw_batch
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, RunError, UsageError
 from fgcli.extend.registry import Registry
-from fgcli.files import read_json
 from fgcli.gradient.estimator import Batch
 from fgcli.recipe import Recipe, Source, flag, parse_assignments, read_recipe, resolve, section_keys
 from fgcli.runs.run_directory import RunDirectory, open_run
@@ -186,8 +185,8 @@ def _refuse_missing_method(directory: RunDirectory, source: Source, registry: Re
         registry.find("method", name)
     except FgError as error:
         try:
-            origin = read_json(directory.environment_file)["plugins"]["method"]
-        except (OSError, ValueError, KeyError, TypeError):
+            origin = directory.read_environment().plugins["method"]
+        except (RunError, KeyError):
             raise UsageError(f"{directory.path}: {error}") from error
         raise UsageError(
             f"{directory.path}: method {name!r} is unknown to this installation; the run had it from the plugin "

@@ -17,6 +17,7 @@ from fgcli.files import to_json
 from fgcli.recipe import Source, resolve
 
 if TYPE_CHECKING:  # these import torch
+    from fgcli.runs.results import Result
     from fgcli.training.loop import Training
     from fgcli.training.reporter import Reporter
     from fgcli.training.sinks import Sinks
@@ -78,7 +79,7 @@ def _train(make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool
     from fgcli.training.interrupts import Interrupted
     from fgcli.training.sinks import SinkReporter
 
-    result: dict[str, Any] | None = None
+    result: Result | None = None
     # What a plugin prints goes to standard error where standard output is for JSON alone.
     printed = redirect_stdout(sys.stderr) if json else nullcontext()
     with printed, WarningsOnly() if quiet else Display(to_stderr=json) as display:
@@ -94,7 +95,9 @@ def _train(make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool
             ) from interrupt
         finally:
             reporter.finished(result)
+    if result is None or (quiet and not json):
+        return
     if json:
-        print(to_json(result), flush=True)
-    elif not quiet and result is not None:
+        print(to_json(result.as_json()), flush=True)
+    else:
         show_result(result)

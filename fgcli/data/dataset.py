@@ -11,9 +11,10 @@ from fgcli.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A classification task, whole in memory, on the CPU.
+    """A classification or regression task, whole in memory, on the CPU.
 
-    Inputs are floating point, `[n, ...features]`; targets are int64, `[n]`, from 0 to `classes - 1`.
+    Inputs are floating point, `[n, ...features]`. Targets are classes: int64, `[n]`, from 0 to `classes - 1`; or
+    numbers: of the inputs' type, `[n]` or `[n, d]`, where `classes` is 1 or d, how many outputs a model has.
     """
 
     name: str
@@ -41,6 +42,9 @@ def check(dataset: Dataset) -> None:
             f"dataset {dataset.name!r}: a train input has shape {list(train)}, a test input {list(test)}; "
             "they must be the same"
         )
+    kinds = dataset.train_targets.dtype, dataset.test_targets.dtype
+    if kinds[0] != kinds[1]:
+        raise UsageError(f"dataset {dataset.name!r}: train targets are {kinds[0]}, test targets {kinds[1]}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +68,9 @@ class _Split:
                 self._refuse(f"{what} are a {type(given).__name__}; they must be a tensor")
         if self.inputs.dim() < 2:
             self._refuse(f"inputs have shape {list(self.inputs.shape)}; they must be [n, ...features]")
-        if self.targets.dim() != 1:
-            self._refuse(f"targets have shape {list(self.targets.shape)}; they must be [n]")
+        if self.targets.dim() != 1 and not (self.targets.is_floating_point() and self.targets.dim() == 2):
+            allowed = "[n], or of floating point [n, d]"
+            self._refuse(f"targets have shape {list(self.targets.shape)}; they must be {allowed}")
         if len(self.inputs) != len(self.targets):
             self._refuse(
                 f"{len(self.inputs)} inputs and {len(self.targets)} targets; there must be one target an input"
@@ -87,18 +92,30 @@ class _Split:
 
     def _check_targets(self) -> None:
         targets, classes = self.targets, self.dataset.classes
-        allowed = f"labels must be integers from 0 to {classes - 1}"
         if targets.is_floating_point():
-            fractional = targets != targets.trunc()  # true of NaN too
-            if fractional.any():
-                index = _first(fractional)
-                self._refuse(f"label {targets[index].item():g} at index {index}; {allowed}")
+            self._check_numbers()
+            return
+        allowed = f"labels must be integers from 0 to {classes - 1}"
         if targets.dtype != torch.int64:
             self._refuse(f"labels are {targets.dtype}; they must be torch.int64: convert with .long()")
         outside = (targets < 0) | (targets >= classes)
         if outside.any():
             index = _first(outside)
             self._refuse(f"label {targets[index].item()} at index {index}; {allowed}")
+
+    def _check_numbers(self) -> None:
+        targets, classes = self.targets, self.dataset.classes
+        size = targets[0].numel()
+        if classes != size:
+            self._refuse(
+                f"targets are numbers, {size} in each, and classes is {classes}; it must be {size}, or targets labels: "
+                "convert with .long()"
+            )
+        if targets.dtype != self.inputs.dtype:
+            self._refuse(f"targets are {targets.dtype}, inputs {self.inputs.dtype}; they must be of one type")
+        bad = (~targets.reshape(len(targets), -1).isfinite()).any(dim=1)
+        if bad.any():
+            self._refuse(f"target {_first(bad)} is not finite; targets must be")
 
 
 def _first(mask: Tensor) -> int:

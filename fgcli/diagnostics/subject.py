@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fgcli.gradient.estimator import Coverage, Estimator, Loss
 from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.estimator import Coverage, Estimator, Loss
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
-"""A user's own model, named by where it is: `--model package.module:factory`. It needs no plugin.
+"""What a user names by where it is, without a plugin: a model, a loss or a learning-rate schedule of their own.
 
-A factory is a function or class with the parameters `input_shape` and `classes`, for the dataset's, and `generator`
-where it draws its weights from one. Its others are the model's options: what is given by name in a recipe, with the
-factory's own defaults. To know them the module is imported, and torch with it, when the name is looked up.
+`--model package.module:factory`: a function or class with the parameters `input_shape` and `classes`, for the
+dataset's, and `generator` where it draws its weights from one. `--lr-schedule package.module:factory`: one with the
+parameter `optimizer`, and `total_steps` and `steps_per_epoch` where it needs them; the schedulers of
+torch.optim.lr_scheduler are such factories. `--loss package.module:function`: a function whose first two parameters
+are outputs and targets. All other parameters are options: what is given by name in a recipe, with the factory's own
+defaults. To know them the module is imported, and torch with it, when the name is looked up.
 """
 
 import hashlib
@@ -16,7 +19,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter, create_model
 
@@ -26,29 +29,57 @@ from fgcli.extend.explain import shown
 from fgcli.extend.options import Options
 from fgcli.extend.plugins import Origin
 
-GIVEN = ("input_shape", "classes", "generator")
-"""What a factory is called with beside its options; without the first two it is none, and is not called."""
-_WANTED = "it must be a function or class that takes input_shape and classes and gives an nn.Module"
+Kind = Literal["model", "loss", "lr_schedule"]
+
+
+class _Call(NamedTuple):
+    """How something of a kind is called."""
+
+    given: tuple[str, ...]
+    """What a registered one is called with after its options; one of the user's own has it by name."""
+    needed: tuple[str, ...]
+    """Parameters without which it is none, and is not called."""
+    wanted: str
+
+
+_CALLS: dict[Kind, _Call] = {
+    "model": _Call(
+        ("input_shape", "classes", "generator"),
+        ("input_shape", "classes"),
+        "it must be a function or class that takes input_shape and classes and gives an nn.Module",
+    ),
+    "loss": _Call(("dataset",), (), "it must be a function of outputs and targets"),
+    "lr_schedule": _Call(
+        ("optimizer", "total_steps", "steps_per_epoch"),
+        ("optimizer",),
+        "it must be a function or class that takes optimizer and gives a torch.optim.lr_scheduler.LRScheduler",
+    ),
+}
+KINDS = tuple(_CALLS)
 
 
 @dataclass(frozen=True)
 class FactoryEntry(Entry):
-    """A factory with its options, as an entry of kind "model"."""
+    """Something of the user's own, with its options, as an entry of its kind."""
 
     factory: Callable[..., Any] = lambda: None
-    takes_generator: bool = False
+    kind: Kind = "model"
+    takes: frozenset[str] = frozenset()
+    """Which of what its kind is given it has parameters for."""
 
     def __post_init__(self) -> None:
         """Its name is its place, and checked already."""
 
     def load(self) -> Callable[..., Any]:
-        """What is called as a registered model is: with options, input_shape, classes and a generator."""
+        """What is called as a registered one is: with its options, and what its kind is given."""
         return self._make
 
-    def _make(self, options: Options, input_shape: tuple[int, ...], classes: int, generator: object) -> Any:
+    def _make(self, options: Options, *given: object) -> Any:
         own = {name: getattr(options, name) for name in self.options.model_fields}
-        draws = {"generator": generator} if self.takes_generator else {}
-        return self.factory(input_shape=input_shape, classes=classes, **draws, **own)
+        if self.kind == "loss":
+            return partial(self.factory, **own)
+        named = dict(zip(_CALLS[self.kind].given, given, strict=True))
+        return self.factory(**{name: value for name, value in named.items() if name in self.takes}, **own)
 
 
 def is_reference(name: str) -> bool:
@@ -56,13 +87,20 @@ def is_reference(name: str) -> bool:
     return TARGET.fullmatch(name) is not None
 
 
-def find_factory(name: str, where: str = "") -> tuple[Origin, FactoryEntry]:
-    """The factory of that name, and the file that it is from. UsageError, with the cause, for what is none.
+def find_factory(kind: Kind, name: str, where: str = "") -> tuple[Origin, FactoryEntry]:
+    """The user's own model, loss or schedule of that name, and the file that it is from.
 
-    `where` is the place in a file, or the flag, that messages begin with. The current folder is searched first, as
-    `python -m` does.
+    The current folder is searched first, as `python -m` does.
+
+    Args:
+        kind: What it is to be.
+        name: `package.module:attribute`.
+        where: The place in a file, or the flag, that messages begin with.
+
+    Raises:
+        UsageError: There is none, with the cause.
     """
-    called = f"{where}: model {name!r}" if where else f"model {name!r}"
+    called = f"{where}: {kind} {name!r}" if where else f"{kind} {name!r}"
     path, _, attributes = name.partition(":")
     module = _imported(path, called)
     factory: Any = module
@@ -72,11 +110,11 @@ def find_factory(name: str, where: str = "") -> tuple[Origin, FactoryEntry]:
             own = [key for key, value in getattr(factory, "__dict__", {}).items() if _is_own(value, path)]
             raise unknown(of, attribute, own, where=where)
         factory = getattr(factory, attribute)
-    parameters = _parameters(factory, called)
-    summary = (inspect.getdoc(factory) or "A model of the user's own.").splitlines()[0]
-    takes_generator = "generator" in parameters
-    own = {key: parameter for key, parameter in parameters.items() if key not in GIVEN}
-    return _origin(module), FactoryEntry(name, name, summary, _schema(name, own, called), factory, takes_generator)
+    parameters = _parameters(kind, factory, called)
+    summary = (inspect.getdoc(factory) or f"A {kind} of the user's own.").splitlines()[0]
+    takes = frozenset(_CALLS[kind].given).intersection(parameters)
+    own = {key: parameter for key, parameter in parameters.items() if key not in takes}
+    return _origin(module), FactoryEntry(name, name, summary, _schema(name, own, called), factory, kind, takes)
 
 
 def _is_own(value: object, path: str) -> bool:
@@ -97,21 +135,30 @@ def _imported(path: str, called: str) -> ModuleType:
         raise UsageError(f"{called}: importing {path} failed: {exception_text(cause)}") from cause
 
 
-def _parameters(factory: object, called: str) -> Mapping[str, inspect.Parameter]:
-    """Those that can be given by name. UsageError where it cannot be a factory."""
+def _parameters(kind: Kind, factory: object, called: str) -> Mapping[str, inspect.Parameter]:
+    """Those that can be given by name; without outputs and targets, of a loss. UsageError where it cannot be one."""
+    wanted = _CALLS[kind].wanted
     if not (inspect.isclass(factory) or inspect.isroutine(factory) or isinstance(factory, partial)):
-        raise UsageError(f"{called} is of type {type(factory).__name__}; {_WANTED}")
+        raise UsageError(f"{called} is of type {type(factory).__name__}; {wanted}")
+    if kind == "loss" and inspect.isclass(factory):
+        raise UsageError(f"{called} is a class; {wanted}")
     try:
         try:
             signature = inspect.signature(factory, eval_str=True)
         except NameError:  # an annotation for type checkers alone
             signature = inspect.signature(factory)
     except (ValueError, TypeError) as cause:
-        raise UsageError(f"{called} does not say what it takes; {_WANTED}") from cause
+        raise UsageError(f"{called} does not say what it takes; {wanted}") from cause
+    all_parameters = list(signature.parameters.values())
+    if kind == "loss":
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        if len(all_parameters) < 2 or not all(one.kind in positional for one in all_parameters[:2]):
+            raise UsageError(f"{called} takes {signature}; {wanted}")
+        del all_parameters[:2]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = {key: one for key, one in signature.parameters.items() if one.kind in named}
-    if missing := [key for key in ("input_shape", "classes") if key not in parameters]:
-        raise UsageError(f"{called} takes {signature}, without {' and '.join(missing)}; {_WANTED}")
+    parameters = {one.name: one for one in all_parameters if one.kind in named}
+    if missing := [key for key in _CALLS[kind].needed if key not in parameters]:
+        raise UsageError(f"{called} takes {signature}, without {' and '.join(missing)}; {wanted}")
     return parameters
 
 

@@ -58,6 +58,18 @@ def fg_optimizers() -> list[Entry]:
 
 
 @hookspec
+def fg_losses() -> list[Entry]:
+    """Losses; a target (options, dataset) gives a `fgcli.training.losses.Objective`, or the loss function alone."""
+    raise NotImplementedError
+
+
+@hookspec
+def fg_lr_schedules() -> list[Entry]:
+    """Learning-rate schedules; a target (options, optimizer, total_steps, steps_per_epoch) gives an `LRScheduler`."""
+    raise NotImplementedError
+
+
+@hookspec
 def fg_executors() -> list[Entry]:
     """Executors of a sweep's trials; a target (options) gives a `fgcli.bench.executor.Executor`."""
     raise NotImplementedError

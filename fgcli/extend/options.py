@@ -97,6 +97,42 @@ class EngineOptions(TangentOptions):
         description="`store` what each layer saw until the gradients are made; `replay`: the same numbers in memory "
         "that does not grow with depth, by two passes that store nothing of a layer, or by small parts of the batch.",
     )
+    output_gradient: Literal["guess", "exact"] | None = Field(
+        default=None,
+        description="At the last layers, from which only the output is reached: `guess` as the papers do, or the `exact` "
+        "gradient, which is local; default: `guess`, with feedback `exact`.",
+    )
+    feedback: Literal["none", "direct", "local"] = Field(
+        default="none",
+        description="Predict each layer's gradient from the output's, and correct by the guess: `direct`: by a matrix "
+        "learned for the next layers' inputs; `local`: by the next layers' own weights, and the matrix behind them.",
+    )
+    feedback_learning: Literal["tangents", "bootstrap", "fixed", "none"] = Field(
+        default="tangents",
+        description="What the matrices learn from: `tangents` of noise at the layers' inputs; `bootstrap`: the local "
+        "prediction; `fixed`: nothing, they are random; `none`: they are 0, which leaves the exact paths.",
+    )
+    feedback_rate: float = Field(
+        default=0.02, gt=0, le=1, description="Rate that the learning of the matrices falls to from 1."
+    )
+    feedback_every: int = Field(
+        default=1, ge=1, description="Steps between two passes with tangents, after the first 24 steps."
+    )
+    correction: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the guess's own estimate of what feedback misses: 1 is unbiased wherever the guess is, 0 "
+        "is feedback alone, which makes no guess.",
+    )
+
+    @model_validator(mode="after")
+    def _feedback_suits(self) -> Self:
+        if self.feedback != "none" and self.output_gradient == "guess":
+            raise ValueError("output_gradient is guess; with feedback it is exact: leave it out")
+        if self.feedback != "none" and self.memory == "replay":
+            raise ValueError("memory is replay; with feedback it is store, as the pieces of the network are kept")
+        return self
 
 
 @cache

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Literal
 
 from fgcli.errors import UsageError, unknown
+from fgcli.extend import factory
 from fgcli.extend.entry import Entry
-from fgcli.extend.factory import find_factory, is_reference
 from fgcli.extend.plugin_file import add_file
 from fgcli.extend.plugins import ALLOWED, BUILT_IN_DISTRIBUTION, Broken, Origin, Plugins, Registered, load_plugins
 
-Kind = Literal["guess method", "estimator", "dataset", "model", "optimizer", "executor", "metric sink", "subcommand"]
+Kind = Literal[
+    "guess method", "estimator", "dataset", "model", "loss", "optimizer", "lr_schedule", "executor", "metric sink",
+    "subcommand",
+]  # fmt: skip
 MethodKind = Literal["guess method", "estimator"]
 
 HOOKS: dict[Kind, str] = {
@@ -18,7 +21,9 @@ HOOKS: dict[Kind, str] = {
     "estimator": "fg_estimators",
     "dataset": "fg_datasets",
     "model": "fg_models",
+    "loss": "fg_losses",
     "optimizer": "fg_optimizers",
+    "lr_schedule": "fg_lr_schedules",
     "executor": "fg_executors",
     "metric sink": "fg_metric_sinks",
     "subcommand": "fg_subcommands",
@@ -30,7 +35,8 @@ class Registry:
     """What can be named in a recipe or on the command line.
 
     Methods are guess methods and estimators under one roof of names. A name that several distributions have is used
-    as `distribution:name`; any name may be. A model may also be the user's own, as `package.module:factory`.
+    as `distribution:name`; any name may be. A model, loss or learning-rate schedule may also be the user's own, as
+    `package.module:factory`.
     """
 
     def __init__(self, plugins: Plugins, files: tuple[Path, ...] = ()) -> None:
@@ -80,8 +86,8 @@ class Registry:
             origins = " and ".join(str(one.origin) for one in found)
             choices = " or ".join(f"{one.origin.distribution}:{own_name}" for one in found)
             raise UsageError(f"{prefix}{kind} {name!r} is registered by {origins}; choose one: {choices}")
-        if not found and kind == "model" and is_reference(name) and not self._is_known(distribution):
-            return Registered(HOOKS["model"], *find_factory(name, where))
+        if not found and kind in factory.KINDS and factory.is_reference(name) and not self._is_known(distribution):
+            return Registered(HOOKS[kind], *factory.find_factory(kind, name, where))
         if not found:
             raise self._unknown(kind, name, distribution, where)
         return found[0]
@@ -116,7 +122,7 @@ class Registry:
         reasons = [f"set aside as broken: {'; '.join(map(str, self.broken))}"] if self.broken else []
         reasons += [f"left out by {ALLOWED}: {', '.join(map(str, self.left_out))}"] if self.left_out else []
         reasons += [f"named by {ALLOWED}, but not installed: {', '.join(self.missing)}"] if self.missing else []
-        reasons += ["a model of your own is named package.module:factory"] if kind == "model" else []
+        reasons += ["one of your own is named package.module:factory"] if kind in factory.KINDS else []
         return UsageError("; ".join([str(error), *reasons])) if reasons else error
 
 

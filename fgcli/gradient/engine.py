@@ -23,6 +23,7 @@ from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.feedback import Feedback, FeedbackOptions
 from fgcli.gradient.guess import Guess, GuessMethod, Isotropic, LinearMap, check_linear, checked_method
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.look import few, look
@@ -53,6 +54,9 @@ class GuessEstimator:
         memory: `store` what the weights' gradients are made of during the pass; `replay`: make two passes that store
             nothing of a layer, or, where W̃ comes from the cut network, take small parts of the batch. The numbers are
             the same.
+        output_gradient: at the sites that only the output is reached from, `guess` as the papers do, or take the
+            `exact` one, which is local. With feedback it is exact.
+        feedback: how the gradient is predicted; None: not at all.
 
     Raises:
         TypeError: for what is no guess method.
@@ -66,15 +70,23 @@ class GuessEstimator:
         uncovered: Literal["perturb", "freeze"] = "perturb",
         tangents: Tangents | None = None,
         memory: Literal["store", "replay"] = "store",
+        output_gradient: Literal["guess", "exact"] = "guess",
+        feedback: FeedbackOptions | None = None,
     ) -> None:
         self.method = checked_method(method)
         self.uncovered, self.memory = uncovered, memory
         self.tangents = tangents or Tangents()
         if not isinstance(method, GuessMethod):
             self.tangents.refuse_for_sampled(type(method).__name__)
+        self.feedback = None if feedback is None else Feedback(feedback)
+        self.is_exact = output_gradient == "exact" or feedback is not None
+        if feedback is not None and memory == "replay":
+            raise OptionRefused("feedback keeps what the pieces of the network computed; with it memory is store")
         self.network: Network | None = None
         self._guessers: dict[str, Guesser] = {}
         self._perturbed: tuple[str, ...] = ()
+        self._pieces: tuple[str, ...] = ()
+        self._exact: frozenset[str] = frozenset()
         self._numbers = 0
         """That all sites give for a sample."""
 
@@ -96,18 +108,22 @@ class GuessEstimator:
                 "layer, a convolution, a matrix product, a lookup or a recurrent layer; use weight-perturbation or backprop"
             )
         before = self._guessers
-        self._guessers = {site.name: self._guesser(site) for site in network.guessed}
+        self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
+        self._guessers = {site.name: self._guesser(site) for site in network.guessed if site.name not in self._exact}
         for name, guesser in self._guessers.items():
             if name in before:
                 guesser.memory = before[name].memory
         self.network = network
         perturbed, frozen = (network.pieces, ()) if self.uncovered == "perturb" else ((), network.pieces)
         perturbed = (*perturbed, *network.beside)  # without its elementwise part a gradient would be wrong
+        self._pieces = perturbed
+        if self.feedback is not None:  # they have the vjp of their piece
+            perturbed = ()
         self._perturbed = perturbed
         notes = ()
         if network.mixes:
             notes = (f"samples are not told apart ({network.mixes}): one δ for the batch, which is right, and noisier",)
-        return Coverage(tuple(self._guessers), perturbed, frozen, network.unused, notes)
+        return Coverage(tuple(site.name for site in network.guessed), perturbed, frozen, network.unused, notes)
 
     def _guesser(self, site: Site) -> Guesser:
         needs = self.method.needs
@@ -168,7 +184,29 @@ class GuessEstimator:
 
         return back
 
+    def _with_feedback(self, feedback: Feedback, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        """ĝ = b + α Σ_k c_k (δ_k - Σ_j ⟨b_j, y_jk⟩) y_k."""
+        alpha, network = feedback.options.correction, self.bound
+        predicted = feedback.predict(model, network, loss, batch, rng)
+        step, found = None, None
+        if alpha:
+            step = self._step(model, batch, rng, {})
+            found = step.corrected(step.derivatives(loss), predicted.at)
+        gradients = {name: one for name, one in predicted.pieces.items() if name in self._pieces}
+        trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        for site in network.guessed:
+            if site.name not in predicted.seen:
+                continue
+            estimate = wide(predicted.at[site.name])
+            if step is not None and found is not None and site.name in step.draws:
+                estimate = estimate + alpha * step.estimate_at(site.name, found)
+            for name, one in predicted.seen[site.name].gradients(site, estimate, trained).items():
+                gradients[name] = gradients[name] + one if name in gradients else one
+        return Estimate(predicted.losses, gradients, None if found is None else found.delta.squeeze(1))
+
     def _estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        if self.feedback is not None:
+            return self._with_feedback(self.feedback, model, loss, batch, rng)
         replayed = self.memory == "replay" and not self._needs_cut
         rows = self._parts(batch)
         parts = [batch.rows(one) for one in rows] if len(rows) > 1 else [batch]
@@ -188,7 +226,9 @@ class GuessEstimator:
     def _step(
         self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], *, keep: bool = True
     ) -> Step:
-        return Step(model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep)
+        return Step(
+            model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep, exact=self._exact
+        )
 
     @property
     def _needs_cut(self) -> bool:
@@ -311,17 +351,20 @@ class GuessEstimator:
 
     def state(self) -> dict[str, Tensor]:
         """As Estimator has it: the memories of the guesses."""
-        return {
+        memories = {
             f"{name}/{key}": value
             for name, guesser in self._guessers.items()
             for key, value in guesser.memory.tensors.items()
         }
+        return memories | ({} if self.feedback is None else self.feedback.state())
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """As Estimator has it."""
         for guesser in self._guessers.values():
             guesser.memory.clear()
             guesser.forget()
+        if self.feedback is not None:
+            state = self.feedback.load_state(state)
         for key, value in state.items():
             name, _, entry = key.rpartition("/")
             if name not in self._guessers:

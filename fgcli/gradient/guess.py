@@ -204,12 +204,12 @@ def check_linear(linear: LinearMap, site: str, s: Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (len(s), linear.noise_dim)
     one, other = (torch.randn(shape, generator=generator, dtype=torch.float64).to(s) for _ in range(2))
-    together, apart = linear.map(2 * one + other), 2 * linear.map(one) + linear.map(other)
+    together, apart = linear.map(one - 2 * other), linear.map(one) - 2 * linear.map(other)
     size, error = float(apart.nan_to_num().norm()), float((together - apart).nan_to_num().norm())
     if error > 0.1 * size + 1e-12:
         raise GuessFault(
             site,
-            f"map is not linear: of 2 u + v it gives what is off by {error / max(size, 1e-12):.2g} of 2 map(u) + map(v); "
+            f"map is not linear: of u - 2 v it gives what is off by {error / max(size, 1e-12):.2g} of map(u) - 2 map(v); "
             "a guess of another form derives from SampledGuess",
         )
 

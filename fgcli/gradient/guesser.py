@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fgcli.gradient.draws import Drawn, Kept, Mapped
 from fgcli.gradient.guess import Guess, GuessMethod, Layer, LinearMap, Memory, linearized, prepared, sampled

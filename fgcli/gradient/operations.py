@@ -76,6 +76,15 @@ def bilinear_gradients(
 
 
 def _convolution_weight_gradient(axes: int, args: tuple[Any, ...], x: Tensor, g: Tensor) -> Tensor:
+    around, settings = _convolution_settings(axes, args)
+    padded = F.pad(x, around) if around else x
+    weight = args[1].detach()
+    _, gradient, _ = torch.ops.aten.convolution_backward(g, padded, weight, None, *settings, (False, True, False))
+    return gradient
+
+
+def _convolution_settings(axes: int, args: tuple[Any, ...]) -> tuple[list[int], tuple[Any, ...]]:
+    """What the input is padded by beforehand, and stride, padding and so on as convolution_backward takes them."""
     weight: Tensor = args[1]
 
     def setting(position: int, default: int) -> Any:
@@ -84,15 +93,39 @@ def _convolution_weight_gradient(axes: int, args: tuple[Any, ...], x: Tensor, g:
 
     stride, padding, dilation = setting(3, 1), setting(4, 0), setting(5, 1)
     groups = args[6] if len(args) > 6 else 1
+    around: list[int] = []
     if isinstance(padding, str):
         total = [d * (size - 1) if padding == "same" else 0 for d, size in zip(dilation, weight.shape[2:], strict=True)]
         around = [side for one in reversed(total) for side in (one // 2, one - one // 2)]
-        x, padding = F.pad(x, around), [0] * axes
-    _, gradient, _ = torch.ops.aten.convolution_backward(
-        g, x, weight.detach(), None, list(stride), list(padding), list(dilation), False, [0] * axes, groups,
-        (False, True, False),
-    )  # fmt: skip
-    return gradient
+        padding = [0] * axes
+    return around, (list(stride), list(padding), list(dilation), False, [0] * axes, groups)
+
+
+def input_gradient(func: Any, args: tuple[Any, ...], x: Tensor, output_gradient: Tensor) -> Tensor:
+    """The vjp of a bilinear operation with respect to its input, which is linear: its value is not needed.
+
+    Args:
+        func: the operation, as `is_bilinear` has it.
+        args: what it was called with; the weight is `args[1]`.
+        x: an input, for its shape.
+        output_gradient: a gradient with respect to the output, in its shape.
+
+    Returns:
+        The gradient with respect to the input, in the shape of `x`.
+    """
+    weight: Tensor = args[1].detach()
+    if func in LINEAR:
+        return output_gradient @ weight
+    axes = CONVOLUTIONS[func]
+    around, settings = _convolution_settings(axes, args)
+    padded = F.pad(x, around) if around else x
+    batched = output_gradient.dim() == axes + 2
+    g, inputs = (output_gradient, padded) if batched else (output_gradient.unsqueeze(0), padded.unsqueeze(0))
+    gradient, _, _ = torch.ops.aten.convolution_backward(
+        g.contiguous(), inputs, weight, None, *settings, (True, False, False)
+    )
+    gradient = gradient if batched else gradient.squeeze(0)
+    return F.pad(gradient, [-side for side in around]) if around else gradient
 
 
 def following_backward(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], moved: Tensor) -> Tensor | None:

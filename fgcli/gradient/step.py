@@ -8,8 +8,8 @@ What has one direction for the whole batch (parameters that no site covers, site
 a single guess. Beside several it has a tangent of its own.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,7 @@ class Step:
         batch: the batch, or the part.
         rng: the streams of this step.
         directions: of the parameters that no site covers, by name.
+        exact: the sites whose gradient is taken from the output's, not guessed: no other lies on the way.
         keep: whether what the passes see and draw is kept, or only what the combination asks for.
     """
 
@@ -69,6 +70,7 @@ class Step:
         directions: Mapping[str, Tensor],
         *,
         keep: bool = True,
+        exact: Collection[str] = (),
     ) -> None:
         self.model, self.network, self.guessers, self.tangents = model, network, guessers, tangents
         self.batch, self.rng, self.directions, self.keep = batch, rng, directions, keep
@@ -79,6 +81,9 @@ class Step:
         """What the guesses tell of this batch, by site."""
         self.seen: dict[str, Seen] = {}
         self.draws: dict[str, list[Drawn]] = {}
+        self.exact = exact
+        self.last: dict[str, tuple[Seen, Tensor]] = {}
+        """Of the sites of `exact`: their use, and the gradient there [samples, *shape]."""
         self._grams: list[Gram] = []
         self._again = layers_again(batch.device) if network.drawing else lambda: None
         self._buffers = BufferState(model, network.buffers)
@@ -127,10 +132,10 @@ class Step:
         rows, inputs = 1, self.batch.inputs
         if self._by_row:
             rows = len(part) + (shared and has_shared(self.network, directions))
-            one_pass = SeveralTangents(self.network, perturb, directions, self.samples, len(part), rows)
+            one_pass = SeveralTangents(self.network, perturb, directions, self.samples, len(part), rows, self.exact)
             inputs = repeated(inputs, rows, self.samples)
         else:
-            one_pass = OneTangent(self.network, perturb, directions, self.samples)
+            one_pass = OneTangent(self.network, perturb, directions, self.samples, self.exact)
         with forward_ad.dual_level():
             outputs = self.run(one_pass, inputs)
             if isinstance(one_pass, SeveralTangents):
@@ -138,6 +143,8 @@ class Step:
             if self._of_loss is None:
                 layouts, targets = self.network.output_layouts, self.batch.targets
                 self._of_loss = output_gradient(loss, outputs, targets, layouts, self.samples, rows)
+            if not self.last:
+                self._pull_to_last(one_pass.last, outputs, rows)
             delta = self._of_loss.along([tangent_of(one) for one in leaves(outputs)], rows)
         if self.tangents.single or not part:
             return delta, delta[:, 0]
@@ -145,6 +152,25 @@ class Step:
             alone = delta[:, len(part)]
             return delta[:, : len(part)] - alone.unsqueeze(1), alone
         return delta, None
+
+    def _pull_to_last(self, last: Mapping[str, tuple[Seen, list[Tensor]]], outputs: Outputs, rows: int) -> None:
+        """The exact gradient of the last sites: a vjp of what lies between them and the output."""
+        assert self._of_loss is not None
+        if not last:
+            return
+        with torch.enable_grad():
+            layouts = self.network.output_layouts
+            values = [
+                layout.by_sample(forward_ad.unpack_dual(one).primal, rows * self.samples)[: self.samples]
+                for layout, one in zip(layouts, leaves(outputs), strict=True)
+            ]
+        pairs = [(one, e) for one, e in zip(values, self._of_loss.parts, strict=True) if one.requires_grad]
+        flat = [leaf for _, some in last.values() for leaf in some]
+        ends, e = [one for one, _ in pairs], [one.to(end.dtype) for end, one in pairs]
+        found = iter(torch.autograd.grad(ends, flat, e, allow_unused=True, materialize_grads=True))
+        for name, (seen, some) in last.items():
+            gradient = self.network.sites[name].by_sample([next(found) for _ in some], self.samples * seen.rows)
+            self.last[name] = seen, gradient[: self.samples]
 
     def _is_shared(self, site: Site) -> bool:
         """Whether a site has one guess for the batch, beside several for those with samples."""
@@ -200,7 +226,7 @@ class Step:
         cut = CutNetwork(self.model, self.batch.inputs, self.network)
         for site in wanted:
             if site.name in cut.going:
-                yield site, wide(cut.s(site)), cut.weights[site.name], cut.upstream(site)
+                yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)
 
     def _draws_ahead(self, part: range) -> dict[str, Drawn]:
         found: dict[str, Drawn] = {}
@@ -228,12 +254,25 @@ class Step:
 
     def gradients(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
         """The weights' gradients, a site at a time: each use's own vjp with ĝ = Σ_k c_k y_k."""
-        yield {name: found.along.sum() * direction for name, direction in self.directions.items()}
+        yield from self._without_guess(found)
         for name, seen in self.seen.items():
             if name in self.draws:
                 site = self.network.sites[name]
                 drawn = joined(self.draws.pop(name))
                 yield self._of_site(site, seen, drawn, found)
+
+    def _without_guess(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
+        yield {name: found.along.sum() * direction for name, direction in self.directions.items()}
+        for name, (seen, gradient) in self.last.items():
+            yield seen.gradients(self.network.sites[name], wide(gradient), self.trained)
+
+    def corrected(self, found: Derivatives, b: Mapping[str, Tensor]) -> Derivatives:
+        """The coefficients of the guess of g - b in place of g: δ_k - Σ_j ⟨b_j, y_jk⟩, b by site [samples, *shape]."""
+        delta = found.delta.clone()
+        for name, some in self.draws.items():
+            y = joined(some).all().flatten(2)
+            delta -= torch.einsum("kbd,bd->bk", y, b[name].flatten(1).to(y))
+        return replace(found, delta=delta, coefficients=self._coefficients(delta))
 
     def _of_site(self, site: Site, seen: Seen, drawn: Drawn, found: Derivatives) -> dict[str, Tensor]:
         return seen.gradients(site, self._estimate(site, drawn, found), self.trained)
@@ -256,7 +295,7 @@ class Step:
 
     def second_pass(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
         """The same gradients from a plain forward, in which each guess is drawn again from its key."""
-        yield {name: found.along.sum() * direction for name, direction in self.directions.items()}
+        yield from self._without_guess(found)
         added: list[dict[str, Tensor]] = []
 
         def visit(site: Site, seen: Seen, s: Tensor) -> None:

@@ -10,13 +10,14 @@ Vectors are [batch, d]; a trailing axis of columns, [batch, d, columns], is allo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fgcli.gradient.operations import input_gradient, linear_part
 from fgcli.gradient.passes import site_of
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.uses import Outputs, Use, Uses, leaves, rebuilt, run
@@ -97,20 +98,28 @@ class CutNetwork:
 
     def __init__(self, model: nn.Module, inputs: Any, network: Network) -> None:
         self.network, self.samples = network, network.samples(inputs)
-        self.given: dict[str, list[Tensor]] = {}
-        """What a site's use gives, attached to the leaves before it."""
         self.going: dict[str, list[Tensor]] = {}
-        """The leaves that go on in its place."""
-        self.weights: dict[str, Tensor] = {}
-        self.outputs = leaves(run(model, inputs, self))
+        """The leaves that go on in place of what a site's use gives."""
+        self.ends: dict[str, End] = {}
+        """By site: where the pieces before it end."""
+        self.uses: dict[str, Use] = {}
+        """With data that has no graph."""
+        self.outputs = run(model, inputs, self)
+        """What the model gives, attached to the last leaves."""
 
     def visit(self, use: Use) -> Outputs:
-        name = site_of(self.network, use).name
-        outputs = use.call(lambda value: value)
-        self.given[name] = leaves(outputs)
-        self.going[name] = [one.detach().requires_grad_() for one in self.given[name]]
-        self.weights[name] = use.weight
-        return rebuilt(outputs, [one.clone() for one in self.going[name]])  # the next operation may be in place
+        site = site_of(self.network, use)
+        alone = use.on(lambda value: value.detach() if isinstance(value, Tensor) else value)
+        if use.bilinear:  # its own Jacobian is known, so that no graph of it is needed
+            outputs, _ = alone.pushed()
+            self.ends[site.name] = End(site, [use.x], leaves(outputs), alone, self.samples)
+        else:
+            outputs = use.call(lambda value: value)
+            given = leaves(outputs)
+            self.ends[site.name] = End(site, given, [one.detach() for one in given], None, self.samples)
+        self.uses[site.name] = alone
+        self.going[site.name] = [one.detach().requires_grad_() for one in leaves(outputs)]
+        return rebuilt(outputs, [one.clone() for one in self.going[site.name]])  # the next operation may be in place
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         return parameter.detach()
@@ -124,34 +133,59 @@ class CutNetwork:
 
     def upstream(self, site: Site) -> "SegmentUpstream":
         """W̃ of a site."""
-        ends = [(self.network.sites[name], self.given[name]) for name in site.reaches if name in self.given]
+        ends = [self.ends[name] for name in site.reaches if name in self.ends]
         if site.reaches_output:
-            pairs = zip(self.network.output_layouts, self.outputs, strict=True)
-            ends += [(Site("", (), False, (layout,)), [one]) for layout, one in pairs]
-        ends = [(end, some) for end, some in ends if any(one.requires_grad for one in some)]
-        return SegmentUpstream(site, self.going[site.name], ends, self.samples if site.has_samples else 1)
+            pairs = zip(self.network.output_layouts, leaves(self.outputs), strict=True)
+            at_output = [(Site("", (), False, (layout,)), one) for layout, one in pairs]
+            ends += [End(site, [one], [one.detach()], None, self.samples) for site, one in at_output]
+        reached = [end for end in ends if any(one.requires_grad for one in end.tensors)]
+        return SegmentUpstream(site, self.going[site.name], reached, self.samples)
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a piece ends: at a use, or at the model's output."""
+
+    site: Site
+    tensors: Sequence[Tensor]
+    """With the piece's graph: the use's input where its own Jacobian is known, else what it gives."""
+    like: Sequence[Tensor]
+    """What the use gives, for its shapes."""
+    use: Use | None
+    samples: int
+
+    def flat(self, values: Sequence[Tensor]) -> Tensor:
+        """Vectors [samples, d_out] of values in the natural shapes of what the use gives, or of their tangents."""
+        if self.use is not None:
+            values = [linear_part(self.use.func, self.use.args, values[0], self.use.weight)]
+        return self.site.by_sample(values, self.samples).reshape(self.samples, -1)
+
+    def pulled(self, u: Tensor) -> list[Tensor]:
+        """Cotangents of `tensors` of vectors u [samples, d_out]."""
+        shapes = [one.shape for one in self.like]
+        by_sample = self.site.by_sample(self.like, self.samples)
+        natural = self.site.natural(u.reshape(by_sample.shape), shapes)
+        if self.use is not None:
+            return [input_gradient(self.use.func, self.use.args, self.use.x, natural[0])]
+        return [one.contiguous() for one in natural]
 
 
 class SegmentUpstream:
     """W̃_b of any site of a cut network, matrix-free, by reverse mode within its segment alone.
 
-    W̃ᵀu is the vjp of the segment. It is linear in u, so that its own vjp is W̃v: no forward mode is needed, and nothing
-    is computed a second time.
+    W̃ᵀu is the vjp of the segment. That of a piece is linear in u, so that its own vjp is the piece's W̃v: no forward mode
+    is needed, and nothing is computed a second time. A linear layer or convolution at its end is applied by itself.
     """
 
-    def __init__(
-        self, site: Site, leaf: Sequence[Tensor], ends: Sequence[tuple[Site, Sequence[Tensor]]], samples: int
-    ) -> None:
-        self._site, self._leaf, self._ends, self._samples = site, list(leaf), list(ends), samples
-        self._tensors = [one for _, some in ends for one in some]
-        self._shapes = [one.shape for one in leaf]
-        batch = samples if samples > 1 else None
-        self._vectors = [self._flat(end, [one.detach() for one in some], batch) for end, some in ends]
-        self.input_dim = site.by_sample([one.detach() for one in leaf], samples).reshape(samples, -1).shape[1]
-        self.output_dim = sum(one.shape[1] for one in self._vectors)
-
-    def _flat(self, end: Site, values: Sequence[Tensor], _: int | None) -> Tensor:
-        return end.by_sample(values, self._samples).reshape(self._samples, -1)
+    def __init__(self, site: Site, leaf: Sequence[Tensor], ends: Sequence[End], samples: int) -> None:
+        self._site, self._leaf, self._ends = site, list(leaf), list(ends)
+        self._samples = samples if site.has_samples else 1
+        self._ends = [replace(end, samples=self._samples) for end in ends]
+        self._tensors = [one for end in self._ends for one in end.tensors]
+        self._rows = [sum(one.numel() for one in end.like) // self._samples for end in self._ends]
+        self._s = site.by_sample([one.detach() for one in self._leaf], self._samples)
+        self.input_dim = self._s.reshape(self._samples, -1).shape[1]
+        self.output_dim = sum(self._rows)
 
     def apply(self, v: Tensor) -> Tensor:
         return _by_columns(self._apply, v)
@@ -161,27 +195,21 @@ class SegmentUpstream:
 
     def dense(self) -> Tensor:
         d_out, d_in = self.output_dim, self.input_dim
-        identity = torch.eye(min(d_out, d_in), dtype=self._leaf[0].dtype, device=self._leaf[0].device)
+        identity = torch.eye(min(d_out, d_in), dtype=self._s.dtype, device=self._s.device)
         columns = identity.expand(self._samples, -1, -1)
         return self.apply(columns) if d_in <= d_out else self.apply_transpose(columns).mT
 
     def _apply_transpose(self, u: Tensor) -> Tensor:
+        parts = zip(self._ends, u.split(self._rows, 1), strict=True)
+        cotangents = [one for end, part in parts for one in end.pulled(part)]
         found = torch.autograd.grad(
-            self._tensors, self._leaf, self._cotangents(u), retain_graph=True, allow_unused=True, materialize_grads=True
+            self._tensors, self._leaf, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         return self._site.by_sample(found, self._samples).reshape(self._samples, -1)
 
-    def _cotangents(self, u: Tensor) -> list[Tensor]:
-        parts = u.split([one.shape[1] for one in self._vectors], 1)
-        found: list[Tensor] = []
-        for (end, some), part in zip(self._ends, parts, strict=True):
-            like = end.by_sample([one.detach() for one in some], self._samples)
-            found += end.natural(part.reshape(like.shape), [one.shape for one in some])
-        return [one.contiguous() for one in found]
-
     @cached_property
     def _reverse(self) -> tuple[list[Tensor], list[Tensor]]:
-        """u = 0 with a graph to W̃ᵀu, and W̃ᵀu."""
+        """u = 0 at the pieces' ends, and the vjp of u with a graph to it."""
         zeros = [torch.zeros_like(one, requires_grad=True) for one in self._tensors]
         with torch.enable_grad():
             pulled = torch.autograd.grad(self._tensors, self._leaf, zeros, create_graph=True, allow_unused=True)
@@ -189,21 +217,19 @@ class SegmentUpstream:
 
     def _apply(self, v: Tensor) -> Tensor:
         zeros, pulled = self._reverse
-        like = self._site.by_sample([one.detach() for one in self._leaf], self._samples)
-        tangents = self._site.natural(v.reshape(like.shape), self._shapes)
-        pairs = [(one, t) for one, t in zip(pulled, tangents, strict=True) if one.requires_grad]
-        found = torch.autograd.grad(
-            [one for one, _ in pairs],
-            zeros,
-            [t.contiguous() for _, t in pairs],
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
+        tangents = self._site.natural(v.reshape(self._s.shape), [one.shape for one in self._leaf])
+        pairs = [(one, t.contiguous()) for one, t in zip(pulled, tangents, strict=True) if one.requires_grad]
+        found = iter(
+            torch.autograd.grad(
+                [one for one, _ in pairs],
+                zeros,
+                [t for _, t in pairs],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
         )
-        rest, parts = iter(found), []
-        for end, some in self._ends:
-            parts.append(self._flat(end, [next(rest) for _ in some], None))
-        return torch.cat(parts, 1)
+        return torch.cat([end.flat([next(found) for _ in end.tensors]) for end in self._ends], 1)
 
 
 def _by_columns(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Backpropagation, the reference: reverse-mode AD through the whole network."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from fgcli.extend.options import Options
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.uses import call
 
 
 class Backprop:
@@ -16,11 +19,11 @@ class Backprop:
     def __init__(self, options: Options) -> None:
         pass
 
-    def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+    def bind(self, model: nn.Module, example: Any) -> Coverage:
         return Coverage(sites=())
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        return exact(model, model, loss, batch)
+        return exact(model, partial(call, model), loss, batch)
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -29,8 +32,8 @@ class Backprop:
         pass
 
 
-def exact(model: nn.Module, forward: Callable[[Tensor], Tensor], loss: Loss, batch: Batch) -> Estimate:
-    """The gradient of the mean loss by reverse mode; `forward` gives the model's outputs [batch, ...] of its inputs."""
+def exact(model: nn.Module, forward: Callable[[Any], Any], loss: Loss, batch: Batch) -> Estimate:
+    """The gradient of the mean loss by reverse mode; `forward` gives the model's outputs of a batch's inputs."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with torch.enable_grad():
         losses = loss(forward(batch.inputs), batch.targets)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.uses import call
 from fgcli.methods.backprop import exact
 from fgcli.methods.options import CheckpointOptions
 
@@ -25,18 +26,18 @@ class BackpropCheckpoint:
     def __init__(self, options: CheckpointOptions) -> None:
         self._segments = options.segments
 
-    def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+    def bind(self, model: nn.Module, example: Any) -> Coverage:
         return Coverage(tuple(name for name, p in model.named_parameters() if p.requires_grad))
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         return exact(model, partial(self._outputs, model), loss, batch)
 
-    def _outputs(self, model: nn.Module, inputs: Tensor) -> Tensor:
-        if isinstance(model, nn.Sequential):
+    def _outputs(self, model: nn.Module, inputs: Any) -> Any:
+        if isinstance(model, nn.Sequential) and isinstance(inputs, Tensor):
             segments = min(self._segments or round(math.sqrt(len(model))), len(model))
             return checkpoint_sequential(model, max(1, segments), inputs, use_reentrant=False)
         with _checkpointed(list(model.children())):
-            return model(inputs)
+            return call(model, inputs)
 
     def state(self) -> dict[str, Tensor]:
         return {}

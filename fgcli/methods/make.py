@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from fgcli.extend.options import EngineOptions, Options, TangentOptions
 from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.feedback import FeedbackOptions
 from fgcli.gradient.tangents import Tangents
 
 
@@ -14,7 +15,28 @@ def make_estimator(method: Any, options: Options) -> GuessEstimator:
     that this one cannot have.
     """
     uncovered = getattr(options, "uncovered", "perturb")
-    return GuessEstimator(method, uncovered=uncovered, tangents=tangents_of(options), memory=memory_of(options))
+    if not isinstance(options, EngineOptions):
+        return GuessEstimator(method, uncovered=uncovered, tangents=tangents_of(options))
+    return GuessEstimator(
+        method,
+        uncovered=uncovered,
+        tangents=tangents_of(options),
+        memory=options.memory,
+        output_gradient=options.output_gradient or "guess",
+        feedback=_feedback_of(options),
+    )
+
+
+def _feedback_of(options: EngineOptions) -> FeedbackOptions | None:
+    if options.feedback == "none":
+        return None
+    return FeedbackOptions(
+        options.feedback,
+        options.feedback_learning,
+        options.feedback_rate,
+        options.feedback_every,
+        options.correction,
+    )
 
 
 def tangents_of(options: Options) -> Tangents:

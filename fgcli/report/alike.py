@@ -30,8 +30,11 @@ def left_out_notes(trials: Iterable[Trial]) -> list[str]:
     """Which runs' last evaluation leaves samples out, as `--on-nonfinite skip` does."""
     said: list[str] = []
     for trial in trials:
-        last = trial.run.metrics[-1] if trial.run and trial.run.metrics else {}
-        counts = [f"{count} of {split}" for split in ("train", "test") if (count := last.get(f"{split}_left_out"))]
+        if trial.run is None or not trial.run.metrics:
+            continue
+        last = trial.run.metrics[-1].metrics
+        splits = (("train", last.train_left_out), ("test", last.test_left_out))
+        counts = [f"{count} of {split}" for split, count in splits if count]
         said += [f"{trial.label}, seed {trial.seed} ({' and '.join(counts)})"] if counts else []
     more = [f"{len(said) - LISTED} more"] if len(said) > LISTED else []
     return [f"Without samples whose loss is not finite: {'; '.join([*said[:LISTED], *more])}."] if said else []

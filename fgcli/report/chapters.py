@@ -12,7 +12,9 @@ from fgcli.files import to_json
 from fgcli.recipe import section_keys
 from fgcli.report.copies import NOTHING_NEW, repeats, without_copies
 from fgcli.report.trials import Problem, Source, Trial, flat
-from fgcli.report.values import DIAGNOSTICS
+from fgcli.runs.diagnostics import MOMENTS, OVERLAP
+from fgcli.runs.record import name_of
+from fgcli.runs.results import Metrics, Result
 from fgcli.sweep.schema import SEED
 from fgcli.sweep.views import LABEL, AnyView, CurveView, OverlapView, TableView, as_key
 
@@ -202,22 +204,28 @@ def _without(keys: Mapping[str, object], left_out: Sequence[str]) -> dict[str, o
 def _default_views(trials: Sequence[Trial], axes: Sequence[str]) -> tuple[AnyView, ...]:
     """Where no sweep says what to show: final numbers, curves over epochs, and the diagnostics that were recorded."""
     runs = [trial.run for trial in trials if trial.run is not None]
-    recorded = {name for run in runs for row in run.diagnostics for layer in row["layers"].values() for name in layer}
+    layers = (layer for run in runs for row in run.diagnostics for layer in row.layers.values())
+    recorded = {name for layer in layers for name in layer.recorded}
+    metrics = [row.metrics for run in runs for row in run.metrics]
+    scores = ("accuracy", Metrics.train_accuracy, Metrics.test_accuracy)
+    if metrics and all(one.test_accuracy is None for one in metrics):
+        scores = ("loss", Metrics.train_loss, Metrics.test_loss)
+    at_the_end = (*scores[1:], Result.step_ms_median, Result.peak_memory_bytes)
     views: list[dict[str, Any]] = [
         {
             "kind": "table",
             "title": "At the end of training",
-            "value": ["train_accuracy", "test_accuracy", "step_ms_median", "peak_memory_bytes"],
+            "value": [*map(name_of, at_the_end)],
             "rows": [LABEL, *axes],
         },
-        {"kind": "curve", "title": "Test accuracy over epochs", "y": "test_accuracy"},
-        {"kind": "curve", "title": "Training loss over epochs", "y": "train_loss"},
+        {"kind": "curve", "title": f"Test {scores[0]} over epochs", "y": name_of(scores[2])},
+        {"kind": "curve", "title": "Training loss over epochs", "y": name_of(Metrics.train_loss)},
         *(
             {"kind": "curve", "title": f"{name.replace('_', ' ').capitalize()} over epochs, first layer", "y": name}
-            for name in DIAGNOSTICS
+            for name in MOMENTS
             if name in recorded
         ),
-        *([{"kind": "overlap", "title": "Overlap of the gradient with the top-k space"}] * ("overlap" in recorded)),
+        *([{"kind": "overlap", "title": "Overlap of the gradient with the top-k space"}] * (OVERLAP in recorded)),
     ]
     kinds = {"table": TableView, "curve": CurveView, "overlap": OverlapView}
     return tuple(kinds[str(view["kind"])].model_validate(view) for view in views)

@@ -1,11 +1,11 @@
 """Runs that are there twice, as after a copy of a sweep's folder: one of each is reported. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from fgcli.report.runs import Run
 from fgcli.report.trials import Problem, Source, State, Trial
+from fgcli.runs.results import Metrics, MetricsRow
 
 NOTHING_NEW = "left out, as it says nothing new"
 
@@ -75,9 +75,9 @@ def repeats(first: Run, second: Run) -> bool:
     )
 
 
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(row: MetricsRow) -> tuple[int, Metrics]:
     """A row of metrics without the time, in which runs of one recipe differ."""
-    return {key: value for key, value in row.items() if key != "wall_s"}
+    return row.step, row.metrics
 
 
 def _progress(trial: Trial) -> tuple[bool, int]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from fgcli.report.statistics import Difference, Mean
 from fgcli.report.trials import Problem, Trial
-from fgcli.runs.quantities import Quantity
+from fgcli.runs.quantity import Quantity
 
 Role = Literal["value", "spread", "difference", "reference"]
 

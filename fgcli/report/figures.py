@@ -11,9 +11,7 @@ from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
 from fgcli.report.trials import State, Trial
 from fgcli.report.values import (
-    METRICS,
     PROGRESS,
-    TIMING,
     common_budget,
     curve_of,
     hangs_on_machine,
@@ -26,7 +24,10 @@ from fgcli.report.values import (
     seconds_of_step,
 )
 from fgcli.report.wording import budget_notes, missing_notes
-from fgcli.runs.quantities import QUANTITIES, Quantity
+from fgcli.runs.quantities import QUANTITIES
+from fgcli.runs.quantity import Quantity
+from fgcli.runs.results import METRICS
+from fgcli.runs.timing import TIMING, TIMING_FILE
 from fgcli.sweep.views import Budget, CurveView, FigureView, OverlapView, as_key
 
 Numbers = Mapping[float, list[tuple[Trial, float, float]]]
@@ -81,7 +82,7 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
     if any(one.published for panel in panels for one in panel.series):
         notes.append(f"Hollow: {view.reference_name}, single runs.")
     notes += _machines(machines)
-    x = Quantity(view.x, view.x.removeprefix("options."), style="plain")
+    x = Quantity(view.x.removeprefix("options."), style="plain", key=view.x)
     return _figure(
         view.title, Axis(x, "x" in view.log), Axis(quantity, "y" in view.log), panels, notes, used, chapter.axes
     )
@@ -98,8 +99,8 @@ def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:
         for style, layer in enumerate(layers):
             found: dict[float, list[tuple[Trial, float, float]]] = {}
             for trial in trials:
-                curve = overlaps_of(trial, view.epoch).get(layer, {"k": [], view.measure: []})
-                for k, number in zip(curve["k"], curve[view.measure], strict=True):
+                curve = overlaps_of(trial, view.epoch).get(layer)
+                for k, number in zip(curve.k, getattr(curve, view.measure), strict=True) if curve else ():
                     found.setdefault(k, []).append((trial, k, number))
             have = {id(trial) for entries in found.values() for trial, _, _ in entries}
             series.append(Series(layer, style, _points(found), _lacking(len(have), len(trials))))
@@ -110,7 +111,7 @@ def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:
     notes = [*([view.note] if view.note else [])]
     when = "the last record" if view.epoch is None else f"the record after epoch {view.epoch:g}"
     notes.append(f"Of {when}.")
-    x, y = Axis(Quantity("k", "k", style="plain"), "x" in view.log), Axis(QUANTITIES[view.measure], "y" in view.log)
+    x, y = Axis(Quantity("k", style="plain", key="k"), "x" in view.log), Axis(QUANTITIES[view.measure], "y" in view.log)
     return _figure(view.title, x, y, panels, notes, used, chapter.axes)
 
 
@@ -220,11 +221,11 @@ def _progress_notes(trials: Sequence[Trial], view: CurveView) -> list[str]:
     notes = []
     if view.x == "seconds" and present:
         timed = [seconds_of_step(trial)[1] for trial in present]
-        sources = " or ".join(dict.fromkeys("timing.json" if one else "the run itself" for one in timed))
+        sources = " or ".join(dict.fromkeys(TIMING_FILE if one else "the run itself" for one in timed))
         notes.append(f"Training time: steps times the median time of a step, from {sources}.")
         notes += _machines(
             {
-                str(trial.timing.get("machine")) if of else trial.run.machine
+                trial.timing.machine if of and trial.timing else trial.run.machine
                 for trial, of in zip(present, timed, strict=True)
                 if trial.run
             }

@@ -14,10 +14,11 @@ from fgcli.files import to_json
 from fgcli.report import drawing
 from fgcli.report.document import Cell, Document, Point, Section, Table, axis_text
 from fgcli.report.trials import State, Trial
-from fgcli.runs.quantities import QUANTITIES
+from fgcli.runs.quantities import RESULTS
+from fgcli.runs.quantity import Quantity
+from fgcli.runs.record import numbers
 
 TEMPLATES = Path(__file__).parent / "templates"
-_SHOWN = ("train_accuracy", "test_accuracy", "train_loss", "test_loss", "wall_s", "step_ms_median", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,12 @@ def as_html(document: Document) -> str:
         groups=groups,
         environments=environments,
         environment_of=lambda trial: environments.get(_environment(trial), ("", ""))[0],
-        command_of=_command,
+        command_of=lambda trial: trial.run.environment.command,
         plot=lambda figure, panel: drawing.lay_out(figure, panel, groups.of_point),
         size=drawing,
         axis_text=axis_text,
-        quantities=[QUANTITIES[key] for key in _SHOWN],
+        quantities=_quantities(document),
+        numbers=numbers,
         summary=_summary(document),
         version=__version__,
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
@@ -83,8 +85,8 @@ class _Groups:
 
 def _environment(trial: Trial) -> str:
     """What a run was made with, as text; the command is the run's own."""
-    content = trial.run.environment if trial.run else {}
-    return to_json({key: value for key, value in content.items() if key != "command"}) if content else ""
+    content = trial.run.environment.without_command if trial.run else {}
+    return to_json(content) if content else ""
 
 
 def _environments(document: Document) -> dict[str, tuple[str, list[tuple[str, str]]]]:
@@ -96,17 +98,18 @@ def _environments(document: Document) -> dict[str, tuple[str, list[tuple[str, st
     for section in document.sections:
         for trial in section.trials:
             if trial.run is not None:
-                content.setdefault(_environment(trial), dict(trial.run.environment))
+                content.setdefault(_environment(trial), trial.run.environment.without_command)
     return {
-        text: (f"E{number}", [(key, _plain(value)) for key, value in content[text].items() if key != "command"])
+        text: (f"E{number}", [(key, _plain(value)) for key, value in content[text].items()])
         for number, text in enumerate(texts, start=1)
     }
 
 
-def _command(trial: Trial) -> str:
-    """How a run was started; "" where that is not known."""
-    said = trial.run.environment.get("command") if trial.run else None
-    return " ".join(map(str, said)) if isinstance(said, list) else "" if said is None else str(said)
+def _quantities(document: Document) -> list[Quantity]:
+    """The columns of the runs, but for what none of them has measured."""
+    trials = [trial for section in document.sections for trial in section.trials]
+    measured = {key for trial in trials if trial.result is not None for key in numbers(trial.result)}
+    return [quantity for key, quantity in RESULTS.items() if key in measured or not measured]
 
 
 def _plain(value: object) -> str:

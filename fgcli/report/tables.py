@@ -9,7 +9,6 @@ from fgcli.report.document import Cell, Column, Comparison, Reference, Row, Tabl
 from fgcli.report.statistics import holm, mean_interval, next_interval, paired_difference
 from fgcli.report.trials import Trial
 from fgcli.report.values import (
-    TIMING,
     common_budget,
     hangs_on_machine,
     machine_of,
@@ -18,7 +17,8 @@ from fgcli.report.values import (
     quartiles_of,
 )
 from fgcli.report.wording import lines_of, notes_of
-from fgcli.runs.quantities import Quantity
+from fgcli.runs.quantity import Quantity
+from fgcli.runs.timing import TIMING
 from fgcli.sweep.views import LABEL, FigureView, TableView, Value, View, as_key
 
 _MARKS = "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ"

@@ -1,24 +1,27 @@
 """What lies under the paths that a report is asked for: sweeps with the trials they should have, and single runs."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from fgcli.errors import FgError, UsageError, writable
+from fgcli.errors import FgError, RunError, UsageError, writable
 from fgcli.extend.explain import shown
-from fgcli.files import read_json
 from fgcli.recipe import Recipe, read_recipe
-from fgcli.report.runs import Run, Unreadable, machine_in, read_run
-from fgcli.runs.rows import read_rows
+from fgcli.report.runs import Run, Unreadable, read_run
+from fgcli.runs.results import Result
+from fgcli.runs.run_directory import RunDirectory
+from fgcli.runs.sweep_directory import FailedAttempt, SweepDirectory
+from fgcli.runs.timing import Timing, read_timing
+from fgcli.runs.tuned import Choice, read_tuned
 from fgcli.sweep.plan import PlannedTrial, plan
 from fgcli.sweep.read import is_sweep, parse_sweep
 from fgcli.sweep.schema import SEED, Sweep
 from fgcli.sweep.views import LABEL, as_key
 
-SWEEP_FILE = "sweep.yaml"
+Found = TypeVar("Found")
 
 
 class State(Enum):
@@ -44,8 +47,8 @@ class Trial:
     run: Run | None
     state: State
     reason: str = ""
-    timing: Mapping[str, Any] = field(default_factory=dict)
-    """What timing.json has for its label and axes, with the `machine`."""
+    timing: Timing | None = None
+    """What was measured of its label and axes, where it was."""
 
     @property
     def seed(self) -> int:
@@ -56,7 +59,7 @@ class Trial:
         return self.label if name == LABEL else self.keys.get(name)
 
     @property
-    def result(self) -> Mapping[str, Any] | None:
+    def result(self) -> Result | None:
         return self.run.result if self.run and self.state is State.FINISHED else None
 
 
@@ -137,12 +140,12 @@ def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> tuple[li
 
 
 def _is_sweep(folder: Path) -> bool:
-    return (folder / SWEEP_FILE).is_file()
+    return SweepDirectory(folder).sweep_file.is_file()
 
 
 def _trial_folders(folder: Path) -> list[Path]:
     """What stands where a sweep's trials do."""
-    trials = folder / "trials"
+    trials = SweepDirectory(folder).trials
     return _visible(trials) if trials.is_dir() else []
 
 
@@ -152,9 +155,9 @@ def _visible(folder: Path) -> list[Path]:
 
 def _candidates(path: Path) -> list[Path]:
     """The path itself where it is a run or a sweep (or no folder at all), else what it holds."""
-    if not path.is_dir() or any((path / name).exists() for name in (SWEEP_FILE, "recipe.yaml", "result.json")):
-        return [path]
-    return _visible(path)
+    run = RunDirectory(path)
+    files = (SweepDirectory(path).sweep_file, run.recipe_file, run.result_file)
+    return [path] if not path.is_dir() or any(file.exists() for file in files) else _visible(path)
 
 
 def _single(run: Run, asked: Path) -> Trial:
@@ -165,49 +168,61 @@ def _single(run: Run, asked: Path) -> Trial:
 def _state(run: Run) -> tuple[State, str]:
     if run.result is not None:
         return State.FINISHED, ""
-    return State.RUNNING, f"stopped or still running, at step {run.metrics[-1]['step'] if run.metrics else 0}"
+    return State.RUNNING, f"stopped or still running, at step {run.metrics[-1].step if run.metrics else 0}"
 
 
 def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
-    source = read_recipe(folder / SWEEP_FILE)
+    directory = SweepDirectory(folder)
+    source = read_recipe(directory.sweep_file)
     if not is_sweep(source):
-        raise UsageError(f"{SWEEP_FILE} has no grid: it is half written, or no sweep's")
+        raise UsageError(f"{directory.sweep_file.name} has no grid: it is half written, or no sweep's")
     sweep = parse_sweep(source)
-    failures, problems = _failures(folder / "failed.jsonl")
-    timing, timing_problems = _timing(folder / "timing.json")
+    problems: list[Problem] = []
+
+    def read(file: Path, what: Callable[[], Found], otherwise: Found) -> Found:
+        try:
+            return what() if file.exists() else otherwise
+        except RunError as error:
+            problems.append(Problem(str(file), str(error)))
+            return otherwise
+
+    failures = read(directory.failed_file, directory.failures, dict[str, FailedAttempt]())
+    timing = read(directory.timing_file, lambda: read_timing(directory.timing_file), list[Timing]())
+    tuned = read(directory.tuned_file, lambda: _words_of(*read_tuned(directory.tuned_file)), "") if sweep.tune else ""
+    timed = {_place(row.label, row.axes): row for row in timing}
     trials: list[Trial] = []
     planned_trials = plan(sweep)
     for planned in planned_trials:
-        trial = _planned(folder, planned, failures)
-        problems += [Problem(str(folder / "trials" / planned.name), trial.reason)] * (trial.state is State.UNREADABLE)
+        trial = _planned(directory, planned, failures.get(planned.name))
+        problems += [Problem(str(directory.trials / planned.name), trial.reason)] * (trial.state is State.UNREADABLE)
         problems += _environment_problem(trial.run)
-        trials.append(replace(trial, timing=timing.get(_timing_key(planned.label, planned.axes), {})))
+        trials.append(replace(trial, timing=timed.get(_place(planned.label, planned.axes))))
     trials = _with_defaults(planned_trials, trials)
     names = {trial.name for trial in trials}
     problems += [
-        Problem(str(one), "not among the trials of sweep.yaml")
+        Problem(str(one), f"not among the trials of {directory.sweep_file.name}")
         for one in _trial_folders(folder)
         if one.name not in names
     ]
-    tuned, tuned_problems = _tuned(folder / "tuned.json") if sweep.tune else ("", [])
-    return Source(writable(str(folder)), sweep, tuple(trials), tuned), problems + timing_problems + tuned_problems
+    return Source(writable(str(folder)), sweep, tuple(trials), tuned), problems
 
 
-def _planned(folder: Path, planned: PlannedTrial, failures: Mapping[str, str]) -> Trial:
+def _planned(directory: SweepDirectory, planned: PlannedTrial, failure: FailedAttempt | None) -> Trial:
     defaults = {key: value for key, value in flat(Recipe().model_dump(mode="json")).items() if value is not None}
     keys = {
         **defaults,
         **flat(planned.overrides),
     }  # but for those of the method and the model, which are not known here
-    trial = Trial(planned.name, str(folder), planned.label, keys, None, State.MISSING)
-    path = folder / "trials" / planned.name
-    if planned.name in failures and not (path / "result.json").exists():
-        trial = replace(trial, state=State.FAILED, reason=failures[planned.name])
-    if not (path / "recipe.yaml").exists() and not (path / "result.json").exists():
+    trial = Trial(planned.name, str(directory.path), planned.label, keys, None, State.MISSING)
+    files = directory.run(planned.name)
+    if failure is not None and not files.result_file.exists():
+        said = f": {failure.last_lines[-1]}" if failure.last_lines else ""
+        trial = replace(trial, state=State.FAILED, reason=f"failed with exit code {failure.exit_code}{said}")
+    if not files.recipe_file.exists() and not files.result_file.exists():
         return trial
     try:
-        run = read_run(path)
-        _refuse_another(run, planned, folder / "recipes" / f"{planned.name}.yaml")
+        run = read_run(files.path)
+        _refuse_another(run, planned, directory.recipe_file(planned.name))
     except Unreadable as reason:
         return replace(trial, state=State.UNREADABLE, reason=str(reason))
     state, reason = _state(run)
@@ -218,7 +233,7 @@ def _planned(folder: Path, planned: PlannedTrial, failures: Mapping[str, str]) -
 
 def _with_defaults(planned: Sequence[PlannedTrial], trials: Sequence[Trial]) -> list[Trial]:
     """Those that have no run, with what their method and model have by default, as another seed's run says it."""
-    alike = [_timing_key(one.label, one.axes) for one in planned]
+    alike = [_place(one.label, one.axes) for one in planned]
     keys = {key: trial.keys for key, trial in zip(alike, trials, strict=True) if trial.run is not None}
     return [
         trial if trial.run is not None else replace(trial, keys={**keys.get(key, {}), **trial.keys})
@@ -245,51 +260,18 @@ def _in_file(recipe: Path, key: str) -> Any:
         return None
 
 
-def _failures(path: Path) -> tuple[dict[str, str], list[Problem]]:
-    """By trial, how its last attempt failed; not of one that was started again."""
-    try:
-        last = {row["trial"]: row for row in read_rows(path, "trial", str)[0]}
-        return {name: _ending(row) for name, row in last.items() if "started_again" not in row}, []
-    except (FgError, OSError, LookupError) as error:
-        return {}, [Problem(str(path), f"cannot be read: {error}")]
-
-
-def _ending(row: Mapping[str, Any]) -> str:
-    lines = row.get("last_lines") or []
-    said = f": {lines[-1]}" if isinstance(lines, list) and lines else ""
-    return f"failed with exit code {row.get('exit_code')}{said}"
-
-
-def _timing(path: Path) -> tuple[dict[object, dict[str, Any]], list[Problem]]:
-    """Rows of timing.json by label and axes, each with its machine, which an older file has once."""
-    if not path.exists():
-        return {}, []
-    try:
-        content = read_json(path)
-        rows = [{**row, "machine": machine_in({**content, **row})} for row in content["rows"]]
-        return {_timing_key(row[LABEL], row["axes"]): row for row in rows}, []
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return {}, [Problem(str(path), f"cannot be read: {error}")]
-
-
-def _tuned(path: Path) -> tuple[str, list[Problem]]:
-    """What tuned.json says, in a sentence."""
-    if not path.exists():
-        return "", []
-    try:
-        content = read_json(path)
-        found = [(", ".join([row[LABEL], *map(_words, row["axes"].items())]), row["lr"]) for row in content["rows"]]
-        said = "; ".join(f"{place} {'none' if lr is None else f'{lr:g}'}" for place, lr in found)
-        return f"Learning rates, by the same search for all ({content['by']}): {said}.", []
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return "", [Problem(str(path), f"cannot be read: {error}")]
+def _words_of(by: str, choices: Sequence[Choice]) -> str:
+    """What the search of the learning rate found, in a sentence."""
+    found = [(", ".join([one.label, *map(_words, one.axes.items())]), one.lr) for one in choices]
+    said = "; ".join(f"{place} {'none' if lr is None else f'{lr:g}'}" for place, lr in found)
+    return f"Learning rates, by the same search for all ({by}): {said}."
 
 
 def _words(axis: tuple[str, object]) -> str:
     return f"{axis[0]} {as_key(axis[1])}"
 
 
-def _timing_key(label: str, axes: Mapping[str, Any]) -> object:
+def _place(label: str, axes: Mapping[str, Any]) -> object:
     return label, frozenset((key, as_key(value)) for key, value in axes.items() if key != SEED)
 
 

@@ -1,21 +1,26 @@
 """The numbers of a trial that a view asks for. Imports no torch."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, get_args
+from typing import TypeVar
 
-from fgcli.report.runs import METRICS, is_number
 from fgcli.report.trials import State, Trial
-from fgcli.runs.quantities import QUANTITIES, Quantity
-from fgcli.sweep.views import Budget, DiagnosticKey, Progress, TimingKey, Value
+from fgcli.runs.diagnostics import MOMENTS, DiagnosticsRow, OverlapCurve
+from fgcli.runs.quantities import QUANTITIES
+from fgcli.runs.quantity import Quantity
+from fgcli.runs.record import name_of, numbers
+from fgcli.runs.results import METRICS, MetricsRow
+from fgcli.runs.timing import TIMING, StepTiming
+from fgcli.sweep.views import Budget, Progress, Value
 
+Row = MetricsRow | DiagnosticsRow
+RowT = TypeVar("RowT", MetricsRow, DiagnosticsRow)
 ROUNDING = 1e-12  # of a product of steps and seconds
-TIMING, DIAGNOSTICS = get_args(TimingKey), get_args(DiagnosticKey)
 PROGRESS: dict[Progress, Quantity] = {
-    "epoch": Quantity("epoch", "epoch", style="plain"),
-    "step": Quantity("step", "step", style="plain"),
-    "seconds": Quantity("seconds", "training time", style="digits", unit="s", of_machine=True),
-    "flops": Quantity("flops", "floating-point operations", style="powers"),
+    "epoch": Quantity("epoch", style="plain", key="epoch"),
+    "step": Quantity("step", style="plain", key="step"),
+    "seconds": Quantity("training time", style="digits", unit="s", of_machine=True, key="seconds"),
+    "flops": Quantity("floating-point operations", style="powers", key="flops"),
 }
 
 
@@ -33,17 +38,21 @@ def number_of(trial: Trial, value: Value, spent: Budget | None = None) -> float 
     `spent` must say how much.
     """
     if value.key in TIMING:
-        return _timed(trial, value.key)
-    if value.key in DIAGNOSTICS:
+        return _timed(trial).get(value.key)
+    if value.key in MOMENTS:
         return _of_layer(_diagnostics_row(trial, value.epoch), value)
     rows = trial.run.metrics if trial.run else ()
     if value.key in METRICS and spent is not None and spent.value is not None:
         if trial.result is None and ends_before(trial, spent):
             return None
-        return _last_within(trial, rows, spent.x, spent.value).get(value.key)
+        return _metric(_last_within(trial, rows, spent.x, spent.value), value)
     if value.key in METRICS and value.epoch is not None:
-        return _at_epoch(rows, value.epoch).get(value.key)
-    return None if trial.result is None else trial.result[value.key]
+        return _metric(_at_epoch(rows, value.epoch), value)
+    return None if trial.result is None else numbers(trial.result).get(value.key)
+
+
+def _metric(row: MetricsRow | None, value: Value) -> float | None:
+    return None if row is None else numbers(row.metrics).get(value.key)
 
 
 def common_budget(trials: Iterable[Trial], budget: Budget) -> Budget:
@@ -67,29 +76,33 @@ def ends_before(trial: Trial, spent: Budget) -> bool:
     return last is not None and last < spent.value * (1 - ROUNDING)
 
 
-def progress_of(trial: Trial, row: Mapping[str, Any], x: Progress) -> float | None:
+def progress_of(trial: Trial, row: Row, x: Progress) -> float | None:
     """How far a row of metrics or diagnostics is; seconds and flops are its steps times those of one step.
 
     Those of one step are from timing.json. Without it the median time of the run's own steps is used, and the
     operations are not known.
     """
-    if x == "epoch" or x == "step":
-        return row[x]
-    one = seconds_of_step(trial)[0] if x == "seconds" else _timed(trial, "step_flops")
-    return None if one is None else row["step"] * one
+    if x == "epoch":
+        return row.epoch
+    if x == "step":
+        return row.step
+    flops = None if trial.timing is None else trial.timing.steps.step_flops
+    one = seconds_of_step(trial)[0] if x == "seconds" else flops
+    return None if one is None else row.step * one
 
 
 def seconds_of_step(trial: Trial) -> tuple[float | None, bool]:
     """Of one step, and whether timing.json says so."""
-    if (timed := _timed(trial, "timed_step_ms")) is not None:
+    timed = None if trial.timing is None else trial.timing.steps.timed_step_ms
+    if timed is not None:
         return timed / 1e3, True
-    return (None if trial.result is None else trial.result["step_ms_median"] / 1e3), False
+    return (None if trial.result is None else trial.result.step_ms_median / 1e3), False
 
 
 def machine_of(trial: Trial, value: Value, spent: Budget | None = None) -> str:
     """Where a time, or a size in memory, was measured; or the seconds that were spent."""
     if value.key in TIMING or (spent is not None and spent.x == "seconds" and seconds_of_step(trial)[1]):
-        return trial.timing.get("machine", "")
+        return "" if trial.timing is None else trial.timing.machine
     return "" if trial.run is None else trial.run.machine
 
 
@@ -100,61 +113,60 @@ def hangs_on_machine(value: Value, spent: Budget | None) -> bool:
 
 def quartiles_of(trial: Trial, value: Value) -> tuple[float, float] | None:
     """Of single steps, where timing.json has them."""
-    found = trial.timing.get(f"{value.key}_quartiles")
-    if isinstance(found, list) and len(found) == 2 and all(map(is_number, found)):
-        return float(found[0]), float(found[1])
-    return None
+    if trial.timing is None or value.key != name_of(StepTiming.timed_step_ms):
+        return None
+    quartiles = trial.timing.steps.timed_step_ms_quartiles
+    return (quartiles[0], quartiles[1]) if len(quartiles) == 2 else None
 
 
-def _timed(trial: Trial, key: str) -> float | None:
-    found = trial.timing.get(key)
-    return float(found) if is_number(found) else None
+def _timed(trial: Trial) -> dict[str, float]:
+    return {} if trial.timing is None else numbers(trial.timing)
 
 
 def curve_of(trial: Trial, y: Value, x: Progress) -> list[tuple[float, int, float]]:
     """(progress, step, value) at each row that has both."""
     if trial.run is None or trial.state is State.UNREADABLE:
         return []
-    rows = trial.run.metrics if y.key in METRICS else trial.run.diagnostics
+    rows: Iterable[Row] = trial.run.metrics if y.key in METRICS else trial.run.diagnostics
     found = []
     for row in rows:
         progress = progress_of(trial, row, x)
-        number = row.get(y.key) if y.key in METRICS else _of_layer(row, y)
-        if progress is not None and is_number(number):
-            found.append((progress, row["step"], float(number)))
+        number = _metric(row, y) if isinstance(row, MetricsRow) else _of_layer(row, y)
+        if progress is not None and number is not None:
+            found.append((progress, row.step, number))
     return found
 
 
-def overlaps_of(trial: Trial, epoch: float | None) -> dict[str, Mapping[str, list[float]]]:
+def overlaps_of(trial: Trial, epoch: float | None) -> dict[str, OverlapCurve]:
     """By layer, the curve over k of the record after `epoch`, or of the last one."""
-    layers = _diagnostics_row(trial, epoch).get("layers", {})
-    return {layer: numbers["overlap"] for layer, numbers in layers.items() if isinstance(numbers.get("overlap"), dict)}
+    row = _diagnostics_row(trial, epoch)
+    return {layer: one.overlap for layer, one in row.layers.items() if one.overlap} if row else {}
 
 
 def layer_of(trial: Trial, value: Value) -> str | None:
     """The layer that a value of diagnostics is of."""
-    layers = _diagnostics_row(trial, value.epoch).get("layers", {})
-    return value.layer or next(iter(layers), None)
+    row = _diagnostics_row(trial, value.epoch)
+    return value.layer or (next(iter(row.layers), None) if row else None)
 
 
-def _last_within(trial: Trial, rows: Iterable[Mapping[str, Any]], x: Progress, most: float) -> Mapping[str, Any]:
+def _last_within(trial: Trial, rows: Iterable[MetricsRow], x: Progress, most: float) -> MetricsRow | None:
     reached = [(progress_of(trial, row, x), row) for row in rows]
     within = [row for spent, row in reached if spent is not None and spent <= most * (1 + ROUNDING)]
-    return within[-1] if within else {}
+    return within[-1] if within else None
 
 
-def _at_epoch(rows: Iterable[Mapping[str, Any]], epoch: float) -> Mapping[str, Any]:
-    return next((row for row in rows if row["epoch"] == epoch), {})
+def _at_epoch(rows: Iterable[RowT], epoch: float) -> RowT | None:
+    return next((row for row in rows if row.epoch == epoch), None)
 
 
-def _diagnostics_row(trial: Trial, epoch: float | None) -> Mapping[str, Any]:
+def _diagnostics_row(trial: Trial, epoch: float | None) -> DiagnosticsRow | None:
     """The record after `epoch`; without one, the last of a finished run."""
     if trial.run is None or (epoch is None and trial.result is None) or not trial.run.diagnostics:
-        return {}
+        return None
     return trial.run.diagnostics[-1] if epoch is None else _at_epoch(trial.run.diagnostics, epoch)
 
 
-def _of_layer(row: Mapping[str, Any], value: Value) -> float | None:
-    layers = row.get("layers", {})
-    number = layers.get(value.layer or next(iter(layers), ""), {}).get(value.key)
-    return float(number) if is_number(number) else None
+def _of_layer(row: DiagnosticsRow | None, value: Value) -> float | None:
+    layers = row.layers if row else {}
+    layer = layers.get(value.layer or next(iter(layers), ""))
+    return None if layer is None else layer.moments.get(value.key)

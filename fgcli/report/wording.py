@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.document import Cell, Line, Table, axis_text
 from fgcli.report.trials import State, Trial
-from fgcli.report.values import METRICS, PROGRESS, TIMING, ends_before
-from fgcli.runs.quantities import Quantity
+from fgcli.report.values import PROGRESS, ends_before
+from fgcli.runs.quantity import Quantity
+from fgcli.runs.results import METRICS
+from fgcli.runs.timing import TIMING
 from fgcli.sweep.views import Budget, TableView
 
 LISTED = 12  # groups of trials that a note names
@@ -84,7 +86,7 @@ def notes_of(
     if any(cell.quartiles for cell in cells):
         notes.append("Of steps timed in turn: the median, and from the lower to the upper quartile.")
     timed = {column.quantity.key in TIMING for column in table.columns}
-    if True in timed and any(cell.trials and not cell.trials[0].timing for cell in cells):
+    if True in timed and any(cell.trials and cell.trials[0].timing is None for cell in cells):
         notes.append("What is measured in turn is missing where `fg bench --timing` has not measured it.")
     sized = any(column.quantity.of_machine for column in table.columns)
     notes += _machine_notes(machines, "Time and memory" if sized else "Training time")

@@ -3,31 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-CODE, DATA = "code", "data"
-VERSIONS = ("fg", "git_commit", "python", "torch", "numpy", "scipy", "cuda")
-"""Of which the last bits of a run depend, and more where what they do has changed."""
+from fgcli.runs.environment import VERSIONS, Environment
 
 
-def made_with(environment: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, str]:
+def made_with(environment: Environment, recipe: Mapping[str, Any]) -> dict[str, str]:
     """By name: versions of libraries, plugins and fg, sums of the user's code and of the data; as far as known.
 
     Where a run went on with others, both are named.
     """
-    found = {name: str(environment[name]) for name in VERSIONS if environment.get(name)}
-    plugins = environment.get("plugins")
-    for section, origin in plugins.items() if isinstance(plugins, Mapping) else ():
-        if not str(origin).startswith("fgcli "):
-            found[f"{section} {recipe.get(section)}"] = str(origin)
-    code = environment.get(CODE)
-    for module, one in code.items() if isinstance(code, Mapping) else ():
+    found = environment.versions
+    for section, origin in environment.plugins.items():
+        if not origin.startswith("fgcli "):
+            found[f"{section} {recipe.get(section)}"] = origin
+    for module, one in environment.code.items():
         if isinstance(one, Mapping):
             found[f"module {module}"] = str(one.get("sha256"))
-    if data := environment.get(DATA):
+    if data := environment.data:
         options = recipe.get("dataset_options") or {}
         said = ", ".join(f"{key} {value}" for key, value in options.items())
-        found[f"dataset {recipe.get('dataset')}{f' ({said})' if said else ''}"] = str(data)
-    moves = environment.get("went_on")
-    for move in moves if isinstance(moves, list) else ():
+        found[f"dataset {recipe.get('dataset')}{f' ({said})' if said else ''}"] = data
+    for move in environment.moves:
         for name, value in move.items() if isinstance(move, Mapping) else ():
             if name in found and str(value) not in found[name]:
                 found[name] += f", then {value}"

@@ -1,109 +1,21 @@
-"""What a report shows: names, units, which direction is better, how a number is written. Imports no torch."""
+"""All quantities by key, and the keys that recipes may name. Imports no torch."""
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-DIGITS = 3
+from fgcli.runs.diagnostics import DIAGNOSTICS, MOMENTS, OVERLAPS
+from fgcli.runs.quantity import Quantity
+from fgcli.runs.record import quantities
+from fgcli.runs.results import METRICS, Result
+from fgcli.runs.timing import TIMING
 
+RESULTS = quantities(Result)
+QUANTITIES: dict[str, Quantity] = RESULTS | MOMENTS | OVERLAPS | TIMING
+VALUE_KEYS = (*RESULTS, *MOMENTS, *TIMING)
+"""What a view of a sweep may show."""
 
-@dataclass(frozen=True)
-class Quantity:
-    """One measured thing. Its numbers are multiplied by `scale` to have `unit`."""
-
-    key: str
-    title: str
-    better: Literal["higher", "lower"] | None = None
-    style: Literal["decimals", "digits", "powers", "plain"] = "decimals"
-    unit: str = ""
-    scale: float = 1.0
-    of_machine: bool = False
-    """Whether it depends on the device and its load, so that it is compared by ratios, and on one machine only."""
-    lowest: float = 0.0
-    """The least that is possible; numbers are unscaled."""
-    highest: float = math.inf
-
-    @property
-    def heading(self) -> str:
-        return f"{self.title}, {self.unit}" if self.unit else self.title
-
-    def text(self, number: float, *, sign: bool = False) -> str:
-        """The number alone."""
-        return self._text(number * self.scale, number * self.scale, sign=sign)
-
-    def with_half(self, mean: float, half: float | None, *, sign: bool = False) -> str:
-        """Mean ± half the width of its interval, both to the digits of the mean."""
-        centre = mean * self.scale
-        if half is None:
-            return self._text(centre, centre, sign=sign)
-        half *= self.scale
-        size = max(abs(centre), half) if sign else centre
-        if self.style == "powers" and size:
-            power = _power(size)
-            numbers = f"{centre / 10**power:{'+' if sign else ''}.2f} ± {half / 10**power:.2f}"
-            return f"({numbers}){_times(power)}" if power else numbers
-        return f"{self._text(centre, size, sign=sign)} ± {self._text(half, size)}"
-
-    def tick(self, number: float) -> str:
-        """The number beside an axis, with no more digits than it has."""
-        scaled = number * self.scale
-        if self.style != "powers" or not scaled:
-            return f"{scaled:g}"
-        power = _power(scaled)
-        return f"{scaled / 10**power:g}{_times(power)}"
-
-    def rounded(self, number: float) -> float:
-        """The number as it is written."""
-        scaled = number * self.scale
-        places = self._places(scaled) if self.style != "powers" else DIGITS - 1 - _power(scaled)
-        return round(scaled, places) / self.scale
-
-    def _text(self, number: float, size: float, *, sign: bool = False) -> str:
-        plus = "+" if sign else ""
-        if self.style == "plain":
-            return f"{number:{plus}g}"
-        if self.style == "powers":
-            power = _power(number)
-            return f"{number / 10**power:{plus}.2f}{_times(power)}"
-        return f"{number:{plus}.{max(0, self._places(size))}f}"
-
-    def _places(self, size: float) -> int:
-        """Decimal places for numbers of this size."""
-        return DIGITS if self.style == "decimals" else DIGITS - 1 - _power(size)
-
-
-def _power(number: float) -> int:
-    """The power of ten of a number written with DIGITS digits."""
-    return int(f"{abs(number):.{DIGITS - 1}e}".partition("e")[2]) if number and math.isfinite(number) else 0
-
-
-def _times(power: int) -> str:
-    return f"·10{str(power).translate(_SUPERSCRIPTS)}" if power else ""
-
-
-_MIB = 2.0**-20
-_KNOWN = (
-    Quantity("train_accuracy", "train accuracy", "higher", highest=1.0),
-    Quantity("test_accuracy", "test accuracy", "higher", highest=1.0),
-    Quantity("train_loss", "train loss", "lower", lowest=-math.inf),
-    Quantity("test_loss", "test loss", "lower", lowest=-math.inf),
-    Quantity("wall_s", "wall time", "lower", "digits", "s", of_machine=True),
-    Quantity("step_ms_median", "time per step", "lower", "digits", "ms", of_machine=True),
-    Quantity("peak_memory_bytes", "peak memory", "lower", "digits", "MiB", _MIB, of_machine=True),
-    Quantity("bias", "bias", "lower", "powers"),
-    Quantity("variance", "variance", "lower", "powers"),
-    Quantity("mse", "mean squared error", "lower", "powers"),
-    Quantity("covariance_norm", "‖C − I‖", "lower"),
-    Quantity("covariance_rms", "‖C − I‖ / d", "lower"),
-    Quantity("cosine", "cosine", "higher", lowest=-1.0, highest=1.0),
-    Quantity("norm_ratio", "norm ratio", None, "digits"),
-    Quantity("effective_rank", "effective rank", None, "digits"),
-    Quantity("overlap", "overlap", "higher", highest=1.0),
-    Quantity("squared", "squared overlap", "higher", highest=1.0),
-    Quantity("timed_step_ms", "time per step, timed in turn", "lower", "digits", "ms", of_machine=True),
-    Quantity("step_flops", "floating-point operations per step", "lower", "powers"),
-    Quantity("step_peak_bytes", "peak memory of a step", "lower", "digits", "MiB", _MIB, of_machine=True),
-    Quantity("process_peak_bytes", "peak memory of the process", "lower", "digits", "MiB", _MIB, of_machine=True),
-)
-QUANTITIES = {one.key: one for one in _KNOWN}
+if TYPE_CHECKING:
+    MetricKey = ValueKey = DiagnosticKey = OverlapKey = str
+else:
+    MetricKey, ValueKey, DiagnosticKey, OverlapKey = (
+        Literal[tuple(keys)] for keys in (METRICS, VALUE_KEYS, DIAGNOSTICS, OVERLAPS)
+    )

@@ -7,6 +7,8 @@ from typing import Any
 
 from fgcli.errors import RunError, WriteError
 from fgcli.files import from_json, read_regular, to_json, write_atomically, writing
+from fgcli.runs.record import name_of
+from fgcli.runs.results import MetricsRow
 
 LIMIT = 512 * 2**20  # bytes
 
@@ -26,7 +28,11 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
             os.close(descriptor)
 
 
-def read_rows(path: Path, key: str = "step", of: type = int) -> tuple[list[dict[str, Any]], bool]:
+STEP = name_of(MetricsRow.step)
+"""What every row of a run has."""
+
+
+def read_rows(path: Path, key: str = STEP, of: type = int) -> tuple[list[dict[str, Any]], bool]:
     """All whole rows, each with a `key` of that type, and whether a torn last line was left out.
 
     RunError for a broken line before the last.
@@ -58,7 +64,7 @@ def rewind_rows(path: Path, step: int) -> tuple[list[dict[str, Any]], bool]:
     added later do not appear there. WriteError, with the file as it was, when the disk is full, say.
     """
     rows, torn = read_rows(path)
-    kept = [row for row in rows if row["step"] <= step]
+    kept = [row for row in rows if row[STEP] <= step]
     if path.exists():
         with writing(path):
             write_atomically(path, "".join(to_json(row) + "\n" for row in kept))

@@ -6,7 +6,7 @@ into it holds its lock. Nothing here imports torch, so that reports can read run
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +17,11 @@ from typing import Any
 from fgcli.errors import RunError, UsageError, WriteError
 from fgcli.files import read_json, to_json, write_atomically, writing
 from fgcli.runs import lock
+from fgcli.runs.diagnostics import DiagnosticsRow
+from fgcli.runs.environment import Environment
 from fgcli.runs.lock import RunLock
+from fgcli.runs.record import as_json, read_record
+from fgcli.runs.results import MetricsRow, Result
 from fgcli.runs.rows import append_row, read_rows, rewind_rows
 from fgcli.shell import command_line
 
@@ -84,41 +88,76 @@ class RunDirectory:
         if self.lock is not None:
             self.lock.release()
 
-    def describe(self, recipe: str, environment: Mapping[str, object]) -> None:
+    def describe(self, recipe: str, environment: Environment) -> None:
         """Write down what is run and where. The recipe comes last: with it the folder is a run."""
-        write_atomically(self.environment_file, to_json(environment) + "\n")
-        write_atomically(self.recipe_file, recipe)
+        self.write_environment(environment)
+        with writing(self.recipe_file):
+            write_atomically(self.recipe_file, recipe)
 
-    def note_move(self, environment: Mapping[str, Any], entry: Mapping[str, object]) -> None:
-        """Add to environment.json that the run goes on elsewhere. WriteError when the disk is full, say."""
-        moves = environment.get("went_on", [])
-        content = {**environment, "went_on": [*(moves if isinstance(moves, list) else []), entry]}
+    def write_environment(self, environment: Environment) -> None:
+        """WriteError when the disk is full, say."""
         with writing(self.environment_file):
-            write_atomically(self.environment_file, to_json(content) + "\n")
+            write_atomically(self.environment_file, to_json(environment.content) + "\n")
 
-    def append_metrics(self, row: Mapping[str, object]) -> None:
-        append_row(self.metrics_file, row)
+    def read_environment(self) -> Environment:
+        """RunError when it is missing or broken."""
+        content = _read(self.environment_file)
+        if not isinstance(content, dict):
+            raise RunError(f"{self.environment_file} holds no object")
+        return Environment(content)
 
-    def read_metrics(self) -> tuple[list[dict[str, Any]], bool]:
-        return read_rows(self.metrics_file)
+    def recorded_environment(self) -> Environment:
+        """The same, empty where it cannot be read."""
+        try:
+            return self.read_environment()
+        except RunError:
+            return Environment({})
 
-    def read_diagnostics(self) -> tuple[list[dict[str, Any]], bool]:
-        return read_rows(self.diagnostics_file)
+    def append_metrics(self, row: MetricsRow) -> None:
+        append_row(self.metrics_file, as_json(row))
+
+    def read_metrics(self) -> list[MetricsRow]:
+        """Without a torn last one. RunError for rows that are broken."""
+        return [read_record(MetricsRow, row, self.metrics_file) for row in read_rows(self.metrics_file)[0]]
+
+    def append_diagnostics(self, row: DiagnosticsRow) -> None:
+        append_row(self.diagnostics_file, row.as_json())
+
+    def read_diagnostics(self) -> list[DiagnosticsRow]:
+        """Without a torn last one. RunError for rows that are broken."""
+        rows, _ = read_rows(self.diagnostics_file)
+        return [DiagnosticsRow.from_json(row, self.diagnostics_file) for row in rows]
 
     def rewind_metrics(self, step: int) -> tuple[list[dict[str, Any]], bool]:
+        """Drop the rows after `step`: those that are left, and whether the last line was torn."""
         return rewind_rows(self.metrics_file, step)
 
-    def write_result(self, result: Mapping[str, object]) -> None:
+    def rewind_diagnostics(self, step: int) -> None:
+        rewind_rows(self.diagnostics_file, step)
+
+    def write_result(self, result: Result) -> None:
         """Write result.json, which makes this a finished run. WriteError when the disk is full, say."""
         with writing(self.result_file):
-            write_atomically(self.result_file, to_json(result) + "\n")
+            write_atomically(self.result_file, to_json(result.as_json()) + "\n")
 
-    def read_result(self) -> dict[str, Any]:
-        """The content of result.json. RunError when it is missing or broken."""
+    def is_finished(self) -> bool:
+        """Whether there is a result. One that is damaged is none."""
         try:
-            return read_json(self.result_file)
-        except (OSError, ValueError) as error:
-            raise RunError(f"cannot read {self.result_file}: {error}") from error
+            return isinstance(read_json(self.result_file), dict)
+        except (FileNotFoundError, ValueError):
+            return False
+
+    def read_result(self) -> Result:
+        """RunError when it is missing or broken."""
+        return Result.from_json(_read(self.result_file), self.result_file)
+
+
+def _read(file: Path) -> Any:
+    try:
+        return read_json(file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RunError(f"cannot read {file}: {reason}") from error
 
 
 def content(path: Path) -> Content:
@@ -140,8 +179,10 @@ def _is_free(run: RunDirectory) -> bool:
         return not names
     if run.checkpoints.is_dir() and any(run.checkpoints.iterdir()):
         return False
+    written = run.environment_file.name, run.recipe_file.name
+    half_written = re.compile(rf"\.({'|'.join(map(re.escape, written))})\.\d+\.tmp")
     ours = {lock.NAME, run.checkpoints.name, run.environment_file.name}
-    return all(name in ours or re.fullmatch(r"\.(environment\.json|recipe\.yaml)\.\d+\.tmp", name) for name in names)
+    return all(name in ours or half_written.fullmatch(name) for name in names)
 
 
 def check_free(path: Path) -> None:
@@ -206,7 +247,7 @@ def slug(text: str) -> str:
 def open_run(path: Path) -> RunDirectory:
     """The run in a folder, finished or not, to be read. UsageError when there is none, or one with links in it."""
     if content(path) not in (Content.FINISHED_RUN, Content.UNFINISHED_RUN):
-        raise UsageError(f"{path} holds no run: there is no file {path / 'recipe.yaml'}")
+        raise UsageError(f"{path} holds no run: there is no file {RunDirectory(path).recipe_file}")
     run = RunDirectory(path)
     _refuse_links(run)
     return run
@@ -214,11 +255,12 @@ def open_run(path: Path) -> RunDirectory:
 
 def check_resumable(path: Path) -> None:
     """UsageError when the folder holds no run, a finished one, one with links in it, or one in use. Writes nothing."""
+    run = RunDirectory(path)
     if content(path) is Content.FINISHED_RUN:
-        raise UsageError(f"--resume {path}: this run is finished; its result is in {path / 'result.json'}")
+        raise UsageError(f"--resume {path}: this run is finished; its result is in {run.result_file}")
     if content(path) is not Content.UNFINISHED_RUN:
-        raise UsageError(f"--resume {path}: holds no run, as there is no file {path / 'recipe.yaml'}")
-    _refuse_links(RunDirectory(path))
+        raise UsageError(f"--resume {path}: holds no run, as there is no file {run.recipe_file}")
+    _refuse_links(run)
     lock.refuse_in_use(path)
 
 

@@ -2,11 +2,36 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from fgcli.errors import UsageError
 from fgcli.files import write_atomically
 from fgcli.runs import lock
+from fgcli.runs.record import as_json, name_of, read_record
+from fgcli.runs.rows import append_row, read_rows
+from fgcli.runs.run_directory import RunDirectory
+from fgcli.runs.timing import TIMING_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """A row of failed.jsonl: a trial that ended without a result."""
+
+    trial: str
+    attempt: int = 1
+    exit_code: int | None = None
+    last_lines: tuple[str, ...] = ()
+    """Of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedAgain:
+    """A row of failed.jsonl: from here on, earlier failures of the trial do not count."""
+
+    trial: str
+    attempt: int
+    started_again: bool = True
 
 
 class SweepDirectory:
@@ -17,17 +42,19 @@ class SweepDirectory:
         self.sweep_file = path / "sweep.yaml"
         self.failed_file = path / "failed.jsonl"
         self.tuned_file = path / "tuned.json"
-        self.timing_file = path / "timing.json"
+        self.timing_file = path / TIMING_FILE
+        self.trials = path / "trials"
+        self._tuning, self._recipes, self._logs = path / "tuning", path / "recipes", path / "logs"
 
-    def run_dir(self, trial: str, *, tuning: bool = False) -> Path:
-        return self.path / ("tuning" if tuning else "trials") / trial
+    def run(self, trial: str, *, tuning: bool = False) -> RunDirectory:
+        return RunDirectory((self._tuning if tuning else self.trials) / trial)
 
     def recipe_file(self, trial: str, *, tuning: bool = False) -> Path:
         """The recipe that the trial is started with."""
-        return self.path / "recipes" / f"{_prefix(tuning)}{trial}.yaml"
+        return self._recipes / f"{_prefix(tuning)}{trial}.yaml"
 
     def log(self, trial: str, *, tuning: bool = False) -> Path:
-        return self.path / "logs" / f"{_prefix(tuning)}{trial}.log"
+        return self._logs / f"{_prefix(tuning)}{trial}.log"
 
     def holds_sweep(self) -> bool:
         """Whether the folder is a sweep's; a new one, or an empty one, is not yet. UsageError for anything else."""
@@ -39,9 +66,20 @@ class SweepDirectory:
 
     def record(self, sweep: str, *, tuning: bool) -> None:
         """Write down what is run, as YAML; make the folders of its trials."""
-        for folder in ("trials", "logs", "recipes", *(["tuning"] if tuning else [])):
-            (self.path / folder).mkdir(exist_ok=True)
+        for folder in (self.trials, self._logs, self._recipes, *([self._tuning] if tuning else [])):
+            folder.mkdir(exist_ok=True)
         write_atomically(self.sweep_file, sweep)
+
+    def note(self, attempt: FailedAttempt | StartedAgain) -> None:
+        """Add a row to failed.jsonl."""
+        append_row(self.failed_file, as_json(attempt))
+
+    def failures(self) -> dict[str, FailedAttempt]:
+        """By trial, how its last attempt failed; not of one that was started again. RunError for a broken file."""
+        rows, _ = read_rows(self.failed_file, name_of(FailedAttempt.trial), str)
+        attempts = [read_record(FailedAttempt, row, self.failed_file) for row in rows]
+        last = {one.trial: (one, row) for one, row in zip(attempts, rows, strict=True)}
+        return {name: one for name, (one, row) in last.items() if name_of(StartedAgain.started_again) not in row}
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

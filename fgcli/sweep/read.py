@@ -11,11 +11,12 @@ from fgcli.extend.explain import first_fault, shown
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
 from fgcli.recipe import Recipe, Source, dotted, read_recipe, resolve
+from fgcli.runs.quantities import VALUE_KEYS
 from fgcli.shell import command_line
 from fgcli.sweep.plan import MAX_TRIALS, PlannedTrial, plan, plan_tuning, size
 from fgcli.sweep.schema import METHODS, SEED, Grid, Sweep, Tune
 from fgcli.sweep.view_checks import check_views
-from fgcli.sweep.views import KINDS, LABEL, VALUE_KEYS, AnyView, Scalar, as_key
+from fgcli.sweep.views import KINDS, LABEL, AnyView, Scalar, as_key
 from fgcli.yaml_reader import Path
 
 OptionsT = TypeVar("OptionsT", bound=Options)

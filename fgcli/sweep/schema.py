@@ -6,7 +6,10 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from fgcli.extend.options import Options
 from fgcli.recipe import dump_plain
-from fgcli.sweep.views import AnyView, Metric, Scalar
+from fgcli.runs.quantities import MetricKey
+from fgcli.runs.record import name_of
+from fgcli.runs.results import Metrics
+from fgcli.sweep.views import AnyView, Scalar
 
 METHODS, SEED = "methods", "seed"
 
@@ -51,7 +54,7 @@ class Tune(Options):
 
     lr: list[Annotated[float, Field(gt=0)]] = Field(description="The candidates.", min_length=1)
     seed: list[Seed] = Field(default=[100], description="Seeds of the search; the grid's own are better left out.")
-    by: Metric = Field(default="train_loss", description="The best mean over the seeds of this wins.")
+    by: MetricKey = Field(default=name_of(Metrics.train_loss), description="The best mean over the seeds of this wins.")
     epochs: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Epochs of a trial of the search.")
 
 

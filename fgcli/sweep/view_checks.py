@@ -7,8 +7,10 @@ from typing import Any
 from fgcli.errors import UsageError, unknown
 from fgcli.extend.explain import shown
 from fgcli.recipe import Source, dotted
+from fgcli.runs.diagnostics import MOMENTS
+from fgcli.runs.results import METRICS
 from fgcli.sweep.schema import SEED, Sweep
-from fgcli.sweep.views import EVALUATED, LABEL, RECORDED, AnyView, CurveView, FigureView, TableView, as_key
+from fgcli.sweep.views import LABEL, AnyView, CurveView, FigureView, TableView, as_key
 from fgcli.yaml_reader import Path
 
 
@@ -58,15 +60,16 @@ def _check_view(source: Source, sweep: Sweep, view: AnyView, path: Path) -> None
     elif isinstance(view, CurveView):
         axis(view.by, "by")
         axis(view.panels, "panels")
-        if view.y.key not in RECORDED:
-            refuse(f"is not recorded during training; curves are of {', '.join(RECORDED)}", view.y.key, "y")
+        if view.y.key not in METRICS | MOMENTS:
+            known_keys = ", ".join(METRICS | MOMENTS)
+            refuse(f"is not recorded during training; curves are of {known_keys}", view.y.key, "y")
     else:
         axis(view.panels, "panels")
     if isinstance(view, TableView | FigureView):
         values = [one.key for one in (view.value if isinstance(view, TableView) else [view.y])]
-        late = next((key for key in values if key not in EVALUATED), None)
+        late = next((key for key in values if key not in METRICS), None)
         if view.at is not None and late:
-            refuse(f"is not evaluated during training; at is for {', '.join(EVALUATED)}", late, "at")
+            refuse(f"is not evaluated during training; at is for {', '.join(METRICS)}", late, "at")
         levels = [(level, values if level == "value" else known[level]) for level in view.reference_axes]
         _check_reference(source, view.reference, levels, (*path, "reference"))
 

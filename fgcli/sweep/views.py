@@ -6,23 +6,15 @@ an epoch, or what timing.json holds. `label` names the compared method; every ot
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from fgcli.extend.options import Options
+from fgcli.runs.diagnostics import OVERLAP
+from fgcli.runs.quantities import OverlapKey, ValueKey
 
-Metric = Literal["train_accuracy", "test_accuracy", "train_loss", "test_loss"]
-ResultKey = Literal[Metric, "wall_s", "step_ms_median", "peak_memory_bytes"]
-DiagnosticKey = Literal[
-    "bias", "variance", "mse", "covariance_norm", "covariance_rms", "cosine", "norm_ratio", "effective_rank"
-]
-TimingKey = Literal["timed_step_ms", "step_flops", "step_peak_bytes", "process_peak_bytes"]
 Progress = Literal["epoch", "step", "seconds", "flops"]
-Key = Literal[ResultKey, DiagnosticKey, TimingKey]
-VALUE_KEYS: tuple[str, ...] = get_args(Key)
-EVALUATED: tuple[str, ...] = get_args(Metric)
-RECORDED: tuple[str, ...] = (*EVALUATED, *get_args(DiagnosticKey))
 Scalar = bool | int | float | str
 
 LABEL = "label"
@@ -31,7 +23,7 @@ LABEL = "label"
 class Value(Options):
     """A number of a run, and the words for it."""
 
-    key: Key = Field(
+    key: ValueKey = Field(
         description="In result.json; with `epoch`, in metrics.jsonl; in diagnostics.jsonl; or in timing.json."
     )
     title: str = Field(default="", description="Stands over the column or beside the axis, before the unit.")
@@ -151,9 +143,7 @@ class OverlapView(View):
     """The gradient's overlap with the top-k subspace over k, from the diagnostic `overlap`: a curve for each layer."""
 
     kind: Literal["overlap"] = Field(description="Overlap over k.")
-    measure: Literal["overlap", "squared"] = Field(
-        default="overlap", description="‖V_kᵀg‖/‖g‖, or its square: the share of ‖g‖²."
-    )
+    measure: OverlapKey = Field(default=OVERLAP, description="‖V_kᵀg‖/‖g‖, or its square: the share of ‖g‖².")
     epoch: float | None = Field(default=None, ge=0, description="After this many epochs; the last record if not given.")
     panels: str | None = Field(default=None, description="`label` or an axis: a panel for each of its values.")
     log: LogAxes = Field(default=[], description="Logarithmic axes.")

@@ -14,15 +14,21 @@ SPLITS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 
 
 def check_dataset(make: Callable[[], Any]) -> None:
-    """CheckFailed unless `make()`, as `lambda: mine(MyOptions())`, gives a sound Dataset.
+    """Hold a dataset to its contract.
 
     What is checked: what every run refuses (shapes, types, labels, values that are not finite); that it lies on the
     CPU; that it comes out the same each time, without drawing from the generators that all code shares; that the
     training split has every class; and that no sample of it is in the test split.
+
+    Args:
+        make: gives the dataset: `lambda: mine(MyOptions())`.
+
+    Raises:
+        CheckFailed: says what was expected and what was found.
     """
     __tracebackhide__ = True
     dataset = make()
-    expect(isinstance(dataset, Dataset), "the target", "a fgcli.data.dataset.Dataset", type(dataset).__name__)
+    expect(isinstance(dataset, Dataset), "the target", "a fgcli.Dataset", type(dataset).__name__)
     for split in SPLITS:
         tensor = getattr(dataset, split)
         expect(isinstance(tensor, Tensor), split, "a tensor", type(tensor).__name__)

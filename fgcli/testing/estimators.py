@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fgcli.gradient.errors import GuessFault, ModelRefused
-from fgcli.gradient.estimator import Batch, Coverage, Estimate
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.randomness import Streams
 from fgcli.testing.cases import Case, batch_for, cases, chain, cross_entropy
 from fgcli.testing.expect import CheckFailed, expect, expect_close, expect_mean, unchanged, without_global_randomness
@@ -25,14 +26,22 @@ STEPS = 3
 
 
 def check_estimator(make: Callable[[], Any], *, any_network: bool = False, unbiased: bool = False) -> None:
-    """CheckFailed unless `make()`, as `lambda: Mine(MyOptions())`, is a sound estimator.
+    """Hold an estimator to its contract.
 
     What is checked: losses, and gradients of all parameters but those it calls frozen, in shape, dtype and device;
-    that they are finite, also where units are off and weights rank deficient; randomness from `rng` alone; nothing
-    written into the model; a resumed run that estimates as an uninterrupted one.
-    any_network: it takes more than chains of Linear layers and activations. unbiased: it claims E[gradient] to be the
-    gradient. A bias of 5 % along it is six standard errors off, at the number of estimates that an estimator's spread
+    that they are finite, also where units are off and weights rank deficient; the same gradient whether the loss gives
+    its mean or a loss a sample, and whether inputs are a tensor, a tuple or a mapping; randomness from `rng` alone;
+    nothing written into the model; a resumed run that estimates as an uninterrupted one; and the claim to be unbiased:
+    a bias of 5 % along the gradient is six standard errors off, at the number of estimates that an estimator's spread
     asks for: some hundred where guesses are drawn per sample, up to 30,000, 10 s, where one serves the whole batch.
+
+    Args:
+        make: gives a fresh instance: `lambda: Mine(MyOptions())`.
+        any_network: whether it takes more than chains of linear layers and activations.
+        unbiased: whether it claims E[gradient] to be the gradient.
+
+    Raises:
+        CheckFailed: says what was expected and what was found.
     """
     __tracebackhide__ = True
     missing = [name for name in METHODS if not callable(getattr(make(), name, None))]
@@ -42,6 +51,7 @@ def check_estimator(make: Callable[[], Any], *, any_network: bool = False, unbia
     case = Case("a network", model := chain(), batch_for(model))
     _check_own_randomness(make, case)
     _check_resumed(make, case)
+    _check_forms(make, case)
     if unbiased:
         _check_unbiased(make)
 
@@ -52,16 +62,16 @@ class _Bound:
     def __init__(self, estimator: Any, case: Case) -> None:
         self.estimator, self.case = estimator, case
         try:
-            self.coverage = estimator.bind(case.model, case.batch.inputs[:2])
+            self.coverage = estimator.bind(case.model, case.batch.rows(slice(0, 2)).inputs)
         except ModelRefused as refusal:
             raise CheckFailed(f"in {case}: bind: expected a model it trains, found {refusal}") from refusal
         expect(isinstance(self.coverage, Coverage), "bind", "a Coverage", type(self.coverage).__name__)
 
     @torch.no_grad()
-    def estimate(self, step: int = 0) -> Estimate:
+    def estimate(self, step: int = 0, loss: Loss = cross_entropy) -> Estimate:
         rng = Streams(SEED).at(step)
         try:
-            return self.estimator.estimate(self.case.model, cross_entropy, self.case.batch, rng)
+            return self.estimator.estimate(self.case.model, loss, self.case.batch, rng)
         except GuessFault as fault:
             raise CheckFailed(f"in {self.case}: {fault}") from fault
 
@@ -77,8 +87,9 @@ def _check_estimate(make: Callable[[], Any], case: Case) -> None:
     with torch.no_grad():
         losses = cross_entropy(case.model(case.batch.inputs), case.batch.targets)
     expect_close(estimate.losses, losses, f"losses in {case}", "those of the model", 1e-5)
-    if estimate.directional_derivative is not None:
-        _check_samples(estimate.directional_derivative, len(case.batch.inputs), f"directional derivative in {case}")
+    along = estimate.directional_derivative
+    if along is not None and tuple(along.shape) != (1,):  # where samples are not told apart
+        _check_samples(along, len(case.batch.inputs), f"directional derivative in {case}")
     bad = not_finite(estimate)
     expect(bad is None, f"the estimate in {case}", "finite numbers", f"a {bad} that is not finite")
     for name in parameters:
@@ -91,6 +102,32 @@ def _check_estimate(make: Callable[[], Any], case: Case) -> None:
 def _check_samples(values: Tensor, batch: int, what: str) -> None:
     expect(tuple(values.shape) == (batch,), what, f"shape [{batch}], one a sample", list(values.shape))
     expect(not values.requires_grad, what, "detached", "requires_grad")
+
+
+def _mean_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return cross_entropy(outputs, targets).mean()
+
+
+def _check_forms(make: Callable[[], Any], case: Case) -> None:
+    """The same estimate in whatever form the loss and the inputs come."""
+    expected = _Bound(make(), case).estimate()
+    inputs, targets = case.batch.inputs, case.batch.targets
+    forms = {
+        "a loss that gives its mean": (case.batch, _mean_cross_entropy),
+        "inputs in a tuple": (Batch((inputs,), targets), cross_entropy),
+        "inputs in a mapping": (Batch({"input": inputs}, targets), cross_entropy),
+    }
+    for form, (batch, loss) in forms.items():
+        try:
+            found = _Bound(make(), replace(case, batch=batch)).estimate(loss=loss)
+        except CheckFailed:
+            raise
+        except Exception as cause:
+            raise CheckFailed(f"{form}: expected an estimate, found {type(cause).__name__}: {cause}") from cause
+        expect_close(found.losses.mean(), expected.losses.mean(), f"the mean of the losses for {form}", "the same")
+        for name, gradient in expected.gradients.items():
+            what = f"the gradient of {name} for {form}"
+            expect_close(found.gradients[name], gradient, what, "that of a tensor and a loss a sample")
 
 
 def _check_own_randomness(make: Callable[[], Any], case: Case) -> None:

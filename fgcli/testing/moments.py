@@ -12,17 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fgcli.gradient.dual import hooks
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.forward_gradient import LinearMap
-from fgcli.gradient.guess import LinearGuess
+from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.randomness import Streams
-from fgcli.gradient.sites import Site
 from fgcli.testing.cases import Case, batch_for, chain, cross_entropy
 from fgcli.testing.expect import expect, expect_close, expect_mean
-from fgcli.testing.watch import SEED, Watched, told
+from fgcli.testing.watch import SEED, Watched
 
-Covariance = Callable[[Site], Tensor]
+Covariance = Callable[[Layer, Any], Tensor]
+"""E[y yᵀ] [batch, d, d] of (layer, upstream): the site with its output for a batch, and W̃ there."""
 DRAWS = 40_000
 DIRECTIONS = 3
 SAMPLE = 2  # the first of a case's batch that is neither all 0 nor all 1
@@ -34,7 +32,7 @@ def check_moments(make: Callable[[], Any], *, unbiased: bool, covariance: Covari
     case = Case("a network", model := chain(), batch_for(model, 4))
     gradients = site_gradients(case)
     claimed = {} if covariance is None else _claimed(make, case, covariance)
-    exact = _covariances(make, case) if isinstance(make(), LinearGuess) else {}
+    exact = _covariances(make, case) if isinstance(make(), GuessMethod) else {}
     if exact:
         for name, c in claimed.items():
             expect_close(exact[name], c, f"the covariance at site '{name}'", "A Aᵀ to be what is claimed", 1e-6)
@@ -61,10 +59,8 @@ def _draws(make: Callable[[], Any], case: Case, g: dict[str, Tensor]) -> tuple[d
     they are columns of it, and δ = Σ_i g_i y_i.
     """
     if _is_alone(make, case):
-        watched = Watched(make(), _repeated(case, DRAWS))
-        delta = watched.estimate().directional_derivative
-        assert delta is not None
-        return watched.guesses, delta * DRAWS / len(case.batch.inputs)  # each sample's share of the case's own batch
+        draws, delta = Watched(make(), _repeated(case, DRAWS)).draw()
+        return draws, delta * DRAWS / len(case.batch.inputs)  # each sample's share of the case's own batch
     draws: dict[str, Tensor] = {}
     for name, linear in _maps(make, case).items():
         generator = Streams(SEED).generator("check", site=name)
@@ -102,8 +98,7 @@ def _check_mean_square(
 
 
 def _maps(make: Callable[[], Any], case: Case) -> dict[str, LinearMap]:
-    with told(case), torch.no_grad():
-        return Watched(make(), case).engine.linear_maps(case.model, case.batch.inputs, 0)
+    return Watched(make(), case).linear_maps()
 
 
 def _repeated(case: Case, times: int) -> Case:
@@ -113,7 +108,7 @@ def _repeated(case: Case, times: int) -> Case:
 
 def _is_alone(make: Callable[[], Any], case: Case) -> bool:
     """Whether the sample has the same map among others as among its likes, with noise of the same length."""
-    if not isinstance(make(), LinearGuess):
+    if not isinstance(make(), GuessMethod):
         return True
     likes = _repeated(case, len(case.batch.inputs) + 1)
     dims = [{name: linear.noise_dim for name, linear in _maps(make, one).items()} for one in (case, likes)]
@@ -134,13 +129,11 @@ def _covariances(make: Callable[[], Any], case: Case) -> dict[str, Tensor]:
 
 def _claimed(make: Callable[[], Any], case: Case, covariance: Covariance) -> dict[str, Tensor]:
     claimed: dict[str, Tensor] = {}
-
-    def ask(site: Site, y: Tensor) -> None:
-        c = claimed[site.name] = covariance(site)
-        shape = (*y.shape, *y.shape[1:])
-        expect(tuple(c.shape) == shape, f"the claimed covariance at site '{site.name}'", list(shape), list(c.shape))
-
-    Watched(make(), case, ask).guess()
+    for name, seen in Watched(make(), case).sites().items():
+        with torch.no_grad():
+            c = claimed[name] = covariance(seen.layer, seen.upstream)
+        shape = (seen.samples, seen.layer.dim, seen.layer.dim)
+        expect(tuple(c.shape) == shape, f"the claimed covariance at site '{name}'", list(shape), list(c.shape))
     return claimed
 
 
@@ -148,10 +141,15 @@ def site_gradients(case: Case) -> dict[str, Tensor]:
     """The true g_{i,b} = ∂L/∂s_{i,b} by reverse mode, which the kit may use: [batch, d_i] by site."""
     outputs: dict[str, Tensor] = {}
 
-    def keep(name: str, _: object, __: object, s: Tensor) -> None:
-        outputs[name] = s
+    def keep(name: str) -> Any:
+        return lambda _, __, s: outputs.__setitem__(name, s)
 
     layers = {name: module for name, module in case.model.named_modules() if isinstance(module, torch.nn.Linear)}
-    with torch.enable_grad(), hooks(layers, keep):
-        loss = cross_entropy(case.model(case.batch.inputs), case.batch.targets).mean()
-        return dict(zip(outputs, torch.autograd.grad(loss, list(outputs.values())), strict=True))
+    handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
+    try:
+        with torch.enable_grad():
+            loss = cross_entropy(case.model(case.batch.inputs), case.batch.targets).mean()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return dict(zip(outputs, torch.autograd.grad(loss, list(outputs.values())), strict=True))

@@ -1,16 +1,17 @@
-"""From a recipe to what trains: dataset, model, estimator and optimiser, each by its name in the registry.
+"""From a recipe to what trains: data, loss, model, estimator, optimiser and learning-rate schedule, each by its name.
 
 Whatever is refused is refused here, before anything is written.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from fgcli.data.dataset import Dataset, check
 from fgcli.devices import resolve_device
@@ -18,13 +19,14 @@ from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, UsageError, exception_text
 from fgcli.extend.registry import HOOKS, Registry
 from fgcli.gradient.errors import ModelRefused, OptionRefused
-from fgcli.gradient.estimator import Batch, Coverage, Estimator, SettlesOptions
+from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss, SettlesOptions
 from fgcli.gradient.low_precision import LowPrecision
 from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.gradient.precision import lacks
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.make import make_estimator
 from fgcli.recipe import Recipe, Section, section_options
+from fgcli.training.losses import Objective
 from fgcli.training.recorder import Recorder, make_recorder
 from fgcli.training.subspace import SubspaceUpdates
 
@@ -38,10 +40,13 @@ class Assembly:
     recipe: Recipe
     device: torch.device
     dataset: Dataset
+    objective: Objective
     model: nn.Module
     estimator: Estimator
     coverage: Coverage
     optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+    """Stepped once an update."""
     streams: Streams
     method: str
     """The method with the plugin that it is from, as errors name it."""
@@ -50,15 +55,13 @@ class Assembly:
     recorder: Recorder | None = None
     """Records diagnostics, where the recipe asks for them."""
 
+    @property
+    def steps_per_epoch(self) -> int:
+        return _steps(self.recipe, self.dataset)[0]
 
-def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Per-sample losses [batch] of logits [batch, classes] and classes [batch].
-
-    Logits of several classifiers, [batch, classes, classifiers], give the mean of their losses.
-    """
-    if outputs.dim() == 2:
-        return F.cross_entropy(outputs, targets, reduction="none")
-    return F.cross_entropy(outputs, targets.unsqueeze(1).expand(-1, outputs.shape[2]), reduction="none").mean(1)
+    @property
+    def total_steps(self) -> int:
+        return _steps(self.recipe, self.dataset)[1]
 
 
 def settle(recipe: Recipe, registry: Registry) -> Recipe:
@@ -76,8 +79,8 @@ def settle(recipe: Recipe, registry: Registry) -> Recipe:
     )
 
 
-def assemble(recipe: Recipe, registry: Registry) -> Assembly:
-    """Build what a settled recipe names, and set torch's number of threads.
+def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) -> Assembly:
+    """Build what a settled recipe names, and set torch's number of threads. `data`: those of `load_dataset`.
 
     UsageError for a device that is absent, data that cannot be trained on or is smaller than a batch, and a model that
     the method cannot train.
@@ -87,13 +90,15 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
         torch.set_num_threads(recipe.threads)
     streams = Streams(recipe.seed)
     parts = _Parts(recipe, registry)
-    dataset = _dataset(parts, device)
+    dataset = _on(load_dataset(recipe, registry) if data is None else data, device)
+    refuse_large_batch(recipe, dataset)
+    objective = _objective(parts, dataset)
     # Drawn on the CPU, so that all devices start from the same weights.
     init = streams.generator("init")
     with streams.for_layers("init-layers", 0, init.device):  # where a model leaves weights to torch's own start
-        made = parts.make("model", nn.Module, dataset.input_shape, dataset.classes, init)
+        made = parts.make("model", nn.Module, dataset.input_shape, objective.outputs, init)
     model = parts.guarded("model", lambda: made.to(device))  # fails for what is on the meta device, say
-    _check_outputs(parts, model, dataset)
+    _check_outputs(parts, model, dataset, objective)
     estimator = _estimator(parts)
     if recipe.precision != "float32":
         dtype = getattr(torch, recipe.precision)
@@ -105,19 +110,25 @@ def assemble(recipe: Recipe, registry: Registry) -> Assembly:
     example = dataset.train_inputs[: recipe.batch_size]
     coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example))
     optimizer = parts.make("optimizer", torch.optim.Optimizer, model.parameters(), recipe.lr)
+    steps_per_epoch, total_steps = _steps(recipe, dataset)
+    schedule = parts.make("lr_schedule", LRScheduler, optimizer, total_steps, steps_per_epoch)
     method = parts.called("method")
     subspace, recorder = None, None
     if recipe.subspace is not None:
         batch = Batch(dataset.train_inputs, dataset.train_targets)
         subspace = SubspaceUpdates(
-            recipe.subspace, recipe.subspace_k, recipe.subspace_every, model, cross_entropy, batch, optimizer
-        )
+            recipe.subspace, recipe.subspace_k, recipe.subspace_every, model, objective.loss, batch, optimizer,
+            skips=recipe.on_nonfinite == "skip",
+        )  # fmt: skip
     if recipe.diagnostics:
         # An estimator of its own, so that the run's is left as it is; of whole batches.
         twin = _estimator(parts)
         twin_coverage = parts.guarded("method", lambda: _bound(recipe, twin, model, example))
-        recorder = make_recorder(recipe, Subject(model, cross_entropy, twin, twin_coverage), dataset, streams)
-    return Assembly(recipe, device, dataset, model, estimator, coverage, optimizer, streams, method, subspace, recorder)
+        recorder = make_recorder(recipe, Subject(model, objective.loss, twin, twin_coverage), dataset, streams)
+    return Assembly(
+        recipe, device, dataset, objective, model, estimator, coverage, optimizer, schedule, streams, method, subspace,
+        recorder,
+    )  # fmt: skip
 
 
 def bound_subject(recipe: Recipe, registry: Registry, state: Assembly, step: int) -> Subject:
@@ -126,7 +137,7 @@ def bound_subject(recipe: Recipe, registry: Registry, state: Assembly, step: int
     estimator = _estimator(parts)
     example = state.dataset.train_inputs[: recipe.batch_size]
     coverage = parts.guarded("method", lambda: _bound(recipe, estimator, state.model, example))
-    return Subject(state.model, cross_entropy, estimator, coverage, step)
+    return Subject(state.model, state.objective.loss, estimator, coverage, step)
 
 
 @contextmanager
@@ -184,34 +195,70 @@ def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tens
     return coverage
 
 
-def _check_outputs(parts: _Parts, model: nn.Module, dataset: Dataset) -> None:
-    """UsageError that names the model, and no method, where it does not give one logit a class."""
-    inputs = dataset.train_inputs[:2]
+def _objective(parts: _Parts, dataset: Dataset) -> Objective:
+    made = parts.make("loss", object, dataset)
+    if isinstance(made, Objective):
+        return made
+    if not callable(made):
+        wanted = "it must give an Objective, or a function of outputs and targets"
+        raise UsageError(f"{parts.called('loss')} gave {type(made).__name__}; {wanted}")
+    return Objective(cast("Loss", made), dataset.classes)
+
+
+def _check_outputs(parts: _Parts, model: nn.Module, dataset: Dataset, objective: Objective) -> None:
+    """UsageError that names the model, or the loss, and no method, where its outputs have not the loss's shape."""
+    inputs, targets = dataset.train_inputs[:2], dataset.train_targets[:2]
     with torch.no_grad(), eval_mode(model):
         outputs = parts.guarded("model", lambda: model(inputs))
-    if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), dataset.classes):
+    if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), objective.outputs):
         found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        wanted = f"it must give [{len(inputs)}, {dataset.classes}], a number for each of the classes"
+        each = "a number for each of the classes" if dataset.train_targets.dtype == torch.int64 else "as its targets"
+        wanted = f"it must give [{len(inputs)}, {objective.outputs}], {each}"
         raise UsageError(f"{parts.called('model')} gave {found} for {len(inputs)} samples; {wanted}")
+    with torch.no_grad():
+        losses = parts.guarded("loss", lambda: objective.loss(outputs, targets))
+    if not isinstance(losses, Tensor) or not losses.is_floating_point() or losses.shape not in ((len(inputs),), ()):
+        found = f"{losses.dtype} {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        wanted = f"it must give their losses [{len(inputs)}], or the mean of them [], floating point"
+        raise UsageError(f"{parts.called('loss')} gave {found} for {len(inputs)} samples; {wanted}")
 
 
-def _dataset(parts: _Parts, device: torch.device) -> Dataset:
-    recipe = parts.recipe
-    dataset = parts.make("dataset", Dataset)
+def _steps(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:
+    """Updates in an epoch, and in all."""
+    per_epoch = math.ceil(len(dataset.train_inputs) / recipe.batch_size)
+    return per_epoch, min(recipe.epochs * per_epoch, recipe.max_steps or recipe.epochs * per_epoch)
+
+
+def load_dataset(recipe: Recipe, registry: Registry) -> Dataset:
+    """The recipe's data, on the CPU. UsageError for data that cannot be trained on."""
+    dataset = _Parts(recipe, registry).make("dataset", Dataset)
     check(dataset)
+    return dataset
+
+
+def refuse_large_batch(recipe: Recipe, dataset: Dataset) -> None:
+    """UsageError where a batch has more samples than there are."""
     samples = len(dataset.train_inputs)
     if recipe.batch_size > samples:
         raise UsageError(
             f"--batch-size is {recipe.batch_size}; it must be at most {samples}, the training samples of "
             f"{recipe.dataset}"
         )
+
+
+def _on(dataset: Dataset, device: torch.device) -> Dataset:
     return replace(
         dataset,
         train_inputs=dataset.train_inputs.to(device),
-        train_targets=dataset.train_targets.to(device),
+        train_targets=_like_outputs(dataset.train_targets).to(device),
         test_inputs=dataset.test_inputs.to(device),
-        test_targets=dataset.test_targets.to(device),
+        test_targets=_like_outputs(dataset.test_targets).to(device),
     )
+
+
+def _like_outputs(targets: Tensor) -> Tensor:
+    """Numbers [n] as [n, 1], the shape of a model's outputs: a loss of the two would be taken over all pairs."""
+    return targets.unsqueeze(1) if targets.is_floating_point() and targets.dim() == 1 else targets
 
 
 def _estimator(parts: _Parts) -> Estimator:

@@ -11,38 +11,33 @@ import torch
 
 from fgcli import __version__
 from fgcli.devices import describe
+from fgcli.runs.environment import Environment
 
 PACKAGES = ("torch", "numpy", "scipy", "safetensors", "pydantic", "mnist1d", "scikit-learn")
 
 
-def describe_environment(device: torch.device, plugins: Mapping[str, str]) -> dict[str, object]:
-    """The content of environment.json. `plugins` says where the run's method, dataset, model and optimiser are from."""
-    return {
+def describe_environment(
+    device: torch.device, plugins: Mapping[str, str], code: Mapping[str, Mapping[str, str]], data: str
+) -> Environment:
+    """Of this process, with what `Environment.of` asks for beside it. Code that a later step imports is not known."""
+    versions = {
         "fg": __version__,
         "git_commit": _commit(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: _version(name) for name in PACKAGES},
         "cuda": torch.version.cuda,
-        "device": str(device),
-        "device_name": describe(device),
-        "threads": torch.get_num_threads(),
-        "plugins": dict(plugins),
-        "command": sys.argv,
     }
-
-
-# What the last bits of a run depend on, as far as users meet it: not the commit, which changes with every edit.
-_DECISIVE = ("fg", "python", "torch", "numpy", "scipy", "cuda", "device_name", "threads")
-
-
-def changed(begun: Mapping[str, object], now: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """What of two environments differs so that the numbers of a run may, too: its two values by name.
-
-    What either of them does not know is left out.
-    """
-    pairs = {name: (begun.get(name), now.get(name)) for name in _DECISIVE}
-    return {name: (old, new) for name, (old, new) in pairs.items() if None not in (old, new) and old != new}
+    return Environment.of(
+        versions,
+        device=str(device),
+        device_name=describe(device),
+        threads=torch.get_num_threads(),
+        plugins=plugins,
+        command=sys.argv,
+        code=code,
+        data=data,
+    )
 
 
 def _version(package: str) -> str | None:

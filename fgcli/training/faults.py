@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fgcli.gradient.estimator import Estimate
+from fgcli.gradient.estimator import Batch, Estimate, Loss
 
 
 def malformed(estimate: Any, parameters: Mapping[str, Tensor]) -> str | None:
@@ -44,3 +44,13 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
             if not torch.isfinite(tensor).all():  # the sum alone may overflow
                 return name
     return None
+
+
+@torch.no_grad()
+def finite_samples(model: nn.Module, loss: Loss, batch: Batch) -> Batch:
+    """The batch without the samples whose loss is not finite."""
+    finite = loss(model(batch.inputs), batch.targets).isfinite()
+    if finite.all():
+        return batch
+    finite = finite.expand(len(batch.inputs))  # of a loss of the whole batch: none
+    return Batch(batch.inputs[finite], batch.targets[finite])

@@ -1,8 +1,8 @@
 """The training loop: epochs of batches, one estimate and one update a step. Knows no method's name."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -13,18 +13,19 @@ from fgcli.devices import peak_memory_bytes, synchronize
 from fgcli.errors import FgError, RunError, exception_text
 from fgcli.gradient.errors import GuessFault
 from fgcli.gradient.estimator import Batch, Estimate, FindsFaults
-from fgcli.runs.rows import append_row, rewind_rows
+from fgcli.runs.diagnostics import DiagnosticsRow
+from fgcli.runs.record import read_record
+from fgcli.runs.results import MetricsRow, Result
+from fgcli.runs.rows import STEP
 from fgcli.runs.run_directory import RunDirectory
-from fgcli.training.assembly import Assembly, cross_entropy
+from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint, CheckpointStore
 from fgcli.training.evaluation import evaluate, measuring
 from fgcli.training.faults import first_not_finite, malformed, not_finite
 from fgcli.training.interrupts import Interrupted, StopRequest, stop_request
 from fgcli.training.reporter import Plan, Reporter
+from fgcli.training.schedules import advance
 from fgcli.training.state import Progress, capture, restore
-
-RESULT_SCHEMA = 1
-_RESULTS = ("train_accuracy", "test_accuracy", "train_loss", "test_loss")  # of the last metrics row
 
 
 class Training:
@@ -38,20 +39,19 @@ class Training:
         self.parameters = dict(assembly.model.named_parameters())
         self.step = 0  # steps done
         self.progress = Progress()
-        self.last_row: dict[str, Any] = {}
+        self.last_row: MetricsRow | None = None
+        self._said_left_out = False
         self._wall_before = 0.0  # seconds that earlier processes spent on this run
         self._started = perf_counter()
 
-        recipe, samples = assembly.recipe, len(assembly.dataset.train_inputs)
-        self.steps_per_epoch = math.ceil(samples / recipe.batch_size)
+        recipe = assembly.recipe
+        self.steps_per_epoch, self.total_steps = assembly.steps_per_epoch, assembly.total_steps
         self.store = CheckpointStore(
             run.checkpoints,
             run.recipe_file.read_text(encoding="utf-8"),
             frozenset(epoch * self.steps_per_epoch for epoch in recipe.keep_checkpoints),
             recipe.keep_last,
         )
-        all_steps = recipe.epochs * self.steps_per_epoch
-        self.total_steps = min(all_steps, recipe.max_steps or all_steps)
 
     def resume(self) -> None:
         """Take up the newest usable checkpoint, and drop the metrics rows that were written after it.
@@ -72,18 +72,18 @@ class Training:
             self.step = checkpoint.step
         self._wall_before = self.progress.wall_s
         rows, torn = self.run_directory.rewind_metrics(self.step)
-        rewind_rows(self.run_directory.diagnostics_file, self.step if checkpoint else -1)
+        self.run_directory.rewind_diagnostics(self.step if checkpoint else -1)
         if torn:
             self.reporter.warned(f"dropped the torn last line of {self.run_directory.metrics_file}")
         self._take_up_rows(rows)
 
     def _refuse_lost_checkpoints(self) -> None:
         """Each row is followed by a checkpoint: without one a run has a single row at most, else they were removed."""
-        rows, _ = self.run_directory.read_metrics()
+        rows = self.run_directory.read_metrics()
         if len(rows) > 1:
             raise RunError(
                 f"no checkpoint is left in {self.store.folder}, though the run has been evaluated after step "
-                f"{rows[-1]['step']}; put one back (both of its files), or begin a new run"
+                f"{rows[-1].step}; put one back (both of its files), or begin a new run"
             )
         self.store.folder.mkdir(exist_ok=True)
 
@@ -91,16 +91,17 @@ class Training:
         """The last row may be needed for the result, so one that got lost with the file is measured anew."""
         period = self.assembly.recipe.eval_every * self.steps_per_epoch
         due = {*range(period, self.step + 1, period), *([self.step] if self.step == self.total_steps else [])}
-        if missing := len(due.difference(row["step"] for row in rows)):
+        if missing := len(due.difference(row[STEP] for row in rows)):
             self.reporter.warned(f"{self.run_directory.metrics_file} has lost {missing} of {len(due)} rows")
-        if rows and rows[-1].keys() >= set(_RESULTS):
-            self.last_row = rows[-1]
-        if self.step in due and self.last_row.get("step") != self.step:
+        if rows:
+            with suppress(RunError):
+                self.last_row = read_record(MetricsRow, rows[-1], self.run_directory.metrics_file)
+        if self.step in due and (self.last_row is None or self.last_row.step != self.step):
             self._evaluate()
 
     @torch.no_grad()
-    def run(self) -> dict[str, Any]:
-        """Train to the end; returns the content of result.json.
+    def run(self) -> Result:
+        """Train to the end; returns what is in result.json.
 
         RunError when a loss, a directional derivative, a guess or a weight is not finite: before the update, so that
         the last checkpoint is good. Interrupted, after a checkpoint, when a signal asks for it.
@@ -111,7 +112,7 @@ class Training:
         finally:
             self.run_directory.release()
 
-    def _run(self, request: StopRequest) -> dict[str, Any]:
+    def _run(self, request: StopRequest) -> Result:
         self._started = perf_counter()
         self.reporter.started(self._plan())
         if self.step == 0:
@@ -170,26 +171,32 @@ class Training:
         assembly, device = self.assembly, self.assembly.device
         self._refuse_bad_weights()
         batch = Batch(assembly.dataset.train_inputs[indices], assembly.dataset.train_targets[indices])
+        before = self._kept()
 
         with assembly.streams.for_layers("layers", self.step, device):
             start = _now(device)
             estimate = self._estimate(batch)
             estimated = _now(device)
         if fault := self._find_fault(estimate, batch):
-            self._skip(fault)
+            self._skip(fault, before)
         else:
             checked = _now(device)
             for name, parameter in self.parameters.items():
                 parameter.grad = estimate.gradients.get(name)
+            if assembly.recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.parameters.values(), assembly.recipe.clip_norm)
             with self._blaming(f"optimizer {assembly.recipe.optimizer}"):
                 assembly.optimizer.step()
             self.progress.times.add(1e3 * (_now(device) - checked + estimated - start))
+        with self._blaming(f"lr_schedule {assembly.recipe.lr_schedule}"):
+            advance(assembly.schedule)
         return estimate.losses.mean().item()
 
     def _estimate(self, batch: Batch) -> Estimate:
         assembly = self.assembly
         with self._blaming(assembly.method):
-            return assembly.estimator.estimate(assembly.model, cross_entropy, batch, assembly.streams.at(self.step))
+            rng = assembly.streams.at(self.step)
+            return assembly.estimator.estimate(assembly.model, assembly.objective.loss, batch, rng)
 
     @contextmanager
     def _blaming(self, what: str) -> Iterator[None]:
@@ -213,10 +220,27 @@ class Training:
         blamed = f" ({self.assembly.method}, {where})" if where else ""
         return f"the {what} is not finite in step {self.step + 1}{blamed}"
 
-    def _skip(self, fault: str) -> None:
-        """Leave an update out, where the recipe allows it, or stop before it."""
+    def _kept(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+        """The model's buffers and the estimator's state, where an update may be left out: an estimate changes them."""
         if self.assembly.recipe.on_nonfinite == "stop":
+            return None
+        with self._blaming(self.assembly.method):
+            state = self.assembly.estimator.state()
+        return {name: one.clone() for name, one in self._buffers().items()}, {
+            n: one.clone() for n, one in state.items()
+        }
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return dict(self.assembly.model.named_buffers())
+
+    def _skip(self, fault: str, before: tuple[dict[str, Tensor], dict[str, Tensor]] | None) -> None:
+        """Leave an update out, where the recipe allows it, or stop before it. What was `before` it is put back."""
+        if before is None:
             self._stop(f"{fault}; stopped before the update")
+        buffers, state = before
+        for name, buffer in self._buffers().items():
+            buffer.copy_(buffers[name])
+        self.assembly.estimator.load_state(state)
         self.progress.skipped += 1
         if self.progress.skipped == 1:
             self.reporter.warned(f"{fault}; this update is left out, and later ones like it without a word")
@@ -252,45 +276,60 @@ class Training:
         if assembly.recorder is None:
             return
         with measuring(self.assembly, self.step):
-            row = assembly.recorder.record(self.step, assembly.estimator.state())
-        append_row(self.run_directory.diagnostics_file, {"epoch": self.step / self.steps_per_epoch, **row})
+            layers = assembly.recorder.record(self.step, assembly.estimator.state())
+        self.run_directory.append_diagnostics(DiagnosticsRow(self.step / self.steps_per_epoch, self.step, layers))
 
     def _evaluate(self) -> None:
         """Write a metrics row. RunError, before anything is written, when a loss is not finite."""
         measured = evaluate(self.assembly, self.step)
-        for split, loss in (("training", measured["train_loss"]), ("test", measured["test_loss"])):
-            if not math.isfinite(loss):
+        splits = {
+            "training": (measured.train_loss, measured.train_left_out),
+            "test": (measured.test_loss, measured.test_left_out),
+        }
+        stops = self.assembly.recipe.on_nonfinite == "stop"
+        for split, (loss, left_out) in splits.items():
+            if not math.isfinite(loss) or (stops and left_out):
                 self._stop(f"the {split} loss is not finite after step {self.step}")
-        if self.progress.best is None or measured["train_loss"] < self.progress.best[0]:
-            self.progress.best = (measured["train_loss"], self.step)
-        place = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
-        self.last_row = {**place, **measured, "wall_s": self._wall()}
+        self._say_left_out({split: count for split, (_, count) in splits.items() if count})
+        if self.progress.best is None or measured.train_loss < self.progress.best[0]:
+            self.progress.best = (measured.train_loss, self.step)
+        self.last_row = MetricsRow(self.step, self.step / self.steps_per_epoch, measured, self._wall())
         self.run_directory.append_metrics(self.last_row)
         self.reporter.evaluated(self.last_row)
+
+    def _say_left_out(self, counts: Mapping[str, int]) -> None:
+        """Once."""
+        if counts and not self._said_left_out:
+            self._said_left_out = True
+            said = " and ".join(f"{count} of {split}" for split, count in counts.items())
+            self.reporter.warned(
+                f"the losses after step {self.step} leave out samples whose own is not finite ({said}), which count as "
+                "wrong; later ones are left out without a word"
+            )
 
     def _wall(self) -> float:
         return self._wall_before + perf_counter() - self._started
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self) -> Result:
+        assert self.last_row is not None, "a run ends with an evaluation"
         recipe, coverage = self.assembly.recipe, self.assembly.coverage
         lower, median, upper = self.progress.times.quartiles()
         best = self.progress.best
-        return {
-            "schema": RESULT_SCHEMA,
-            **recipe.model_dump(mode="json"),
-            "steps": self.step,
-            "skipped_updates": self.progress.skipped,
-            **{name: self.last_row[name] for name in _RESULTS},
-            "best_step": None if best is None else best[1],
-            "wall_s": self._wall(),
-            "step_ms_median": median,
-            "step_ms_quartiles": [lower, upper],
-            "peak_memory_bytes": peak_memory_bytes(self.assembly.device),
-            "sites": list(coverage.sites),
-            "perturbed": list(coverage.perturbed),
-            "frozen": list(coverage.frozen),
-            "run_dir": str(self.run_directory.path),
-        }
+        return Result(
+            recipe=recipe.model_dump(mode="json"),
+            steps=self.step,
+            skipped_updates=self.progress.skipped,
+            metrics=self.last_row.metrics,
+            best_step=None if best is None else best[1],
+            wall_s=self._wall(),
+            step_ms_median=median,
+            step_ms_quartiles=(lower, upper),
+            peak_memory_bytes=peak_memory_bytes(self.assembly.device),
+            sites=tuple(coverage.sites),
+            perturbed=tuple(coverage.perturbed),
+            frozen=tuple(coverage.frozen),
+            run_dir=str(self.run_directory.path),
+        )
 
 
 def _now(device: torch.device) -> float:

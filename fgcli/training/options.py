@@ -1,4 +1,4 @@
-"""Options of the built-in optimisers: PyTorch's names and defaults. Imports no torch."""
+"""Options of the built-in optimisers and learning-rate schedules: PyTorch's names and defaults. Imports no torch."""
 
 from typing import Annotated, Self
 
@@ -45,3 +45,22 @@ class SGDOptions(Options):
                 "momentum must be above 0 and dampening 0"
             )
         return self
+
+
+class CosineOptions(Options):
+    """Cosine annealing (https://arxiv.org/abs/1608.03983), without restarts."""
+
+    min_lr: NonNegative = Field(default=0.0, description="Learning rate at the end of the run.")
+
+
+class StepOptions(Options):
+    """A learning rate that drops in steps."""
+
+    step_size: int = Field(ge=1, description="Epochs between two drops.")
+    gamma: Annotated[float, Field(gt=0)] = Field(default=0.1, description="Factor of each drop.")
+
+
+class LinearWarmupOptions(Options):
+    """A learning rate that rises from a share of its own to the whole."""
+
+    steps: int = Field(ge=1, description="Updates until the learning rate is whole; the first has lr / steps.")

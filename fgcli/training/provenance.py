@@ -1,18 +1,10 @@
-"""What a run's numbers are made with, beside versions and plugins: the user's code, and the data."""
+"""The sum of a dataset, by which a run's record says which samples it was made with."""
 
 import hashlib
 
 import torch
 
 from fgcli.data.dataset import Dataset
-from fgcli.extend.own_code import own_code
-from fgcli.extend.registry import Registry
-from fgcli.runs.made_with import CODE, DATA
-
-
-def provenance(dataset: Dataset, registry: Registry) -> dict[str, object]:
-    """For environment.json. Of code that a later step imports, nothing is known."""
-    return {CODE: own_code(origin.module for origin in registry.origins), DATA: digest(dataset)}
 
 
 def digest(dataset: Dataset) -> str:

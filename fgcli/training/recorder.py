@@ -5,7 +5,6 @@ What is recorded is of one batch, drawn anew for each record from a stream of it
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -16,39 +15,47 @@ from fgcli.diagnostics.overlap import Overlap, marks, sample_overlaps, upstream_
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import UsageError
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.look import look
 from fgcli.gradient.estimator import Batch
+from fgcli.gradient.look import look
 from fgcli.gradient.randomness import Streams
 from fgcli.recipe import Recipe
+from fgcli.runs.diagnostics import COSINE, OVERLAP, LayerRow, OverlapCurve
+from fgcli.training.faults import finite_samples
 
 DRAWS = 16  # for what has no closed form
-_DRAWN = {"cosine"}
+_DRAWN = {COSINE}
 
 
 @dataclass(frozen=True)
 class Recorder:
-    """Measures what was asked for: `names` of fgcli.recipe.Diagnostic."""
+    """Measures what was asked for: `names` of fgcli.runs.diagnostics.DIAGNOSTICS."""
 
     names: Sequence[str]
     subject: Subject
     dataset: Dataset
     batch_size: int
     streams: Streams
+    skips: bool = False
+    """Whether samples whose loss is not finite are left out of the batch."""
 
-    def record(self, step: int, state: dict[str, Tensor]) -> dict[str, Any]:
-        """After `step` updates, given the run's estimator state: {"step": ..., "layers": {layer: {name: value}}}."""
+    def record(self, step: int, state: dict[str, Tensor]) -> dict[str, LayerRow]:
+        """By layer, after `step` updates, given the run's estimator state."""
         self.subject.estimator.load_state({name: tensor.clone() for name, tensor in state.items()})
         subject = replace(self.subject, step=step)
         batch = draw_batch(self.dataset.train_inputs, self.dataset.train_targets, self.batch_size, self.streams, step)
-        layers: dict[str, dict[str, Any]] = {}
-        if asked := [name for name in self.names if name != "overlap"]:
+        if self.skips:
+            batch = finite_samples(subject.model, subject.loss, batch)
+            if len(batch.inputs) == 0:
+                return {}
+        moments_of: dict[str, dict[str, float | None]] = {}
+        if asked := [name for name in self.names if name != OVERLAP]:
             for one in self._moments(subject, batch, asked):
-                layers[one.layer] = {name: _value(one, name) for name in asked}
-        if "overlap" in self.names:
-            rng = self.streams.at(step)
-            for layer, overlap in sample_overlaps(subject.model, subject.loss, batch, "upstream", rng).items():
-                layers.setdefault(layer, {})["overlap"] = _curve(overlap)
-        return {"step": step, "layers": layers}
+                moments_of[one.layer] = {name: _value(one, name) for name in asked}
+        curves: dict[str, OverlapCurve] = {}
+        if OVERLAP in self.names:
+            overlaps = sample_overlaps(subject.model, subject.loss, batch, "upstream", self.streams.at(step))
+            curves = {layer: _curve(overlap) for layer, overlap in overlaps.items()}
+        return {layer: LayerRow(moments_of.get(layer, {}), curves.get(layer)) for layer in {**moments_of, **curves}}
 
     def _moments(self, subject: Subject, batch: Batch, asked: Sequence[str]) -> list[LayerMoments]:
         streams = Streams(self.streams.generator("diagnostics-draws", subject.step).initial_seed())
@@ -60,18 +67,19 @@ class Recorder:
 
 def make_recorder(recipe: Recipe, subject: Subject, dataset: Dataset, streams: Streams) -> Recorder:
     """The recorder that a recipe asks for. UsageError for what cannot be measured of this method and model."""
-    if subject.guesses is None and set(recipe.diagnostics) != {"overlap"}:
+    if subject.guesses is None and set(recipe.diagnostics) != {OVERLAP}:
         raise UsageError(
             f"--diagnostics is {','.join(recipe.diagnostics)}, but method {recipe.method} guesses no gradient of a "
-            "layer's output; only overlap can be recorded with it"
+            f"layer's output; only {OVERLAP} can be recorded with it"
         )
-    if "overlap" in recipe.diagnostics:
+    if OVERLAP in recipe.diagnostics:
         try:
             some = dataset.train_inputs[:1]
             upstream_jacobians(subject.model, look(subject.model, some), some)
         except ModelRefused as refusal:
-            raise UsageError(f"--diagnostics overlap: {refusal}") from refusal
-    return Recorder(recipe.diagnostics, subject, dataset, recipe.batch_size, streams)
+            raise UsageError(f"--diagnostics {OVERLAP}: {refusal}") from refusal
+    skips = recipe.on_nonfinite == "skip"
+    return Recorder(recipe.diagnostics, subject, dataset, recipe.batch_size, streams, skips)
 
 
 def _value(moments: LayerMoments, name: str) -> float | None:
@@ -80,10 +88,6 @@ def _value(moments: LayerMoments, name: str) -> float | None:
     return None if measured is None else measured.mean
 
 
-def _curve(overlap: Overlap) -> dict[str, Any]:
-    ks = marks(len(overlap.overlap))
-    return {
-        "k": list(ks),
-        "overlap": [float(overlap.overlap[k - 1]) for k in ks],
-        "squared": [float(overlap.squared[k - 1]) for k in ks],
-    }
+def _curve(overlap: Overlap) -> OverlapCurve:
+    ks = tuple(marks(len(overlap.overlap)))
+    return OverlapCurve(ks, *(tuple(float(values[k - 1]) for k in ks) for values in (overlap.overlap, overlap.squared)))

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fgcli.gradient.estimator import Coverage
+from fgcli.runs.results import MetricsRow
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Reporter(Protocol):
         """`step` updates are done; `loss` is the mean over the last batch, before its update."""
         ...
 
-    def evaluated(self, row: dict[str, Any]) -> None:
+    def evaluated(self, row: MetricsRow) -> None:
         """An evaluation's metrics row was written."""
         ...
 
@@ -46,6 +47,6 @@ class Silent:
 
     def stepped(self, step: int, loss: float) -> None: ...
 
-    def evaluated(self, row: dict[str, Any]) -> None: ...
+    def evaluated(self, row: MetricsRow) -> None: ...
 
     def warned(self, message: str) -> None: ...

@@ -10,6 +10,8 @@ from threading import Thread
 from typing import Any, Protocol
 
 from fgcli.errors import exception_text
+from fgcli.runs.record import as_json
+from fgcli.runs.results import MetricsRow, Result
 from fgcli.training.reporter import Plan, Reporter
 
 PATIENCE = 10.0  # seconds that a run waits at its end for a sink to have written all
@@ -23,7 +25,7 @@ class MetricSink(Protocol):
         ...
 
     def row(self, row: dict[str, Any]) -> None:
-        """A row of metrics.jsonl: step, epoch, train_loss, train_accuracy, test_loss, test_accuracy, wall_s, …"""
+        """A row of metrics.jsonl: the fields of `fgcli.runs.results.MetricsRow`, by name."""
         ...
 
     def finished(self, result: dict[str, Any] | None) -> None:
@@ -83,16 +85,16 @@ class SinkReporter:
     def stepped(self, step: int, loss: float) -> None:
         self._reporter.stepped(step, loss)
 
-    def evaluated(self, row: dict[str, Any]) -> None:
-        self._send("row", row)
+    def evaluated(self, row: MetricsRow) -> None:
+        self._send("row", as_json(row))
         self._reporter.evaluated(row)
 
     def warned(self, message: str) -> None:
         self._reporter.warned(message)
 
-    def finished(self, result: dict[str, Any] | None) -> None:
+    def finished(self, result: Result | None) -> None:
         """The run's end: say what failed. `result` is None where the run was stopped."""
-        self._send("finished", result)
+        self._send("finished", None if result is None else result.as_json())
         for sink in self._sinks:
             sink.close()
             if sink.fault:

@@ -4,23 +4,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from fgcli.errors import UsageError
 from fgcli.extend.factory import is_reference
+from fgcli.extend.own_code import own_code
 from fgcli.extend.registry import Registry
-from fgcli.files import read_json
 from fgcli.recipe import Recipe, Section, Source, dump, read_recipe, resolve
 from fgcli.runs import run_directory
+from fgcli.runs.environment import Environment
 from fgcli.runs.made_with import is_version, made_with, unlike
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.assembly import Assembly, assemble, settle
-from fgcli.training.environment import changed, describe_environment
+from fgcli.training.environment import describe_environment
 from fgcli.training.loop import Training
-from fgcli.training.provenance import provenance
+from fgcli.training.provenance import digest
 from fgcli.training.reporter import Reporter
 
-_NAMES: tuple[Section, ...] = ("method", "dataset", "model", "optimizer")
+_NAMES: tuple[Section, ...] = get_args(Section)
 
 
 def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter) -> Training:
@@ -43,7 +44,7 @@ def resume(
     are damaged, or the disk is full.
     """
     run_directory.check_resumable(path)
-    begun = _recorded_environment(path)
+    begun = RunDirectory(path).recorded_environment()
     recipe = _recipe_of(path, begun, source, overrides, registry, reporter)
     assembly = assemble(recipe, registry)
     with _with_needs(RunDirectory(path), recipe, registry).telling_how_to_resume():
@@ -58,7 +59,9 @@ def resume(
 
 def _with_needs(run: RunDirectory, recipe: Recipe, registry: Registry) -> RunDirectory:
     """The run's directory, which says with what it is resumed."""
-    return replace(run, plugins=registry.files, own_code=is_reference(recipe.model))
+    return replace(
+        run, plugins=registry.files, own_code=any(map(is_reference, (recipe.model, recipe.loss, recipe.lr_schedule)))
+    )
 
 
 @contextmanager
@@ -70,9 +73,9 @@ def _released_on_error(run: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _environment(assembly: Assembly, registry: Registry) -> dict[str, object]:
-    described = describe_environment(assembly.device, _plugins(assembly.recipe, registry))
-    return described | provenance(assembly.dataset, registry)
+def _environment(assembly: Assembly, registry: Registry) -> Environment:
+    code = own_code(origin.module for origin in registry.origins)
+    return describe_environment(assembly.device, _plugins(assembly.recipe, registry), code, digest(assembly.dataset))
 
 
 def _say_missing_lock(run: RunDirectory, reporter: Reporter) -> None:
@@ -80,9 +83,9 @@ def _say_missing_lock(run: RunDirectory, reporter: Reporter) -> None:
         reporter.warned(f"{run.path} cannot be locked ({run.lock.missing}); start no second process on it")
 
 
-def _say_what_changed(training: Training, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _say_what_changed(training: Training, begun: Environment, now: Environment) -> None:
     """Warn, and write it down beside where the run was begun, when it goes on elsewhere."""
-    if differences := changed(begun, now):
+    if differences := begun.changed(now):
         old, new = (", ".join(f"{name} {pair[side]}" for name, pair in differences.items()) for side in (0, 1))
         training.reporter.warned(
             f"the run was begun with {old} and goes on with {new}: its last bits may differ from those of a run that "
@@ -95,13 +98,12 @@ def _say_what_changed(training: Training, begun: Mapping[str, Any], now: Mapping
             differences[name] = (old, new)
             training.reporter.warned(f"{name} was {old} when the run was begun, and is {new}: the run is of both")
     if differences:
-        entry = {"after_step": training.step, **{name: value for name, (_, value) in differences.items()}}
-        training.run_directory.note_move(begun, entry)
+        training.run_directory.write_environment(begun.with_move(training.step, differences))
 
 
 def _recipe_of(
     path: Path,
-    begun: Mapping[str, Any],
+    begun: Environment,
     source: Source | None,
     overrides: Mapping[str, object],
     registry: Registry,
@@ -109,7 +111,7 @@ def _recipe_of(
 ) -> Recipe:
     """The run's recipe, once the given one and the plugins in use have been held against it, where it shall go on."""
     of_run = read_recipe(RunDirectory(path).recipe_file)
-    began_with = _recorded_plugins(begun)
+    began_with = begun.plugins
     try:
         recipe = resolve(of_run, {}, registry)
     except UsageError as error:
@@ -129,23 +131,6 @@ def _recipe_of(
 
 def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:
     return {section: str(registry.find(section, getattr(recipe, section)).origin) for section in _NAMES}
-
-
-def _recorded_environment(path: Path) -> dict[str, Any]:
-    """The content of environment.json; empty where it cannot be read."""
-    try:
-        content = read_json(RunDirectory(path).environment_file)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _recorded_plugins(begun: Mapping[str, Any]) -> dict[str, str]:
-    """As the run's environment has them; of one that lacks them, none."""
-    try:
-        return {section: str(begun["plugins"][section]) for section in _NAMES}
-    except (LookupError, TypeError):
-        return {}
 
 
 def _label(recipe: Recipe) -> str:

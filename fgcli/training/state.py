@@ -11,6 +11,7 @@ from fgcli.errors import RunError, exception_text
 from fgcli.extend.explain import shown
 from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint
+from fgcli.training.schedules import advance
 from fgcli.training.step_times import StepTimes
 
 _WARM, _COLD = "training.step_ms", "training.warm_up_step_ms"
@@ -70,7 +71,6 @@ def _restore(assembly: Assembly, tensors: Mapping[str, Tensor], data: Mapping[st
     assembly.estimator.load_state(
         {name: tensor.to(assembly.device) for name, tensor in _with_prefix("estimator.", tensors).items()}
     )
-    _unpack_optimizer(assembly.optimizer, data["optimizer"], tensors)
     if assembly.subspace is not None:
         assembly.subspace.load_state(_with_prefix("subspace.", tensors), step)
     times = StepTimes(tensors[_WARM].tolist(), tensors[_COLD].tolist())
@@ -80,7 +80,29 @@ def _restore(assembly: Assembly, tensors: Mapping[str, Tensor], data: Mapping[st
         raise RunError(
             f"the checkpoint of step {step} counts {progress.skipped} skipped updates and its best is {best}"
         )
+    groups = assembly.optimizer.param_groups
+    fresh = [_settings(group) for group in groups]
+    _unpack_optimizer(assembly.optimizer, data["optimizer"], tensors)
+    _replay_schedule(assembly, step, fresh)
     return progress
+
+
+def _replay_schedule(assembly: Assembly, step: int, fresh: Sequence[Mapping[str, Any]]) -> None:
+    """Take the schedule to `step`, from `fresh` settings of the optimiser, and put the checkpoint's back.
+
+    A schedule is a function of the step, and so has no state of its own in a checkpoint.
+    """
+    groups = assembly.optimizer.param_groups
+    restored = [_settings(group) for group in groups]
+    for group, settings in zip(groups, fresh, strict=True):
+        group.update(settings)
+    advance(assembly.schedule, step)
+    for group, settings in zip(groups, restored, strict=True):
+        group.update(settings)
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "params"}
 
 
 def _form(tensor: Tensor | None) -> tuple[torch.Size, torch.dtype] | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fgcli.diagnostics.curvature import top_eigenspace
 from fgcli.gradient.estimator import Batch, Loss
+from fgcli.training.faults import finite_samples
 
 
 class SubspaceUpdates:
@@ -29,10 +30,14 @@ class SubspaceUpdates:
         loss: Loss,
         batch: Batch,
         optimizer: torch.optim.Optimizer,
+        *,
+        skips: bool = False,
     ) -> None:
+        """`skips`: leave out samples whose loss is not finite."""
         self.kind, self.k, self.every = kind, k, every
         self.model, self.loss, self.batch = model, loss, batch
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.skips = skips
         self._updates = 0
         self._vectors: Tensor | None = None
         """[parameters, k], orthonormal."""
@@ -43,7 +48,8 @@ class SubspaceUpdates:
     def _remember(self, *_: Any) -> None:
         if self._vectors is None or self._updates % self.every == 0:
             start = None if self._vectors is None else self._vectors.sum(1)
-            space = top_eigenspace(self.model, self.loss, self.batch, list(self.parameters), self.k, "hessian", start)
+            batch = finite_samples(self.model, self.loss, self.batch) if self.skips else self.batch
+            space = top_eigenspace(self.model, self.loss, batch, list(self.parameters), self.k, "hessian", start)
             self._vectors = space.vectors.contiguous()
         self._before = self._flat()
 

@@ -15,6 +15,7 @@ from fgcli.bench.run import Job
 from fgcli.errors import RunError
 from fgcli.extend.own_code import changed_files, checksum, own_code
 from fgcli.recipe import Recipe, read_recipe
+from fgcli.runs.run_directory import RunDirectory
 from fgcli.spectra.table_file import active_path, shipped_table, write_table
 
 NETS = """
@@ -110,7 +111,7 @@ def test_a_bench_stops_where_something_changed_while_it_ran(tmp_path, environmen
         own = {"coeffs": "shipped"} | (options if name == "b" else {})
         fake_run(tmp_path / name, environment={**ENVIRONMENT, **of}, options=own, seed=0 if name == "a" else 1)
     watcher = Alike(Silent(), [("a", tmp_path / "a")], lambda name: "one group")
-    job = Job("b", Recipe(), tmp_path / "b.yaml", tmp_path / "b", tmp_path / "b.log")
+    job = Job("b", Recipe(), tmp_path / "b.yaml", RunDirectory(tmp_path / "b"), tmp_path / "b.log")
     if said is None:
         watcher.finished(job)
         return

@@ -12,6 +12,10 @@ from fgcli.bench.run import Job
 from fgcli.commands.bench_estimate import show_estimate
 from fgcli.errors import RunError
 from fgcli.extend.registry import load_registry
+from fgcli.runs.record import as_json
+from fgcli.runs.results import Metrics, Result
+from fgcli.runs.run_directory import RunDirectory
+from fgcli.runs.timing import StepMemory, StepTiming, Timing
 from fgcli.sweep.plan import PlannedTrial
 
 WIDTHS = [(40, 8), (8, 8), (8, 10)]  # of the layers of tiny_recipe
@@ -81,17 +85,17 @@ def test_recipes_are_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = measure.measure_in_turn([tiny_recipe(method=name) for name in ("wt", "backprop")], load_registry())
     warm_up = ["wt"] * 3 + ["backprop"] * 3
     assert order[: 6 + 12] == warm_up + 3 * (["wt"] * 2 + ["backprop"] * 2)  # blocks of 0.2 s
-    assert [row["timed_samples"] for row in rows] == [6, 6]
-    assert [row["timed_step_ms"] for row in rows] == [pytest.approx(100)] * 2
-    assert rows[1]["step_flops"] == 2 * 2 * 32 * (320 + 64 + 80) + 2 * 32 * 144
-    assert (rows[0]["device"], rows[0]["threads"]) == ("cpu", 1)
+    assert [row.timed_samples for row in rows] == [6, 6]
+    assert [row.timed_step_ms for row in rows] == [pytest.approx(100)] * 2
+    assert rows[1].step_flops == 2 * 2 * 32 * (320 + 64 + 80) + 2 * 32 * 144
+    assert (rows[0].device, rows[0].threads) == ("cpu", 1)
 
 
 def test_memory_of_a_step_is_what_it_holds_beyond_what_it_found() -> None:
     row = measure.measure_memory(tiny_recipe(method="backprop", width=64), load_registry())
     activations, gradients = 4 * 32 * 2 * 64, 4 * (40 * 64 + 64 * 64 + 64 * 10)
-    assert gradients + activations / 2 < row["step_peak_bytes"] < 4 * (activations + gradients)
-    assert row["process_peak_bytes"] > 50 * 2**20
+    assert gradients + activations / 2 < (row.step_peak_bytes or 0) < 4 * (activations + gradients)
+    assert (row.process_peak_bytes or 0) > 50 * 2**20
 
 
 def test_a_probe_leaves_nothing_and_counts_every_part() -> None:
@@ -104,7 +108,7 @@ def test_a_probe_leaves_nothing_and_counts_every_part() -> None:
 
 
 def job(folder: Path, name: str, **recipe: Any) -> Job:
-    return Job(name, tiny_recipe(**recipe), folder / "r.yaml", folder / name, folder / "log")
+    return Job(name, tiny_recipe(**recipe), folder / "r.yaml", RunDirectory(folder / name), folder / "log")
 
 
 def trials(folder: Path) -> list[tuple[PlannedTrial, Job]]:
@@ -119,7 +123,7 @@ def trials(folder: Path) -> list[tuple[PlannedTrial, Job]]:
     ]
 
 
-MACHINE = {"device": "cpu", "device_name": "a", "threads": 1, "torch": "2"}
+MACHINE: dict[str, Any] = {"device": "cpu", "device_name": "a", "threads": 1, "torch": "2"}
 
 
 def test_each_method_of_a_point_in_one_process_and_memory_in_one_each(tmp_path, monkeypatch) -> None:
@@ -142,8 +146,8 @@ def test_each_method_of_a_point_in_one_process_and_memory_in_one_each(tmp_path, 
         ("memory", ["backprop-16-0"]),
     ]
     timing = json.loads(file.read_text())
-    last = {"label": "backprop", "axes": {"width": 16}, "timed_step_ms": 1.0, **MACHINE, "step_peak_bytes": 7}
-    assert timing["rows"][3] == last
+    last = Timing("backprop", {"width": 16}, StepTiming(timed_step_ms=1.0, **MACHINE), StepMemory(7))
+    assert timing["rows"][3] == as_json(last)
     calls.clear()
     measuring.time_steps(trials(tmp_path), file, lambda _: None)
     assert calls == []
@@ -169,7 +173,10 @@ def test_an_estimate_is_from_finished_runs_where_there_are_some(tmp_path, monkey
     some = trials(tmp_path)
     for name, wall in (("wt-8-0", 10.0),):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(json.dumps({"wall_s": wall}))
+        metrics = Metrics(train_accuracy=0.5, test_accuracy=0.4, train_loss=1.0, test_loss=1.0)
+        RunDirectory(tmp_path / name).write_result(
+            Result(recipe={}, steps=1, metrics=metrics, wall_s=wall, step_ms_median=1.0, peak_memory_bytes=1)
+        )
     found = measuring.estimate(some)
     assert found[some[0][0].group] == measuring.Estimate(1, 13.0, "finished runs")
     assert found[some[2][0].group] == measuring.Estimate(2, 8.0, "a few steps")

@@ -9,14 +9,24 @@ from tiny_runs import FLAGS
 
 from fgcli.commands.display import Display, WarningsOnly, show_result
 from fgcli.gradient.estimator import Coverage
+from fgcli.runs.results import Metrics, Result
 from fgcli.training.reporter import Plan
 
-RESULT = {
-    "method": "wt", "dataset": "mnist1d", "width": 8, "depth": None, "k": None, "seed": 3, "steps": 12,
-    "train_accuracy": 0.51239, "test_accuracy": 0.4, "train_loss": 1.25, "test_loss": 1.5, "wall_s": 61.25,
-    "step_ms_median": 2.5, "step_ms_quartiles": [2.25, 2.75], "peak_memory_bytes": 3 * 2**20, "device": "cpu",
-    "threads": 1, "run_dir": "runs/[bold]" + "x" * 100, "perturbed": ["norm.weight", "norm.bias"], "frozen": [],
+RECIPE = {
+    "method": "wt", "dataset": "mnist1d", "width": 8, "depth": None, "k": None, "seed": 3, "device": "cpu",
+    "threads": 1,
 }  # fmt: skip
+RESULT = Result(
+    recipe=RECIPE,
+    steps=12,
+    metrics=Metrics(train_accuracy=0.51239, test_accuracy=0.4, train_loss=1.25, test_loss=1.5),
+    wall_s=61.25,
+    step_ms_median=2.5,
+    step_ms_quartiles=(2.25, 2.75),
+    peak_memory_bytes=3 * 2**20,
+    perturbed=("norm.weight", "norm.bias"),
+    run_dir="runs/[bold]" + "x" * 100,
+)
 COVERAGE = Coverage(("hidden1",), ("norm.weight",), ("scale",))
 
 
@@ -28,14 +38,14 @@ def test_table_has_the_numbers(capsys):
     assert "2.50 ms median, quartiles 2.25 to 2.75" in shown
     assert "trained by weight perturbation  norm.weight, norm.bias" in shown
     assert "frozen" not in shown
-    assert shown.splitlines()[-1] == f"run directory  {RESULT['run_dir']}", "whole on one line, nothing read as markup"
+    assert shown.splitlines()[-1] == f"run directory  {RESULT.run_dir}", "whole on one line, nothing read as markup"
 
 
 def test_narrow_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     show_result(RESULT)
     shown = capsys.readouterr().out
-    assert RESULT["run_dir"] in shown
+    assert RESULT.run_dir in shown
     words = " ".join(shown.split())
     for text in ("train accuracy: 0.5124", "test loss: 1.5000", "wall time: 61.2 s", "device: cpu, threads: 1"):
         assert text in words, "whole, not cut"

@@ -1,4 +1,5 @@
 import filecmp
+import re
 from pathlib import Path
 
 import packages
@@ -14,7 +15,7 @@ def files(folder: Path) -> set[Path]:
 
 
 def test_there_is_a_kind_for_every_hook() -> None:
-    assert {kind.value.replace("-", " ") for kind in Kind} == set(HOOKS)
+    assert {kind.value for kind in Kind} == {re.sub("[ _]", "-", kind) for kind in HOOKS}
 
 
 def test_every_kind_installs_and_passes_its_tests_at_once(workplace: Path) -> None:

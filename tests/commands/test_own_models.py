@@ -186,7 +186,7 @@ BAD = {
     "meta device": ("net_of_mine:empty", "failed: NotImplementedError: Cannot copy out of meta tensor"),
     "no reference": (
         "net_of_mine",
-        "transformer-tiny; a model of your own is named package.module:factory",
+        "transformer-tiny; one of your own is named package.module:factory",
     ),
     "option": ("net_of_mine:Net --model-option widht=3", "--model-option widht: unknown option 'widht' of model net_"),
     "type": ("net_of_mine:Net --model-option width=x", "--model-option width is 'x'; it must be a whole number"),

@@ -8,8 +8,8 @@ from fgcli import recipes
 from fgcli.commands.recipe_schema import schema_text
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import Recipe, Source
+from fgcli.runs.quantities import VALUE_KEYS
 from fgcli.sweep.read import parse_sweep, resolve_trials
-from fgcli.sweep.views import VALUE_KEYS
 from fgcli.yaml_reader import read_yaml
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -48,6 +48,59 @@ def test_validate_refuses_with_the_place():
     assert (done.exit_code, done.stderr) == (2, "fg: mine.yaml:1:31: width is 0; it must be at least 1\n")
 
 
+MODELS = """
+from torch import nn
+
+
+class Mixing(nn.Module):
+    def __init__(self, input_shape, classes):
+        super().__init__()
+        self.first, self.last = nn.Linear(input_shape[0], 8), nn.Linear(8, classes)
+
+    def forward(self, inputs):
+        hidden = self.first(inputs)
+        return self.last(hidden - hidden.mean(0))
+
+
+def broken(input_shape, classes):
+    raise ValueError("no such layer")
+"""
+
+
+def test_validate_says_at_once_all_that_would_stop_the_trials():
+    Path("validated_nets.py").write_text(MODELS)
+    Path("mine.yaml").write_text(
+        """
+base: {batch_size: 101, dataset_options: {num_samples: 100}}
+grid:
+  methods:
+    - {label: absent, method: wt, device: "cuda:99"}
+    - {label: refused, method: wt, model: "validated_nets:Mixing"}
+    - {label: broken, method: wt, model: "validated_nets:broken"}
+    - {label: large, method: wperp, k: 500}
+    - {label: unmeasured, method: backprop, diagnostics: [bias]}
+  seed: [0, 1, 2]
+"""
+    )
+    Path("run.yaml").write_text("{batch_size: 8, dataset_options: {num_samples: 100}, device: 'cuda:99', threads: 1}")
+    done = fg("recipes", "validate", "mine.yaml", "run.yaml", "quickstart")
+    assert done.exit_code == 2
+    lines = [line.removeprefix("fg: ") for line in done.stderr.splitlines()]
+    expected = [
+        "mine.yaml:8:40: k is 500; it must be at most the width, 128",
+        "mine.yaml: absent-seed0 and 2 more: device cuda:99 is absent; present: ",
+        "mine.yaml: absent-seed0 and 11 more: --batch-size is 101; it must be at most 80, the training samples of",
+        "mine.yaml: refused-seed0 and 2 more: method wt cannot train model validated_nets:Mixing: site 'first' is",
+        "mine.yaml: broken-seed0 and 2 more: model validated_nets:broken of validated_nets file",
+        "mine.yaml: unmeasured-seed0 and 2 more: --diagnostics is bias, but method backprop guesses no gradient",
+        "run.yaml: device cuda:99 is absent; present: ",
+    ]
+    assert len(lines) == len(expected)
+    for line, begins in zip(lines, expected, strict=True):
+        assert line.startswith(begins)
+    assert "a run, method wperp-ns" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,7 +124,9 @@ def test_the_page_has_the_schema_of_the_code():
 
 
 def test_the_sweep_of_the_page_is_valid():
-    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    text, a_run = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    Path("run.yaml").write_text(a_run)
+    assert fg("recipes", "validate", "run.yaml").exit_code == 0
     document = read_yaml(text, "docs/recipes.md")
     assert isinstance(document.data, dict)
     source = Source("docs/recipes.md", document.data, document.values, document.keys)

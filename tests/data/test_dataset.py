@@ -41,14 +41,41 @@ def test_the_first_label_outside_the_classes_is_named(label):
         check(replace(GOOD, test_targets=targets))
 
 
-@pytest.mark.parametrize("label", [0.5, float("nan")])
-def test_the_first_fractional_label_is_named(label):
-    targets = with_entry(GOOD.train_targets.double(), 3, label)
-    with pytest.raises(UsageError, match=f"train split: label {label:g} at index 3; .*integers"):
-        check(replace(GOOD, train_targets=targets))
+def with_numbers(targets, classes, tests=None):
+    return replace(GOOD, train_targets=targets, test_targets=targets[:3] if tests is None else tests, classes=classes)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.uint8, torch.bool])
+@pytest.mark.parametrize(("shape", "classes"), [((6,), 1), ((6, 1), 1), ((6, 2), 2)])
+def test_targets_may_be_numbers(shape, classes):
+    check(with_numbers(torch.full(shape, 0.5), classes))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            with_numbers(torch.zeros(6), 3),
+            r"1 in each, and classes is 3; it must be 1, .*labels: convert with \.long\(\)",
+        ),
+        (with_numbers(torch.zeros(6, 2), 1), "2 in each, and classes is 1; it must be 2"),
+        (with_numbers(torch.zeros(6, 2, 1), 2), r"targets have shape \[6, 2, 1\]; .* floating point \[n, d\]"),
+        (with_numbers(torch.zeros(6).double(), 1), r"targets are torch.float64, inputs torch.float32; .* one type"),
+        (
+            with_numbers(with_entry(torch.zeros(6, 2), (4, 1), torch.nan), 2, torch.zeros(3, 2)),
+            "target 4 is not finite",
+        ),
+        (
+            with_numbers(torch.zeros(6), 1, torch.zeros(3).long()),
+            "train targets are torch.float32, test targets torch.int64",
+        ),
+    ],
+)
+def test_numbers_that_cannot_be_trained_on_are_refused(data, said):
+    with pytest.raises(UsageError, match=said):
+        check(data)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
 def test_labels_of_another_type_are_refused_with_the_mend(dtype):
     with pytest.raises(UsageError, match=rf"labels are {dtype}; .*int64: convert with \.long\(\)"):
         check(replace(GOOD, train_targets=GOOD.train_targets.to(dtype)))

@@ -16,13 +16,17 @@ NAMES: dict[Section, list[str]] = {
     "method": REGISTRY.method_names(),
     "dataset": REGISTRY.names("dataset"),
     "model": REGISTRY.names("model"),
+    "loss": REGISTRY.names("loss"),
     "optimizer": REGISTRY.names("optimizer"),
+    "lr_schedule": REGISTRY.names("lr_schedule"),
 }
 PLACES: dict[Section, str] = {
     "method": "options",
     "dataset": "dataset_options",
     "model": "model_options",
+    "loss": "loss_options",
     "optimizer": "optimizer_options",
+    "lr_schedule": "lr_schedule_options",
 }
 SCALARS = (
     st.none() | st.booleans() | st.integers() | st.sampled_from([0, 1, 2, 3, 10, 0.5, 1e300]) | st.floats() | st.text()

@@ -202,7 +202,7 @@ def test_the_last_evaluation_within_a_budget_counts(tmp_path, at, reached, said)
     rows = {"wt": {"timed_step_ms": 2.0, "step_flops": 1e8}, "wperp": {"timed_step_ms": 4.0, "step_flops": 4e7}}
     timing(folder, {(label, 64): row for label, row in rows.items()})
     (section,) = compose([folder]).sections
-    evaluated = [row["test_accuracy"] for row in section.trials[0].run.metrics] if section.trials[0].run else []
+    evaluated = [row.metrics.test_accuracy for row in section.trials[0].run.metrics] if section.trials[0].run else []
     (table,) = tables(folder)
     for row in table.rows:
         assert row.cells[0].mean == Mean(evaluated[reached[row.heads[0]] - 1], None, 1)

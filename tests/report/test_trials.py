@@ -39,7 +39,7 @@ def test_a_sweep_has_every_trial_that_it_plans(tmp_path):
     assert found[3][0] == "unreadable"
     assert found[4] == ("failed", "failed with exit code 1: boom")
     assert [Path(problem.path).name for problem in problems] == ["wt-seed3", "another"]
-    assert "result.json cannot be read" in problems[0].reason
+    assert "cannot read result.json" in problems[0].reason
     assert problems[1].reason == "not among the trials of sweep.yaml"
 
 
@@ -93,7 +93,10 @@ def test_a_row_of_timing_may_have_a_machine_of_its_own(tmp_path):
     folder = fake_sweep(tmp_path / "sweep", "grid: {methods: [wt], width: [8, 16]}", lambda trial: None)
     timing(folder, {("wt", 8): {}, ("wt", 16): {"device_name": "Another", "threads": 2}})
     (source,), _ = gather([folder])
-    assert [trial.timing["machine"] for trial in source.trials] == ["A processor, 1 thread", "Another, 2 threads"]
+    assert [trial.timing and trial.timing.machine for trial in source.trials] == [
+        "A processor, 1 thread",
+        "Another, 2 threads",
+    ]
 
 
 OPENED = {"solver": "svd", "coeffs": "what is in the file"}
@@ -127,7 +130,7 @@ BROKEN = {
     "recipe.yaml:1:2: not valid YAML": lambda path: damaged(path, "recipe.yaml", "{"),
     "recipe.yaml: width is 'wide'; it must be a whole number": lambda path: damaged(path, "recipe.yaml", "width: wide"),
     "recipe.yaml: colour": lambda path: damaged(path, "recipe.yaml", "colour: red"),
-    "result.json cannot be read": lambda path: damaged(path, "result.json", '{"schema": 1, "steps"'),
+    "cannot read result.json": lambda path: damaged(path, "result.json", '{"schema": 1, "steps"'),
     "result.json is none of fg's": lambda path: damaged(path, "result.json", '{"accuracy": 0.5}'),
     "result.json has no steps": lambda path: damaged(path, "result.json", json.dumps(
         {"schema": 1, "train_accuracy": 1, "test_accuracy": 1, "train_loss": 1, "test_loss": 1})),
@@ -177,7 +180,7 @@ def test_a_run_without_its_environment_is_reported_and_that_is_said(tmp_path):
     (source,), (problem,) = gather([run])
     assert source.trials[0].run is not None
     assert source.trials[0].run.machine == "unknown device"
-    assert problem.reason == "environment.json cannot be read: No such file or directory; reported without it"
+    assert problem.reason == "cannot read environment.json: No such file or directory; reported without it"
 
 
 def test_what_is_given_twice_counts_once(tmp_path):

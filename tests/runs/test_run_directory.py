@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgcli.errors import RunError, UsageError
-from fgcli.files import write_atomically
+from fgcli.files import to_json, write_atomically
+from fgcli.runs.environment import Environment
+from fgcli.runs.record import as_json
+from fgcli.runs.results import Metrics, MetricsRow, Result
 from fgcli.runs.rows import append_row, read_rows
 from fgcli.runs.run_directory import (
     Content,
@@ -24,9 +27,20 @@ from fgcli.runs.run_directory import (
 def run(tmp_path):
     """A run that nobody is at."""
     run = create(tmp_path / "run", "label")
-    run.describe("method: wt\n", {"fg": "0"})
+    run.describe("method: wt\n", Environment({"fg": "0"}))
     run.release()
     return run
+
+
+METRICS = Metrics(train_accuracy=0.5, test_accuracy=0.25, train_loss=1.0, test_loss=2.0)
+RESULT = Result(
+    recipe={"method": "wt", "k": None}, steps=1, metrics=METRICS, wall_s=1.5, step_ms_median=1.0,
+    step_ms_quartiles=(0.5, 1.25), peak_memory_bytes=2**20, sites=("hidden1",), run_dir="run",
+)  # fmt: skip
+
+
+def evaluated(*steps):
+    return [MetricsRow(step, step / 2, METRICS, 0.5 * step) for step in steps]
 
 
 def test_out_may_be_new_or_empty(tmp_path):
@@ -40,7 +54,7 @@ def test_out_may_be_new_or_empty(tmp_path):
 def test_taken_out_is_refused(run, tmp_path):
     with pytest.raises(UsageError, match=r"unfinished run; go on with --resume .*run, or give a new folder"):
         check_free(run.path)
-    run.write_result({"steps": 1})
+    run.write_result(RESULT)
     with pytest.raises(UsageError, match="holds a finished run; give a new folder"):
         create(run.path, "label")
     (tmp_path / "other").mkdir()
@@ -96,9 +110,9 @@ def test_what_a_folder_holds(run, tmp_path):
     opened = open_unfinished(run.path)
     assert opened == run
     opened.release()
-    run.write_result({"steps": 1})
+    run.write_result(RESULT)
     assert content(run.path) is Content.FINISHED_RUN
-    assert open_run(run.path).read_result() == {"steps": 1}
+    assert open_run(run.path).read_result() == RESULT
     with pytest.raises(UsageError, match=r"this run is finished; its result is in .*result\.json"):
         open_unfinished(run.path)
     for path in (tmp_path, tmp_path / "nowhere"):
@@ -109,39 +123,39 @@ def test_what_a_folder_holds(run, tmp_path):
 
 
 def test_metrics_come_back(run):
-    assert run.read_metrics() == ([], False)
-    rows = [{"step": step, "train_loss": 0.1 * step} for step in range(1, 4)]
-    for row in rows:
+    assert run.read_metrics() == []
+    for row in evaluated(1, 2, 3):
         run.append_metrics(row)
-    assert run.read_metrics() == (rows, False)
+    assert run.read_metrics() == evaluated(1, 2, 3)
 
 
 def test_torn_last_line_is_dropped_once(run):
-    run.append_metrics({"step": 1})
+    one, two = evaluated(1, 2)
+    run.append_metrics(one)
     with run.metrics_file.open("a") as file:
         file.write('{"step": 2')
-    assert run.read_metrics() == ([{"step": 1}], True)
-    assert run.rewind_metrics(5) == ([{"step": 1}], True)
-    assert run.rewind_metrics(5) == ([{"step": 1}], False)
-    run.append_metrics({"step": 2})
-    assert run.read_metrics() == ([{"step": 1}, {"step": 2}], False)
+    assert run.read_metrics() == [one]
+    assert run.rewind_metrics(5) == ([as_json(one)], True)
+    assert run.rewind_metrics(5) == ([as_json(one)], False)
+    run.append_metrics(two)
+    assert run.read_metrics() == [one, two]
 
 
 def test_rows_after_the_step_are_dropped(run):
-    for step in (1, 2, 3):
-        run.append_metrics({"step": step})
-    assert run.rewind_metrics(2) == ([{"step": 1}, {"step": 2}], False)
-    assert run.read_metrics() == ([{"step": 1}, {"step": 2}], False)
+    for row in evaluated(1, 2, 3):
+        run.append_metrics(row)
+    run.rewind_metrics(2)
+    assert run.read_metrics() == evaluated(1, 2)
 
 
 @pytest.mark.parametrize(
     "line", [b"garbage", b"[1]", b'{"loss": NaN}', b"\xff\xfe", b'{"loss": 1}', b'{"step": "2"}', b"[" * 10**5]
 )
 def test_broken_line_in_the_middle_is_named(run, line):
-    run.append_metrics({"step": 1})
+    append_row(run.metrics_file, {"step": 1})
     with run.metrics_file.open("ab") as file:
         file.write(line + b"\n")
-    run.append_metrics({"step": 3})
+    append_row(run.metrics_file, {"step": 3})
     with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: not such a row"):
         run.read_metrics()
 
@@ -182,13 +196,14 @@ def test_any_bytes_are_rows_or_refused_in_one_line(tmp_path_factory, content):
 
 
 def test_row_cut_short_by_a_full_disk_is_taken_back(run, monkeypatch):
-    run.append_metrics({"step": 1})
+    one, two = evaluated(1, 2)
+    run.append_metrics(one)
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
-    with pytest.raises(RunError, match=r"only 5 of 12 bytes \(disk full\?\)"):
-        run.append_metrics({"step": 2})
+    with pytest.raises(RunError, match=r"only 5 of \d+ bytes \(disk full\?\)"):
+        run.append_metrics(two)
     monkeypatch.undo()
-    assert run.read_metrics() == ([{"step": 1}], False)
+    assert run.read_metrics() == [one]
 
 
 def test_broken_result_is_named(run):
@@ -219,18 +234,19 @@ def test_links_that_lead_elsewhere_are_refused(run, tmp_path, name):
 
 
 def test_rows_are_not_added_to_a_file_that_another_name_has_too(run, tmp_path):
-    run.append_metrics({"step": 1})
+    one, two = evaluated(1, 2)
+    run.append_metrics(one)
     (tmp_path / "backup").hardlink_to(run.metrics_file)
     run.rewind_metrics(1)
-    run.append_metrics({"step": 2})
-    assert run.read_metrics() == ([{"step": 1}, {"step": 2}], False)
-    assert (tmp_path / "backup").read_text() == '{"step": 1}\n'
+    run.append_metrics(two)
+    assert run.read_metrics() == [one, two]
+    assert (tmp_path / "backup").read_text() == to_json(as_json(one)) + "\n"
 
 
 def test_rows_are_not_written_through_a_link(run, tmp_path):
     run.metrics_file.symlink_to(tmp_path / "outside")
     with pytest.raises(RunError, match=r"cannot write .*metrics\.jsonl: "):
-        run.append_metrics({"step": 1})
+        run.append_metrics(*evaluated(1))
     assert not (tmp_path / "outside").exists()
 
 

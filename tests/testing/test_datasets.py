@@ -4,8 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from fgcli.data.dataset import Dataset
-from fgcli.extend.registry import load_registry
+from fgcli import Dataset, load_registry
 from fgcli.testing import CheckFailed, check_dataset
 
 
@@ -40,7 +39,7 @@ def counting() -> Any:
 
 
 BROKEN = {
-    "no dataset": (dict, r"the target: expected a fgcli.data.dataset.Dataset, found dict"),
+    "no dataset": (dict, r"the target: expected a fgcli.Dataset, found dict"),
     "no tensor": (lambda: replace(sound(), test_targets=[1]), r"test_targets: expected a tensor, found list"),
     "nan": (
         lambda: replace(sound(), train_inputs=sound().train_inputs * torch.nan),

@@ -6,10 +6,7 @@ import torch
 from claims import GUESSES
 from torch import Tensor
 
-from fgcli.extend.registry import load_registry
-from fgcli.gradient.estimator import Coverage, Estimate
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.guess import Isotropic
+from fgcli import Coverage, Estimate, GuessEstimator, Isotropic, load_registry
 from fgcli.testing import CheckFailed, check_estimator
 
 
@@ -20,11 +17,11 @@ def test_every_built_in_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize("claim", GUESSES[:3], ids=lambda claim: claim.name)
-def test_the_forward_gradient_passes(claim: Any) -> None:
+def test_the_estimator_of_a_guess_method_passes(claim: Any) -> None:
     check_estimator(claim.estimator, any_network=claim.name == "activation-perturbation", unbiased=claim.unbiased)
 
 
-Base: Any = ForwardGradient
+Base: Any = GuessEstimator
 
 
 class Sound(Base):
@@ -46,7 +43,7 @@ class ForgetsTheMean(Sound):
 
     def estimate(self, model: Any, loss: Any, batch: Any, rng: Any) -> Estimate:
         estimate = super().estimate(model, loss, batch, rng)
-        samples = len(batch.inputs)
+        samples = batch.size
         return replace(estimate, gradients={n: samples * g for n, g in estimate.gradients.items()})
 
 
@@ -109,7 +106,25 @@ class CallsFrozenWhatItTrains(Sound):
         return replace(coverage, frozen=("0.weight",))
 
 
+class WantsALossASample(Sound):
+    def estimate(self, model: Any, loss: Any, batch: Any, rng: Any) -> Estimate:
+        estimate = super().estimate(model, loss, batch, rng)
+        share = len(batch.targets) / estimate.losses.numel()
+        return replace(estimate, gradients={n: share * g for n, g in estimate.gradients.items()})
+
+
+class WantsATensor(Sound):
+    def estimate(self, model: Any, loss: Any, batch: Any, rng: Any) -> Estimate:
+        batch.inputs.dim()
+        return super().estimate(model, loss, batch, rng)
+
+
 BROKEN = {
+    "mean loss not taken": (
+        WantsALossASample,
+        r"the gradient of 0.weight for a loss that gives its mean: expected that",
+    ),
+    "no tuple": (WantsATensor, r"inputs in a tuple: expected an estimate, found AttributeError: 'tuple' object has no"),
     "no state": (NoState, r"methods: expected bind, estimate, state, load_state, found no state"),
     "no coverage": (NoCoverage, r"bind: expected a Coverage, found NoneType"),
     "mean loss": (spoilt(losses=torch.mean), r"losses in a network .*: expected shape \[6\], one a sample, found \[\]"),

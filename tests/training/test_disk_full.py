@@ -108,7 +108,7 @@ def test_a_full_disk_costs_nothing_that_was_written(
     [
         (lock, "acquire", "lock"),
         (RunDirectory, "rewind_metrics", "metrics.jsonl"),
-        (RunDirectory, "note_move", "environment.json"),
+        (RunDirectory, "write_environment", "environment.json"),
     ],
 )
 def test_a_disk_that_is_full_at_a_resume_costs_nothing(

@@ -59,6 +59,45 @@ def fg_optimizers():
     return entries("optimizer", ["NoOptimizer", "StepRaises"], Options)
 
 
+@hookimpl
+def fg_losses():
+    return entries("loss", ["NoLoss", "LossRaises", "LossShape"], Options)
+
+
+@hookimpl
+def fg_lr_schedules():
+    return entries("schedule", ["NoSchedule", "ScheduleRaises"], Options)
+
+
+def NoLoss(options, dataset):
+    return None
+
+
+def LossRaises(options, dataset):
+    def loss(outputs, targets):
+        raise ValueError("no luck")
+
+    return loss
+
+
+def LossShape(options, dataset):
+    return lambda outputs, targets: outputs
+
+
+def NoSchedule(options, optimizer, total_steps, steps_per_epoch):
+    return 0.5
+
+
+class ScheduleRaises(torch.optim.lr_scheduler.LRScheduler):
+    def __init__(self, options, optimizer, total_steps, steps_per_epoch):
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        if self.last_epoch == 2:
+            raise ValueError("no luck")
+        return self.base_lrs
+
+
 class Sound(Transpose):
     def map(self, site, prepared, z):
         y = super().map(site, prepared, z)
@@ -291,6 +330,13 @@ def test_a_fault_names_method_plugin_site_and_step(registry: Registry, tmp_path:
     assert [row["step"] for row in rows(tmp_path / "run")] == [3]
 
 
+def test_a_schedule_that_raises_is_named(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"^lr_schedule ScheduleRaises failed in step 2: ValueError: no luck \(seed 0, .*"
+    ):
+        train(registry, tmp_path / "run", lr_schedule="ScheduleRaises").run()
+
+
 def test_an_optimizer_that_raises_is_named(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"^optimizer StepRaises failed in step 1: ValueError: no luck \(seed 0, .*"):
         train(registry, tmp_path / "run", optimizer="StepRaises").run()
@@ -328,6 +374,10 @@ def test_a_loss_that_is_not_finite_blames_no_guess(registry: Registry, tmp_path:
 
 
 BEFORE_A_RUN = {
+    "NoLoss": ("loss", r"gave NoneType; it must give an Objective, or a function of outputs and targets"),
+    "LossRaises": ("loss", r"failed: ValueError: no luck"),
+    "LossShape": ("loss", r"gave torch.float32 \[2, 10\] for 2 samples; it must give their losses \[2\], or the mean"),
+    "NoSchedule": ("lr_schedule", r"gave float; it must give a LRScheduler"),
     "NoMethod": ("method", r"failed: TypeError: NoMethod is no guess method: it must have needs, prepare and either"),
     "Constructor": ("method", r"failed: ValueError: no luck"),
     "Exits": ("method", r"failed: SystemExit: 0"),

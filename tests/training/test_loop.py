@@ -12,6 +12,7 @@ from fgcli.extend.entry import Entry
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Estimate
 from fgcli.recipe import resolve
+from fgcli.runs.results import Metrics
 from fgcli.runs.rows import read_rows
 from fgcli.training.assembly import assemble
 from fgcli.training.checkpoints import CheckpointStore
@@ -45,8 +46,8 @@ def test_evaluation_covers_the_whole_splits(tmp_path):
     with torch.no_grad():
         outputs = training.assembly.model(dataset.test_inputs)
         loss = torch.nn.functional.cross_entropy(outputs, dataset.test_targets)
-    assert result["test_loss"] == pytest.approx(loss.item(), rel=1e-6)
-    assert result["test_accuracy"] == (outputs.argmax(1) == dataset.test_targets).double().mean().item()
+    assert result.metrics.test_loss == pytest.approx(loss.item(), rel=1e-6)
+    assert result.metrics.test_accuracy == (outputs.argmax(1) == dataset.test_targets).double().mean().item()
 
 
 def test_evaluation_is_in_eval_mode_and_training_goes_on_in_train_mode(tmp_path):
@@ -163,7 +164,7 @@ def test_stopped_between_row_and_checkpoint(tmp_path, monkeypatch):
     training = make(tmp_path / "run")
 
     def killed(row):
-        if row["step"] == 6:
+        if row.step == 6:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training.reporter, "evaluated", killed)
@@ -238,7 +239,7 @@ def test_what_is_not_finite_is_left_out_where_the_recipe_says_so(tmp_path, what)
     for step in range(2, 13):
         same = [torch.equal(old, new) for old, new in zip(before[step - 1], before[step], strict=True)]
         assert all(same) == (step in (5, 8))
-    assert result["skipped_updates"] == 2
+    assert result.skipped_updates == 2
     assert json.loads((path / "result.json").read_text())["skipped_updates"] == 2
 
     stopped, _ = spoilt(tmp_path / "stopped")
@@ -249,6 +250,59 @@ def test_what_is_not_finite_is_left_out_where_the_recipe_says_so(tmp_path, what)
     broken = Broken(resumed.assembly.estimator, what, float("nan"), steps=(4, 7))
     resumed.assembly = replace(resumed.assembly, estimator=broken)
     assert untimed(resumed.run()) == untimed(result)
+
+
+def overflow(training):
+    """Give the run a sample at which the first unit is infinite."""
+    first = next(iter(training.parameters.values()))
+    training.assembly.dataset.train_inputs[3] = 3e38 * first[0].detach().sign()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "backprop"},
+        {"method": "wperp", "k": 2, "options": {"solver": "krylov"}},  # which starts from the batch before
+        {"method": "wt", "diagnostics": ["bias", "overlap"], "diagnostics_every": 1},
+        {"method": "backprop", "subspace": "bulk", "subspace_k": 2, "subspace_every": 1},
+    ],
+)
+def test_a_sample_that_overflows_is_left_out_and_counted(tmp_path, changes):
+    def spoilt(path, listener, **more):
+        training = make(path, listener, **changes, **more)
+        overflow(training)
+        return training
+
+    listener = Listener()
+    result = spoilt(tmp_path / "run", listener, on_nonfinite="skip").run().as_json()
+    assert result["skipped_updates"] == 4  # one an epoch, and no later update for what the sample left behind
+    assert [row["train_left_out"] for row in rows(tmp_path / "run")] == [1, 1, 1, 1]
+    assert result["train_left_out"] == 1
+    assert "test_left_out" not in result
+    assert 0 < result["train_loss"] < 3
+    assert "(1 of training), which count as wrong" in listener.warnings[1]
+    assert (tmp_path / "run" / "checkpoints" / "step-0000000012.json").exists()
+    if "diagnostics" in changes:
+        recorded = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
+        assert [set(row["layers"]) for row in recorded] == [{"hidden1", "hidden2", "output"}] * 5
+    with pytest.raises(RunError, match=r"is not finite in step"):
+        spoilt(tmp_path / "stopped", Listener()).run()
+
+
+def test_an_update_that_is_left_out_leaves_buffers_as_they_are(tmp_path):
+    training = make(tmp_path / "run", method="backprop", on_nonfinite="skip")
+    seen = torch.zeros(())
+
+    def see(model, inputs):
+        if model.training:
+            seen.add_(inputs[0].square().sum())
+
+    training.assembly.model.register_buffer("seen", seen)
+    training.assembly.model.register_forward_pre_hook(see)
+    overflow(training)
+    training.run()
+    assert seen.isfinite()
+    assert seen > 0
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
@@ -272,7 +326,7 @@ def test_a_weight_that_overflows_in_an_update_is_in_no_checkpoint(tmp_path):
     training = make(tmp_path / "run")
 
     def spoil(row):
-        if row["step"] == 6:
+        if row.step == 6:
             training.parameters["hidden2.weight"][2, 2] = torch.nan
 
     training.reporter.evaluated = spoil
@@ -328,7 +382,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path, monkeypatch):
 
     def measured(assembly, step):
         loss = next(losses)
-        return {"train_loss": loss, "train_accuracy": 0.5, "test_loss": -loss, "test_accuracy": 0.5}
+        return Metrics(train_loss=loss, train_accuracy=0.5, test_loss=-loss, test_accuracy=0.5)
 
     monkeypatch.setattr("fgcli.training.loop.evaluate", measured)
     path = tmp_path / "run"

@@ -8,7 +8,7 @@ from tiny_runs import Listener, Stopper, go_on, rows, run, tiny_recipe, untimed,
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
-from fgcli.recipe import Diagnostic
+from fgcli.runs.diagnostics import DIAGNOSTICS
 from fgcli.runs.rows import read_rows
 from fgcli.training.start import begin
 
@@ -41,7 +41,7 @@ def names_for(method):
 
 
 def test_every_name_is_known():
-    assert set(ALL) == set(Diagnostic.__args__)
+    assert [*DIAGNOSTICS] == ALL
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -68,7 +68,7 @@ def test_dropout_draws_what_it_would_have_drawn(tmp_path):
     def train(path, **changes):
         training = begin(tiny_recipe(**changes), path, load_registry(), WithDropout())
         training.assembly.model.add_module("dropout", torch.nn.Dropout())
-        return training.run()["train_loss"]
+        return training.run().metrics.train_loss
 
     assert train(tmp_path / "plain") == train(tmp_path / "looked-at", diagnostics=["bias", "cosine"])
 

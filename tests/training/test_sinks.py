@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tiny_runs import Listener, Stopper, rows, run, untimed
 
+from fgcli.runs.run_directory import RunDirectory
 from fgcli.training import sinks
 from fgcli.training.reporter import Plan
 from fgcli.training.sinks import SinkReporter
@@ -62,7 +63,7 @@ def train(path: Path, sink: Any, listener: Any = None) -> tuple[Any, list[str]]:
     try:
         result = run(path, reporter)
     finally:
-        reporter.finished(result)
+        reporter.finished(None if result is None else RunDirectory(path).read_result())
     return result, warnings
 
 
@@ -133,7 +134,7 @@ def test_a_sink_that_cannot_be_made(tmp_path: Path, plain: dict[str, Any]) -> No
     listener = Listener()
     reporter = SinkReporter(listener, {"mine": fail})
     result = run(tmp_path / "run", reporter)
-    reporter.finished(result)
+    reporter.finished(RunDirectory(tmp_path / "run").read_result())
     assert untimed(result) == untimed(plain)
     assert "making it raised ImportError: no tensorboard" in listener.warnings[-1]
 

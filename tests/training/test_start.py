@@ -9,7 +9,6 @@ import torch
 from tiny_runs import Listener, Stopper, go_on, run, untimed
 
 from fgcli.extend.registry import load_registry
-from fgcli.training.environment import changed
 from fgcli.training.start import resume
 
 
@@ -46,14 +45,7 @@ def test_another_number_of_threads_is_followed_and_said(stopped: Path) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
-    assert (result["threads"], result["steps"]) == (2, 12)
+    assert (result.recipe["threads"], result.steps) == (2, 12)
     assert [warning.partition(":")[0] for warning in listener.warnings] == [
         "the run was begun with threads 1 and goes on with threads 2"
     ]
-
-
-def test_what_is_not_known_is_not_told() -> None:
-    assert not changed({}, {"torch": "2"})
-    assert changed({"torch": "1", "cuda": None, "command": ["a"]}, {"torch": "2", "cuda": "13", "command": ["b"]}) == {
-        "torch": ("1", "2")
-    }

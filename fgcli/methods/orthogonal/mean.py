@@ -49,7 +49,9 @@ class OrthogonalMean(GuessMethod):
         largest = min(layer.dim, upstream.output_dim)
         k = largest if isinstance(self.k, str) else min(self.k, largest)
         samples = batch_of(layer)
-        if prepared.whitened is None or prepared.left is None:  # the first update has no other: its first part's is all's
+        if (
+            prepared.whitened is None or prepared.left is None
+        ):  # the first update has no other: its first part's is all's
             few = partial(_mean_product, upstream, samples, SAMPLES)
             prepared.left = mean_space(few, layer.weight, upstream.output_dim, k)
             prepared.whitened, _ = whitened_and_next(prepared.left, few(prepared.left))

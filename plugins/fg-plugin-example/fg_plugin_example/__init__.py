@@ -2,9 +2,7 @@
 
 from pydantic import Field
 
-from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
-from fgcli.extend.options import GuessOptions
+from fgcli import Entry, GuessOptions, hookimpl
 
 FG_CONTRACT = 2
 

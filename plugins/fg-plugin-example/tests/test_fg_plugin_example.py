@@ -7,21 +7,20 @@ from torch import Tensor
 
 from fg_plugin_example import ExampleOptions
 from fg_plugin_example.guess import Example
-from fgcli.extend.registry import load_registry
-from fgcli.gradient.sites import Site
+from fgcli import Layer, UpstreamJacobian, load_registry
 from fgcli.testing import check_guess_method
 
 
-def covariance(site: Site, share: float) -> Tensor:
-    w = site.upstream.dense()
-    return share * torch.eye(site.dim, dtype=w.dtype) + (1 - share) * w.mT @ w
+def covariance(layer: Layer, upstream: UpstreamJacobian, share: float) -> Tensor:
+    w = upstream.dense()
+    return share * torch.eye(layer.dim, dtype=w.dtype) + (1 - share) * w.mT @ w
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 1])
 def test_it_keeps_the_contract(share: float) -> None:
     check_guess_method(
         lambda: Example(ExampleOptions(share=share)),
-        covariance=lambda site: covariance(site, share),
+        covariance=lambda layer, upstream: covariance(layer, upstream, share),
         unbiased=share == 1,
     )
 

@@ -5,16 +5,23 @@ place of g_{i+m}.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from fg_plugin_singhal import DownstreamOptions
-from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
-from fgcli.gradient.forward_gradient import ForwardGradient, LinearMap
-from fgcli.gradient.guess import Needs
-from fgcli.gradient.randomness import StepRng
-from fgcli.gradient.sites import Site
+from fgcli import (
+    Batch,
+    Coverage,
+    Estimate,
+    GuessEstimator,
+    GuessMethod,
+    Layer,
+    LinearMap,
+    Loss,
+    StepRng,
+    UpstreamJacobian,
+)
 
 
 class LayerDownstream:
@@ -26,11 +33,11 @@ class LayerDownstream:
     """
 
     def __init__(self, options: DownstreamOptions) -> None:
-        self._one_layer = ForwardGradient(_OneLayer())
+        self._one_layer = GuessEstimator(_OneLayer())
         self._guess = _SeveralLayers(options.layers)
-        self._engine = ForwardGradient(self._guess, options.uncovered)
+        self._engine = GuessEstimator(self._guess, uncovered=options.uncovered)
 
-    def bind(self, model: nn.Module, example: Tensor) -> Coverage:
+    def bind(self, model: nn.Module, example: Any) -> Coverage:
         self._one_layer.bind(model, example)
         coverage = self._engine.bind(model, example)
         self._guess.sites = coverage.sites
@@ -50,25 +57,15 @@ class LayerDownstream:
         pass
 
 
-class _OneLayer:
+class _OneLayer(GuessMethod):
     """y = W̃ᵀ z."""
 
-    needs: ClassVar[Needs] = "operator"
-
-    def prepare(self, site: Site) -> None:
-        return None
-
-    def noise_dim(self, site: Site, prepared: None) -> int:
-        return site.upstream.output_dim
-
-    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        return site.upstream.apply_transpose(z)
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
+        return LinearMap(upstream.output_dim, upstream.apply_transpose)
 
 
-class _SeveralLayers:
-    """The product of the W̃ᵀ of a site and of those after it."""
-
-    needs: ClassVar[Needs] = "operator"
+class _SeveralLayers(_OneLayer):
+    """The product of the W̃ᵀ of a site and of those after it. While none but its own is known, W̃ᵀ of that."""
 
     def __init__(self, layers: int) -> None:
         self.layers = layers
@@ -76,17 +73,16 @@ class _SeveralLayers:
         """In the order of the forward pass; the last is the output layer, which has no W̃."""
         self.jacobians: Mapping[str, LinearMap] = {}
 
-    def prepare(self, site: Site) -> None:
-        return None
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
+        if not self.jacobians:  # when the engine is bound
+            return super().linearize(layer, upstream, prepared)
+        first = self.sites.index(layer.name)
+        passed = self.sites[first : min(first + self.layers, len(self.sites) - 1)]
+        maps = [self.jacobians[name] for name in reversed(passed)]
 
-    def noise_dim(self, site: Site, prepared: None) -> int:
-        return self.jacobians[self._passed(site)[-1]].noise_dim
+        def sent_back(z: Tensor) -> Tensor:
+            for one in maps:
+                z = one.map(z)
+            return z
 
-    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        for name in reversed(self._passed(site)):
-            z = self.jacobians[name].map(z)
-        return z
-
-    def _passed(self, site: Site) -> Sequence[str]:
-        first = self.sites.index(site.name)
-        return self.sites[first : min(first + self.layers, len(self.sites) - 1)]
+        return LinearMap(maps[0].noise_dim, sent_back)

@@ -9,12 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fgcli.extend.options import GuessOptions
-from fgcli.gradient.guess import Needs
-from fgcli.gradient.sites import Site
+from fgcli import GuessMethod, GuessOptions, Layer, LinearMap, LinearUpstream, Needs
 
 
-class ActivationMixing:
+class ActivationMixing(GuessMethod):
     """y_b = M_b Xᵀz_b / √B with z_b ~ N(0, I_B) and X [B, d] the batch's activations: Cov(y_b) = M_b XᵀX M_b / B.
 
     Settled here: each sample mixes with weights of its own, as fg's guesses are drawn per sample; the 1/√B makes the
@@ -28,18 +26,12 @@ class ActivationMixing:
     def __init__(self, options: GuessOptions) -> None:
         pass
 
-    def prepare(self, site: Site) -> None:
-        return None
+    def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: None) -> LinearMap:
+        assert layer.output is not None
+        x = layer.output * upstream.slope
+        mask = (upstream.slope != 0).to(x) / len(x) ** 0.5
 
-    def noise_dim(self, site: Site, prepared: None) -> int:
-        return len(_activations(site))
+        def mixed(z: Tensor) -> Tensor:
+            return (z @ x) * mask if z.dim() == 2 else (x.T @ z) * mask.unsqueeze(-1)
 
-    def map(self, site: Site, prepared: None, z: Tensor) -> Tensor:
-        x = _activations(site)
-        mask = (site.linear_upstream.slope != 0).to(z.dtype) / len(x) ** 0.5
-        return (z @ x) * mask if z.dim() == 2 else (x.T @ z) * mask.unsqueeze(-1)
-
-
-def _activations(site: Site) -> Tensor:
-    assert site.output is not None  # it is there while the engine asks for a guess
-    return site.output * site.linear_upstream.slope
+        return LinearMap(len(x), mixed)

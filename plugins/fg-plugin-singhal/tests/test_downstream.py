@@ -8,12 +8,7 @@ from torch import Tensor, nn
 
 from fg_plugin_singhal import DownstreamOptions
 from fg_plugin_singhal.downstream import LayerDownstream
-from fgcli.extend.options import GuessOptions
-from fgcli.extend.registry import load_registry
-from fgcli.gradient.estimator import Batch, Estimate, Estimator
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.randomness import Streams
-from fgcli.guesses.transpose import Transpose
+from fgcli import Batch, Estimate, Estimator, GuessEstimator, GuessOptions, Streams, load_registry
 from fgcli.testing import check_estimator
 
 RNG = Streams(3).at(2)
@@ -46,7 +41,10 @@ def test_it_keeps_the_contract(layers: int) -> None:
 
 
 def test_one_layer_is_wt() -> None:
-    one, wt = estimate(make(1)), estimate(ForwardGradient(Transpose(GuessOptions())))
+    one, wt = (
+        estimate(make(1)),
+        estimate(GuessEstimator(load_registry().entry("guess method", "wt").load()(GuessOptions()))),
+    )
     for name, gradient in wt.gradients.items():
         assert torch.equal(one.gradients[name], gradient)
 

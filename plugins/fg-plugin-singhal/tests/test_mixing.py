@@ -2,10 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from fg_plugin_singhal.mixing import ActivationMixing
-from fgcli.extend.options import GuessOptions
-from fgcli.extend.registry import load_registry
-from fgcli.gradient.forward_gradient import ForwardGradient
-from fgcli.gradient.sites import Site
+from fgcli import GuessEstimator, GuessOptions, Layer, LinearUpstream, load_registry
 from fgcli.testing import check_guess_method
 
 
@@ -13,10 +10,10 @@ def make() -> ActivationMixing:
     return ActivationMixing(GuessOptions())
 
 
-def covariance(site: Site) -> Tensor:
-    assert site.output is not None
-    slope = site.linear_upstream.slope
-    x = site.output * slope
+def covariance(layer: Layer, upstream: LinearUpstream) -> Tensor:
+    assert layer.output is not None
+    slope = upstream.slope
+    x = layer.output * slope
     mask = (slope != 0).to(x.dtype)
     return mask.unsqueeze(2) * (x.T @ x / len(x)) * mask.unsqueeze(1)
 
@@ -30,7 +27,7 @@ def test_the_guess_is_the_mixture_of_activations_that_the_paper_describes() -> N
     model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).double()
     inputs = torch.randn(4, 5, generator=generator, dtype=torch.float64)
     z = torch.randn(4, 4, generator=generator, dtype=torch.float64)
-    engine = ForwardGradient(make())
+    engine = GuessEstimator(make())
     engine.bind(model, inputs)
     found = engine.linear_maps(model, inputs, 0)["0"].map(z)
     x = torch.relu(model[0](inputs)).detach()

@@ -2,9 +2,7 @@
 
 from pydantic import Field
 
-from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import hookimpl
-from fgcli.extend.options import Options
+from fgcli import Entry, Options, hookimpl
 
 FG_CONTRACT = 2
 

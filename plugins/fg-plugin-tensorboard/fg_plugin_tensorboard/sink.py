@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fg_plugin_tensorboard import TensorBoardOptions
-from fgcli.training.reporter import Plan
+from fgcli import Plan
 
 
 class TensorBoard:

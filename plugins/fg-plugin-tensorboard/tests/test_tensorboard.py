@@ -5,14 +5,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from typer.testing import CliRunner
 
 from fg_plugin_tensorboard import TensorBoardOptions
 from fg_plugin_tensorboard.sink import TensorBoard
-from fgcli.app import app
-from fgcli.extend.registry import load_registry
-from fgcli.gradient.estimator import Coverage
-from fgcli.training.reporter import Plan
+from fgcli import Coverage, Plan, load_registry
+from fgcli.testing import run_fg
 
 ROW = {"step": 8, "epoch": 1.0, "train_loss": 2.5, "test_accuracy": 0.25, "wall_s": 3.5, "note": "text"}
 TRAIN = ["train", "--dataset", "digits", "--width", "8", "--epochs", "2", "--eval-every", "1"]
@@ -66,8 +63,8 @@ def test_a_resumed_run_hides_what_it_writes_again(tmp_path: Path, writers: list[
 
 def test_fg_train_feeds_it(tmp_path: Path, writers: list[FakeWriter], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, [*TRAIN, "--sink", "tensorboard"])
-    assert (done.exit_code, done.output) == (0, "")
+    done = run_fg(*TRAIN, "--sink", "tensorboard")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
     steps = [call[2] for call in writers[0].calls if call[0] == "loss/test"]
     assert steps == [3, 6]
     assert writers[0].calls[-1] == "close"
@@ -76,7 +73,7 @@ def test_fg_train_feeds_it(tmp_path: Path, writers: list[FakeWriter], monkeypatc
 def test_without_tensorboard_the_training_goes_on_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    done = CliRunner().invoke(app, [*TRAIN, "--sink", "tensorboard"])
+    done = run_fg(*TRAIN, "--sink", "tensorboard")
     assert done.exit_code == 0
     assert "fg: warning: metric sink tensorboard of fg-plugin-tensorboard 0.1.0 failed" in done.stderr
     assert "TensorBoard is not installed" in done.stderr

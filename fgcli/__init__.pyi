@@ -1,0 +1,64 @@
+# The public API: each name and the module that it comes from. Type checkers read this file, and so does __init__.py,
+# which imports a name when it is first asked for. docs/plugins.md and the reference list the same names.
+
+# A training loop of one's own
+from fgcli.api import ForwardGradient as ForwardGradient
+
+# Models, datasets, runs, sweeps and metrics
+from fgcli.bench.executor import Executor as Executor
+from fgcli.bench.executor import Outcome as Outcome
+from fgcli.bench.executor import Placement as Placement
+from fgcli.bench.executor import PlacesTrials as PlacesTrials
+from fgcli.bench.executor import Trial as Trial
+from fgcli.data.dataset import Dataset as Dataset
+
+# Errors
+from fgcli.errors import FgError as FgError
+from fgcli.errors import RunError as RunError
+from fgcli.errors import UsageError as UsageError
+
+# What a plugin registers
+from fgcli.extend.entry import Entry as Entry
+from fgcli.extend.entry import Rank as Rank
+from fgcli.extend.hookspecs import CONTRACT as CONTRACT
+from fgcli.extend.hookspecs import hookimpl as hookimpl
+from fgcli.extend.options import EngineOptions as EngineOptions
+from fgcli.extend.options import GuessOptions as GuessOptions
+from fgcli.extend.options import Options as Options
+from fgcli.extend.options import TangentOptions as TangentOptions
+from fgcli.extend.registry import load_registry as load_registry
+
+# Guess methods and estimators
+from fgcli.gradient.engine import GuessEstimator as GuessEstimator
+from fgcli.gradient.errors import GuessFault as GuessFault
+from fgcli.gradient.errors import LossRefused as LossRefused
+from fgcli.gradient.errors import ModelRefused as ModelRefused
+from fgcli.gradient.errors import OptionRefused as OptionRefused
+from fgcli.gradient.estimator import Batch as Batch
+from fgcli.gradient.estimator import Coverage as Coverage
+from fgcli.gradient.estimator import Estimate as Estimate
+from fgcli.gradient.estimator import Estimator as Estimator
+from fgcli.gradient.estimator import FindsFaults as FindsFaults
+from fgcli.gradient.estimator import Loss as Loss
+from fgcli.gradient.estimator import SettlesOptions as SettlesOptions
+from fgcli.gradient.guess import GuessMethod as GuessMethod
+from fgcli.gradient.guess import Isotropic as Isotropic
+from fgcli.gradient.guess import Layer as Layer
+from fgcli.gradient.guess import LinearMap as LinearMap
+from fgcli.gradient.guess import Memory as Memory
+from fgcli.gradient.guess import Needs as Needs
+from fgcli.gradient.guess import SampledGuess as SampledGuess
+from fgcli.gradient.look import look as look
+from fgcli.gradient.randomness import StepRng as StepRng
+from fgcli.gradient.randomness import Streams as Streams
+from fgcli.gradient.sites import Network as Network
+from fgcli.gradient.sites import Site as Site
+from fgcli.gradient.tangents import Tangents as Tangents
+from fgcli.gradient.upstream import LinearUpstream as LinearUpstream
+from fgcli.gradient.upstream import UpstreamJacobian as UpstreamJacobian
+from fgcli.runs.run_directory import RunDirectory as RunDirectory
+from fgcli.runs.run_directory import open_run as open_run
+from fgcli.training.reporter import Plan as Plan
+from fgcli.training.sinks import MetricSink as MetricSink
+
+__version__: str

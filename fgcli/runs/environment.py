@@ -1,0 +1,91 @@
+"""Where a run takes place: the content of environment.json. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What environment.json holds, which any version of fg may have written: what is asked for may be missing."""
+
+    content: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, versions: Mapping[str, str | None], *, device: str, device_name: str, threads: int,
+        plugins: Mapping[str, str], command: list[str], code: Mapping[str, Mapping[str, str]], data: str,
+    ) -> "Environment":  # fmt: skip
+        """`plugins` says where the run's method, dataset, model and optimiser are from; `code` and `data` have sums."""
+        place = {"device": device, _DEVICE_NAME: device_name, _THREADS: threads}
+        made_with = {_PLUGINS: dict(plugins), _COMMAND: command, _CODE: code, _DATA: data}
+        return cls({**versions, **place, **made_with})
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Those of VERSIONS that are known."""
+        return {name: str(self.content[name]) for name in VERSIONS if self.content.get(name)}
+
+    @property
+    def code(self) -> Mapping[str, Any]:
+        """The user's own code, by module: its file and the file's sum."""
+        found = self.content.get(_CODE)
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def data(self) -> str:
+        """The sum of all samples; "" where that is not known."""
+        return str(self.content.get(_DATA) or "")
+
+    @property
+    def moves(self) -> list[Any]:
+        """Where the run went on, with what differed there."""
+        found = self.content.get(_MOVES)
+        return found if isinstance(found, list) else []
+
+    @property
+    def machine(self) -> str:
+        """Device and threads, which every time of the run depends on."""
+        return machine_text(self.content.get(_DEVICE_NAME), self.content.get(_THREADS))
+
+    @property
+    def command(self) -> str:
+        """How the run was started; "" where that is not known."""
+        said = self.content.get(_COMMAND) or ""
+        return " ".join(map(str, said)) if isinstance(said, list) else str(said)
+
+    @property
+    def without_command(self) -> dict[str, Any]:
+        """What runs of one place have in common."""
+        return {key: value for key, value in self.content.items() if key != _COMMAND}
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """The plugin that each section of the recipe is from."""
+        found = self.content.get(_PLUGINS)
+        return {str(key): str(value) for key, value in found.items()} if isinstance(found, Mapping) else {}
+
+    def changed(self, now: "Environment") -> dict[str, tuple[object, object]]:
+        """What differs now so that the numbers of a run may, too: its two values by name, where both are known."""
+        pairs = {name: (self.content.get(name), now.content.get(name)) for name in _DECISIVE}
+        return {name: (old, new) for name, (old, new) in pairs.items() if None not in (old, new) and old != new}
+
+    def with_move(self, step: int, differences: Mapping[str, tuple[object, object]]) -> "Environment":
+        """The same, and that the run went on elsewhere after a step."""
+        entry = {"after_step": step, **{name: new for name, (_, new) in differences.items()}}
+        return Environment({**self.content, _MOVES: [*self.moves, entry]})
+
+
+VERSIONS = ("fg", "git_commit", "python", "torch", "numpy", "scipy", "cuda")
+"""Of which the last bits of a run depend, and more where what they do has changed."""
+_DEVICE_NAME, _THREADS, _PLUGINS, _COMMAND, _MOVES = "device_name", "threads", "plugins", "command", "went_on"
+_CODE, _DATA, _COMMIT = "code", "data", VERSIONS[1]
+# What the last bits of a run depend on, as far as users meet it: not the commit, which changes with every edit.
+_DECISIVE = (*(name for name in VERSIONS if name != _COMMIT), _DEVICE_NAME, _THREADS)
+
+
+def machine_text(device_name: object, threads: object) -> str:
+    """Device and threads in words."""
+    if not isinstance(device_name, str) or not isinstance(threads, int):
+        return "unknown device"
+    return f"{device_name}, {threads} {'thread' if threads == 1 else 'threads'}"

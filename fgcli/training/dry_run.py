@@ -1,0 +1,77 @@
+"""Looks runs over without running them: what would stop each at its start, all findings at once."""
+
+from collections.abc import Mapping
+
+from fgcli.data.dataset import Dataset
+from fgcli.devices import resolve_device
+from fgcli.errors import FgError
+from fgcli.extend.registry import Registry
+from fgcli.files import to_json
+from fgcli.gradient.errors import ModelRefused, OptionRefused
+from fgcli.recipe import Recipe
+from fgcli.training.assembly import assemble, load_dataset, refuse_large_batch
+
+SAMPLES = 8
+"""Of the batch that a method is bound with."""
+# Keys on which no start depends.
+_FREE = (
+    "seed", "lr", "epochs", "max_steps", "threads", "eval_every", "keep_checkpoints", "keep_last", "on_nonfinite",
+    "diagnostics_every", "subspace_every",
+)  # fmt: skip
+
+
+def findings(recipes: Mapping[str, Recipe], registry: Registry) -> list[str]:
+    """A line for each fault, with the first run that has it, by its name, and how many more do."""
+    looked_at: dict[str, list[str]] = {}
+    named: dict[str, list[str]] = {}
+    datasets: dict[str, Dataset | str] = {}
+    for name, recipe in recipes.items():
+        key = to_json({field: value for field, value in recipe.model_dump(mode="json").items() if field not in _FREE})
+        if key not in looked_at:
+            looked_at[key] = _faults(recipe, registry, datasets)
+        for fault in looked_at[key]:
+            named.setdefault(fault, []).append(name)
+    return [f"{_called(names)}{fault}" for fault, names in named.items()]
+
+
+def _called(names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}: " if names[0] else ""
+
+
+def _faults(recipe: Recipe, registry: Registry, datasets: dict[str, Dataset | str]) -> list[str]:
+    """Of one run: its device, its batch, and then the first of its parts that does not fit the others."""
+    found: list[str] = []
+    try:
+        resolve_device(recipe.device)
+    except FgError as error:
+        found.append(str(error))
+    dataset = _dataset(recipe, registry, datasets)
+    if isinstance(dataset, str):
+        return [*found, dataset]
+    samples = len(dataset.train_inputs)
+    for check in (
+        lambda: refuse_large_batch(recipe, dataset),
+        lambda: assemble(_small(recipe, samples, cpu=bool(found)), registry, dataset),
+    ):
+        try:
+            check()
+        except (FgError, ModelRefused, OptionRefused) as error:
+            found.append(str(error))
+    return found
+
+
+def _small(recipe: Recipe, samples: int, *, cpu: bool) -> Recipe:
+    place = {"device": "cpu"} if cpu else {}
+    return recipe.model_copy(update={"batch_size": min(SAMPLES, samples, recipe.batch_size), **place})
+
+
+def _dataset(recipe: Recipe, registry: Registry, known: dict[str, Dataset | str]) -> Dataset | str:
+    """The data, or why they cannot be had; each once."""
+    key = to_json([recipe.dataset, recipe.dataset_options])
+    if key not in known:
+        try:
+            known[key] = load_dataset(recipe, registry)
+        except FgError as error:
+            known[key] = str(error)
+    return known[key]
