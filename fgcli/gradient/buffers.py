@@ -1,6 +1,7 @@
 """Buffers that a forward changes, in place or by putting other tensors in their place."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,17 @@ class BufferState:
             for name, module, key, buffer, before in self._kept
             if module._buffers[key] is not buffer or not torch.equal(buffer, before)
         )
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within it the forward has copies, which a graph that it records may keep: nothing changes them later."""
+        for _, module, key, buffer, _ in self._kept:
+            module._buffers[key] = buffer.detach().clone()
+        try:
+            yield
+        finally:
+            for _, module, key, buffer, _ in self._kept:
+                module._buffers[key] = buffer
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -223,7 +223,8 @@ class Step:
         if not wanted:
             return
         self._go_back()
-        cut = CutNetwork(self.model, self.batch.inputs, self.network)
+        with self._buffers.apart():
+            cut = CutNetwork(self.model, self.batch.inputs, self.network)
         for site in wanted:
             if site.name in cut.going:
                 yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)

@@ -5,7 +5,7 @@ convolutions, normalisation, dropout. FG_EXAMPLES sets the number of examples (2
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,10 +24,10 @@ from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.guess import GuessMethod, Isotropic
+from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import Network
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.upstream import CutNetwork
-from fgcli.gradient.uses import Use, leaves, rebuilt
+from fgcli.gradient.uses import Use, Uses, leaves, rebuilt, run
 from fgcli.methods.newton_schulz import newton_schulz
 from fgcli.methods.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions
 from fgcli.methods.orthogonal import orthogonal
@@ -146,8 +146,9 @@ class Tree(nn.Module):
             case "lookup":
                 h = h + (self.table(torch.arange(TOKENS)) if self.tokens else self.table.weight[1])
             case "in place":
-                h = h * 1
-                h += layer(h).sin()
+                g = layer(h)
+                h = g * 1
+                h += g.sin()
                 h[..., 0] *= 2
             case "detached":
                 with torch.no_grad():
@@ -167,15 +168,26 @@ def per_sample(outputs: Tensor, _: Any) -> Tensor:
     return torch.sin(outputs.flatten(1) + entries.cos()).sum(1)
 
 
-class Locally(CutNetwork):
-    """A forward in which each use is attached to its own parameters alone."""
+class Locally:
+    """A pass in which each use is attached to its own parameters alone."""
+
+    mode: Uses
+
+    def __init__(self) -> None:
+        self.given: dict[str, list[Tensor]] = {}
 
     def visit(self, use: Use) -> Any:
-        name = use.name
-        self.given[name] = leaves(use.call(_detached, weights=lambda value: value))
+        again = layers_again(torch.device("cpu"))
+        self.given[use.name] = leaves(use.call(_detached, weights=lambda value: value))
+        again()
         outputs = use.call(_detached)
-        self.going[name] = leaves(outputs)
         return rebuilt(outputs, [one.clone() for one in leaves(outputs)])
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return parameter.detach()
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return func(*args, **kwargs)
 
 
 def _detached(value: Any) -> Any:
@@ -184,8 +196,9 @@ def _detached(value: Any) -> Any:
 
 def of_uses(model: nn.Module, network: Network, inputs: Tensor, g: dict[str, Tensor]) -> dict[str, Tensor]:
     """What the uses' own vjps make of gradients of their outputs, by parameter."""
+    locally = Locally()
     with drawing():
-        locally = Locally(model, inputs, network)
+        run(model, inputs, locally)
     total = torch.zeros(())
     for name, gradient in g.items():
         given = locally.given[name]
