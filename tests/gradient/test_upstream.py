@@ -162,7 +162,8 @@ def test_what_is_reached_from_a_residual_stream() -> None:
         "leave": {"head"},
         "head": set(),
     }
-    past = look(*(lambda model, batch: (model, batch.inputs))(*any_network("past-all-sites"))).sites
+    model, batch = any_network("past-all-sites")
+    past = look(model, batch.inputs).sites
     assert {name: site.reaches_output for name, site in past.items()} == {"enter": True, "first": False, "second": True}
 
 
