@@ -41,7 +41,7 @@ def drawing() -> Iterator[None]:
 
 
 def backward(model: nn.Module, loss: Loss, batch: Batch) -> dict[str, Tensor]:
-    """The gradients of `loss.backward()`, by parameter; 0 where it gives none. The model's buffers are left as they are."""
+    """The gradients of `loss.backward()`, by parameter; 0 where it gives none. Buffers are left as they are."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     buffers = [(one, one.clone()) for one in model.buffers()]
     with drawing():

@@ -202,7 +202,9 @@ class Wrapped(GuessMethod):
     """A method as it is, with what it is given and what it gives shown."""
 
     def __init__(self, method: GuessMethod) -> None:
-        self.method, self.needs, self.whole_batch = method, method.needs, method.whole_batch
+        self.method = method
+        self.needs = method.needs  # pyright: ignore[reportAttributeAccessIssue]
+        self.whole_batch = method.whole_batch  # pyright: ignore[reportAttributeAccessIssue]
 
     def prepare(self, layer: Layer, memory: Memory) -> object:
         return self.method.prepare(layer, memory)

@@ -1,4 +1,6 @@
 """Small modules of every kind that a forward may be made of, in float64, each with inputs for it."""
+# ruff: noqa: E501, RUF100
+# fmt: off
 
 import math
 from collections.abc import Callable, Mapping

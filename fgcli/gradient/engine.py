@@ -10,7 +10,7 @@ and the weight's gradient is the use's own vjp, Σ_b ĝ_{i,b} x_{i,b}ᵀ for a l
 within one use, one segment, or the loss alone a vjp is the chain rule's last local term.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient.allocator import keep_freed_memory
+from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.errors import ModelRefused, OptionRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
@@ -30,8 +31,8 @@ from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.parts import SumOfParts, parts_of
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
-from fgcli.gradient.randomness import StepRng, Streams
-from fgcli.gradient.sites import Network, Site
+from fgcli.gradient.randomness import StepRng, Streams, layers_again
+from fgcli.gradient.sites import Layout, Network, Site
 from fgcli.gradient.step import Derivatives, Step
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.uses import leaves, rebuilt, run
@@ -168,12 +169,26 @@ class GuessEstimator:
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         """As Estimator has it."""
-        try:
-            return self._estimate(model, loss, batch, rng)
-        except UnknownSite:
-            # A branch on values has led to a use that the first look did not come by: look at this batch as well.
-            self._take_up(model, self.bound.joined(look(model, batch.inputs)))
-            return self._estimate(model, loss, batch, rng)
+        back = self._state_of(model, batch.device)
+        for whole in (False, True):
+            try:
+                return self._estimate(model, loss, batch, rng)
+            except UnknownSite:
+                # A branch on values has led another way than the first look's: look at this batch as well, at a few of
+                # its samples, and where these do not go that way either, at all.
+                back()
+                self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)))
+        return self._estimate(model, loss, batch, rng)
+
+    def _state_of(self, model: nn.Module, device: torch.device) -> Callable[[], None]:
+        """What brings torch's generators, and the buffers that the forward changes, back to where they are now."""
+        again, buffers = layers_again(device), BufferState(model, self.bound.buffers)
+
+        def back() -> None:
+            again()
+            buffers.restore()
+
+        return back
 
     def _with_feedback(self, feedback: Feedback, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         """ĝ = b + α Σ_k c_k (δ_k - Σ_j ⟨b_j, y_jk⟩) y_k."""
@@ -260,7 +275,7 @@ class GuessEstimator:
             return run(model, part.inputs, PlainPass(self.bound, lambda *_: None, part.size))
 
         first = outputs_of(parts[0])
-        if loss(first, parts[0].targets).dim():
+        if self._is_of_samples(loss, first, parts[0]):
             return None
         outputs = [first, *map(outputs_of, parts[1:])]
         layouts = self.bound.output_layouts
@@ -274,6 +289,21 @@ class GuessEstimator:
             replace(whole, parts=[e[end - p.size : end] * (batch.size / p.size) for e in whole.parts], samples=p.size)
             for end, p in zip(ends, parts, strict=True)
         ]
+
+    def _is_of_samples(self, loss: Loss, outputs: Any, part: Batch) -> bool:
+        """Whether the loss of a part's first half is that half of the part's losses: samples do not see each other."""
+        half = max(1, part.size // 2)
+
+        def first_half(layout: Layout, one: Tensor) -> Tensor:
+            return layout.natural(layout.by_sample(one, part.size)[:half])
+
+        pairs = zip(self.bound.output_layouts, leaves(outputs), strict=True)
+        few_outputs = rebuilt(outputs, [first_half(*pair) for pair in pairs])
+        losses, of_half = loss(outputs, part.targets), loss(few_outputs, part.rows(slice(half)).targets)
+        if not losses.dim() or losses.numel() * half != of_half.numel() * part.size:
+            return False
+        expected = losses.flatten()[: of_half.numel()]
+        return torch.allclose(of_half.flatten(), expected, rtol=1e-4, atol=1e-6)
 
     @torch.no_grad()
     def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> tuple[Step, Derivatives]:
@@ -301,6 +331,7 @@ class GuessEstimator:
     def _maps(self, model: nn.Module, inputs: Any, step: int) -> Iterator[tuple[Site, Tensor, LinearMap]]:
         at = self._step(model, Batch(inputs, None), Streams(0).at(step), {})
         found: dict[str, tuple[Site, Tensor, LinearMap]] = {}
+        back = self._state_of(model, at.batch.device)
         with full_precision(at.batch.device):
             for site, s, weight, upstream in at.cut():
                 found[site.name] = site, s, at.linear(site, s, weight, upstream)
@@ -312,13 +343,16 @@ class GuessEstimator:
 
         with forward_ad.dual_level():
             at.run(PlainPass(self.bound, show, at.samples), inputs)
+        back()
         yield from (found[name] for name in self._guessers if name in found)
 
     def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
         """The first site whose guess is not finite in that step's estimate, drawn again from its key; None if none."""
         with torch.no_grad():
-            step = self._step(model, batch, rng, {})
-            for name in step.guesses_not_finite():
+            back = self._state_of(model, batch.device)
+            names = list(self._step(model, batch, rng, {}).guesses_not_finite())
+            back()
+            for name in names:
                 return f"site '{name}': the guess is not finite"
         return None
 

@@ -3,10 +3,10 @@
 1. On two samples, cut at every use, with a recorded graph: what each site reaches next, which activations lie between
    two of them, what draws random numbers.
 2. On three samples: an axis that grew holds the samples, and a parameter that reached an operation unseen is found.
-3. On two samples with dual numbers, the first alone perturbed, in the inputs and then at the sites: that shows where a
-   sample's entries are, and a tangent that arrives at the second from a site shows that samples meet. Then, and where
+3. On three samples with dual numbers, the first alone perturbed, in the inputs and then at the sites: that shows where a
+   sample's entries are, and a tangent that arrives at another from a site shows that samples meet. Then, and where
    the forward takes no batch but this one, the batch is one sample with one δ: right, and noisier.
-4. On two samples, twice each: whether several tangents can be carried by a batch that is repeated.
+4. On three samples, twice each: whether several tangents can be carried by a batch that is repeated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,8 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgcli.gradient.errors import ModelRefused, UnknownSite
+from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.operations import RECURRENT
 from fgcli.gradient.passes import OneTangent, Seen, SeveralTangents, repeated
 from fgcli.gradient.randomness import default_generators, layers_again
@@ -42,12 +43,13 @@ SMALL, LARGER = 2, 3
 SEVERAL = "has an output that several operations use"
 
 
-def look(model: nn.Module, inputs: Any) -> Network:
+def look(model: nn.Module, inputs: Any, *, whole: bool = False) -> Network:
     """The sites of a model, looked at on a few samples. Torch's generators and the buffers are as before afterwards.
 
     Args:
         model: any module.
         inputs: what it is called with: tensors whose first axis is the batch, in a tuple or a mapping perhaps.
+        whole: look at these samples all together, which are then taken as one sample.
 
     Returns:
         What every estimator that perturbs sites needs to know.
@@ -56,11 +58,16 @@ def look(model: nn.Module, inputs: Any) -> Network:
         ModelRefused: for an operation without a forward-mode formula, and for a parameter that is used unseen.
     """
     again = layers_again(first_tensor(inputs).device)
-    buffers = [(name, buffer, buffer.clone()) for name, buffer in model.named_buffers()]
+    buffers = BufferState(model)
     try:
         small = few(inputs, SMALL)
         try:
-            network = _looked_at(model, small, few(inputs, LARGER), again)
+            if whole:
+                network = _looked_at(model, inputs, inputs, again).as_one_sample(
+                    "the forward's way is the whole batch's"
+                )
+            else:
+                network = _looked_at(model, small, few(inputs, LARGER), again)
         except (ModelRefused, NotImplementedError):
             raise
         except Exception:  # the forward takes no batch of another size, or fails on this one too, which is seen then
@@ -69,14 +76,11 @@ def look(model: nn.Module, inputs: Any) -> Network:
                 "the forward takes no batch of another size"
             )
         if not network.mixes:
-            network = _probed(model, small, network, again)
-        changed = (name for name, buffer, before in buffers if not torch.equal(buffer, before))
-        return replace(network, buffers=tuple(changed))
+            network = _probed(model, few(inputs, LARGER), network, again)
+        return replace(network, buffers=buffers.changed())
     finally:
         again()
-        with torch.no_grad():
-            for _, buffer, before in buffers:
-                buffer.copy_(before)
+        buffers.restore()
 
 
 def _looked_at(model: nn.Module, small: Any, larger: Any, again: Any) -> Network:
@@ -351,7 +355,10 @@ def _probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[],
         again()
         probe = _Probe(network, perturbed)
         with torch.no_grad(), forward_ad.dual_level():
-            outputs = leaves(run(model, inputs if perturbed else mapped(_first_moves, inputs), probe))
+            try:
+                outputs = leaves(run(model, inputs if perturbed else mapped(_first_moves, inputs), probe))
+            except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
+                raise without_formula("an operation", probe.after, cause) from cause
             pairs = zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
             layouts = [probe.settled(*one) for one in pairs]
         network = replace(network, sites={**network.sites, **probe.sites}, output_layouts=tuple(layouts))
@@ -361,29 +368,26 @@ def _probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[],
 
 
 def _is_same_in_rows(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> bool:
-    """Whether all sites and outputs are the same where the batch is repeated. Outputs of 0 hide what comes after."""
+    """Whether all sites, outputs and their tangents are the same where the batch is repeated."""
     found: list[list[Tensor]] = []
     with torch.no_grad(), forward_ad.dual_level():
         for rows in (1, 2):
             seen: list[Tensor] = []
 
-            def note(_: Site, __: Seen, s: Tensor, seen: list[Tensor] = seen) -> None:
+            def note(site: Site, _: Seen, s: Tensor, seen: list[Tensor] = seen, rows: int = rows) -> Tensor | None:
                 seen.append(s)
+                return _ramp(s).expand(rows, *s.shape) if site.has_samples else None
 
-            one_pass = SeveralTangents(network, note, {}, SMALL, rows, rows)
+            one_pass = SeveralTangents(network, note, {}, LARGER, rows, rows)
             again()
             try:
-                outputs = leaves(run(model, repeated(inputs, rows, SMALL), one_pass))
-                layouts = network.output_layouts
-                seen += [
-                    one if layout.axis is None else layout.by_sample(one, rows * SMALL)[:SMALL]
-                    for layout, one in zip(layouts, outputs, strict=True)
-                ]
-            except UnknownSite:
-                raise
-            except Exception:
+                outputs = leaves(run(model, repeated(inputs, rows, LARGER), one_pass))
+            except Exception:  # a batch of that size leads another way, or none
                 return False
-            found.append([forward_ad.unpack_dual(one).primal for one in seen])
+            for layout, one in zip(network.output_layouts, outputs, strict=True):
+                both = [part for part in forward_ad.unpack_dual(one) if part is not None]
+                seen += both if layout.axis is None else [layout.by_sample(b, rows * LARGER)[:LARGER] for b in both]
+            found.append(seen)
     return len(found[0]) == len(found[1]) and all(map(_are_near, *found))
 
 
@@ -401,8 +405,12 @@ def _first_moves(value: Any) -> Any:
 def _ramp_of_first(values: Tensor) -> Tensor:
     """0, but for the first of [samples, ...]: there a direction that no norm flattens."""
     ramp = torch.zeros_like(values)
-    ramp[0] = torch.linspace(-1, 2, ramp[0].numel(), device=ramp.device).view_as(ramp[0])
+    ramp[0] = _ramp(values[0])
     return ramp
+
+
+def _ramp(values: Tensor) -> Tensor:
+    return torch.linspace(-1, 2, values.numel(), device=values.device, dtype=values.dtype).view_as(values)
 
 
 class _Probe(OneTangent):
@@ -414,7 +422,7 @@ class _Probe(OneTangent):
     """
 
     def __init__(self, network: Network, perturbed: bool) -> None:
-        super().__init__(network, self._first_alone, {}, SMALL)
+        super().__init__(network, self._first_alone, {}, LARGER)
         self.perturbed = perturbed
         self.after = "the model's input"
         self.sites: dict[str, Site] = {}
@@ -433,7 +441,7 @@ class _Probe(OneTangent):
         """The layout in which the first sample alone has a tangent; noted where there is none."""
         interleaved = replace(layout, interleaved=True)
         for one in (layout, interleaved) if layout.folded else (layout,):
-            if tangent is None or not _others_move(one.by_sample(tangent, SMALL)):
+            if tangent is None or not _others_move(one.by_sample(tangent, LARGER)):
                 return one
         self.met.append(f"samples meet after {self.after}")
         return layout
@@ -449,7 +457,7 @@ class _Probe(OneTangent):
 
 def _others_move(tangents: Tensor) -> bool:
     """Whether samples other than the first have a tangent; NaN (a slope of inf, times 0) is one."""
-    others = tangents[1:] if len(tangents) == SMALL else tangents
+    others = tangents[1:] if len(tangents) == LARGER else tangents
     return bool((others.nan_to_num(1.0) != 0).any())
 
 
@@ -459,7 +467,12 @@ def naming(func: Any, after: str) -> Iterator[None]:
     try:
         yield
     except NotImplementedError as cause:
-        raise ModelRefused(
-            f"{after} is followed by {getattr(func, '__name__', func)}, which has no forward-mode formula "
-            f"({str(cause).splitlines()[0]}); use another operation, or the method backprop"
-        ) from cause
+        raise without_formula(getattr(func, "__name__", str(func)), after, cause) from cause
+
+
+def without_formula(operation: str, after: str, cause: NotImplementedError) -> ModelRefused:
+    """The refusal of an operation without a forward-mode formula."""
+    return ModelRefused(
+        f"{after} is followed by {operation}, which has no forward-mode formula ({str(cause).splitlines()[0]}); use "
+        "another operation, or the method backprop"
+    )

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
 from torch import Tensor
 
 from fgcli.gradient.errors import UnknownSite
-from fgcli.gradient.operations import linear_part
+from fgcli.gradient.operations import TABLES, linear_part
 from fgcli.gradient.precision import LOW, wide
 from fgcli.gradient.randomness import layers_again
-from fgcli.gradient.sites import Network, Site
+from fgcli.gradient.sites import Layout, Link, Network, Site
 from fgcli.gradient.uses import Outputs, Use, Uses, leaves, mapped, primal_of, rebuilt
 
 CHUNK = 2**18
@@ -150,6 +151,8 @@ class SeveralTangents:
         """As of OneTangent; each sample once."""
         self.samples, self.tangents, self.rows = samples, tangents, rows
         self._carried: dict[str, Tensor] = {}
+        self._ways: dict[int, tuple[Link, int, Tensor]] = {}
+        """By the id of a tensor on a way that is passed by slope: the way, the activations so far, the tensor."""
 
     def visit(self, use: Use) -> Outputs:
         site = site_of(self.network, use)
@@ -160,6 +163,9 @@ class SeveralTangents:
     def _bilinear(self, site: Site, use: Use) -> Tensor:
         carried, layout = self._carried.pop(site.name, None), site.layouts[0]
         if carried is not None:  # past the activations by their slope: the input is that of each sample once
+            link, passed, _ = self._ways.pop(id(use.x), (None, 0, None))
+            if link is None or link.next_site != site.name or passed != len(link.activations):
+                raise UnknownSite(site.name)
             x, arriving = use.x, carried.flatten(0, 1)
         else:
             x, arriving = forward_ad.unpack_dual(use.x)
@@ -182,7 +188,9 @@ class SeveralTangents:
                 out = carried if carried is not None and carried.shape == added.shape else torch.empty_like(added)
                 passed = _linked(weight, arriving, added, slope, out)
             self._carried[site.link.next_site] = passed
-            return s.clone()  # what the model does in place must not reach what `perturb` keeps
+            going = s.clone()  # what the model does in place must not reach what `perturb` keeps
+            self._ways[id(going)] = site.link, 0, going
+            return going
         through = None if arriving is None else linear_part(use.func, use.args, arriving, weight)
         by_sample = layout.by_sample(s, self.samples)
         rows = layout.natural(by_sample.repeat(self.rows, *[1] * (by_sample.dim() - 1)))
@@ -197,9 +205,23 @@ class SeveralTangents:
             given = _leaves_of(given)
             self.last[site.name] = seen.kept(site), given
             return rebuilt(outputs, [_dual(s.clone(), t, None) for s, t in zip(given, tangents, strict=True)])
+        if use.func in TABLES:  # its backward may count how often a row is looked up
+            seen = self._of_each_sample(site.layouts[0], seen)
         added = self._added(site, seen, site.by_sample(given, self.rows * self.samples)[: self.samples])
         ys = [None] * len(given) if added is None else site.natural(added.flatten(0, 1), seen.shapes)
         return rebuilt(outputs, [_dual(*one) for one in zip(given, tangents, ys, strict=True)])
+
+    def _of_each_sample(self, layout: Layout, seen: Seen) -> Seen:
+        """The use with each sample once."""
+
+        def once(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return layout.natural(layout.by_sample(value, self.rows * self.samples)[: self.samples])
+
+        shape = list(seen.shapes[0])
+        shape[layout.axis or 0] //= self.rows
+        return Seen(seen.use.on(once), [torch.Size(shape)])
 
     def _added(self, site: Site, seen: Seen, s: Tensor) -> Tensor | None:
         added = self.perturb(site, seen, s)
@@ -211,6 +233,28 @@ class SeveralTangents:
         return _stand_in(name, parameter, self.directions)
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        outputs = self._drawn(func, args, kwargs)
+        if self._ways and leaves(outputs):
+            self._follow(func, args, kwargs, outputs)
+        return outputs
+
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Outputs) -> None:
+        """Note how far a way has come. UnknownSite where values have led the forward another way than the look."""
+        for value in leaves((args, tuple(kwargs.values()))):
+            if id(value) not in self._ways:
+                continue
+            link, passed, _ = self._ways.pop(id(value))
+            follows = passed < len(link.activations) and link.activations[passed].func is func
+            if value is not args[0] or not (follows or func is F.dropout):
+                raise UnknownSite(link.next_site)
+            self._ways[id(outputs)] = link, passed + follows, outputs
+
+    def end(self) -> None:
+        """UnknownSite where a way has not come to its next site."""
+        if self._carried:
+            raise UnknownSite(next(iter(self._carried)))
+
+    def _drawn(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         """A sample's rows see the same random numbers: each repetition of the batch draws from the same state."""
         rows = self.rows * self.samples
         if func not in self.network.drawing or not any(len(v) % rows == 0 for v in args if _has_axes(v)):

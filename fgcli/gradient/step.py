@@ -17,6 +17,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
+from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.draws import Drawn, Gram, Kept, joined
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
@@ -85,7 +86,7 @@ class Step:
         """Of the sites of `exact`: their use, and the gradient there [samples, *shape]."""
         self._grams: list[Gram] = []
         self._again = layers_again(batch.device) if network.drawing else lambda: None
-        self._buffers = [(one, one.clone()) for name, one in model.named_buffers() if name in network.buffers]
+        self._buffers = BufferState(model, network.buffers)
         self._ran = False
         self._by_row = network.by_rows and not (tangents.single or network.mixes or network.draws_apart)
         self._of_loss: OutputGradient | None = None
@@ -104,8 +105,7 @@ class Step:
     def _go_back(self) -> None:
         if self._ran:
             self._again()
-            for buffer, before in self._buffers:
-                buffer.copy_(before)
+            self._buffers.restore()
         self._ran = True
 
     def derivatives(self, loss: Loss, of_loss: OutputGradient | None = None) -> Derivatives:
@@ -138,6 +138,8 @@ class Step:
             one_pass = OneTangent(self.network, perturb, directions, self.samples, self.exact)
         with forward_ad.dual_level():
             outputs = self.run(one_pass, inputs)
+            if isinstance(one_pass, SeveralTangents):
+                one_pass.end()
             if self._of_loss is None:
                 layouts, targets = self.network.output_layouts, self.batch.targets
                 self._of_loss = output_gradient(loss, outputs, targets, layouts, self.samples, rows)
@@ -221,7 +223,8 @@ class Step:
         if not wanted:
             return
         self._go_back()
-        cut = CutNetwork(self.model, self.batch.inputs, self.network)
+        with self._buffers.apart():
+            cut = CutNetwork(self.model, self.batch.inputs, self.network)
         for site in wanted:
             if site.name in cut.going:
                 yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from fgcli.extend.options import Options
 from fgcli.gradient.allocator import keep_freed_memory
+from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
-from fgcli.gradient.look import few, naming
+from fgcli.gradient.look import few, naming, without_formula
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.operations import TABLES, following_backward, linear_part
 from fgcli.gradient.precision import full_precision
@@ -51,14 +52,16 @@ class WeightPerturbation:
     def _try(self, model: nn.Module, example: Any) -> None:
         """ModelRefused for an operation without a forward-mode formula. Nothing of it is kept."""
         batch, rng = Batch(example, None), Streams(0).at(0)
-        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        again = layers_again(batch.device)
+        buffers, again = BufferState(model), layers_again(batch.device)
 
         def loss(outputs: Any, _: None) -> Tensor:
             return torch.stack([one.sum() for one in leaves(outputs)]).sum()
 
         try:
-            self._single(model, loss, batch, rng, _Trial)
+            try:
+                self._single(model, loss, batch, rng, _Trial)
+            except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
+                raise without_formula("an operation", "one of its layers", cause) from cause
             if not self.tangents.single:
                 self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
                 try:
@@ -67,8 +70,7 @@ class WeightPerturbation:
                     self._one_by_one = True
         finally:
             again()
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            buffers.restore()
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
@@ -99,12 +101,12 @@ class WeightPerturbation:
             return self._noise(rng, name, parameters[name], part) if drawn is None else drawn[part.start : part.stop]
 
         again, of_loss, deltas = layers_again(batch.device), None, []
-        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if self._one_by_one else []
+        buffers = BufferState(model) if self._one_by_one else None
         for part in tangents.parts if not self._one_by_one else (range(k, k + 1) for k in every):
             if deltas:  # the same random numbers, and the same state, for each
                 again()
-                for buffer, before in buffers:
-                    buffer.copy_(before)
+                if buffers is not None:
+                    buffers.restore()
             chosen = {name: directions(name, part) for name in parameters}
             if self._one_by_one:
                 of_loss, moved = _derivatives(

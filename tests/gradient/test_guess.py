@@ -80,7 +80,7 @@ def test_what_is_no_guess_method() -> None:
         GuessEstimator(object())  # type: ignore[arg-type]
     guess = Isotropic()
     guess.needs = "everything"  # type: ignore[misc, assignment]
-    with pytest.raises(TypeError, match="Isotropic.needs is 'everything'; it must be one of"):
+    with pytest.raises(TypeError, match=r"Isotropic.needs is 'everything'; it must be one of"):
         GuessEstimator(guess)
 
 

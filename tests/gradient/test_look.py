@@ -18,8 +18,8 @@ from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.look import few, look
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
-from fgcli.methods.orthogonal import orthogonal
 from fgcli.methods.options import OrthogonalOptions
+from fgcli.methods.orthogonal import orthogonal
 from fgcli.methods.perturbation import MaskedActivationPerturbation
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
@@ -75,10 +75,6 @@ MIXES: dict[str, tuple[nn.Module, str]] = {
     "functional": (nn.Sequential(linear(), Batchwise("normalise")), "samples meet after site '0'"),
     "the second": (nn.Sequential(linear(), linear(), Batchwise("standardise")), "samples meet after site '1'"),
     "roll": (nn.Sequential(linear(), Batchwise("roll"), linear(), nn.Dropout()), "samples meet after site '0'"),
-    "folded away": (
-        nn.Sequential(linear(), nn.Flatten(0), nn.Unflatten(0, (1, -1))),
-        "the model's output has samples|",
-    ),
 }
 
 
@@ -87,7 +83,7 @@ def test_where_samples_meet_the_batch_is_one_sample(name: str) -> None:
     model, why = MIXES[name]
     network = look(model, X)
     assert network.mixes
-    assert why == "" or any(network.mixes.startswith(one) for one in why.split("|"))
+    assert network.mixes == why
     assert network.samples(X) == 1
     assert not any(site.has_samples or site.link for site in network.sites.values())
     notes = GuessEstimator(Isotropic()).bind(model, X).notes
@@ -132,8 +128,8 @@ def test_statistics_are_updated_once_by_an_estimate(what: str, memory: Any, tang
         return nn.Sequential(linear(), between, linear()).double()
 
     model, twin = make(), make()
-    batch = batch_for(twin, 6)
-    model, twin = make(), make()
+    generator = torch.Generator().manual_seed(1)
+    batch = Batch(torch.randn(6, 4, dtype=torch.float64, generator=generator), torch.arange(6) % 4)
     estimator = GuessEstimator(Isotropic(), tangents=Tangents(tangents), memory=memory)
     estimator.bind(model, batch.inputs)
     for one, other in zip(model.buffers(), twin.buffers(), strict=True):
@@ -145,7 +141,7 @@ def test_statistics_are_updated_once_by_an_estimate(what: str, memory: Any, tang
 
 
 def test_batch_norm_may_change_its_mode_between_looks() -> None:
-    model = nn.Sequential(linear(), nn.BatchNorm1d(4), nn.ReLU(), linear()).double()
+    model = nn.Sequential(linear(), nn.BatchNorm1d(4), nn.ReLU(), linear()).double().eval()
     batch = batch_for(model, 5)
     for mode in (True, False, True):
         model.train(mode)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
+from exact import CPU, drawing, smooth
 from networks import ANY, any_network, batch_for, chain, cross_entropy, site_gradients
 from torch import Tensor, nn
 from zoo import ZOO, inputs_of, made
@@ -19,7 +20,6 @@ from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Network
 from fgcli.gradient.upstream import CutNetwork, LinearUpstream, SegmentUpstream
 from fgcli.methods.transpose import Transpose
-from exact import CPU, drawing, smooth
 
 
 def upstreams(model: nn.Module, inputs: Tensor) -> Iterator[tuple[str, SegmentUpstream]]:
@@ -162,7 +162,8 @@ def test_what_is_reached_from_a_residual_stream() -> None:
         "leave": {"head"},
         "head": set(),
     }
-    past = look(*(lambda model, batch: (model, batch.inputs))(*any_network("past-all-sites"))).sites
+    model, batch = any_network("past-all-sites")
+    past = look(model, batch.inputs).sites
     assert {name: site.reaches_output for name, site in past.items()} == {"enter": True, "first": False, "second": True}
 
 

@@ -84,9 +84,8 @@ class Gated(nn.Module):
                 w = self.gate.weight
                 h = F.linear(h, w + (w.round() - w).detach())
             case "grad within no_grad":
-                with torch.no_grad():
-                    with torch.enable_grad():
-                        g = self.gate(h)
+                with torch.no_grad(), torch.enable_grad():
+                    g = self.gate(h)
                 h = h * g
             case "a function of torch's":
                 h = Signed.apply(h + self.table(torch.zeros(len(h), dtype=torch.long)))

@@ -11,9 +11,9 @@ from fgcli.extend.registry import load_registry
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.guess import GuessMethod
 from fgcli.gradient.randomness import Streams
-from fgcli.methods.orthogonal.krylov import OrthogonalKrylov
 from fgcli.methods.newton_schulz import spectral_norm_bound
 from fgcli.methods.options import OrthogonalOptions, PreconditionedOptions
+from fgcli.methods.orthogonal.krylov import OrthogonalKrylov
 from fgcli.methods.preconditioned import Preconditioned, PreconditionedByProducts
 from fgcli.spectra.table_file import find_table
 

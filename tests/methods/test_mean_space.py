@@ -12,9 +12,9 @@ from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.guess import Memory
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Site
-from fgcli.gradient.upstream import LinearUpstream, SegmentUpstream
-from fgcli.methods.orthogonal.mean import OrthogonalMean
+from fgcli.gradient.upstream import End, LinearUpstream, SegmentUpstream
 from fgcli.methods.options import OrthogonalOptions
+from fgcli.methods.orthogonal.mean import OrthogonalMean
 
 
 def guess(**options: int | str) -> OrthogonalMean:
@@ -42,7 +42,8 @@ def test_by_the_matrix_and_by_products_it_is_one_map() -> None:
     matrix, mask = weight(9, 8), masks(8)
     s = torch.zeros(7, 8, dtype=torch.float64, requires_grad=True)
     site = Site("site", ("site.weight",), True)
-    segment = SegmentUpstream(site, [s], [(site, [(s * mask) @ matrix.T])], 7)
+    end = (s * mask) @ matrix.T
+    segment = SegmentUpstream(site, [s], [End(site, [end], [end], None, 7)], 7)
     z = torch.randn(7, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = []
     for upstream in (LinearUpstream(matrix, mask), segment):

@@ -5,6 +5,7 @@ N is fixed beforehand from the bias to detect: a guess too long by 5 % must show
 """
 
 import math
+
 import pytest
 import torch
 from claims import ESTIMATORS, GUESSES, Claim

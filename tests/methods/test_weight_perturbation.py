@@ -167,7 +167,9 @@ def test_a_look_at_the_model_leaves_its_buffers() -> None:
 
 
 @pytest.mark.parametrize("tangents", [1, 4])
-@pytest.mark.parametrize("name", [name for name, kind in ZOO.items() if kind.dtype == torch.float64])
+@pytest.mark.parametrize(
+    "name", [name for name, kind in ZOO.items() if kind.dtype == torch.float64 and "bag" not in name]
+)
 def test_in_the_zoo_each_derivative_is_the_inner_product_with_the_gradient(name: str, tangents: int) -> None:
     """With the directions of its keys; dropout and other draws are those of `backward`, statistics too."""
     model, batch = made(name), Batch(inputs_of(name, 3), None)
