@@ -227,7 +227,9 @@ class Uses(TorchFunctionMode):
         for index, one in enumerate(made if several else (made,)):
             if not isinstance(one, Tensor) or id(one) in self.sources or not one.is_floating_point():
                 continue
-            if one.requires_grad or not attached:  # else it was detached, and is a constant
+            # Else it was detached, and is a constant. Within torch.func no graph tells that.
+            within_func = torch._C._functorch.peek_interpreter_stack() is not None
+            if one.requires_grad or not attached or (within_func and func not in _DETACHING):
                 self.sources[id(one)] = Source(names, one, (func, args, kwargs, index if several else None))
         return made
 
@@ -300,6 +302,7 @@ def math_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+_DETACHING = {Tensor.detach, torch.detach, Tensor.data.__get__}  # pyright: ignore[reportAttributeAccessIssue]
 _PARAMETRISED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
 
 

@@ -11,6 +11,7 @@ from fgcli.extend.options import Options
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import FORWARD_MODE, refuse
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few, naming, without_formula
 from fgcli.gradient.loss import OutputGradient, output_gradient
@@ -45,7 +46,12 @@ class WeightPerturbation:
                 keep_freed_memory()
             sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
             self.tangents.refuse_above(sizes)
-        self._try(model, few(example, 2))
+        try:
+            self._try(model, few(example, 2))
+        except ModelRefused:
+            raise
+        except Exception:  # the forward takes no batch of another size (one fixed graph, say)
+            self._try(model, example)
         return Coverage(sites=())
 
     @torch.no_grad()
