@@ -64,7 +64,9 @@ class Guesser:
             generators = (rng.generator(tangents.key("guess", k), layer.name, s.device) for k in part)
             return Kept(torch.stack([sampled(self.guess, layer, above, ready, one) for one in generators]))
         drawn = Mapped(linear, tangents.noise(rng, "guess", layer.name, part, (len(s), linear.noise_dim), s))
-        return Kept(drawn.all()) if tangents.single or tangents.combine == "projection" else drawn
+        if tangents.single:
+            return Kept(drawn.first().unsqueeze(0))  # not as columns: a map of one vector takes less
+        return Kept(drawn.all()) if tangents.combine == "projection" else drawn
 
     def _ready(self, layer: Layer) -> Any:
         """What `prepare` gave for this update."""

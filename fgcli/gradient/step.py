@@ -204,13 +204,16 @@ class Step:
     ) -> Drawn:
         """The guesses at a site for some of the tangents, at s [samples, *shape]."""
         guesser, layer = self.guessers[site.name], self._layer(site, s, weight)
-        linear = self.linear(site, s, weight, upstream) if isinstance(guesser.guess, GuessMethod) else None
+        linear = self._linear(layer, upstream) if isinstance(guesser.guess, GuessMethod) else None
         return guesser.draw(layer, upstream, linear, self.rng, self.tangents, part)
 
     def linear(self, site: Site, s: Tensor, weight: Tensor, upstream: UpstreamJacobian | None = None) -> LinearMap:
         """The guess of a site as a linear map at s [samples, *shape]."""
-        linear = self.guessers[site.name].linear(self._layer(site, s, weight), upstream)
-        self.statistics[site.name] = linear.statistics
+        return self._linear(self._layer(site, s, weight), upstream)
+
+    def _linear(self, layer: Layer, upstream: UpstreamJacobian | None) -> LinearMap:
+        linear = self.guessers[layer.name].linear(layer, upstream)
+        self.statistics[layer.name] = linear.statistics
         return linear
 
     def _layer(self, site: Site, s: Tensor, weight: Tensor) -> Layer:

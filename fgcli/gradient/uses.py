@@ -86,6 +86,8 @@ class Use:
 
     def on(self, data: Callable[[Any], Any]) -> "Use":
         """The use with other data."""
+        if self.bilinear:
+            return Use(self.name, self.func, (data(self.args[0]), *self.args[1:]), self.kwargs, self.sources)
 
         def other(value: Any) -> Any:
             return value if id(value) in self.sources else data(value)
