@@ -13,10 +13,11 @@ from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
-from fgcli.gradient.look import few, naming, without_formula
+from fgcli.gradient.look import few
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.operations import TABLES, following_backward, linear_part
 from fgcli.gradient.precision import full_precision
+from fgcli.gradient.probe import naming, without_formula
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of

@@ -1,0 +1,197 @@
+"""The first forwards of a look: the network cut at its uses, all its operations, and the shapes for another batch."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.operations import RECURRENT
+from fgcli.gradient.randomness import default_generators
+from fgcli.gradient.sites import ELEMENTWISE, Activation, Link
+from fgcli.gradient.uses import Outputs, Use, Uses, leaves, primal_of, rebuilt
+
+SEVERAL = "has an output that several operations use"
+
+
+class _Looking:
+    """What both kinds of looks note."""
+
+    mode: Uses
+
+    def __init__(self) -> None:
+        self.pieces: dict[str, None] = {}
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        self.pieces[name] = None
+        return parameter.detach()
+
+
+@dataclass(frozen=True)
+class _Event:
+    """An operation that was seen. It is kept, so that the id of no tensor is another's."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: Any
+    use: Use | None = None
+
+
+class Connections(_Looking):
+    """The network cut at its uses, with the graph of what lies between, and all operations."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.generators = default_generators(device)
+        self.uses: dict[str, Use] = {}
+        self.given: dict[str, list[Tensor]] = {}
+        """What a use gives, with its graph."""
+        self.going: dict[str, list[Tensor]] = {}
+        """The leaves that go on in its place."""
+        self.drawing: set[Any] = set()
+        self.draws_apart = False
+        self.takers: dict[int, list[_Event]] = {}
+        """By the id of a tensor: the operations that take it, in their order."""
+        self.handed: dict[str, Outputs] = {}
+
+    def visit(self, use: Use) -> Outputs:
+        outputs = self._drawn(use.func, use.data, lambda: use.call(lambda value: value))
+        self.uses[use.name] = use
+        self.given[use.name] = leaves(outputs)
+        self.going[use.name] = [one.detach().requires_grad_() for one in leaves(outputs)]
+        handed = self.handed[use.name] = rebuilt(outputs, [one.clone() for one in self.going[use.name]])
+        self._note(_Event(use.func, use.args, use.kwargs, handed, use))
+        return handed
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        outputs = self._drawn(func, leaves((args, tuple(kwargs.values()))), lambda: func(*args, **kwargs))
+        if leaves(outputs):
+            self._note(_Event(func, args, kwargs, outputs))
+        return outputs
+
+    def end(self, outputs: Outputs) -> None:
+        """Note what the model gives."""
+        self._note(_Event(None, (outputs,), {}, None))
+
+    def _note(self, event: _Event) -> None:
+        for value in leaves((event.args, tuple(event.kwargs.values()))):
+            self.takers.setdefault(id(value), []).append(event)
+
+    def _drawn(self, func: Any, data: Sequence[Tensor], operation: Callable[[], Any]) -> Any:
+        before = [generator.get_state() for generator in self.generators]
+        outputs = operation()
+        if any(not torch.equal(g.get_state(), b) for g, b in zip(self.generators, before, strict=True)):
+            self.drawing.add(func)
+            self.draws_apart |= func in RECURRENT or not data
+        return outputs
+
+    def way(self, name: str) -> Link | str:
+        """From a site to the next linear layer past elementwise activations, or why there is no such way."""
+        value, activations = self.handed[name], []
+        if not isinstance(value, Tensor) or value.dim() != 2:
+            return "has an output that is no vector"
+        takers = list(self.takers.get(id(value), []))
+        while takers:
+            event, *rest = takers
+            called = getattr(event.func, "__name__", "the model's output")
+            if event.use is not None and _is_plain_linear(event.use) and event.use.x is value:
+                weight = event.use.parameters[0]
+                return SEVERAL if rest else Link(tuple(activations), event.use.name, weight)
+            if not _is_elementwise(event, value):
+                where = f"'{event.use.name}'" if event.use else called
+                return f"is followed by {where}, which is neither a linear layer nor an elementwise activation"
+            if event.func is not F.dropout:
+                activations.append(Activation(event.func, event.args[1:], event.kwargs))
+            if event.result is value:  # in place
+                takers = rest
+            elif rest:
+                return SEVERAL
+            else:
+                value = event.result
+                takers = list(self.takers.get(id(value), []))
+        return "is followed by the loss alone"
+
+    def reached(self, values: Iterable[Tensor]) -> set[str]:
+        """The sites that these depend on without another between."""
+        owners = {id(leaf): name for name, some in self.going.items() for leaf in some}
+        found, seen = set(), set()
+        ahead = [value.grad_fn for value in values if value.grad_fn is not None]
+        while ahead:
+            node = ahead.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            variable = getattr(node, "variable", None)
+            if variable is not None and id(variable) in owners:
+                found.add(owners[id(variable)])
+            ahead.extend(following for following, _ in node.next_functions if following is not None)
+        return found
+
+
+def _is_plain_linear(use: Use) -> bool:
+    """Whether it is a linear layer whose weight is a parameter itself."""
+    return use.func is F.linear and use.bilinear and use.is_parameter(use.args[1])
+
+
+def _is_elementwise(event: _Event, value: Tensor) -> bool:
+    if event.use is not None or not event.args or event.args[0] is not value or not isinstance(event.result, Tensor):
+        return False
+    if event.func is F.dropout:
+        return not event.kwargs.get("training", (*event.args, True, True)[2])
+    return event.func in ELEMENTWISE
+
+
+class Shapes(_Looking):
+    """Shapes at every use, inputs that are changed in place afterwards, and parameters that come in unseen."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.shapes: dict[str, list[torch.Size]] = {}
+        self.inputs: dict[str, list[tuple[Tensor, int]]] = {}
+        self._after = "the model's input"
+
+    def visit(self, use: Use) -> Outputs:
+        for value in use.data:
+            self.refuse_unseen(value)
+        outputs = use.call(primal_of)
+        self._after = f"site '{use.name}'"
+        self.shapes[use.name] = [one.shape for one in leaves(outputs)]
+        self.inputs[use.name] = [(value, value._version) for value in use.data]
+        return outputs
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        self.refuse_unseen((args, tuple(kwargs.values())))
+        return func(*args, **kwargs)
+
+    def refuse_unseen(self, values: Any) -> None:
+        """ModelRefused where a parameter has been used by what shows no operation: all that is seen has no graph."""
+        for value in leaves(values):
+            if value.requires_grad and value.grad_fn is not None:
+                names = sorted(self.names[id(p)] for p in _parameters_behind(value) if id(p) in self.names)
+                which = f"parameter '{names[0]}'" if names else "a tensor that requires a gradient"
+                raise ModelRefused(
+                    f"{which} is used after {self._after} by an operation that no forward pass can look into "
+                    f"({value.grad_fn.name()}: a torch.autograd.Function, say): use torch's own operations, or backprop"
+                )
+
+    def changed(self, name: str) -> bool:
+        """Whether an input of that site was changed in place afterwards."""
+        return any(value._version != version for value, version in self.inputs[name])
+
+
+def _parameters_behind(value: Tensor) -> list[Tensor]:
+    found, seen, ahead = [], set(), [value.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(variable := getattr(node, "variable", None), Tensor):
+            found.append(variable)
+        ahead.extend(following for following, _ in node.next_functions)
+    return found

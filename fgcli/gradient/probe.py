@@ -1,0 +1,148 @@
+"""The last forwards of a look, with dual numbers: where a sample's entries are, and whether samples meet."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.passes import OneTangent, Seen, SeveralTangents, repeated
+from fgcli.gradient.sites import Layout, Network, Site
+from fgcli.gradient.uses import Outputs, Use, leaves, mapped, run, tangent_of
+
+SAMPLES = 3
+"""Of two, standardised values of the second would be those of the first with their sign turned."""
+
+
+def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> Network:
+    """The network, with the order of samples that are folded, or with its batch as one sample where samples meet."""
+    # Samples that meet before the first site do no harm: that pass only tells where samples are.
+    for perturbed in (False, True):
+        again()
+        probe = _Probe(network, perturbed)
+        with torch.no_grad(), forward_ad.dual_level():
+            try:
+                outputs = leaves(run(model, inputs if perturbed else mapped(_first_moves, inputs), probe))
+            except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
+                raise without_formula("an operation", probe.after, cause) from cause
+            pairs = zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
+            layouts = [probe.settled(*one) for one in pairs]
+        network = replace(network, sites={**network.sites, **probe.sites}, output_layouts=tuple(layouts))
+    if probe.met:
+        return network.as_one_sample(probe.met[0])
+    return replace(network, by_rows=_is_same_in_rows(model, inputs, network, again))
+
+
+def _is_same_in_rows(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> bool:
+    """Whether all sites, outputs and their tangents are the same where the batch is repeated."""
+    found: list[list[Tensor]] = []
+    with torch.no_grad(), forward_ad.dual_level():
+        for rows in (1, 2):
+            seen: list[Tensor] = []
+
+            def note(site: Site, _: Seen, s: Tensor, seen: list[Tensor] = seen, rows: int = rows) -> Tensor | None:
+                seen.append(s)
+                return _ramp(s).expand(rows, *s.shape) if site.has_samples else None
+
+            one_pass = SeveralTangents(network, note, {}, SAMPLES, rows, rows)
+            again()
+            try:
+                outputs = leaves(run(model, repeated(inputs, rows, SAMPLES), one_pass))
+            except Exception:  # a batch of that size leads another way, or none
+                return False
+            for layout, one in zip(network.output_layouts, outputs, strict=True):
+                both = [part for part in forward_ad.unpack_dual(one) if part is not None]
+                seen += both if layout.axis is None else [layout.by_sample(b, rows * SAMPLES)[:SAMPLES] for b in both]
+            found.append(seen)
+    return len(found[0]) == len(found[1]) and all(map(_are_near, *found))
+
+
+def _are_near(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    return bool((one - other).nan_to_num().norm() <= 1e-3 * one.nan_to_num().norm())
+
+
+def _first_moves(value: Any) -> Any:
+    """A tensor of inputs with a tangent of its first sample."""
+    return forward_ad.make_dual(value, _ramp_of_first(value)) if leaves(value) and value.dim() else value
+
+
+def _ramp_of_first(values: Tensor) -> Tensor:
+    """0, but for the first of [samples, ...]: there a direction that no norm flattens."""
+    ramp = torch.zeros_like(values)
+    ramp[0] = _ramp(values[0])
+    return ramp
+
+
+def _ramp(values: Tensor) -> Tensor:
+    return torch.linspace(-1, 2, values.numel(), device=values.device, dtype=values.dtype).view_as(values)
+
+
+class _Probe(OneTangent):
+    """A dual pass in which the first sample alone is perturbed, and that names what has no forward-mode formula.
+
+    Args:
+        network: what is known so far.
+        perturbed: whether sites perturb it; else only the inputs do.
+    """
+
+    def __init__(self, network: Network, perturbed: bool) -> None:
+        super().__init__(network, self._first_alone, {}, SAMPLES)
+        self.perturbed = perturbed
+        self.after = "the model's input"
+        self.sites: dict[str, Site] = {}
+        self.met: list[str] = []
+
+    def _first_alone(self, site: Site, seen: Seen, s: Tensor) -> Tensor | None:
+        self.after = f"site '{site.name}'"
+        return _ramp_of_first(s) if self.perturbed and site.has_samples else None
+
+    def arrive(self, site: Site, given: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Site:
+        layouts = [self.settled(*one) for one in zip(site.layouts, given, tangents, strict=True)]
+        self.sites[site.name] = replace(site, layouts=tuple(layouts))
+        return self.sites[site.name]
+
+    def settled(self, layout: Layout, value: Tensor, tangent: Tensor | None) -> Layout:
+        """The layout in which the first sample alone has a tangent; noted where there is none."""
+        interleaved = replace(layout, interleaved=True)
+        for one in (layout, interleaved) if layout.folded else (layout,):
+            if tangent is None or not _others_move(one.by_sample(tangent, SAMPLES)):
+                return one
+        self.met.append(f"samples meet after {self.after}")
+        return layout
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        with naming(func, self.after):
+            return func(*args, **kwargs)
+
+    def visit(self, use: Use) -> Outputs:
+        with naming(use.func, self.after):
+            return super().visit(use)
+
+
+def _others_move(tangents: Tensor) -> bool:
+    """Whether samples other than the first have a tangent; NaN (a slope of inf, times 0) is one."""
+    others = tangents[1:] if len(tangents) == SAMPLES else tangents
+    return bool((others.nan_to_num(1.0) != 0).any())
+
+
+@contextmanager
+def naming(func: Any, after: str) -> Iterator[None]:
+    """Within it, the error for an operation without a forward-mode formula is a ModelRefused that names its place."""
+    try:
+        yield
+    except NotImplementedError as cause:
+        raise without_formula(getattr(func, "__name__", str(func)), after, cause) from cause
+
+
+def without_formula(operation: str, after: str, cause: NotImplementedError) -> ModelRefused:
+    """The refusal of an operation without a forward-mode formula."""
+    return ModelRefused(
+        f"{after} is followed by {operation}, which has no forward-mode formula ({str(cause).splitlines()[0]}); use "
+        "another operation, or the method backprop"
+    )
