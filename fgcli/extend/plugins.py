@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from threading import Timer
 from typing import Any, NamedTuple
 
 from pluggy import PluginManager
@@ -28,7 +27,6 @@ from fgcli.extend.options import with_engine_options
 
 GROUP = "fg"
 ALLOWED = "FG_PLUGINS"
-PATIENCE = 10.0  # seconds until it is said that a plugin hangs
 BUILT_IN = "fgcli.builtin"  # by name: it stands above this package, as any plugin does
 BUILT_IN_DISTRIBUTION = "fgcli"
 
@@ -145,9 +143,6 @@ class Plugins:
     @contextmanager
     def setting_aside(self, origin: Origin) -> Iterator[None]:
         """Whatever a plugin's code raises within, an exit too, is kept in `broken`; an interrupt is the user's."""
-        timer = Timer(PATIENCE, _say_that_it_hangs, [origin])
-        timer.daemon = True
-        timer.start()
         try:
             yield
         except KeyboardInterrupt:
@@ -155,8 +150,6 @@ class Plugins:
         except BaseException as cause:
             trace = "".join(traceback.format_exception(cause))
             self.broken.append(Broken(origin, one_line(exception_text(cause)), trace))
-        finally:
-            timer.cancel()
 
     def _call(self, hook: str, plugin: object) -> Iterator[Entry]:
         # Not through the hook's own call: there, one plugin that raises takes the others with it.
@@ -200,11 +193,6 @@ def load_plugins() -> Plugins:
     known = {normalized(_origin(point).distribution) for point in points} | {BUILT_IN_DISTRIBUTION}
     plugins.missing += sorted((allowed or set()) - known)
     return plugins
-
-
-def _say_that_it_hangs(origin: Origin) -> None:
-    leave_out = f"Ctrl-C ends this, and {ALLOWED}=NAME,NAME names the plugins to use"
-    print(f"fg: warning: plugin {origin} is not loaded after {PATIENCE:g} s; {leave_out}", file=sys.stderr, flush=True)
 
 
 def _loaded(point: EntryPoint) -> object:

@@ -290,11 +290,11 @@ def open_unfinished(path: Path) -> RunDirectory:
 
 
 def _refuse_links(run: RunDirectory) -> None:
-    """A run's files are its own: through a link, somebody else's would be read, or written."""
+    """A run's files are its own: through a link, somebody else's would be read, or written.
+
+    Its checkpoints may lie on another disk, as large ones do.
+    """
     files = [run.recipe_file, run.environment_file, run.metrics_file, run.diagnostics_file, run.result_file]
-    entries = [*files, run.path / lock.NAME, run.checkpoints]
-    if run.checkpoints.is_dir():
-        entries += run.checkpoints.iterdir()
-    for entry in entries:
+    for entry in (*files, run.path / lock.NAME):
         if entry.is_symlink():
             raise UsageError(f"{entry} is a link to {os.readlink(entry)}; put the file itself in its place")

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -229,17 +228,6 @@ def test_what_a_plugin_prints_goes_to_standard_error(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.split() == ["imported", "called"]
-
-
-def test_a_plugin_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("fgcli.extend.plugins.PATIENCE", 0.01)
-    with Plugins().setting_aside(Origin("slow", "1.0")):
-        for timer in [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]:
-            timer.join()
-    assert capsys.readouterr().err == (
-        "fg: warning: plugin slow 1.0 is not loaded after 0.01 s; Ctrl-C ends this, and FG_PLUGINS=NAME,NAME names the "
-        "plugins to use\n"
-    )
 
 
 def test_a_plugin_that_imports_torch_is_noticed(tmp_path: Path) -> None:
