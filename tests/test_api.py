@@ -282,11 +282,23 @@ def test_more_orthogonal_tangents_than_there_are_dimensions() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"loss_fn": lambda *_: 1.0}, LossRefused, r"^the loss gave float; it must give a tensor of numbers: the mean, or"),
+        (
+            {"loss_fn": lambda *_: 1.0},
+            LossRefused,
+            r"^the loss gave float; it must give a tensor of numbers: the mean, or",
+        ),
         ({"loss_fn": lambda s, _: s.argmax(1)}, LossRefused, r"^the loss gave torch.int64; it must give a tensor"),
         ({"loss_fn": lambda s, _: s.detach().sum(1)}, LossRefused, r"^the loss has no derivative with respect to the"),
-        ({"y": torch.zeros(2)}, UsageError, r"^x and y are a tensor \[3, 5\] and a tensor \[2\]: not the same number of"),
-        ({"x": [1, 2, 3]}, UsageError, r"^x is a list; it must be a tensor \[batch, ...\], or a tuple or mapping of tens"),
+        (
+            {"y": torch.zeros(2)},
+            UsageError,
+            r"^x and y are a tensor \[3, 5\] and a tensor \[2\]: not the same number of",
+        ),
+        (
+            {"x": [1, 2, 3]},
+            UsageError,
+            r"^x is a list; it must be a tensor \[batch, ...\], or a tuple or mapping of tens",
+        ),
         ({"x": torch.zeros(0, 5), "y": torch.zeros(0)}, UsageError, r"^x is a tensor \[0, 5\]; it must be a tensor"),
     ],
 )
