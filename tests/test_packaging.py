@@ -50,13 +50,15 @@ def test_the_wheel_holds_what_type_checkers_read_and_the_license(unpacked: Path)
     assert license_file.read_bytes() == (ROOT / "LICENSE").read_bytes()
     code = "import fgcli; print(fgcli.__file__, fgcli.Entry.__name__)"
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=unpacked, env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == [str(unpacked / "fgcli" / "__init__.py"), "Entry"]
 
 
 def test_the_wheel_holds_the_templates_of_plugins(unpacked: Path) -> None:
     templates = {path.relative_to(ROOT) for path in (ROOT / "fgcli" / "templates").rglob("*.tmpl")}
-    assert len(templates) == 26
+    assert len(templates) == 32
     assert all((unpacked / path).exists() for path in templates)
     page = (ROOT / "fgcli" / "report" / "templates").iterdir()
     assert {path.name for path in page} == {path.name for path in (unpacked / "fgcli/report/templates").iterdir()}

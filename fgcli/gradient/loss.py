@@ -77,15 +77,20 @@ def output_gradient(
     if not once:
         raise LossRefused("the model gives no floating-point tensor, so that its loss has no derivative")
     with torch.enable_grad(), full_precision(once[0]):
-        losses = loss(rebuilt(outputs, once), targets)
-        if not isinstance(losses, Tensor) or not losses.is_floating_point():
-            found = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
-            raise LossRefused(f"the loss gave {found}; it must give a tensor of numbers: the mean, or a loss a sample")
-        if not losses.requires_grad:
-            raise LossRefused(
-                "the loss has no derivative with respect to the model's outputs (it detaches them, or counts); use one "
-                "that has"
-            )
+        losses = differentiable(loss(rebuilt(outputs, once), targets))
         e = torch.autograd.grad(losses.mean(), once, allow_unused=True, materialize_grads=True)
     parts = [layout.by_sample(one, samples) for layout, one in zip(layouts, e, strict=True)]
     return OutputGradient(losses.detach(), parts, layouts, samples)
+
+
+def differentiable(losses: Any) -> Tensor:
+    """What a loss gave for outputs that require a gradient. LossRefused unless it has a derivative."""
+    if not isinstance(losses, Tensor) or not losses.is_floating_point():
+        found = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
+        raise LossRefused(f"the loss gave {found}; it must give a tensor of numbers: the mean, or a loss a sample")
+    if not losses.requires_grad:
+        raise LossRefused(
+            "the loss has no derivative with respect to the model's outputs (it detaches them, or counts); use one "
+            "that has"
+        )
+    return losses

@@ -170,6 +170,14 @@ def following_backward(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
     return F.embedding(ids, table, None, given.get("max_norm"), given.get("norm_type", 2.0)) + rows
 
 
+def padding_row(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """The row of its table that a lookup leaves untrained, if it has one."""
+    if func not in TABLES:
+        return None
+    place = 2 if func is F.embedding else 8
+    return kwargs.get("padding_idx", args[place] if len(args) > place else None)
+
+
 @contextmanager
 def runnable(func: Any) -> Iterator[None]:
     """Within it the operation has derivatives of every kind: oneDNN's fused recurrent layers have none."""

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.extend.options import Options
+from fgcli.gradient.checks import ANY_METHOD, refuse
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.loss import differentiable
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.uses import call
 
@@ -20,6 +22,7 @@ class Backprop:
         pass
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
+        refuse(model, ANY_METHOD)
         return Coverage(sites=())
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
@@ -36,6 +39,6 @@ def exact(model: nn.Module, forward: Callable[[Any], Any], loss: Loss, batch: Ba
     """The gradient of the mean loss by reverse mode; `forward` gives the model's outputs of a batch's inputs."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with torch.enable_grad():
-        losses = loss(forward(batch.inputs), batch.targets)
+        losses = differentiable(loss(forward(batch.inputs), batch.targets))
         gradients = torch.autograd.grad(losses.mean(), list(parameters.values()), materialize_grads=True)
     return Estimate(losses.detach(), dict(zip(parameters, gradients, strict=True)))

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
+from fgcli.gradient.checks import ANY_METHOD, refuse
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.uses import call
@@ -27,6 +28,7 @@ class BackpropCheckpoint:
         self._segments = options.segments
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
+        refuse(model, ANY_METHOD)
         return Coverage(tuple(name for name, p in model.named_parameters() if p.requires_grad))
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:

@@ -15,7 +15,7 @@ from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few
 from fgcli.gradient.loss import OutputGradient, output_gradient
-from fgcli.gradient.operations import TABLES, following_backward, linear_part
+from fgcli.gradient.operations import TABLES, following_backward, linear_part, padding_row
 from fgcli.gradient.precision import full_precision
 from fgcli.gradient.probe import naming, without_formula
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
@@ -36,6 +36,8 @@ class WeightPerturbation:
 
     def __init__(self, options: Options) -> None:
         self.tangents, self.memory = tangents_of(options), memory_of(options)
+        self._padding: dict[str, int] = {}
+        """By the table's name, the row that no lookup trains."""
         self._one_by_one = False
         """Whether torch.func cannot follow the model, so that each tangent has a pass of its own."""
 
@@ -69,6 +71,12 @@ class WeightPerturbation:
                 self._single(model, loss, batch, rng, _Trial)
             except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
                 raise without_formula("an operation", "one of its layers", cause) from cause
+            again()
+            tables = _Tables()
+            run(model, batch.inputs, tables)
+            alone = {name: rows.pop() for name, rows in tables.padding.items() if len(rows) == 1}
+            self._padding = {name: row for name, row in alone.items() if row is not None}
+            again()
             if not self.tangents.single:
                 self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
                 try:
@@ -96,7 +104,10 @@ class WeightPerturbation:
 
     def _noise(self, rng: StepRng, name: str, parameter: Tensor, part: range) -> Tensor:
         """Directions of one parameter, [len(part), *its shape]."""
-        return self.tangents.noise(rng, "weight", name, part, tuple(parameter.shape), parameter)
+        noise = self.tangents.noise(rng, "weight", name, part, tuple(parameter.shape), parameter)
+        if name in self._padding:
+            noise[:, self._padding[name]] = 0
+        return noise
 
     def _estimate_several(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         tangents, every = self.tangents, range(self.tangents.number)
@@ -172,6 +183,23 @@ class _Along:
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         return func(*args, **kwargs)
+
+
+class _Tables(_Along):
+    """A pass without tangents, which notes the untrained row of each weight that is used, in each of its uses."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.padding: dict[str, set[int | None]] = {}
+
+    def visit(self, use: Use) -> Outputs:
+        for name in use.parameters:
+            self.padding.setdefault(name, set()).add(padding_row(use.func, use.args, use.kwargs))
+        return use.call(lambda value: value)
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        self.padding.setdefault(name, set()).add(None)
+        return parameter.detach()
 
 
 class _ByHand(_Along):

@@ -60,7 +60,11 @@ class Result:
     run_dir: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The content of result.json."""
+        """As it is written down.
+
+        Returns:
+            The content of result.json.
+        """
         own = as_json(self)
         return {"schema": SCHEMA, **own.pop(_RECIPE), **own}
 
