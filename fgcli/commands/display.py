@@ -63,6 +63,10 @@ class Display(WarningsOnly):
             self._say(f"goes on after step {plan.first_step}")
         for names, how in _uncovered(plan.coverage.perturbed, plan.coverage.frozen):
             self._say(f"{how}: {names}")
+        if plan.coverage.unused:
+            self._say(f"not used by the forward: {', '.join(plan.coverage.unused)}")
+        for note in plan.coverage.notes:
+            self._say(note)
         self._task = self._progress.add_task(
             plan.method, total=plan.total_steps, completed=plan.first_step, loss="", scores=""
         )
@@ -132,6 +136,9 @@ def _lossy(stream: TextIO) -> IO[str]:
 
 def _title(recipe: Mapping[str, Any]) -> Text:
     sizes = [f"{name} {recipe[name]}" for name in ("width", "depth", "k") if recipe[name] is not None]
+    feedback = recipe["options"].get("feedback", "none")
+    if feedback != "none":
+        sizes.append(f"feedback {feedback}")
     return Text(", ".join([f"{recipe['method']} on {recipe['dataset']}", *sizes, f"seed {recipe['seed']}"]))
 
 

@@ -52,6 +52,10 @@ class Result:
     step_ms_median: Annotated[float, Quantity("time per step", "lower", "digits", "ms", of_machine=True)]
     step_ms_quartiles: tuple[float, ...] = ()
     """The lower and the upper one."""
+    step_ms_mean: Annotated[float | None, Quantity("mean time per step", "lower", "digits", "ms", of_machine=True)] = (
+        None
+    )
+    """Where steps differ (feedback with tangents now and then), the mean is what a run pays."""
     peak_memory_bytes: Annotated[int, Quantity("peak memory", "lower", "digits", "MiB", MIB, of_machine=True)]
     sites: tuple[str, ...] = ()
     perturbed: tuple[str, ...] = ()

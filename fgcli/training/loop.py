@@ -324,6 +324,7 @@ class Training:
             wall_s=self._wall(),
             step_ms_median=median,
             step_ms_quartiles=(lower, upper),
+            step_ms_mean=self.progress.times.mean(),
             peak_memory_bytes=peak_memory_bytes(self.assembly.device),
             sites=tuple(coverage.sites),
             perturbed=tuple(coverage.perturbed),

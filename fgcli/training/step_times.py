@@ -21,6 +21,13 @@ class StepTimes:
         else:
             self.warm.append(milliseconds)
 
+    def mean(self) -> float:
+        """The mean. ValueError before the first step."""
+        times = self.warm or self.cold
+        if not times:
+            raise ValueError("no step was timed yet")
+        return statistics.fmean(times)
+
     def quartiles(self) -> tuple[float, float, float]:
         """The lower quartile, the median and the upper quartile. ValueError before the first step."""
         times = self.warm or self.cold

@@ -25,6 +25,13 @@ def test_a_resumed_process_warms_up_anew():
     assert resumed.quartiles() == (1.5, 2.0, 2.5)
 
 
+def test_the_mean_is_that_of_all_warm_steps():
+    assert StepTimes(warm=[1.0, 2.0, 9.0], cold=[100.0]).mean() == 4.0
+    assert StepTimes(cold=[100.0]).mean() == 100.0
+    with pytest.raises(ValueError, match="no step was timed"):
+        StepTimes().mean()
+
+
 def test_before_the_first_step():
     with pytest.raises(ValueError, match="no step was timed"):
         StepTimes().quartiles()
