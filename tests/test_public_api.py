@@ -15,7 +15,7 @@ import fgcli
 import fgcli.testing
 
 ROOT = Path(__file__).parents[1]
-HOMES = fgcli._homes()
+HOMES: dict[str, str] = fgcli._homes()  # pyright: ignore[reportAttributeAccessIssue]
 NAMES = [*HOMES, *(f"testing.{name}" for name in fgcli.testing.__all__)]
 
 

@@ -321,7 +321,7 @@ BROKEN = {
     PreparesFromAHiddenGenerator: r"randomness at site '0': expected a fresh instance to guess the same, found another",
     OneNoiseForAll: r"map at site '0': expected a sample's guess from its own noise alone, to .*, found a difference",
     MixesSamples: r"map at site '0': expected a sample's guess from its own noise alone, to .*, found a difference",
-    DependsOnItsBatch: r"linearize at site '0': expected a sample's guess whatever others are in its batch \(else whole",
+    DependsOnItsBatch: r"linearize at site '0': expected a sample's guess whatever others are in its batch \(else",
     WritesIntoTheWeights: r"side effects: expected 2.weight left as it is, found another value written into it",
     WritesIntoTheOutput: r"linearize at site '0': expected layer.output left as it is, found another value written",
     WritesIntoTheSlope: r"linearize at site '0': expected upstream.slope left as it is, found another value",

@@ -34,7 +34,8 @@ def entries(kind, names, options):
 def fg_guess_methods():
     names = ["Sound", "Shape", "Dtype", "Graph", "Number", "Raises", "Prepare", "Noise", "Nan", "Masked", "Sampled"]
     names += ["Leaves", "Memory", "Sparse", "NoMap"]
-    return entries("guess", [*names, "NoMethod", "Constructor", "Exits", "Needs", "NotLinear", "Abstract"], GuessOptions)
+    names += ["NoMethod", "Constructor", "Exits", "Needs", "NotLinear", "Abstract"]
+    return entries("guess", names, GuessOptions)
 
 
 @hookimpl
@@ -318,10 +319,10 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 
 IN_A_RUN = {
-    "Shape": r"site 'hidden2': map returned a tensor of shape \[32, 7, 1\]; it must be \[32, 8, 1\]",
+    "Shape": r"site 'hidden2': map returned a tensor of shape \[32, 7\]; it must be \[32, 8\]",
     "Dtype": r"site 'hidden2': map returned a tensor of dtype torch.float64; it must be torch.float32",
     "Graph": r"site 'hidden2': map returned a tensor that requires grad; it must record no graph: detach",
-    "Number": r"site 'hidden2': map returned a int; it must return a tensor \[32, 8, 1\]",
+    "Number": r"site 'hidden2': map returned a int; it must return a tensor \[32, 8\]",
     "Raises": r"site 'hidden2': map raised ValueError: no luck",
     "Prepare": r"site 'hidden2': prepare raised ValueError: no luck",
     "Leaves": r"site 'hidden2': map raised SystemExit: 0",
@@ -443,6 +444,6 @@ def test_a_run_whose_plugin_is_missing_says_which_it_was(registry: Registry, tmp
 def test_a_sound_method_of_a_plugin_trains_as_the_built_in_one(registry: Registry, tmp_path: Path) -> None:
     theirs = train(registry, tmp_path / "theirs", method="faulty:Sound").run()
     ours = run(tmp_path / "ours", method="wt", depth=3)
-    assert theirs["train_loss"] == ours["train_loss"]
+    assert theirs.metrics.train_loss == ours.metrics.train_loss
     written = resolve(read_recipe(tmp_path / "theirs" / "recipe.yaml"), {}, registry)
     assert written.method == "faulty:Sound"
