@@ -5,21 +5,19 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import site_gradients
 from torch import Tensor, nn
 
+from fgcli.diagnostics.gradients import site_gradients
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
-from fgcli.gradient.chain import find_segments
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.probe import output_shapes
-from fgcli.gradient.segment import GraphSegment, Lookahead
-from fgcli.gradient.sites import named_site_modules
+from fgcli.gradient.look import look
+from fgcli.gradient.upstream import CutNetwork
 from fgcli.models.mixer import LocalMixer
 from fgcli.models.options import MixerOptions, ResMLPOptions, TransformerOptions
 from fgcli.models.resmlp import ResMLP
 from fgcli.models.transformer import Transformer
-from fgcli.training.assembly import cross_entropy
+from fgcli.training.losses import cross_entropy
 
 NAMES = ["convnet", "mixer-local", "resmlp", "resnet-tiny", "transformer-tiny"]
 SHAPES = [(8,), (2, 8), (1, 8, 4)]
@@ -52,13 +50,13 @@ def test_every_gradient_lies_in_the_image_of_its_upstream_jacobian(name: str, sh
     batch = Batch(inputs(shape), torch.tensor([0, 3, 1]))
     assert model.eval()(batch.inputs).shape == (3, 5)
     model.train()
-    modules = named_site_modules(model)
-    above = find_segments(model, output_shapes(model, modules, batch.inputs))
-    assert set(above) == set(modules)
-    graphs = {site: segment for site, segment in above.items() if isinstance(segment, GraphSegment)}
-    true = site_gradients(model, batch, tuple(graphs), cross_entropy)
-    for site, _, upstream in Lookahead(graphs)(batch.inputs):
-        g, dense = true[site].flatten(1).unsqueeze(-1), upstream.dense()
+    network = look(model, batch.inputs)
+    weights = {name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)}
+    assert {site.name for site in network.guessed} == weights
+    true = site_gradients(model, network, cross_entropy, batch)
+    cut = CutNetwork(model, batch.inputs, network)
+    for site in network.guessed:
+        g, dense = true[site.name].flatten(1).unsqueeze(-1), cut.upstream(site).dense()
         assert g.any()
         torch.testing.assert_close(torch.linalg.pinv(dense) @ (dense @ g), g, rtol=1e-7, atol=1e-10)
 

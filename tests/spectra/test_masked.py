@@ -6,7 +6,7 @@ from masks import masks, weight
 from torch import Tensor
 
 from fgcli.spectra import masked
-from fgcli.spectra.masked import MaskedBasis, whiten, whiten_top
+from fgcli.spectra.masked import Coordinates, MaskedBasis, top_whitening, whitening
 
 
 def bases() -> dict[str, Tensor]:
@@ -17,7 +17,7 @@ def bases() -> dict[str, Tensor]:
 def projectors(ready: MaskedBasis, diagonal: Tensor, k: int, power_steps: int = 0) -> Tensor:
     """A Aᵀ of the map from noise, in float64: [batch, d, d]."""
     z = torch.eye(k, dtype=diagonal.dtype).expand(len(diagonal), k, k)
-    a = ready.projected(diagonal, z, power_steps).double()
+    a = ready.projection(diagonal, k, power_steps)(z).double()
     return a @ a.mT
 
 
@@ -37,11 +37,13 @@ def test_chunks_cover_the_batch_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
     diagonal, z, ready = masks(9), torch.arange(28.0, dtype=torch.float64).view(7, 4), MaskedBasis.of(weight(9, 4))
     sizes = []
 
-    def double(part: Tensor, noise: Tensor) -> Tensor:
+    def double(part: Tensor) -> Coordinates:
         sizes.append(len(part))
-        return 2 * noise
+        return lambda noise: 2 * noise
 
-    assert torch.equal(ready.combined(double, diagonal, z), ready.combine(diagonal, 2 * z))
+    mapped = ready.mapped(double, diagonal)
+    for _ in range(2):  # what is computed of the diagonals is computed once
+        assert torch.equal(mapped(z), ready.combine(diagonal, 2 * z))
     assert sizes == [2, 2, 2, 1]
 
 
@@ -49,7 +51,7 @@ def test_chunks_cover_the_batch_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_whitened_noise_gives_the_projector_onto_the_columns(name: str) -> None:
     dense = bases()[name] * masks(9).unsqueeze(-1)
     r = dense.shape[-1]
-    a = dense @ whiten(dense.mT @ dense, torch.eye(r, dtype=torch.float64).expand(len(dense), r, r))
+    a = dense @ whitening(dense.mT @ dense)(torch.eye(r, dtype=torch.float64).expand(len(dense), r, r))
     pinv = torch.linalg.pinv(dense, rtol=1e-6)
     torch.testing.assert_close(a @ a.mT, dense @ pinv, rtol=0, atol=1e-7)
 
@@ -60,17 +62,17 @@ def test_whitening_dependent_columns_does_not_hang_on_the_last_bits() -> None:
     dense = (weight(30, 8) * (torch.rand(64, 30, 1, generator=generator) < 0.2)).double()  # 6 rows of 8 on average
     gram, z = dense.mT @ dense, torch.randn(64, 8, generator=generator, dtype=torch.float64)
     nudged = gram * (1 + 1e-15 * torch.randn(8, 8, generator=generator, dtype=torch.float64))
-    torch.testing.assert_close(whiten(nudged, z), whiten(gram, z), rtol=0, atol=1e-8)
+    torch.testing.assert_close(whitening(nudged)(z), whitening(gram)(z), rtol=0, atol=1e-8)
 
 
-def test_whiten_top_finds_the_leading_eigenvectors() -> None:
+def test_top_whitening_finds_the_leading_eigenvectors() -> None:
     dense = weight(20, 8, gap_at=3) * (0.5 + masks(20)[4:].unsqueeze(-1))
     gram = dense.mT @ dense
     z = torch.eye(3, dtype=torch.float64).expand(len(gram), 3, 3)
-    a = dense @ whiten_top(gram, z, power_steps=4)
+    a = dense @ top_whitening(gram, 3, power_steps=4)(z)
     u = torch.linalg.svd(dense).U[:, :, :3]
     torch.testing.assert_close(a @ a.mT, u @ u.mT, rtol=0, atol=1e-6)
-    one = torch.stack([whiten_top(gram, z[..., j], 4) for j in range(3)], dim=-1)
+    one = torch.stack([top_whitening(gram, 3, 4)(z[..., j]) for j in range(3)], dim=-1)
     torch.testing.assert_close(dense @ one, a)
 
 
@@ -132,8 +134,8 @@ def test_a_basis_too_wide_for_its_products_gives_the_same(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nothing_is_nan_on_the_zero_matrix(dtype: torch.dtype) -> None:
     gram, z = torch.zeros(2, 5, 5, dtype=dtype), torch.ones(2, 3, dtype=dtype)
-    assert not whiten_top(gram, z, 3).any()
-    assert not whiten(gram[:, :3, :3], z).any()
+    assert not top_whitening(gram, 3, 3)(z).any()
+    assert not whitening(gram[:, :3, :3])(z).any()
 
 
 def test_what_is_not_finite_stays_so_and_spoils_no_other_sample() -> None:
@@ -141,7 +143,7 @@ def test_what_is_not_finite_stays_so_and_spoils_no_other_sample() -> None:
     gram[1, 0, 0] = torch.nan
     gram[2] = torch.inf
     z = torch.ones(3, 2, dtype=torch.float64)
-    u = whiten_top(gram, z, power_steps=1)
+    u = top_whitening(gram, 2, power_steps=1)(z)
     assert u[0].isfinite().all()
     assert u[1].isnan().any()
     assert u[2].isnan().any()

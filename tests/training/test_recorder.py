@@ -92,7 +92,7 @@ def test_moments_are_those_of_the_state_and_the_warm_start(tmp_path):
     from fgcli.diagnostics.batches import draw_batch
     from fgcli.diagnostics.exact import exact_moments
     from fgcli.diagnostics.subject import Subject
-    from fgcli.training.assembly import cross_entropy
+    from fgcli.training.losses import cross_entropy
 
     training = begin(
         tiny_recipe(method="wperp", k=3, diagnostics=["bias"]), tmp_path / "run", load_registry(), Listener()
