@@ -216,7 +216,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: nn.Sequential(
             linear(), Net(lambda _, x: torch.special.zeta(x.abs() + 2, torch.ones_like(x))), linear()
         ),
-        "site '0' is followed by .*zeta.*, which has no forward-mode formula .* use another operation, or the method backprop",
+        "site '0' is followed by .*zeta.*, which has no forward-mode formula .* use another operation, or the method ",
     ),
     "formula at the input": (
         lambda: nn.Sequential(Net(lambda _, x: torch.special.zeta(x.abs() + 2, torch.ones_like(x))), linear()),

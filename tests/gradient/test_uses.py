@@ -188,9 +188,16 @@ def test_structures() -> None:
 
 def test_attention_is_left_as_it_was() -> None:
     before = torch.backends.mha.get_fastpath_enabled()
-    with pytest.raises(RuntimeError), math_attention():
-        assert not torch.backends.mha.get_fastpath_enabled()
-        raise RuntimeError
+    within: list[bool] = []
+
+    def failing() -> None:
+        with math_attention():
+            within.append(torch.backends.mha.get_fastpath_enabled())
+            raise RuntimeError("no luck")
+
+    with pytest.raises(RuntimeError, match="no luck"):
+        failing()
+    assert within == [False]
     assert torch.backends.mha.get_fastpath_enabled() == before
     asked = F.has_torch_function
     look(nn.MultiheadAttention(2, 1, batch_first=True), (random(2, 3, 2),) * 3)

@@ -1,4 +1,4 @@
-"""Every parameter of every kind of module is found, and its gradient is that of `backward`, with nothing left to chance."""
+"""Every parameter of every kind of module is found, and its gradient is that of `backward`."""
 
 from typing import Any
 

@@ -166,6 +166,16 @@ def test_a_look_at_the_model_leaves_its_buffers() -> None:
     assert not between.mean.any()
 
 
+WITHOUT = [name for name in ZOO if "embedding bag" in name or "weight norm" in name]
+"""PyTorch has no forward-mode formula for them."""
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_an_operation_without_a_formula_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ModelRefused, match="forward-mode formula"):
+        WeightPerturbation(EngineOptions()).bind(made(name), inputs_of(name, 3))
+
+
 @pytest.mark.parametrize("tangents", [1, 4])
 @pytest.mark.parametrize(
     "name", [name for name, kind in ZOO.items() if kind.dtype == torch.float64 and name not in WITHOUT]
