@@ -1,6 +1,5 @@
 """Weight perturbation: its directional derivative is the inner product with the true gradient of every parameter."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -146,7 +145,7 @@ def test_what_torch_func_cannot_follow_has_a_pass_for_each_tangent(what: str, me
     model = nn.Sequential(nn.Linear(4, 4), Between(what), nn.Linear(4, 3)).double()
     batch = batch_for(model, 6)
     model.get_buffer("1.mean").zero_()
-    twin = copy.deepcopy(model)
+    twin = made(name)
     size = sum(p.numel() for p in model.parameters())
     estimator = WeightPerturbation(EngineOptions(tangents=size, combine="orthogonal", memory=memory))
     estimator.bind(model, batch.inputs)
@@ -186,7 +185,7 @@ def test_in_the_zoo_each_derivative_is_the_inner_product_with_the_gradient(name:
         pytest.skip("torch.func draws other random numbers, the same for all tangents")
     model, batch = made(name), Batch(inputs_of(name, 3), None)
     exact = backward(model, smooth, batch)
-    twin = copy.deepcopy(model)
+    twin = made(name)
     with drawing():
         call(twin, batch.inputs)
     estimator = WeightPerturbation(EngineOptions(tangents=tangents))
