@@ -1,5 +1,6 @@
 """Weight perturbation: its directional derivative is the inner product with the true gradient of every parameter."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -145,7 +146,7 @@ def test_what_torch_func_cannot_follow_has_a_pass_for_each_tangent(what: str, me
     model = nn.Sequential(nn.Linear(4, 4), Between(what), nn.Linear(4, 3)).double()
     batch = batch_for(model, 6)
     model.get_buffer("1.mean").zero_()
-    twin = made(name)
+    twin = copy.deepcopy(model)
     size = sum(p.numel() for p in model.parameters())
     estimator = WeightPerturbation(EngineOptions(tangents=size, combine="orthogonal", memory=memory))
     estimator.bind(model, batch.inputs)
