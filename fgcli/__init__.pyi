@@ -46,6 +46,7 @@ from fgcli.gradient.upstream import LinearUpstream as LinearUpstream
 from fgcli.gradient.upstream import UpstreamJacobian as UpstreamJacobian
 from fgcli.runs.results import Metrics as Metrics
 from fgcli.runs.results import Result as Result
+from fgcli.runs.run_directory import RunDirectory as RunDirectory
 from fgcli.runs.run_directory import open_run as open_run
 from fgcli.training.losses import Objective as Objective
 from fgcli.training.reporter import Plan as Plan
