@@ -121,10 +121,13 @@ class GuessEstimator:
         if self.feedback is not None:  # they have the vjp of their piece
             perturbed = ()
         self._perturbed = perturbed
+        covered = {*self._pieces, *frozen, *(name for site in network.guessed for name in site.parameters)}
+        # Also what is used, but where no derivative leads on to the output.
+        unused = tuple(name for name, p in model.named_parameters() if p.requires_grad and name not in covered)
         notes = ()
         if network.mixes:
             notes = (f"samples are not told apart ({network.mixes}): one δ for the batch, which is right, and noisier",)
-        return Coverage(tuple(site.name for site in network.guessed), perturbed, frozen, network.unused, notes)
+        return Coverage(tuple(site.name for site in network.guessed), perturbed, frozen, unused, notes)
 
     def _guesser(self, site: Site) -> Guesser:
         needs = self.method.needs
