@@ -74,7 +74,7 @@ def untimed(value: Any) -> Any:
         return [untimed(item) for item in value]
     if isinstance(value, Result):
         value = value.as_json()
-    varying = {"wall_s", "step_ms_median", "step_ms_quartiles", "peak_memory_bytes", "run_dir"}
+    varying = {"wall_s", "step_ms_median", "step_ms_quartiles", "step_ms_mean", "peak_memory_bytes", "run_dir"}
     return {key: item for key, item in value.items() if key not in varying}
 
 

@@ -136,7 +136,7 @@ def _lossy(stream: TextIO) -> IO[str]:
 
 def _title(recipe: Mapping[str, Any]) -> Text:
     sizes = [f"{name} {recipe[name]}" for name in ("width", "depth", "k") if recipe[name] is not None]
-    feedback = recipe["options"].get("feedback", "none")
+    feedback = recipe.get("options", {}).get("feedback", "none")
     if feedback != "none":
         sizes.append(f"feedback {feedback}")
     return Text(", ".join([f"{recipe['method']} on {recipe['dataset']}", *sizes, f"seed {recipe['seed']}"]))

@@ -118,7 +118,7 @@ def input_gradient(func: Any, args: tuple[Any, ...], x: Tensor, output_gradient:
         return output_gradient @ weight
     axes = CONVOLUTIONS[func]
     around, settings = _convolution_settings(axes, args)
-    padded = F.pad(x, around) if around else x
+    padded = (F.pad(x, around) if around else x).to(output_gradient.dtype)
     batched = output_gradient.dim() == axes + 2
     g, inputs = (output_gradient, padded) if batched else (output_gradient.unsqueeze(0), padded.unsqueeze(0))
     gradient, _, _ = torch.ops.aten.convolution_backward(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fgcli.gradient.errors import UnknownSite
 from fgcli.gradient.operations import TABLES, linear_part
-from fgcli.gradient.precision import LOW, wide
+from fgcli.gradient.precision import LOW, full_precision, wide
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import Layout, Link, Network, Site
 from fgcli.gradient.uses import Outputs, Use, Uses, leaves, mapped, primal_of, rebuilt
@@ -48,7 +48,8 @@ class Seen:
             rest = output_gradient.new_zeros((self.rows - 1) * len(output_gradient), *output_gradient.shape[1:])
             output_gradient = torch.cat([output_gradient, rest])
         use = self.use.on(wide) if any(one.dtype in LOW for one in self.use.data) else self.use
-        return use.gradients(site.natural(output_gradient, self.shapes), trained)
+        with full_precision(output_gradient):
+            return use.gradients(site.natural(output_gradient, self.shapes), trained)
 
 
 def _leaves_of(values: Sequence[Tensor]) -> list[Tensor]:
@@ -180,6 +181,7 @@ class SeveralTangents:
             added = None
         else:
             added = self._added(site, seen, layout.by_sample(s, self.samples))
+            added = None if added is None else added.to(s.dtype)
         if site.link is not None and added is not None:
             slope = site.link.slope(s)
             if arriving is None:

@@ -279,7 +279,8 @@ class Step:
         return replace(found, delta=delta, coefficients=self._coefficients(delta))
 
     def _of_site(self, site: Site, seen: Seen, drawn: Drawn, found: Derivatives) -> dict[str, Tensor]:
-        return seen.gradients(site, self._estimate(site, drawn, found), self.trained)
+        with full_precision(self.batch.device):
+            return seen.gradients(site, self._estimate(site, drawn, found), self.trained)
 
     def _estimate(self, site: Site, drawn: Drawn, found: Derivatives) -> Tensor:
         """ĝ [samples, *shape]: the equation of the estimate."""

@@ -220,10 +220,11 @@ class SegmentUpstream:
     def _apply_transpose(self, u: Tensor) -> Tensor:
         parts = zip(self._ends, u.split(self._rows, 1), strict=True)
         cotangents = [one for end, part in parts for one in end.pulled(part)]
+        cotangents = [u.to(end.dtype) for u, end in zip(cotangents, self._tensors, strict=True)]
         found = torch.autograd.grad(
             self._tensors, self._leaf, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
         )
-        return self._site.by_sample(found, self._samples).reshape(self._samples, -1)
+        return self._site.by_sample(found, self._samples).reshape(self._samples, -1).to(u.dtype)
 
     @cached_property
     def _reverse(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -236,7 +237,7 @@ class SegmentUpstream:
     def _apply(self, v: Tensor) -> Tensor:
         zeros, pulled = self._reverse
         tangents = self._site.natural(v.reshape(self._s.shape), [one.shape for one in self._leaf])
-        pairs = [(one, t.contiguous()) for one, t in zip(pulled, tangents, strict=True) if one.requires_grad]
+        pairs = [(one, t.contiguous().to(one.dtype)) for one, t in zip(pulled, tangents, strict=True) if one.requires_grad]
         found = iter(
             torch.autograd.grad(
                 [one for one, _ in pairs],
@@ -247,7 +248,7 @@ class SegmentUpstream:
                 materialize_grads=True,
             )
         )
-        return torch.cat([end.flat([next(found) for _ in end.tensors]) for end in self._ends], 1)
+        return torch.cat([end.flat([next(found).to(v.dtype) for _ in end.tensors]) for end in self._ends], 1)
 
 
 def _by_columns(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:

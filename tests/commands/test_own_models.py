@@ -204,16 +204,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(flags: str, said: str)
 
 
 REFUSED = {
-    "norm": ("wt", "layer 'norm' (BatchNorm1d) is in train mode", "put it into eval mode"),
-    "state": ("activation-perturbation", "the model changes its buffer 'mean' in the forward pass", "or use backprop"),
-    "value": ("wperp", "site 'hidden' (Linear) is in a model that torch.fx cannot follow", "no branches on values"),
-    "formula": (
-        "wt",
-        "site 'hidden' is followed by an operation without a forward-mode formula",
-        "the method backprop",
-    ),
-    "twice": ("wt", "site 'middle' is called twice in one forward pass", "give each call a layer of its own"),
-    "shared": ("wt", "sites 'middle' and 'again' share a parameter", "or use weight-perturbation"),
+    "formula": ("wt", "site 'hidden' is followed by special_zeta, which has no forward-mode formula", "method backprop"),
     "frozen": ("backprop", "no parameter of the model (Bad) requires a gradient", "set requires_grad"),
 }
 
@@ -232,6 +223,13 @@ def test_what_a_method_cannot_train_is_named_with_its_site_and_the_mend(what: st
     model = load_registry().find("model", "net_of_mine:Bad").entry.load()(SimpleNamespace(what=what), (4,), 3, None)
     with pytest.raises(ModelRefused, match=re.escape(said)):
         ForwardGradient(model, method).step(torch.randn(2, 4), torch.tensor([0, 1]), F.cross_entropy)
+
+
+@pytest.mark.parametrize("method", ["activation-perturbation", "wt"])
+@pytest.mark.parametrize("what", ["norm", "value", "twice", "shared"])
+def test_what_was_once_refused_is_trained(what: str, method: str) -> None:
+    flags = ["--model", "net_of_mine:Bad", "--model-option", f"what={what}", "--method", method, "--out", "run"]
+    assert fg("train", *OWN[:-2], *flags).exit_code == 0
 
 
 def test_more_orthogonal_tangents_than_dimensions_are_refused() -> None:

@@ -21,7 +21,8 @@ FILE = Path("some.json")
 METRICS = {"train_accuracy": 0.5, "test_accuracy": 0.25, "train_loss": 1.0, "test_loss": 2.0}
 RESULT = {
     "schema": 1, "method": "wt", "width": 8, "steps": 12, "skipped_updates": 1, **METRICS, "best_step": 9,
-    "wall_s": 1.5, "step_ms_median": 1.0, "step_ms_quartiles": [0.5, 1.25], "peak_memory_bytes": 2**20,
+    "wall_s": 1.5, "step_ms_median": 1.0, "step_ms_quartiles": [0.5, 1.25], "step_ms_mean": 1.1,
+    "peak_memory_bytes": 2**20,
     "sites": ["hidden1"], "perturbed": [], "frozen": ["scale"], "run_dir": "run",
 }  # fmt: skip
 CURVE = {"k": [1, 2], "overlap": [0.5, 1.0], "squared": [0.25, 1.0]}
