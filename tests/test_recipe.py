@@ -108,7 +108,9 @@ def test_defaults_of_the_options_are_filled_in() -> None:
     recipe = resolve(None, {"method": "wperp"}, REGISTRY)
     assert recipe.k == 10
     own = {"uncovered": "perturb", "solver": "svd", "label": "", "scale": 1.0, "pair": [1, 2]}
-    assert recipe.options == own | {"draws": "gaussian", "shrinkage": 0.01, "tangent_chunk": None}
+    engine = {"draws": "gaussian", "shrinkage": 0.01, "tangent_chunk": None, "output_gradient": None}
+    feedback = {"feedback": "none", "feedback_learning": "tangents", "feedback_rate": 0.02, "feedback_every": 1}
+    assert recipe.options == own | engine | feedback | {"correction": 0.0}
     assert (recipe.tangents, recipe.combine, recipe.tangent_chunk) == (1, "mean", None)
     assert recipe.model_options == {"activation": "relu"}
 

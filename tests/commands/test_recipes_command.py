@@ -19,7 +19,7 @@ def test_list_has_every_shipped_recipe_with_its_kind_and_title():
     lines = {line.split()[0]: line for line in fg("recipes", "list").stdout.splitlines()}
     assert sorted(lines) == recipes.names()
     assert re.fullmatch(r"table3 +100 runs +Training accuracy by width \(Tab. 3\)", lines["table3"])
-    assert re.fullmatch(r"quickstart +a run +wperp-ns", lines["quickstart"])
+    assert re.fullmatch(r"quickstart +a run +activation-perturbation", lines["quickstart"])
 
 
 def test_show_prints_the_file():
@@ -38,7 +38,7 @@ def test_copy_is_the_file_and_never_over_another():
 def test_validate_says_what_each_is():
     done = fg("recipes", "validate", "quickstart", "table3")
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[0].endswith("a run, method wperp-ns, 200 epochs; fg train --recipe quickstart")
+    assert done.stdout.splitlines()[0].endswith("a run, method activation-perturbation, 40 epochs; fg train --recipe quickstart")
     assert done.stdout.splitlines()[1].endswith("a sweep of 100 runs, 3 views; fg bench table3")
 
 
@@ -75,7 +75,7 @@ base: {batch_size: 101, dataset_options: {num_samples: 100}}
 grid:
   methods:
     - {label: absent, method: wt, device: "cuda:99"}
-    - {label: refused, method: wt, model: "validated_nets:Mixing"}
+    - {label: refused, method: wperp-bottom, model: "validated_nets:Mixing"}
     - {label: broken, method: wt, model: "validated_nets:broken"}
     - {label: large, method: wperp, k: 500}
     - {label: unmeasured, method: backprop, diagnostics: [bias]}
@@ -90,7 +90,7 @@ grid:
         "mine.yaml:8:40: k is 500; it must be at most the width, 128",
         "mine.yaml: absent-seed0 and 2 more: device cuda:99 is absent; present: ",
         "mine.yaml: absent-seed0 and 11 more: --batch-size is 101; it must be at most 80, the training samples of",
-        "mine.yaml: refused-seed0 and 2 more: method wt cannot train model validated_nets:Mixing: site 'first' is",
+        "mine.yaml: refused-seed0 and 2 more: method wperp-bottom cannot train model validated_nets:Mixing: site 'first' is",
         "mine.yaml: broken-seed0 and 2 more: model validated_nets:broken of validated_nets file",
         "mine.yaml: unmeasured-seed0 and 2 more: --diagnostics is bias, but method backprop guesses no gradient",
         "run.yaml: device cuda:99 is absent; present: ",
@@ -98,7 +98,7 @@ grid:
     assert len(lines) == len(expected)
     for line, begins in zip(lines, expected, strict=True):
         assert line.startswith(begins)
-    assert "a run, method wperp-ns" in done.stdout
+    assert "a run, method activation-perturbation" in done.stdout
 
 
 @pytest.mark.parametrize(

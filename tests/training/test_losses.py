@@ -115,11 +115,9 @@ def test_the_total_of_losses_and_of_their_mean() -> None:
 SOURCE = """
     import torch
 
-    from fgcli.data.dataset import Dataset
-    from fgcli.extend.entry import Entry
-    from fgcli.extend.hookspecs import hookimpl
+    from fgcli import Dataset, Entry, hookimpl
 
-    FG_CONTRACT = 1
+    FG_CONTRACT = 2
 
 
     @hookimpl
