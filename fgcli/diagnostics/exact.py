@@ -130,10 +130,12 @@ def _covariances(subject: Subject, batch: Batch) -> dict[str, Covariances] | Non
     if guesses is None:
         return None
     gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch, guesses.guessed)
+    before = guesses.state()
     try:
         maps = guesses.linear_maps(subject.model, batch.rows(slice(1)).inputs, subject.step)
     except TypeError:  # not linear in its noise
         return None
+    guesses.load_state(before)  # one sample's maps are no start for a batch
     entries = max(gradients[name][0].numel() * linear.noise_dim for name, linear in maps.items())
     if entries > LARGEST:
         return None

@@ -42,10 +42,10 @@ class Kept:
         return self.of_noise or Gram.of(tangents, self.guesses.flatten(2))
 
     def combined(self, c: Tensor) -> Tensor:
-        """Σ_k c_k y_k of c [batch, K]: [batch, *site.shape]. Where K = 1, y itself is written into."""
+        """Σ_k c_k y_k of c [batch, K]: [batch, *site.shape]."""
         y = self.guesses
         if len(y) == 1:
-            return y[0].mul_(c.view(-1, *[1] * (y.dim() - 2)))
+            return y[0] * c.view(-1, *[1] * (y.dim() - 2))
         return _weighted_sum(c, y.flatten(2)).view(y.shape[1:])
 
 

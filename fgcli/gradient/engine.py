@@ -88,7 +88,7 @@ class GuessEstimator:
         self._pieces: tuple[str, ...] = ()
         self._exact: frozenset[str] = frozenset()
         self._numbers = 0
-        """That all sites give for a sample."""
+        """That all guessed sites give for a sample."""
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
@@ -158,10 +158,12 @@ class GuessEstimator:
     def _try(self, model: nn.Module, example: Any) -> None:
         """Hold the method's maps to what they must be, on a few samples. Nothing of it is kept."""
         dims: dict[str, int] = {}
+        self._numbers = 0
         try:
             with torch.no_grad():
                 for site, s, linear in self._maps(model, example, 0):
                     dims[site.name] = linear.noise_dim
+                    self._numbers += s[0].numel()
                     if self._guessers[site.name].guess is self.method:
                         check_linear(linear, site.name, s)
         finally:

@@ -45,7 +45,7 @@ class OutputGradient:
                 found[0] += (e * by_sample).sum()
                 continue
             by_row = by_sample.reshape(rows, samples, -1)
-            found += torch.einsum("si,rsi->sr", e.reshape(samples, -1), by_row)
+            found += (by_row * e.reshape(samples, -1)).sum(2).T
         return found
 
 

@@ -27,7 +27,7 @@ def test_operations_are_those_of_a_count_by_hand() -> None:
     back = sum(PRODUCT * d_in * d_out for d_in, d_out in WIDTHS[1:])  # through every layer but the first
     expected = {
         "backprop": forward + back + forward,  # the last: the weights' gradients
-        "weight-perturbation": 3 * forward,  # x W, x dW and dx W: PyTorch multiplies the first layer's dx = 0, too
+        "weight-perturbation": forward + forward + back,  # x W, x dW, and dx W through every layer but the first
         "activation-perturbation": forward + back + forward,
     }
     for method, operations in expected.items():

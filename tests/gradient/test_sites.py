@@ -90,7 +90,7 @@ class Ways(nn.Module):
             case "matmul":
                 return h.relu() @ self.second.weight
             case "branch":
-                h = h.relu() if bool(h.sum() > 0) else h.tanh()
+                h = h.relu() if bool(self.first.bias.sum() > 0) else h.tanh()
             case "last":
                 return h.relu()
         return self.second(h)
