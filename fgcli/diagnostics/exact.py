@@ -25,6 +25,7 @@ from fgcli.diagnostics.closed_forms import SecondMoments, SiteTerms, mean_square
 from fgcli.diagnostics.gradients import site_gradients, squares_per_sample
 from fgcli.diagnostics.subject import Subject
 from fgcli.gradient.estimator import Batch
+from fgcli.gradient.randomness import DRAWN_AT_ONCE
 
 ENTRIES = 2**22  # of the matrices A of one site held at a time: 32 MiB in float64, and some copies of it
 LARGEST = 2**26  # entries of one sample's A, above which the moments are left to Monte Carlo
@@ -130,12 +131,11 @@ def _covariances(subject: Subject, batch: Batch) -> dict[str, Covariances] | Non
     if guesses is None:
         return None
     gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch, guesses.guessed)
-    before = guesses.state()
     try:
-        maps = guesses.linear_maps(subject.model, batch.rows(slice(1)).inputs, subject.step)
+        # Not of one sample alone: what a method prepares may be made of the first that it sees.
+        maps = guesses.linear_maps(subject.model, batch.rows(slice(DRAWN_AT_ONCE)).inputs, subject.step)
     except TypeError:  # not linear in its noise
         return None
-    guesses.load_state(before)  # one sample's maps are no start for a batch
     entries = max(gradients[name][0].numel() * linear.noise_dim for name, linear in maps.items())
     if entries > LARGEST:
         return None

@@ -237,7 +237,9 @@ class SegmentUpstream:
     def _apply(self, v: Tensor) -> Tensor:
         zeros, pulled = self._reverse
         tangents = self._site.natural(v.reshape(self._s.shape), [one.shape for one in self._leaf])
-        pairs = [(one, t.contiguous().to(one.dtype)) for one, t in zip(pulled, tangents, strict=True) if one.requires_grad]
+        pairs = [
+            (one, t.contiguous().to(one.dtype)) for one, t in zip(pulled, tangents, strict=True) if one.requires_grad
+        ]
         found = iter(
             torch.autograd.grad(
                 [one for one, _ in pairs],

@@ -204,7 +204,11 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(flags: str, said: str)
 
 
 REFUSED = {
-    "formula": ("wt", "site 'hidden' is followed by special_zeta, which has no forward-mode formula", "method backprop"),
+    "formula": (
+        "wt",
+        "site 'hidden' is followed by special_zeta, which has no forward-mode formula",
+        "method backprop",
+    ),
     "frozen": ("backprop", "no parameter of the model (Bad) requires a gradient", "set requires_grad"),
 }
 

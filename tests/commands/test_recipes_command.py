@@ -38,7 +38,9 @@ def test_copy_is_the_file_and_never_over_another():
 def test_validate_says_what_each_is():
     done = fg("recipes", "validate", "quickstart", "table3")
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[0].endswith("a run, method activation-perturbation, 40 epochs; fg train --recipe quickstart")
+    assert done.stdout.splitlines()[0].endswith(
+        "a run, method activation-perturbation, 40 epochs; fg train --recipe quickstart"
+    )
     assert done.stdout.splitlines()[1].endswith("a sweep of 100 runs, 3 views; fg bench table3")
 
 
