@@ -92,7 +92,7 @@ grid:
         "mine.yaml:8:40: k is 500; it must be at most the width, 128",
         "mine.yaml: absent-seed0 and 2 more: device cuda:99 is absent; present: ",
         "mine.yaml: absent-seed0 and 11 more: --batch-size is 101; it must be at most 80, the training samples of",
-        "mine.yaml: refused-seed0 and 2 more: method wperp-bottom cannot train model validated_nets:Mixing: site 'first' is",
+        "mine.yaml: refused-seed0 and 2 more: method wperp-bottom cannot train model validated_nets:Mixing: site",
         "mine.yaml: broken-seed0 and 2 more: model validated_nets:broken of validated_nets file",
         "mine.yaml: unmeasured-seed0 and 2 more: --diagnostics is bias, but method backprop guesses no gradient",
         "run.yaml: device cuda:99 is absent; present: ",
