@@ -77,6 +77,13 @@ class ForwardGradient:
             )
         if isinstance(y, Tensor) and isinstance(x, Tensor) and y.dim() and len(y) != len(x):
             raise UsageError(f"x and y are {_described(x)} and {_described(y)}: not the same number of samples")
+        shaped = (p for p in self.model.parameters() if not isinstance(p, nn.UninitializedParameter))
+        known = {one.dtype for one in shaped if one.is_floating_point()}
+        given = {one.dtype for one in leaves_of(x) if one.is_floating_point()}
+        if torch.double in given and known and torch.double not in known:
+            raise UsageError(
+                f"x is in float64 and the model's weights in {_names(known)}: use x.float(), or model.double()"
+            )
         if torch.is_inference_mode_enabled():
             raise UsageError("step is called in torch.inference_mode(), which has no tangents; leave it out")
         self._bind(x)
@@ -155,6 +162,10 @@ def leaves_of(x: Any) -> list[Tensor]:
     found: list[Tensor] = []
     mapped(lambda value: found.append(value) if isinstance(value, Tensor) and value.dim() else None, x)
     return found
+
+
+def _names(dtypes: set[torch.dtype]) -> str:
+    return ", ".join(sorted(str(one).removeprefix("torch.") for one in dtypes))
 
 
 def _described(value: Any) -> str:

@@ -13,6 +13,14 @@ import torch
 from fgcli.errors import UsageError
 
 
+def machine_memory() -> int | None:
+    """Bytes of memory that the machine has; None on a system that does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def list_devices() -> list[str]:
     """The devices of this machine that torch can use, the preferred one first."""
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []

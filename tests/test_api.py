@@ -12,7 +12,17 @@ import torch.nn.functional as F
 from networks import chain
 from torch import Tensor, nn
 
-from fgcli import Coverage, ForwardGradient, Isotropic, LossRefused, ModelRefused, OptionRefused, Options, UsageError
+from fgcli import (
+    Coverage,
+    ForwardGradient,
+    GuessFault,
+    Isotropic,
+    LossRefused,
+    ModelRefused,
+    OptionRefused,
+    Options,
+    UsageError,
+)
 from fgcli.methods.backprop import Backprop
 
 DIM = 6 + 4  # of the guess space of `small`
@@ -381,3 +391,17 @@ def test_a_parameter_without_a_shape_and_an_impossible_seed_are_refused() -> Non
     for seed in (-1, 2**63, "a", 0.5):
         with pytest.raises(UsageError, match=r"^seed is .*; it must be a whole number from 0"):
             ForwardGradient(small(), seed=seed)  # pyright: ignore[reportArgumentType]
+
+
+def test_inputs_in_float64_for_a_model_in_float32_are_one_line() -> None:
+    gradient = ForwardGradient(nn.Linear(3, 2), "activation-perturbation")
+    with pytest.raises(UsageError, match=r"x is in float64 and the model's weights in float32: use x.float\(\)"):
+        gradient.step(torch.ones(4, 3, dtype=torch.double), torch.zeros(4, dtype=torch.long), F.cross_entropy)
+
+
+def test_a_krylov_space_beyond_the_machine_s_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgcli.methods.orthogonal.krylov.machine_memory", lambda: 10_000)
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
+    gradient = ForwardGradient(model, "wperp", k="rank")
+    with pytest.raises(GuessFault, match=r"site '0': .* GiB, and this machine has .* use solver=mean"):
+        gradient.step(torch.ones(64, 1, 8), torch.zeros(64, dtype=torch.long), F.cross_entropy)

@@ -23,7 +23,7 @@ from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory, Needs
 from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 from fgcli.methods.by_form import ByForm
 from fgcli.methods.options import NewtonSchulzOptions
-from fgcli.methods.orthogonal.krylov import batch_of, start_block
+from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large, start_block
 from fgcli.spectra.coefficients import MARGIN, CoefficientTable
 from fgcli.spectra.krylov import krylov_images, mean_image
 from fgcli.spectra.lanczos import LeadingSingular, leading_singular
@@ -190,6 +190,7 @@ class NewtonSchulzKrylov(GuessMethod):
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Started) -> LinearMap:
         r = min(self.oversampling * prepared.start.shape[1], upstream.output_dim)
+        refuse_too_large(layer, upstream, r)
         images = krylov_images(upstream, prepared.start, r, batch_of(layer))
         statistics = {"image": mean_image(images, prepared.start)}
         images = near_one(images)

@@ -1,11 +1,11 @@
 """Layers initialised from a generator alone, and the shapes of inputs, for all built-in models."""
 
 import math
-import os
 
 import torch
 from torch import Tensor, nn
 
+from fgcli.devices import machine_memory
 from fgcli.errors import UsageError
 from fgcli.models.options import Activation
 
@@ -28,11 +28,8 @@ def activation(name: Activation) -> nn.Module:
 
 def check_fits(weights: int, model: str) -> None:
     """UsageError where the float32 weights of a model alone exceed the machine's memory."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # a system that does not tell
-        return
-    if 4 * weights > memory:
+    memory = machine_memory()
+    if memory is not None and 4 * weights > memory:
         needed = f"{4 * weights / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f}"
         raise UsageError(f"{model} has {weights:,} weights, which take {needed}; set a smaller width or depth")
 

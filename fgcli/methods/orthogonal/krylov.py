@@ -7,6 +7,7 @@ a step, and samples share them.
 
 from torch import Tensor
 
+from fgcli.devices import machine_memory
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
 from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
@@ -25,6 +26,7 @@ class OrthogonalKrylov(GuessMethod):
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Tensor) -> LinearMap:
         k = min(prepared.shape[1], upstream.output_dim)
+        refuse_too_large(layer, upstream, self.oversampling * k)
         images = krylov_images(upstream, prepared, self.oversampling * k, batch_of(layer))
         vectors = ritz_vectors(near_one(images), k)
 
@@ -40,6 +42,17 @@ def start_block(layer: Layer, memory: Memory, k: int) -> Tensor:
     if image is None or image.shape != (layer.dim, k):
         return random_block(layer.dim, k, layer.weight)
     return followed(image)
+
+
+def refuse_too_large(layer: Layer, upstream: UpstreamJacobian, r: int) -> None:
+    """MemoryError where r vectors a sample, in both spaces of W̃, take more than the machine's memory."""
+    numbers = batch_of(layer) * min(r, upstream.output_dim) * (upstream.input_dim + upstream.output_dim)
+    needed, there = 2 * numbers * layer.weight.element_size(), machine_memory()
+    if there is not None and needed > there:
+        raise MemoryError(
+            f"the Krylov space of {batch_of(layer)} samples, {r} vectors each, takes {needed / 2**30:,.0f} GiB, and "
+            f"this machine has {there / 2**30:,.0f}: set a smaller k or batch, or use solver=mean"
+        )
 
 
 def batch_of(layer: Layer) -> int:
