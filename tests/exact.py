@@ -94,7 +94,8 @@ def summed(estimator: GuessEstimator, model: nn.Module, loss: Loss, batch: Batch
     shared = [(name, j) for name in alone for j in range(dims[name])]
     shared += [(name, j) for name in estimator._perturbed for j in range(parameters[name].numel())]
     parts = [slots[i : i + tangents.number] for i in range(0, len(slots), tangents.number)]
-    calls: list[tuple[list[Slot], Slot | None]] = [(part, None) for part in parts] + [([], one) for one in shared]
+    calls: list[tuple[list[Slot], Slot | None]] = [(part, None) for part in parts]
+    calls += [([], one) for one in shared]
     total: dict[str, Tensor] = {}
     buffers = [(one, one.clone()) for one in model.buffers()]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.utils.checkpoint import checkpoint
 
 Forward = Callable[..., Any]
 
@@ -84,7 +85,8 @@ def tied() -> nn.Module:
         mix=nn.Linear(3, 3),
         head=nn.Linear(3, 5, bias=False),
     )
-    model.head.weight = model.embed.weight
+    head: Any = model.head
+    head.weight = model.get_parameter("embed.weight")
     return model
 
 
@@ -203,7 +205,7 @@ kind(
 kind("bilinear", lambda: Net(lambda m, x: m.a(x, x.tanh()), a=nn.Bilinear(3, 3, 2)), vectors(3), "a")
 kind(
     "tensordot",
-    lambda: Net(lambda m, x: torch.tensordot(x, m.w, ([1, 2], [0, 1])).tanh(), w=weight(2, 3, 2)),
+    lambda: Net(lambda m, x: torch.tensordot(x, m.w, 2).tanh(), w=weight(2, 3, 2)),
     vectors(2, 3),
     "w",
 )
@@ -853,7 +855,7 @@ kind(
 kind(
     "checkpointed",
     lambda: Net(
-        lambda m, x: m.b(torch.utils.checkpoint.checkpoint(m.a, x, use_reentrant=False).tanh()),
+        lambda m, x: m.b(checkpoint(m.a, x, use_reentrant=False).tanh()),
         a=nn.Linear(3, 2),
         b=nn.Linear(2, 2),
     ),

@@ -28,5 +28,5 @@ class Subject:
 
         What feedback predicts has no closed form: its moments are those in weight space.
         """
-        of_guesses = isinstance(self.estimator, GuessEstimator) and self.estimator.feedback is None
-        return self.estimator if of_guesses else None
+        one = self.estimator
+        return one if isinstance(one, GuessEstimator) and one.feedback is None else None

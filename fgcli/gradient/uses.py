@@ -230,7 +230,8 @@ class Uses(TorchFunctionMode):
             if not isinstance(one, Tensor) or id(one) in self.sources or not one.is_floating_point():
                 continue
             # Else it was detached, and is a constant. Within torch.func no graph tells that.
-            within_func = torch._C._functorch.peek_interpreter_stack() is not None
+            functorch: Any = torch._C
+            within_func = functorch._functorch.peek_interpreter_stack() is not None
             if one.requires_grad or not attached or (within_func and func not in _DETACHING):
                 self.sources[id(one)] = Source(names, one, (func, args, kwargs, index if several else None))
         return made

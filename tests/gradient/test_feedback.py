@@ -153,8 +153,8 @@ def test_it_learns_the_mean_jacobian_of_a_network_that_stands_still():
 def test_learning_is_stable_with_far_more_dimensions_than_samples():
     model, data = network(2, width=400), batch(4)
     feedback, found = Feedback(FeedbackOptions("direct", rate=1.0)), look(network(2, width=400), batch(4).inputs)
-    weights = model.get_submodule("output").weight.detach() @ model.get_submodule("hidden2").weight.detach()
-    size = float(weights.norm())
+    parameters = dict(model.named_parameters())
+    size = float((parameters["output.weight"] @ parameters["hidden2.weight"]).norm())
     for step in range(300):
         feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(step))
     assert float(feedback.matrices["hidden2"].norm()) < 2 * size
@@ -170,6 +170,7 @@ def test_bootstrapped_feedback_comes_nearer_than_none_and_uses_no_tangents(monke
     monkeypatch.undo()
     found = look(model, batch().inputs)
     monkeypatch.setattr(forward_ad, "make_dual", no_tangents)
+    told = alone = torch.zeros(0)
     for step in range(30):
         told = feedback.predict(model, found, F.cross_entropy, batch(), Streams(0).at(step)).at["hidden3"]
         alone = without.predict(model, found, F.cross_entropy, batch(), Streams(0).at(step)).at["hidden3"]
@@ -201,8 +202,8 @@ def _leaves(tensor: Tensor) -> list[Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
+        if isinstance(variable := getattr(node, "variable", None), Tensor):
+            found.append(variable)
         ahead.extend(following for following, _ in node.next_functions)
     return found
 

@@ -109,7 +109,7 @@ def test_draws_state_and_what_comes_before_are_not_taken_for_samples_that_meet(m
 @pytest.mark.parametrize("head", [linear, lambda: untrained(linear())])
 def test_a_forward_that_looks_at_the_batchs_size_has_each_tangent_alone(head: Any) -> None:
     model = nn.Sequential(linear(), head(), Batchwise("divide by its size")).double()
-    if not model[1].weight.any():
+    if not dict(model.named_parameters())["1.weight"].any():
         model.append(nn.Linear(4, 4).double())
     batch = Batch(X.double(), None)
     estimator = GuessEstimator(Isotropic(), tangents=Tangents(4 * (len(model) - 1), "orthogonal"))
