@@ -154,7 +154,7 @@ def test_learning_is_stable_with_far_more_dimensions_than_samples():
     model, data = network(2, width=400), batch(4)
     feedback, found = Feedback(FeedbackOptions("direct", rate=1.0)), look(network(2, width=400), batch(4).inputs)
     parameters = dict(model.named_parameters())
-    size = float((parameters["output.weight"] @ parameters["hidden2.weight"]).norm())
+    size = float((parameters["output.weight"] @ parameters["hidden2.weight"]).detach().norm())
     for step in range(300):
         feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(step))
     assert float(feedback.matrices["hidden2"].norm()) < 2 * size
