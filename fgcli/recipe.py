@@ -18,7 +18,7 @@ from fgcli.extend.entry import Entry, Rank
 from fgcli.extend.explain import Path, first_fault, shown
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
-from fgcli.runs.quantities import DiagnosticKey
+from fgcli.runs.diagnostics import DiagnosticKey
 from fgcli.shell import command_line
 from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fgcli.errors import RunError
 from fgcli.runs.quantity import Quantity
@@ -78,6 +78,11 @@ class DiagnosticsRow:
 OVERLAP = name_of(OverlapCurve.overlap)
 OVERLAPS = quantities(OverlapCurve)
 DIAGNOSTICS = (*MOMENTS, OVERLAP)
+
+if TYPE_CHECKING:
+    DiagnosticKey = str
+else:
+    DiagnosticKey = Literal[tuple(DIAGNOSTICS)]
 
 
 def _layer(content: Mapping[str, Any], file: Path) -> LayerRow:

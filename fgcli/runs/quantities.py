@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from fgcli.runs.diagnostics import DIAGNOSTICS, MOMENTS, OVERLAPS
+from fgcli.runs.diagnostics import MOMENTS, OVERLAPS
 from fgcli.runs.quantity import Quantity
 from fgcli.runs.record import quantities
 from fgcli.runs.results import METRICS, Result
@@ -14,8 +14,6 @@ VALUE_KEYS = (*RESULTS, *MOMENTS, *TIMING)
 """What a view of a sweep may show."""
 
 if TYPE_CHECKING:
-    MetricKey = ValueKey = DiagnosticKey = OverlapKey = str
+    MetricKey = ValueKey = OverlapKey = str
 else:
-    MetricKey, ValueKey, DiagnosticKey, OverlapKey = (
-        Literal[tuple(keys)] for keys in (METRICS, VALUE_KEYS, DIAGNOSTICS, OVERLAPS)
-    )
+    MetricKey, ValueKey, OverlapKey = (Literal[tuple(keys)] for keys in (METRICS, VALUE_KEYS, OVERLAPS))
