@@ -50,7 +50,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
         output, seconds = processor_seconds(program)
         assert output.splitlines()[-1] == "CODE 0 HEAVY []"
         times.append(seconds)
-        alone.append(processor_seconds("import typer, pydantic")[1])
+        alone.append(processor_seconds("import typer.main, pydantic.main")[1])
     # 0.4 s is promised, of the processor. A busy machine stretches that, as it does what fg cannot do without.
     assert min(times) < max(0.4, 2 * min(alone))
 
