@@ -51,8 +51,9 @@ def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
         assert output.splitlines()[-1] == "CODE 0 HEAVY []"
         times.append(seconds)
         alone.append(processor_seconds("import typer.main, pydantic.main")[1])
-    # 0.4 s is promised, of the processor. A busy machine stretches that, as it does what fg cannot do without.
-    assert min(times) < max(0.4, 2 * min(alone))
+    # 0.4 s is promised, of the processor. A slow or busy machine stretches that, as it does what fg cannot do without:
+    # torch alone would take ten times as long.
+    assert min(times) < max(0.4, 3 * min(alone))
 
 
 def processor_seconds(program: str) -> tuple[str, float]:
