@@ -158,3 +158,4 @@ def broken_output(how: str) -> None:
         os.close(reading)
         os.dup2(os.open("/dev/full", os.O_WRONLY) if how == "full" else writing, 1)
         os.close(writing)
+        sys.stdout = os.fdopen(1, "w", closefd=False)  # as Python opens it at the start of a process
