@@ -22,7 +22,7 @@ from fgcli.testing.watch import SEED, Watched
 Covariance = Callable[[Layer, Any], Tensor]
 """E[y yᵀ] [batch, d, d] of (layer, upstream): the site with its output for a batch, and W̃ there."""
 DRAWS = 17_200
-"""Var of δ y along g_i is (Σ_j‖g_j‖² + ‖g_i‖²)‖g_i‖²: with gradients of one length at four sites, 6 = 0.1025 √(N / 5)."""
+"""Var of δ y along g_i is (Σ_j‖g_j‖² + ‖g_i‖²)‖g_i‖²; gradients of one length at four sites ask 6 = 0.1025 √(N / 5)."""
 DIRECTIONS = 3
 SAMPLE = 2  # the first of a case's batch that is neither all 0 nor all 1
 
