@@ -149,12 +149,12 @@ def _estimator(method: str | Guess | Estimator, options: dict[str, Any]) -> Esti
                 raise UsageError(f"{next(iter(options))} is given, but an estimator's instance has its options already")
             return cast("Estimator", method)
         checked = checked_options(type(method).__name__, with_engine_options(GuessOptions), options)
-        return make_estimator(method, checked)
+        return make_estimator(method, checked, load_registry())
     registry = load_registry()
     kind, entry = registry.method(method)
     checked = checked_options(f"method {entry.name}", entry.options, options)
     made = registry.find("method", method).load()(checked)
-    return made if kind == "estimator" else make_estimator(made, checked)
+    return made if kind == "estimator" else make_estimator(made, checked, registry)
 
 
 def leaves_of(x: Any) -> list[Tensor]:

@@ -164,6 +164,24 @@ def fg_optimizers() -> list[Entry]:
 
 
 @hookimpl
+def fg_feedback_rules() -> list[Entry]:
+    return [
+        Entry(
+            "direct",
+            "fgcli.methods.feedback:DirectFeedback",
+            "A matrix for each layer's input that follows its mean Jacobian.",
+            EngineOptions,
+        ),
+        Entry(
+            "local",
+            "fgcli.methods.feedback:LocalFeedback",
+            "The next layer's own weight, and behind it the matrix of `direct`.",
+            EngineOptions,
+        ),
+    ]
+
+
+@hookimpl
 def fg_losses() -> list[Entry]:
     return [
         Entry("cross-entropy", "fgcli.training.losses:classification", "Cross-entropy of logits, for class targets."),

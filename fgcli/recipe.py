@@ -227,6 +227,9 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         _refuse("the recipe", error, data, givens)
+    rule = str(recipe.options.get("feedback", "none"))
+    if rule != "none":
+        registry.find("feedback rule", rule, where="option feedback")
     # Only where every layer's output has `width` dimensions: a convolution's has that many for each position.
     if getattr(_find("model", recipe.model, registry, where="").options, "width_bounds_k", False):
         _refuse_k_above_width(recipe, givens)

@@ -102,10 +102,10 @@ class EngineOptions(TangentOptions):
         description="At the last layers, from which only the output is reached: `guess` as the papers do, or the "
         "`exact` gradient, which is local; default: `guess`, with feedback `exact`.",
     )
-    feedback: Literal["none", "direct", "local"] = Field(
+    feedback: str = Field(
         default="none",
-        description="Predict each layer's gradient from the output's, and correct by the guess: `direct`: by a matrix "
-        "learned for the next layers' inputs; `local`: by the next layers' own weights, and the matrix behind them.",
+        description="Rule that predicts each layer's gradient from the output's: `direct`: by a matrix learned for the "
+        "next layers' inputs; `local`: by the next layers' own weights, and the matrix behind them; or a plugin's.",
     )
     feedback_learning: Literal["tangents", "bootstrap", "fixed", "none"] = Field(
         default="tangents",
@@ -130,8 +130,8 @@ class EngineOptions(TangentOptions):
     def _feedback_suits(self) -> Self:
         if self.feedback != "none" and self.output_gradient == "guess":
             raise ValueError("output_gradient is guess; with feedback it is exact: leave it out")
-        if self.feedback != "none" and self.memory == "replay":
-            raise ValueError("memory is replay; with feedback it is store, as the pieces of the network are kept")
+        if self.feedback == "none" and self.correction:
+            raise ValueError(f"correction is {self.correction:g}; it is of feedback: set feedback, or leave it out")
         return self
 
 

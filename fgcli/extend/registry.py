@@ -11,7 +11,8 @@ from fgcli.extend.plugin_file import add_file
 from fgcli.extend.plugins import ALLOWED, BUILT_IN_DISTRIBUTION, Broken, Origin, Plugins, Registered, load_plugins
 
 Kind = Literal[
-    "guess method", "estimator", "dataset", "model", "loss", "optimizer", "lr_schedule", "executor", "metric sink",
+    "guess method", "estimator", "feedback rule", "dataset", "model", "loss", "optimizer", "lr_schedule", "executor",
+    "metric sink",
     "subcommand",
 ]  # fmt: skip
 MethodKind = Literal["guess method", "estimator"]
@@ -21,6 +22,7 @@ HOOKS: dict[Kind, str] = {
     "estimator": "fg_estimators",
     "dataset": "fg_datasets",
     "model": "fg_models",
+    "feedback rule": "fg_feedback_rules",
     "loss": "fg_losses",
     "optimizer": "fg_optimizers",
     "lr_schedule": "fg_lr_schedules",

@@ -187,6 +187,14 @@ class Network:
         """The sites that have a guess."""
         return [site for site in self.sites.values() if site.is_guessed]
 
+    @property
+    def is_chain(self) -> bool:
+        """Whether each site reaches the next one alone, and the last the output."""
+        sites = list(self.sites.values())
+        pairs = zip(sites, sites[1:], strict=False)
+        in_turn = all(one.reaches == (after.name,) and not one.reaches_output for one, after in pairs)
+        return in_turn and bool(sites) and sites[-1].is_output and all(one.has_samples for one in sites)
+
     def joined(self, other: "Network") -> "Network":
         """What two looks at the same model found on two ways through it."""
         sites = dict(self.sites)

@@ -267,6 +267,6 @@ def _estimator(parts: _Parts) -> Estimator:
         return made
     options = section_options(parts.recipe, "method", parts.registry)
     try:
-        return parts.guarded("method", lambda: make_estimator(made, options))
+        return parts.guarded("method", lambda: make_estimator(made, options, parts.registry))
     except OptionRefused as refusal:
         raise UsageError(f"{parts.called('method')}: {refusal}") from refusal
