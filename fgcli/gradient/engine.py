@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import GUESSES, refuse
-from fgcli.gradient.errors import ModelRefused, OptionRefused, UnknownSite
+from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Guess, GuessMethod, Isotropic, LinearMap, check_linear, checked_method

@@ -142,6 +142,7 @@ class FeedbackRule(ABC):
             samples: of the batch.
             step: number of the parameter update.
         """
+        return
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs.
@@ -157,6 +158,7 @@ class FeedbackRule(ABC):
         Args:
             state: as `state` gave it.
         """
+        return
 
 
 @dataclass
@@ -382,4 +384,3 @@ class _Batch:
         place, e, _ = self._place(end)
         gradient = by_row(end.site.by_sample(u, self.samples), self.tokens)
         self.feedback.gather(self.feedback.rule.learn_from_layer(place, e, gradient), self.share)
-

@@ -102,8 +102,9 @@ def noisy(site: Site, use: Use, outputs: Outputs, noise: Noise | None, samples: 
     with torch.no_grad():
         if use.bilinear:
             added, tangent = noise.at(site, [use.x], samples), tangent_of(use.x)
-            arriving = [one.detach() for one in (tangent, None if added is None else added[0]) if one is not None]
-            moved = [linear_part(use.func, use.args, sum(arriving[1:], arriving[0]), use.weight)] if arriving else [None]
+            arriving = [one.detach() for one in (tangent, *(added or ())) if one is not None]
+            total = sum(arriving[1:], arriving[0]) if arriving else None
+            moved = [None if total is None else linear_part(use.func, use.args, total, use.weight)]
         else:
             moved = [tangent_of(one) for one in leaves(use.call(_without_graph))]
             added = noise.at(site, leaves(outputs), samples)
@@ -172,7 +173,8 @@ class Sweeps:
 
     def pulled(self, cotangents: Mapping[str, Sequence[Tensor]], *, last: bool) -> dict[str, list[Tensor]]:
         """Of all sites, of what is given at the ends of the pieces and e at the output."""
-        pairs = [pair for name, some in cotangents.items() for pair in zip(self.cut.ends[name].tensors, some, strict=True)]
+        ends = self.cut.ends
+        pairs = [pair for name, some in cotangents.items() for pair in zip(ends[name].tensors, some, strict=True)]
         flat = [one for site in self._sites for one in self.cut.going[site.name]]
         parameters = self.cut.parameters if last else {}
         found = iter(pulled([*pairs, *self._outputs], [*flat, *parameters.values()], keep=not last))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -191,8 +192,7 @@ class Network:
     def is_chain(self) -> bool:
         """Whether each site reaches the next one alone, and the last the output."""
         sites = list(self.sites.values())
-        pairs = zip(sites, sites[1:], strict=False)
-        in_turn = all(one.reaches == (after.name,) and not one.reaches_output for one, after in pairs)
+        in_turn = all(one.reaches == (after.name,) and not one.reaches_output for one, after in pairwise(sites))
         return in_turn and bool(sites) and sites[-1].is_output and all(one.has_samples for one in sites)
 
     def joined(self, other: "Network") -> "Network":

@@ -3,11 +3,12 @@
 direct      by A_k e alone.
 local       by W_kᵀ b_k, b_k the direct prediction behind layer k: one layer more is exact.
 
-A learns from tangents, normally: noise y_k at the inputs of the layers, carried to the output in one forward pass. With
-r = Jy - Σ_j A_jᵀ y_j, what A does not explain yet, A_k ← A_k + η_t mean(y_k rᵀ) / (1 + D / batch): normalised least mean
-squares in innovation form, D all learned dimensions together. Or from the local prediction itself, without tangents
-(`bootstrap`, as synthetic gradients: Jaderberg et al. 2017), a share η_t of the way to its least-squares regression on
-e. Or not at all: fixed random matrices are direct feedback alignment's (Nøkland 2016); A = 0 leaves the exact paths.
+A learns from tangents, normally: noise y_k at the inputs of the layers, carried to the output in one forward pass.
+With r = Jy - Σ_j A_jᵀ y_j, what A does not explain yet, A_k ← A_k + η_t mean(y_k rᵀ) / (1 + D / batch): normalised
+least mean squares in innovation form, D all learned dimensions together. Or from the local prediction itself, without
+tangents (`bootstrap`, as synthetic gradients: Jaderberg et al. 2017), a share η_t of the way to its least-squares
+regression on e. Or not at all: fixed random matrices are direct feedback alignment's (Nøkland 2016); A = 0 leaves the
+exact paths.
 
 Source: forward gradients for direct feedback alignment (Bacho and Chu 2024: at the layers' outputs, without slopes and
 innovation).

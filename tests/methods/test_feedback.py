@@ -266,7 +266,8 @@ def test_replay_gives_the_same_numbers_as_store(model, kind, learning, monkeypat
     def after(memory: Any) -> dict[str, Tensor]:
         estimator = GuessEstimator(Isotropic(), memory=memory, feedback=Feedback(rule(kind, learning)))
         estimator.bind(model, data.inputs)
-        return [estimator.estimate(model, F.cross_entropy, data, Streams(0).at(step)) for step in range(3)][-1].gradients
+        steps = [estimator.estimate(model, F.cross_entropy, data, Streams(0).at(step)) for step in range(3)]
+        return steps[-1].gradients
 
     expected, found = after("store"), after("replay")
     assert expected.keys() == found.keys()
@@ -281,7 +282,8 @@ def test_replay_in_a_chain_holds_what_does_not_grow_with_depth():
 
         def count(*_: object) -> None:
             nonlocal most
-            most = max(most, sum(one.numel() for one in gc.get_objects() if type(one) is Tensor and one.dim() and len(one) == 64))
+            tensors = [one for one in gc.get_objects() if type(one) is Tensor and one.dim()]
+            most = max(most, sum(one.numel() for one in tensors if len(one) == 64))
 
         feedback = Feedback(rule("local", "fixed"))
         feedback.begin()
