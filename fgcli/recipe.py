@@ -50,7 +50,7 @@ class Recipe(Options):
         "Method", None, "Dimension of the guess space, or `rank`; for methods that have such a space."
     )
     tangents: Count | None = _key("Method", None, "Directions in one step, for every guess method.")
-    combine: Literal["mean", "orthogonal", "projection"] | None = _key(
+    combine: Literal["mean", "orthogonal", "sitewise", "projection"] | None = _key(
         "Method", None, "How the tangents make one estimate."
     )
     tangent_chunk: Count | None = _key(

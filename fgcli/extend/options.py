@@ -61,10 +61,11 @@ class TangentOptions(Options):
     """Options of how many directions a step looks along."""
 
     tangents: int = Field(default=1, ge=1, description="Directions in one step; the network itself is computed once.")
-    combine: Literal["mean", "orthogonal", "projection"] = Field(
+    combine: Literal["mean", "orthogonal", "sitewise", "projection"] = Field(
         default="mean",
         description="`mean` of the tangents' estimates; `orthogonal`: their mean, of directions orthogonal in the "
-        "coordinates of the guesses, over all layers together; `projection`: of the gradient, onto their span.",
+        "coordinates of the guesses, over all layers together; `sitewise`: so many for each layer, orthogonal there, "
+        "which start at that layer; `projection`: of the gradient, onto their span.",
     )
     draws: Literal["gaussian", "rademacher", "antithetic"] = Field(
         default="gaussian",
@@ -82,8 +83,10 @@ class TangentOptions(Options):
     def _draws_suit(self) -> Self:
         if self.draws == "antithetic" and self.tangents % 2:
             raise ValueError(f"tangents is {self.tangents}; with draws antithetic it must be even")
-        if self.combine == "orthogonal" and self.draws != "gaussian":
-            raise ValueError(f"draws is {self.draws}; combine orthogonal makes its own of Gaussian ones: leave it out")
+        if self.combine in ("orthogonal", "sitewise") and self.draws != "gaussian":
+            raise ValueError(
+                f"draws is {self.draws}; combine {self.combine} makes its own of Gaussian ones: leave it out"
+            )
         if self.combine == "projection" and self.draws == "antithetic":
             raise ValueError("draws is antithetic, whose pairs span one line each; combine projection needs another")
         return self

@@ -168,8 +168,7 @@ class GuessEstimator:
                         check_linear(linear, site.name, s)
         finally:
             self.load_state({})
-        if self.tangents.combine == "orthogonal":
-            self.tangents.refuse_above(dims)
+        self.tangents.refuse_above(dims)
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:

@@ -44,6 +44,10 @@ class WeightPerturbation:
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
         refuse(model, FORWARD_MODE)
+        if self.tangents.combine == "sitewise":
+            raise OptionRefused(
+                "combine sitewise is of guesses at layers' outputs; here use combine orthogonal or mean"
+            )
         if not self.tangents.single:
             if self.memory == "store":
                 keep_freed_memory()
