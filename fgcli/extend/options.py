@@ -133,6 +133,13 @@ class EngineOptions(TangentOptions):
     def _feedback_suits(self) -> Self:
         if self.feedback != "none" and self.output_gradient == "guess":
             raise ValueError("output_gradient is guess; with feedback it is exact: leave it out")
+        if self.feedback != "none" and self.draws == "antithetic":
+            raise ValueError("draws is antithetic, a control that gains nothing; with feedback leave it out")
+        if self.feedback != "none" and not self.correction and self.tangents > 1:
+            raise ValueError(
+                f"tangents is {self.tangents}; with feedback and correction 0 no guess is made: set correction, or "
+                "leave tangents out"
+            )
         if self.feedback == "none" and self.correction:
             raise ValueError(f"correction is {self.correction:g}; it is of feedback: set feedback, or leave it out")
         return self

@@ -93,7 +93,7 @@ class GuessEstimator:
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
         refuse(model, GUESSES)
-        if not self.tangents.single and self.memory == "store":
+        if self.memory == "store" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
         coverage = self._take_up(model, look(model, example))
         if isinstance(self.method, GuessMethod):

@@ -233,19 +233,25 @@ class Feedback:
         with forward_ad.dual_level() if seen.noise is not None else nullcontext():
             cut = Pieces(model, batch.inputs, network, seen.noise)
             outputs = seen.arrive(cut.outputs, loss, of_loss)
+        seen.noise = cut.noise = None
         sweeps = Sweeps(cut, leaves(outputs), seen.of_loss)
         exact = sweeps.from_output()
         ends = {name: end for name, end in cut.ends.items() if sweeps.is_attached(name)}
-        cotangents = {name: seen.predict(end) for name, end in ends.items() if name in seen.places}
-        cotangents |= {name: through(ends[name], exact[name]) for name in ends if name in exact}
+        known = {name: through(ends[name], exact[name]) for name in ends if name in exact}
+        cotangents = {name: seen.predict(end) for name, end in ends.items() if name in seen.places} | known
         shown, more = self.rule.needs_layers(self.steps), self.rule.layers
-        b = sweeps.pulled(cotangents, last=not (shown or more))
-        for layer in range(max(more, shown)):
+        sweeping = bool(seen.places) and (shown or more > 0)
+        b = sweeps.pulled(cotangents, seen.places if sweeping else None, last=not sweeping)
+        settled = {name: one for name, one in b.items() if set(network.sites[name].reaches) <= known.keys()}
+        for layer in range(max(more, shown) if sweeping else 0):
             passed = {name: through(end, b[name]) for name, end in ends.items() if name in seen.places}
             if shown and not layer:
                 for name, u in passed.items():
                     seen.learn_from_layer(ends[name], u)
-            b = sweeps.pulled(cotangents | passed if layer < more else cotangents, last=layer + 1 >= more)
+            b, cotangents = {}, passed | known if layer < more else cotangents
+            last = layer + 1 >= more
+            rest = [name for name in (cut.going if last else seen.places) if name not in settled]
+            b = sweeps.pulled(cotangents, rest, last=last) | settled
         at = {name: network.sites[name].by_sample(one, seen.samples) for name, one in b.items()}
         return Prediction(seen.of_loss.losses, at, {name: cut.seen(name) for name in cut.uses}, sweeps.of_parameters)
 

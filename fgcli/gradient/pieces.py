@@ -171,14 +171,17 @@ class Sweeps:
         found = iter(pulled(self._outputs, flat))
         return {site.name: [next(found) for _ in self.cut.going[site.name]] for site in sites}
 
-    def pulled(self, cotangents: Mapping[str, Sequence[Tensor]], *, last: bool) -> dict[str, list[Tensor]]:
-        """Of all sites, of what is given at the ends of the pieces and e at the output."""
+    def pulled(
+        self, cotangents: Mapping[str, Sequence[Tensor]], to: Collection[str] | None = None, *, last: bool
+    ) -> dict[str, list[Tensor]]:
+        """To all sites, or some, of what is given at the ends of the pieces and e at the output."""
         ends = self.cut.ends
         pairs = [pair for name, some in cotangents.items() for pair in zip(ends[name].tensors, some, strict=True)]
-        flat = [one for site in self._sites for one in self.cut.going[site.name]]
+        names = [site.name for site in self._sites if to is None or site.name in to]
+        flat = [one for name in names for one in self.cut.going[name]]
         parameters = self.cut.parameters if last else {}
         found = iter(pulled([*pairs, *self._outputs], [*flat, *parameters.values()], keep=not last))
-        b = {site.name: [next(found) for _ in self.cut.going[site.name]] for site in self._sites}
+        b = {name: [next(found) for _ in self.cut.going[name]] for name in names}
         if last:
             self.of_parameters = dict(zip(parameters, found, strict=True))
         return b

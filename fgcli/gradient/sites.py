@@ -61,6 +61,12 @@ class Activation:
     args: tuple[object, ...] = ()
     keywords: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it changes what it is given, by its name or a flag among its arguments."""
+        name = getattr(self.func, "__name__", "_")
+        return name.endswith("_") or any(one is True for one in (*self.args, *self.keywords.values()))
+
     def __call__(self, s: Tensor) -> Tensor:
         return self.func(s, *self.args, **self.keywords)  # pyright: ignore[reportCallIssue]
 
@@ -73,6 +79,11 @@ class Link:
     next_site: str
     next_weight: str
     """The parameter that is its weight."""
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether an activation may change the site's output."""
+        return any(one.is_in_place for one in self.activations)
 
     def slope(self, s: Tensor) -> Tensor:
         """The activations' derivative at s: [batch, d] -> [batch, d]. Call it inside a dual level."""

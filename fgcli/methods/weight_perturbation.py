@@ -11,7 +11,7 @@ from fgcli.extend.options import Options
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import FORWARD_MODE, refuse
-from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few
 from fgcli.gradient.loss import OutputGradient, output_gradient
