@@ -19,7 +19,8 @@ def test_run_directory_and_table(workplace):
     done = fg("train", *FLAGS, "--out", "run", "--bias")
     assert done.exit_code == 0, done.output
     names = {path.name for path in (workplace / "run").iterdir()}
-    assert names == {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints", "lock", "result.json"}
+    files = {"recipe.yaml", "environment.json", "model.json", "metrics.jsonl", "result.json", "lock"}
+    assert names == files | {"checkpoints"}
     result = json.loads(Path("run/result.json").read_text())
     for shown in (
         "wt on mnist1d, width 8, depth 2, seed 0",
