@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fgcli.shell import command_line
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -50,9 +52,9 @@ class Environment:
 
     @property
     def command(self) -> str:
-        """How the run was started; "" where that is not known."""
+        """How the run was started, to be pasted; "" where that is not known."""
         said = self.content.get(_COMMAND) or ""
-        return " ".join(map(str, said)) if isinstance(said, list) else str(said)
+        return command_line(*said[1:]) if isinstance(said, list) else str(said)
 
     @property
     def without_command(self) -> dict[str, Any]:

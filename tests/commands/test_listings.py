@@ -189,7 +189,7 @@ def test_a_subcommand_of_a_plugin(tmp_path: Path) -> None:
     assert of_process(tmp_path, "commands-of-a-plugin:hello", "you").stdout == "hello you\n"
     assert "Greets somebody." in of_process(tmp_path, "hello", "--help").stdout
     for arguments, code, said in (
-        (("hello", "nobody"), 1, "fg: internal error, KeyError: 'nobody'; `fg --debug hello ...` shows where\n"),
+        (("hello", "nobody"), 1, "fg: internal error, KeyError: 'nobody'; `fgcli --debug hello ...` shows where\n"),
         (("absent",), 2, "fg: absent cannot be loaded from no_such_module:hello: ModuleNotFoundError: No module"),
         (("odd",), 2, "fg: subcommand odd of commands-of-a-plugin 1.0 is no function for typer: AssertionError: "),
     ):
