@@ -6,7 +6,7 @@ needs no script and no font for it, and nothing from the network.
 
 import json
 import re
-from html import unescape
+from html import escape, unescape
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
 from typing import Any
@@ -76,7 +76,8 @@ def cli_page() -> str:
         command = group.get_command(context, name)
         parts += [f"## {name}", "", str(command.help or ""), ""]
         for panel, records in command.panels(context).items():
-            rows = [(f"`{flag}`", meaning) for flag, meaning in records]
+            # As HTML: within backquotes, a table would keep the backslash before each bar.
+            rows = [(f"<code>{escape(flag)}</code>", escape(meaning, quote=False)) for flag, meaning in records]
             parts += [f"**{panel}**", "", table(("flag", "meaning"), rows), ""]
     return "\n".join(parts)
 
