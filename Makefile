@@ -28,7 +28,7 @@ lint: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-# The site, in build/site; it opens from the disk.
+# The site, in build/site. It opens from the disk; its search needs a server: python3 -m http.server -d build/site
 docs: setup
 	$(BIN)/mkdocs build --strict --quiet
 

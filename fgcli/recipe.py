@@ -61,13 +61,16 @@ class Recipe(Options):
         None,
         "Store what each layer saw, or replay: the same, in memory that does not grow with depth.",
     )
-    dataset: str = _key("Data and model", "mnist1d", "Dataset.")
+    dataset: str = _key("Data and model", "mnist1d", "Dataset, or the path of your own: FILE.npz, .csv, FOLDER.")
     dataset_options: OwnOptions = _key("Data and model", {}, "The dataset's options.")
     model: str = _key("Data and model", "mlp", "Model; one of your own as `package.module:factory`.")
     model_options: OwnOptions = _key("Data and model", {}, "The model's other options.")
     width: Count | None = _key("Data and model", None, "Units of every hidden layer.")
     depth: Count | None = _key("Data and model", None, "Number of hidden layers.")
     bias: bool | None = _key("Data and model", None, "Give every layer a bias.")
+    init_from: str | None = _key(
+        "Data and model", None, "Begin with the weights of this run, or of this safetensors file."
+    )
     loss: str = _key(
         "Optimisation",
         "cross-entropy",
@@ -114,6 +117,10 @@ class Recipe(Options):
     )
     subspace_k: Count = _key("Diagnostics", 10, "Number of Hessian eigenvectors that span the subspace.")
     subspace_every: Count = _key("Diagnostics", 8, "Updates between two computations of the subspace.")
+
+
+LENGTH = ("epochs", "max_steps")
+"""Keys that say how long a run is: a finished one may be extended by them."""
 
 
 class _Part(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Literal
 
 from fgcli.report.statistics import Difference, Mean
@@ -175,6 +176,12 @@ class Document:
     @property
     def items(self) -> Sequence[Table | Figure]:
         return [item for section in self.sections for item in section.items]
+
+    def _repr_html_(self) -> str:
+        """The page, in a frame of its own, for notebooks."""
+        from fgcli.report.page import as_html
+
+        return f'<iframe srcdoc="{escape(as_html(self))}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
 def is_bold(cell: Cell, line: Line) -> bool:

@@ -96,7 +96,8 @@ def seconds_of_step(trial: Trial) -> tuple[float | None, bool]:
     timed = None if trial.timing is None else trial.timing.steps.timed_step_ms
     if timed is not None:
         return timed / 1e3, True
-    return (None if trial.result is None else trial.result.step_ms_median / 1e3), False
+    median = None if trial.result is None else trial.result.step_ms_median
+    return (None if median is None else median / 1e3), False
 
 
 def machine_of(trial: Trial, value: Value, spent: Budget | None = None) -> str:
