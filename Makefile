@@ -30,7 +30,7 @@ lint: setup
 
 # The site, in build/site. It opens from the disk; its search needs a server: python3 -m http.server -d build/site
 docs: setup
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # The lock file pins what the project and its tests need; make it anew after changing pyproject.toml.
 lock: setup
