@@ -30,18 +30,18 @@ Section = Literal["method", "dataset", "model", "loss", "optimizer", "lr_schedul
 
 
 Panel = Literal["Method", "Data and model", "Optimisation", "Device", "Output", "Diagnostics"]
-"""A group of flags in the help of `fg train`."""
+"""A group of flags in the help of `fgcli train`."""
 
 
 def _key(panel: Panel, default: Any, description: str, **bounds: Any) -> Any:
-    """A key of a recipe, and by that a flag of `fg train`, shown in a panel of its help."""
+    """A key of a recipe, and by that a flag of `fgcli train`, shown in a panel of its help."""
     return Field(default=default, description=description, json_schema_extra={"panel": panel}, **bounds)
 
 
 class Recipe(Options):
     """A run, resolved: every option has its value. Equal recipes are the same run.
 
-    A field here is all that a key needs: recipes, `fg train`, its help and docs/recipes.md have it from this class.
+    A field here is all that a key needs: recipes, `fgcli train`, its help and docs/recipes.md have it from this class.
     """
 
     method: str = _key("Method", "wt", "Guess method or estimator.")

@@ -1,4 +1,4 @@
-"""`fg bench`: the runs of a sweep's recipe, each in a process of its own. Imports nothing heavy."""
+"""`fgcli bench`: the runs of a sweep's recipe, each in a process of its own. Imports nothing heavy."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

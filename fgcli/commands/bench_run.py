@@ -1,4 +1,4 @@
-"""What `fg bench` does: plan, search of the learning rate, trials, timing. Imports no torch."""
+"""What `fgcli bench` does: plan, search of the learning rate, trials, timing. Imports no torch."""
 
 import contextlib
 import logging

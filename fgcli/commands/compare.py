@@ -1,4 +1,4 @@
-"""`fg compare`: train several methods over seeds and report on them, in one line. Imports nothing heavy."""
+"""`fgcli compare`: train several methods over seeds and report on them, in one line. Imports nothing heavy."""
 
 from pathlib import Path
 from typing import Annotated, Any

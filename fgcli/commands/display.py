@@ -1,4 +1,4 @@
-"""What `fg train` shows: progress while it works, a table at its end."""
+"""What `fgcli train` shows: progress while it works, a table at its end."""
 
 import sys
 from collections.abc import Mapping
@@ -13,10 +13,12 @@ from rich.text import Text
 from fgcli.commands.output import Lossy, scores
 from fgcli.errors import one_line
 from fgcli.runs.results import Metrics, MetricsRow, Result
+from fgcli.runs.timing import ENOUGH
 from fgcli.training.reporter import Plan, Silent
 
 SPLITS = ("train", "test")
 NARROW = 40  # columns, below which the table at the end would be cut
+ROOMY = 100  # columns, below which the bar and the loss would leave no room for the scores
 
 
 class WarningsOnly(Silent):
@@ -39,12 +41,11 @@ class Display(WarningsOnly):
 
     def __init__(self, *, to_stderr: bool) -> None:
         self._console = Console(file=_lossy(sys.stderr if to_stderr else sys.stdout))
+        steps, left, scores = MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[scores]}")
+        roomy = [TextColumn("{task.description}"), BarColumn(bar_width=None), steps, left]
+        columns = [*roomy, TextColumn("{task.fields[loss]}"), scores]
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]} {task.fields[scores]}"),
+            *([steps, left, scores] if self._console.width < ROOMY else columns),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -95,10 +96,11 @@ def show_result(result: Result) -> None:
     """The table at the end, to standard output; a line for each of its numbers where it would not fit."""
     metrics, recipe = result.metrics, result.recipe
     lower, upper = result.step_ms_quartiles
+    spread = f", quartiles {lower:.2f} to {upper:.2f}" if result.steps >= ENOUGH else ""
     facts = [
         ("steps", str(result.steps)),
         ("wall time", f"{result.wall_s:.1f} s"),
-        ("time per step", f"{result.step_ms_median:.2f} ms median, quartiles {lower:.2f} to {upper:.2f}"),
+        ("time per step", f"{result.step_ms_median:.2f} ms median{spread}"),
         ("peak memory", f"{result.peak_memory_bytes / 2**20:.0f} MiB"),
         ("device", f"{recipe['device']}, threads: {recipe['threads']}"),
         *((how, names) for names, how in _uncovered(result.perturbed, result.frozen)),

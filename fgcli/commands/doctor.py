@@ -1,4 +1,4 @@
-"""`fg doctor`: what this installation has, and what it lacks. Heavy imports inside the body."""
+"""`fgcli doctor`: what this installation has, and what it lacks. Heavy imports inside the body."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""`fg evaluate`: a trained run's loss and accuracy, on its own data or on others. Heavy imports inside the body."""
+"""`fgcli evaluate`: a trained run's loss and accuracy, on its own data or on others. Heavy imports inside the body."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`fg export`: a trained network as a file for other programs. Heavy imports inside the body."""
+"""`fgcli export`: a trained network as a file for other programs. Heavy imports inside the body."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`fg predict`: outputs of a trained run for inputs in a file. Heavy imports inside the body."""
+"""`fgcli predict`: outputs of a trained run for inputs in a file. Heavy imports inside the body."""
 
 from pathlib import Path
 from typing import Annotated

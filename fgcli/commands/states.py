@@ -162,7 +162,7 @@ def _steps(path: Path, store: CheckpointStore, epochs: Sequence[int], per_epoch:
     if missing := [epoch for epoch in epochs if epoch not in by_epoch]:
         raise UsageError(
             f"{path} has no checkpoint of epoch {missing[0]}; it has those of epochs "
-            f"{', '.join(f'{epoch:g}' for epoch in by_epoch)} (fg train --keep-checkpoints {missing[0]} keeps it)"
+            f"{', '.join(f'{epoch:g}' for epoch in by_epoch)} (fgcli train --keep-checkpoints {missing[0]} keeps it)"
         )
     return [by_epoch[epoch] for epoch in epochs] if epochs else [max(by_epoch.values())]
 

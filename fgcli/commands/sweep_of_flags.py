@@ -1,4 +1,4 @@
-"""Sweeps without a recipe's file: of the flags of `fg train`, over seeds, methods and learning rates. No torch."""
+"""Sweeps without a recipe's file: of the flags of `fgcli train`, over seeds, methods and learning rates. No torch."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -33,7 +33,7 @@ def run_seeds(flags: RunFlags, seeds: str, *, quiet: bool) -> None:
 
 
 def resolved(flags: RunFlags) -> Recipe:
-    """What the flags say, checked as `fg train` does."""
+    """What the flags say, checked as `fgcli train` does."""
     return resolve(flags.source(), flags.overrides(), load_registry(flags.plugins))
 
 

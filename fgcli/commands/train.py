@@ -1,4 +1,4 @@
-"""`fg train`: one run, from flags and a recipe to a run directory."""
+"""`fgcli train`: one run, from flags and a recipe to a run directory."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""`fg tune`: find a learning rate, by the search that sweeps have. Imports nothing heavy."""
+"""`fgcli tune`: find a learning rate, by the search that sweeps have. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from typing import Annotated

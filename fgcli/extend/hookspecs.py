@@ -84,7 +84,7 @@ def fg_executors() -> list[Entry]:
 
 @hookspec
 def fg_metric_sinks() -> list[Entry]:
-    """Metric sinks, asked for by `fg train --sink`; a target (options) gives a `fgcli.training.sinks.MetricSink`."""
+    """Metric sinks, asked for by `fgcli train --sink`; a target (options) gives a `fgcli.training.sinks.MetricSink`."""
     raise NotImplementedError
 
 

@@ -14,7 +14,7 @@ from fgcli.sweep.views import AnyView, CurveView, FigureView, TableView
 
 
 def read_report(*paths: str | PathLike[str], baseline: str | None = None) -> Document:
-    """The report on runs and sweeps, as `fg report` makes it; notebooks show it as a page.
+    """The report on runs and sweeps, as `fgcli report` makes it; notebooks show it as a page.
 
     Args:
         paths: run directories, sweep directories, or folders of them.

@@ -10,6 +10,8 @@ from fgcli.report.trials import Problem, Trial
 from fgcli.runs.quantity import Quantity
 
 Role = Literal["value", "spread", "difference", "reference"]
+BOLD = "Bold: the best mean."
+"""The note of a table that has a best value; a format that has no bold leaves it out."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.runs.record import as_json, read_record
+from fgcli.shell import command_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,9 @@ class Environment:
 
     @property
     def command(self) -> str:
-        """How the run was started; "" where that is not known."""
+        """How the run was started, to be pasted; "" where that is not known."""
         said = self.content.get(_COMMAND) or ""
-        return " ".join(map(str, said)) if isinstance(said, list) else str(said)
+        return command_line(*said[1:]) if isinstance(said, list) else str(said)
 
     @property
     def without_command(self) -> dict[str, Any]:

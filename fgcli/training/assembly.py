@@ -177,7 +177,7 @@ class _Parts:
             raise
         except (Exception, SystemExit) as cause:
             fault = exception_text(cause)
-            raise UsageError(f"{self.called(section)} failed: {fault} (`fg --debug ...` shows where)") from cause
+            raise UsageError(f"{self.called(section)} failed: {fault} (`fgcli --debug ...` shows where)") from cause
 
 
 def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor) -> Coverage:

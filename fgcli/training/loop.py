@@ -263,7 +263,7 @@ class Training:
     def _stop(self, what: str, cause: BaseException | None = None) -> NoReturn:
         saved = self.store.steps()
         last = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
-        mend = "`fg --debug ...` shows where" if cause else "a smaller --lr may help"
+        mend = "`fgcli --debug ...` shows where" if cause else "a smaller --lr may help"
         where = f"seed {self.assembly.recipe.seed}, {self.run_directory.path}; {last}"
         raise RunError(f"{what} ({where}); {mend}") from cause
 

@@ -1,4 +1,4 @@
-"""Rows and a result logged from a training loop of one's own, in a directory that `fg report` reads."""
+"""Rows and a result logged from a training loop of one's own, in a directory that `fgcli report` reads."""
 
 import math
 from os import PathLike
@@ -115,7 +115,7 @@ def start_run(
         batch_size: samples of an update.
         lr: the learning rate.
         device: where the loop computes: "cpu", "cuda:0".
-        recipe: other keys of a recipe, as `fg recipes schema` lists them: `seed`, `width`, `optimizer`.
+        recipe: other keys of a recipe, as `fgcli recipes schema` lists them: `seed`, `width`, `optimizer`.
 
     Returns:
         What the rows are logged to.

@@ -1,4 +1,4 @@
-"""`fg train --seeds`, `fg tune` and `fg compare`: sweeps without a recipe's file."""
+"""`fgcli train --seeds`, `fgcli tune` and `fgcli compare`: sweeps without a recipe's file."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from fgcli.commands.bench_run import parse_seeds
 from fgcli.commands.compare import _split
 from fgcli.errors import UsageError
 from fgcli.report.statistics import mean_interval
+from fgcli.runs.quantities import QUANTITIES
 from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.sweep.plan import plan, plan_tuning
 from fgcli.sweep.read import read_sweep
@@ -47,7 +48,7 @@ def test_a_run_for_each_seed_and_a_table_with_intervals() -> None:
     interval = mean_interval([one["test_accuracy"] for one in found])
     assert interval.half is not None
     shown = done.stdout.partition("At the end of training")[2]
-    assert f"{100 * interval.mean:.1f}" in shown or f"{interval.mean:.3f}" in shown
+    assert QUANTITIES["test_accuracy"].with_half(interval.mean, interval.half) in shown
     assert "±" in shown
     single = fg("train", *SHORT, "--seed", "1", "--method", "wperp", "--k", "3", "--json", "--out", "one")
     alone = json.loads(single.stdout)
