@@ -275,7 +275,11 @@ def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
         What the model returns.
     """
     with torch.enable_grad(), math_attention(), Uses(model, one_pass) as one_pass.mode:
-        return call(model, mapped(_without_graph, inputs))
+        try:
+            return call(model, mapped(_without_graph, inputs))
+        finally:
+            # The mode has the pass. This reference cycle would keep all that the pass saw until the collector runs.
+            del one_pass.mode
 
 
 def _without_graph(value: Any) -> Any:
