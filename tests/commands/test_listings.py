@@ -40,10 +40,10 @@ def test_json_has_every_name_with_its_options_and_source(listing: str) -> None:
     rows = json.loads(fg(listing, "--json").stdout)
     registry = load_registry()
     kinds = {"methods": ("guess method", "estimator"), "datasets": ("dataset",), "models": ("model",)}[listing]
-    expected = {(kind, name) for kind in kinds for name in registry.names(kind)}
-    assert {(row["kind"], row["name"]) for row in rows} == expected
+    entries = {(kind, one.entry.name): one.entry for kind in kinds for one in registry.registered(kind)}
+    assert {(row["kind"], row["name"]) for row in rows} == entries.keys()
     for row in rows:
-        entry = registry.entry(row["kind"], row["name"])
+        entry = entries[row["kind"], row["name"]]
         assert row["summary"] == entry.summary
         assert row["source"]["distribution"] == "fgcli"
         assert [option["name"] for option in row["options"]] == list(entry.options.model_fields)

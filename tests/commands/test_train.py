@@ -119,7 +119,7 @@ def test_k_is_a_number_or_rank(k):
 
 BAD = {
     "method": ("--method wperb", "unknown method 'wperb'; did you mean 'wperp'? known methods: "),
-    "dataset": ("--dataset mnist", "unknown dataset 'mnist'; did you mean 'mnist1d'? known datasets: digits, mnist1d"),
+    "dataset": ("--dataset mnist", "unknown dataset 'mnist'; did you mean 'mnist1d'? known datasets: digits, mnist-5k"),
     "model": ("--model mpl", "unknown model 'mpl'; did you mean 'mlp'?"),
     "optimizer": ("--optimizer adamm", "unknown optimizer 'adamm'; did you mean"),
     "option": ("--method wperp --option solvr=svd", "unknown option 'solvr' of method wperp; did you mean 'solver'?"),
