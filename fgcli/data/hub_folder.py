@@ -28,7 +28,7 @@ def hub_folder(options: HubOptions, path: Path) -> Dataset:
     splits = dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
     test = splits.get("test", splits.get("validation"))
     if "train" not in splits:
-        raise UsageError(f"{path} has the splits {', '.join(splits)}; it must have train")
+        raise UsageError(f"{path} has the splits {', '.join(map(str, splits))}; it must have train")
     features = splits["train"].features
     labels = [name for name, one in features.items() if isinstance(one, datasets.ClassLabel)]
     if options.target is None and len(labels) != 1:

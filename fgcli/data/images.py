@@ -83,6 +83,6 @@ def _pixels(file: Path, channels: int, size: tuple[int, int] | None) -> numpy.nd
 
     image = _open(file)[1].convert("L" if channels == 1 else "RGB")
     if size is not None:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     array = numpy.asarray(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)

@@ -86,7 +86,7 @@ def _divided(name: str, targets: Tensor, options: OwnOptions) -> tuple[list[int]
         )
     except ValueError as error:
         raise UsageError(f"{name}: no split with test_fraction {options.test_fraction:g}: {error}") from error
-    return train, test
+    return list(train), list(test)
 
 
 def _standardise(inputs: Tensor, options: OwnOptions) -> Standardise:

@@ -58,10 +58,9 @@ def _torch_export(trained: Trained, path: Path) -> None:
 
 def _onnx(trained: Trained, path: Path) -> None:
     example, batch = _example(trained)
-    names = {"input_names": ["inputs"], "output_names": ["outputs"]}
     torch.onnx.export(
         trained.model, (example,), str(path), dynamo=True, dynamic_shapes={"inputs": {0: batch}},
-        external_data=False, verbose=False, **names,
+        external_data=False, verbose=False, input_names=["inputs"], output_names=["outputs"],
     )  # fmt: skip
 
 

@@ -98,7 +98,8 @@ def _extended(begun: Environment, step: int, run: RunDirectory, of_run: Recipe) 
 
 def model_record(dataset: Dataset, objective: Objective) -> ModelRecord:
     """What a network of these takes and gives."""
-    mean, deviation = dataset.preprocessing.mean.tolist(), dataset.preprocessing.deviation.tolist()
+    step = dataset.preprocessing
+    mean, deviation = (tuple(one.tolist()) if one.dim() else one.item() for one in (step.mean, step.deviation))
     labels = not dataset.train_targets.is_floating_point()
     shape, names = dataset.input_shape, dataset.class_names
     return ModelRecord(shape, objective.outputs, dataset.classes, labels, mean, deviation, names)

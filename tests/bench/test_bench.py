@@ -173,8 +173,8 @@ def test_an_interrupted_bench_goes_on(stubbed):
             ["--only", "wq"],
             "--only is 'wq', which no trial is called; labels: backprop, W̃ᵀ; a name is",
         ),
-        (["--seeds", "1,x"], "--seeds is '1,x'; it must be whole numbers from 0, each once, with commas between"),
-        (["--seeds", "1,1"], "--seeds is '1,1'; it must be whole numbers from 0, each once, with commas between"),
+        (["--seeds", "1,x"], "--seeds is '1,x'; it must be whole numbers from 0, each once: 0,1,2 or 0-4"),
+        (["--seeds", "1,1"], "--seeds is '1,1'; it must be whole numbers from 0, each once: 0,1,2 or 0-4"),
         (
             ["--executor-option", "fail=x"],
             "--executor-option: unknown option 'fail' of executor stub;",

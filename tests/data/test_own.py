@@ -1,6 +1,6 @@
 """`--dataset` with data of one's own: read as they are, said, standardised as asked for, or refused in one line."""
 
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ FLAGS = ["--method=backprop", "--lr=0.1", "--batch-size=8", "--epochs=20", "--wi
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a module of one's own is looked for in this folder
 
 
 def load(name: str, **options: Any) -> Dataset:
@@ -105,7 +106,8 @@ def test_integer_classes_keep_their_order_whatever_their_numbers() -> None:
 def test_a_npz_file_with_both_splits(names: tuple[str, ...]) -> None:
     images = numpy.arange(5 * 6, dtype=numpy.uint8).reshape(5, 2, 3)
     labels = numpy.array([0, 1, 2, 1, 0])
-    numpy.savez("data.npz", **dict(zip(names, (images[:3], labels[:3], images[3:], labels[3:]), strict=True)))
+    arrays: dict[str, Any] = dict(zip(names, (images[:3], labels[:3], images[3:], labels[3:]), strict=True))
+    numpy.savez("data.npz", **arrays)
     dataset = load("data.npz", shape=[1, 2, 3], standardise="whole")
     assert dataset.input_shape == (1, 2, 3)
     assert raw(dataset).flatten(1).round().tolist() == images.reshape(5, 6).tolist()
@@ -206,14 +208,6 @@ def refused(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as error:
         load(name, **options)
     assert said in str(error.value)
-
-
-def csv_of(*lines: str) -> Callable[[], None]:
-    return lambda: Path("d.csv").write_text("\n".join(lines)) and None  # type: ignore[func-returns-value]
-
-
-def npz_of(**arrays: Any) -> Callable[[], None]:
-    return lambda: numpy.savez("d.npz", **arrays)
 
 
 BAD_CSV: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {

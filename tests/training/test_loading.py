@@ -34,7 +34,7 @@ class PetOptions(Options):
 
 @hookimpl
 def fg_datasets():
-    return [Entry("pets", "pets:pets", "Two classes that are told by the first number.", PetOptions)]
+    return [Entry("pets", "animals_plugin:pets", "Two classes that are told by the first number.", PetOptions)]
 
 
 def pets(options):
@@ -66,7 +66,7 @@ def trained(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of the plugin, with a run on cats and dogs beside it."""
-    file = tmp_path_factory.mktemp("plugin") / "pets.py"
+    file = tmp_path_factory.mktemp("plugin") / "animals_plugin.py"
     file.write_text(PLUGIN)
     flags = ["--method=backprop", "--dataset=pets", "--lr=0.1", "--batch-size=20", "--epochs=3", "--width=8"]
     flags += ["--depth=1", "--bias", f"--plugin={file}", f"--out={file.parent / 'run'}", "--quiet", "--threads=1"]
