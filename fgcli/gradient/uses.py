@@ -278,7 +278,7 @@ def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
         try:
             return call(model, mapped(_without_graph, inputs))
         finally:
-            # The mode has the pass. The reference cycle would keep what the pass saw until Python's collector runs.
+            # The mode has the pass. This reference cycle would keep all that the pass saw until the collector runs.
             del one_pass.mode
 
 

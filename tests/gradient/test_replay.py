@@ -78,6 +78,8 @@ def estimate(model: nn.Module, batch: Batch, memory: Any, guess: str, tangents: 
         ("bias", "transpose", Tangents()),
         ("bias", "shared", Tangents(3, "orthogonal")),
         ("bias", "normalised", Tangents(3, chunk=2)),
+        ("bias", "shared", Tangents(2, "sitewise")),
+        ("norm", "isotropic", Tangents(3, "sitewise", chunk=2)),
         ("gelu", "transpose", Tangents()),
         ("gelu", "shared", Tangents(3, "projection")),
         ("inplace", "transpose", Tangents(2, draws="rademacher")),
@@ -198,6 +200,7 @@ def transformer() -> tuple[nn.Module, Batch]:
         ("residual", "krylov", Tangents(3, "orthogonal")),
         ("convolutions-2d", "newton-schulz", Tangents(3, "orthogonal")),
         ("residual", "preconditioned", Tangents(3)),
+        ("residual", "krylov", Tangents(2, "sitewise")),
         ("attention", "mean", Tangents()),
         # What cannot be had in parts is not taken in parts.
         ("attention", "centred", Tangents()),
