@@ -1,5 +1,6 @@
 """The side of the bench of `fgcli.bench.fork_server`: starts it, asks it for trials, hears how they end."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -11,6 +12,27 @@ from typing import BinaryIO
 
 LONGEST = 2**10
 """Bytes of what the server says, at most."""
+
+
+class Forked:
+    """The process of a trial that the server has forked, with what fg uses of subprocess.Popen."""
+
+    def __init__(self, server: "ForkServer", pid: int) -> None:
+        self.pid = pid
+        self._server = server
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            self._server.listen(wait=False)
+        return self.returncode
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        while self.returncode is None:
+            self._server.listen(wait=True)
+        return self.returncode
 
 
 class ForkServer:
@@ -33,12 +55,11 @@ class ForkServer:
                 pass_fds=[number],
                 start_new_session=True,
             )
-        self._ended: dict[int, int] = {}
-        self._gone = False
+        self._running: dict[int, Forked] = {}
         weakref.finalize(self, _end, self._socket, process)
 
-    def start(self, threads: int, arguments: Sequence[str], log: BinaryIO) -> "Forked":
-        """Start `python -m fgcli ARGUMENTS`. OSError where the server has ended.
+    def start(self, threads: int, arguments: Sequence[str], log: BinaryIO) -> Forked:
+        """Start `python -m fgcli ARGUMENTS`. OSError where the server cannot, or has ended.
 
         Args:
             threads: of the trial.
@@ -47,56 +68,35 @@ class ForkServer:
         """
         self._socket.setblocking(True)
         socket.send_fds(self._socket, [json.dumps([threads, *arguments]).encode()], [log.fileno()])
-        while True:
-            message = self._heard()
-            if message is None:
-                raise BrokenPipeError("the fork server has ended")
-            if len(message) == 1:
-                return Forked(self, message[0])
+        while len(message := self._hear()) == 2:  # others end meanwhile
+            pass
+        (pid,) = message
+        if not pid:
+            raise BrokenPipeError("the fork server cannot start a process")
+        self._running[pid] = Forked(self, pid)
+        return self._running[pid]
 
-    def exit_code(self, pid: int) -> int | None:
-        """Of a trial that has ended: negative for a signal. All end with the server."""
-        self._socket.setblocking(False)
-        try:
-            while not self._gone:
-                self._heard()
-        except BlockingIOError:
-            return self._ended.get(pid)
-        return self._ended.get(pid, -signal.SIGKILL)
+    def listen(self, *, wait: bool) -> None:
+        """Hear what the server has said, or wait until it says something."""
+        self._socket.setblocking(wait)
+        with contextlib.suppress(BlockingIOError):
+            while len(self._hear()) == 2 and not wait:
+                pass
 
-    def wait(self, pid: int) -> int:
-        """Until the trial has ended; its exit code."""
-        self._socket.setblocking(True)
-        while pid not in self._ended and not self._gone:
-            self._heard()
-        return self._ended.get(pid, -signal.SIGKILL)
-
-    def _heard(self) -> list[int] | None:
-        """The next message. None where the server has ended."""
+    def _hear(self) -> list[int]:
+        """The next message; [0] from a server that has ended, which has killed its trials."""
         try:
             received = self._socket.recv(LONGEST)
         except ConnectionError:
             received = b""
+        message: list[int] = json.loads(received or "[0]")
         if not received:
-            self._gone = True
-            return None
-        message = json.loads(received)
-        if len(message) == 2:
-            self._ended[message[0]] = message[1]
+            for one in self._running.values():
+                one.returncode = -signal.SIGKILL
+            self._running.clear()
+        elif len(message) == 2 and (ended := self._running.pop(message[0], None)):
+            ended.returncode = message[1]
         return message
-
-
-class Forked:
-    """The process of a trial that the server has forked, as subprocess.Popen has it."""
-
-    def __init__(self, server: ForkServer, pid: int) -> None:
-        self.pid, self._server = pid, server
-
-    def poll(self) -> int | None:
-        return self._server.exit_code(self.pid)
-
-    def wait(self) -> int:
-        return self._server.wait(self.pid)
 
 
 def _end(connection: socket.socket, process: "subprocess.Popen[bytes]") -> None:

@@ -57,11 +57,13 @@ def check_moments(make: Callable[[], Any], *, unbiased: bool, covariance: Covari
 def _draws(make: Callable[[], Any], case: Case, g: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """Guesses of one sample by site [n, d], and δ [n] along all of them together.
 
-    The engine draws them, for a batch that repeats the sample. Where a sample's map depends on the others of its batch
-    they are columns of it, and δ = Σ_i g_i y_i.
+    A linear method's are columns of its map, and δ = Σ_i g_i y_i. Else the engine draws them, for a batch that repeats
+    the sample.
     """
-    if _is_alone(make, case):
-        draws, delta = Watched(make(), _repeated(case, DRAWS)).draw()
+    if not isinstance(make(), GuessMethod):
+        inputs = case.batch.inputs[SAMPLE].expand(DRAWS, -1).contiguous()
+        repeated = replace(case, batch=Batch(inputs, case.batch.targets[SAMPLE].expand(DRAWS)))
+        draws, delta = Watched(make(), repeated).draw()
         return draws, delta * DRAWS / len(case.batch.inputs)  # each sample's share of the case's own batch
     draws: dict[str, Tensor] = {}
     for name, linear in _maps(make, case).items():
@@ -101,23 +103,6 @@ def _check_mean_square(
 
 def _maps(make: Callable[[], Any], case: Case) -> dict[str, LinearMap]:
     return Watched(make(), case).linear_maps()
-
-
-def _repeated(case: Case, times: int) -> Case:
-    inputs = case.batch.inputs[SAMPLE].expand(times, -1).contiguous()
-    return replace(case, batch=Batch(inputs, case.batch.targets[SAMPLE].expand(times)))
-
-
-def _is_alone(make: Callable[[], Any], case: Case) -> bool:
-    """Whether the sample has the same map among others as among its likes, with noise of the same length."""
-    if not isinstance(make(), GuessMethod):
-        return True
-    likes = _repeated(case, len(case.batch.inputs) + 1)
-    dims = [{name: linear.noise_dim for name, linear in _maps(make, one).items()} for one in (case, likes)]
-    if dims[0] != dims[1]:
-        return False
-    among_others, among_likes = _covariances(make, case), _covariances(make, likes)
-    return all(torch.allclose(c[SAMPLE], among_likes[name][SAMPLE]) for name, c in among_others.items())
 
 
 def _covariances(make: Callable[[], Any], case: Case) -> dict[str, Tensor]:
