@@ -39,7 +39,7 @@ def copy(package: Path, parent: Path) -> Path:
 def run_tests(site: Path, packages: Iterable[Path]) -> str:
     """The output of their tests, with the plugins in `site` installed. Fails where one fails."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
-    return _run([*command, *map(str, packages)], site.parent, site)
+    return _run([*command, f"--confcutdir={site.parent}", *map(str, packages)], site.parent, site)
 
 
 def _run(command: list[str], folder: Path, site: Path) -> str:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tiny_runs import FLAGS
 
 from fgcli.commands.bench_run import Request

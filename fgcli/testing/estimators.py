@@ -89,7 +89,9 @@ def _check_estimate(make: Callable[[], Any], case: Case) -> None:
     expect_close(estimate.losses, losses, f"losses in {case}", "those of the model", 1e-5)
     along = estimate.directional_derivative
     if along is not None and along.shape[:1] != (1,):  # where samples are not told apart
-        _check_samples(along[:, 0] if along.dim() == 2 else along, len(case.batch.inputs), f"directional derivative in {case}")
+        _check_samples(
+            along[:, 0] if along.dim() == 2 else along, len(case.batch.inputs), f"directional derivative in {case}"
+        )
     bad = not_finite(estimate)
     expect(bad is None, f"the estimate in {case}", "finite numbers", f"a {bad} that is not finite")
     for name in parameters:

@@ -144,7 +144,7 @@ def test_weight_perturbation_is_unbiased_with_1_plus_n_plus_1_over_k_times_the_s
 ) -> None:
     """E[ĝ] = g and E‖ĝ‖² = (1 + (n + 1) / K)‖g‖². The whole batch shares K directions, so the draws are calls.
 
-    Each estimate is the mean of those of its K directions, to rounding, which the zoo's tests hold. So K serve as K calls.
+    Each estimate is the mean of those of its K directions, which the zoo's tests hold, and so serves as K calls.
     """
     k, draws = 20, 345  # Var of ĝ along g is 2‖g‖² / K: 6 = 0.1025 √(N K / 2) needs N K = 6,854
     model = chain(3, 4, 3)
