@@ -286,7 +286,6 @@ class GuessEstimator:
             and network.by_rows
             and not (network.mixes or network.drawing or network.buffers)
             and all(site.has_samples for site in network.guessed)
-            and not (guesses and self.tangents.draws == "rademacher")
             and all(one.takes_parts or not guesses for one in self._guessers.values())
         )
         if not apart:
