@@ -255,6 +255,14 @@ class Feedback:
         at = {name: network.sites[name].by_sample(one, seen.samples) for name, one in b.items()}
         return Prediction(seen.of_loss.losses, at, {name: cut.seen(name) for name in cut.uses}, sweeps.of_parameters)
 
+    def preview(self, model: nn.Module, network: Network, loss: Loss, batch: Batch, rng: StepRng) -> Prediction:
+        """What `predict` says of a batch, of which nothing is learned; the arguments are those of `predict`."""
+        before = self._means, dict(self._norms)
+        try:
+            return self.predict(model, network, loss, batch, rng)
+        finally:
+            self._means, self._norms = before
+
     def stream(
         self,
         model: nn.Module,
