@@ -141,9 +141,10 @@ def deviations(drawn: Drawn, exact: Exact) -> dict[str, Deviation]:
 
 def scales(exact: Exact) -> Mapping[str, float]:
     """The sizes of what `deviations` compares, beside which a difference may be rounding alone."""
-    square = float(exact.square.norm())
+    # Where a prediction is exact, the errors are the rounding of what is as large as the gradient.
+    square = float(exact.square.norm()) + exact.mean_square
     return {
-        "mse": float(exact.square.sum()),
+        "mse": float(exact.square.sum()) + exact.mean_square,
         "norm_ratio": exact.mean_square,
         "covariance_norm": exact.distance + len(exact.bias),
         "effective_rank": exact.metrics["trace"] + len(exact.bias),
