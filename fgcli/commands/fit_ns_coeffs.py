@@ -220,7 +220,9 @@ def _print_errors(fits: "Sequence[StepFit | NamedStep]", title: str, console: "C
     grid.add_column("σ_k", justify="right")
     grid.add_column(f"largest error outside ±{MARGIN:g}", justify="right")
     grid.add_column("mean error", justify="right")
-    rows = [one.polynomial.coefficients if isinstance(one.polynomial, StepPolynomial) else () for one in fits]
+    rows: list[tuple[tuple[float, ...], ...]] = [
+        one.polynomial.coefficients if isinstance(one.polynomial, StepPolynomial) else () for one in fits
+    ]
     single = all(len(one) == 1 for one in rows)  # more than one polynomial does not fit into a line
     for name in "abcde"[: len(rows[0][0])] if single else "":
         grid.add_column(name, justify="right")

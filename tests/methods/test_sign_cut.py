@@ -51,7 +51,8 @@ def test_the_covariance_is_the_projector(name: str, solver: str, k: int) -> None
 def trained() -> tuple[Tensor, Tensor]:
     """A hidden weight after training, and the masks of its input's units."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).double()
+    first, hidden = (nn.Linear(n, 32).double() for n in (20, 32))
+    model = nn.Sequential(first, nn.ReLU(), hidden, nn.ReLU(), nn.Linear(32, 4).double())
     x = torch.randn(200, 20).double()
     y = (x[:, :4] * x[:, 4:8]).argmax(1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -59,7 +60,7 @@ def trained() -> tuple[Tensor, Tensor]:
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
-    return model[2].weight.detach(), (model[0](x) > 0).double().detach()
+    return hidden.weight.detach(), (first(x) > 0).double().detach()
 
 
 def test_on_trained_weights() -> None:
