@@ -273,7 +273,7 @@ class GuessEstimator:
     @property
     def _streams(self) -> bool:
         """Whether feedback lets go of each site as it is done."""
-        alone = self.feedback is not None and not self.feedback.correction
+        alone = self.feedback is not None and self.feedback.streams and not self.feedback.correction
         return self.memory == "replay" and alone and self.bound.is_chain
 
     def _parts(self, batch: Batch) -> list[slice]:
