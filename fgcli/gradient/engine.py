@@ -28,6 +28,7 @@ from fgcli.gradient.guess import Guess, GuessMethod, Isotropic, LinearMap, check
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.look import few, look
 from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.parts import SumOfParts, parts_of
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
@@ -35,7 +36,7 @@ from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import Layout, Network, Site
 from fgcli.gradient.step import Derivatives, Step
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.uses import leaves, rebuilt, run
+from fgcli.gradient.uses import run
 
 ROWS = 512
 """Samples of a part of a batch with memory=replay: a dual number takes twice the memory of a number."""
@@ -107,6 +108,11 @@ class GuessEstimator:
                 "the model has no site: its forward uses no trained weight (a parameter of two or more axes) in a "
                 "linear layer, a convolution, a matrix product, a lookup or a recurrent layer; use weight-perturbation "
                 "or backprop"
+            )
+        if self.feedback is not None and network.behind_last:
+            raise ModelRefused(
+                f"parameter '{network.behind_last[0]}' lies between the last layers and the loss that the model gives, "
+                "where feedback has no gradient for it: give a loss_fn of the outputs, or leave feedback out"
             )
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
@@ -254,7 +260,7 @@ class GuessEstimator:
             and batch.device.type == "cpu"
             and self.tangents.draws != "rademacher"
             and network.by_rows
-            and not (network.mixes or network.drawing or network.buffers)
+            and not (network.mixes or network.drawing or network.buffers or network.own_loss)
             and all(one.takes_parts and one.site.has_samples for one in self._guessers.values())
         )
         if not apart:

@@ -33,13 +33,14 @@ from torch import Tensor, nn
 from fgcli.gradient.errors import GuessFault, OptionRefused
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.nested import leaves, mapped, rebuilt, tangent_of
 from fgcli.gradient.operations import input_gradient, linear_part
 from fgcli.gradient.passes import Seen
 from fgcli.gradient.precision import wide
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Network
 from fgcli.gradient.upstream import CutNetwork, End
-from fgcli.gradient.uses import Outputs, Use, leaves, mapped, rebuilt, tangent_of
+from fgcli.gradient.uses import Outputs, Use
 
 Kind = Literal["direct", "local"]
 Learning = Literal["tangents", "bootstrap", "fixed", "none"]

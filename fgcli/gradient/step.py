@@ -23,13 +23,14 @@ from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.nested import leaves, tangent_of
 from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, has_shared, repeated
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.upstream import CutNetwork, UpstreamJacobian
-from fgcli.gradient.uses import Outputs, Pass, leaves, run, tangent_of
+from fgcli.gradient.uses import Outputs, Pass, run
 
 
 @dataclass(frozen=True)
