@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint lock clean
+.PHONY: setup demo test lint docs lock clean
 
 setup: $(READY)
 
@@ -28,12 +28,16 @@ lint: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+# The site, in build/site. It opens from the disk; its search needs a server: python3 -m http.server -d build/site
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # The lock file pins what the project and its tests need; make it anew after changing pyproject.toml.
 lock: setup
 	$(BIN)/pip install --quiet pip-tools
 	echo 'torch==2.13.0' > $(VENV)/torch.txt
 	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url --no-emit-trusted-host \
-	  --no-emit-find-links --annotation-style line --extra dev --constraint $(VENV)/torch.txt \
+	  --no-emit-find-links --annotation-style line --extra dev --extra docs --constraint $(VENV)/torch.txt \
 	  --output-file requirements.lock pyproject.toml
 	sed -i -e '1i # Pinned versions that `make setup` installs. Made by `make lock`.' -e '/^# The following/,$$d' \
 	  -e '/^$$/d' -e 's/^\(torch==[0-9.]*\)+cpu/\1/' -e 's#-c $(VENV)/torch.txt, ##' requirements.lock

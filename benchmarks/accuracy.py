@@ -1,4 +1,4 @@
-"""Accuracies after 300 epochs: every method of a table, widths and seeds, each by `fg train`; one JSON row a run.
+"""Accuracies after 300 epochs: every method of a table, widths and seeds, each by `fgcli train`; one JSON row a run.
 
     python benchmarks/accuracy.py run --methods backprop,wt --widths 64,128 --jobs 2
     python benchmarks/accuracy.py table

@@ -1,6 +1,6 @@
 """How near each solver comes to the paper's literal W̃⊥ (one SVD a sample) on trained weights, layer by layer.
 
-    fg train --method wperp --width 256 --out /tmp/w256
+    fgcli train --method wperp --width 256 --out /tmp/w256
     python benchmarks/fidelity.py /tmp/w256 ...
 
 For each solver, on one batch: the energy ‖W̃A‖² over that of the top-k singular vectors, the overlap ‖V_kᵀA‖²/k with

@@ -37,7 +37,7 @@ def estimator(name: str) -> Estimator:
     kind, entry = load_registry().method(method)
     options = entry.options(**parse_assignments(assignments))
     found = entry.load()(options)
-    return found if kind == "estimator" else make_estimator(found, options)
+    return found if kind == "estimator" else make_estimator(found, options, load_registry())
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

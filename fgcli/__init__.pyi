@@ -8,6 +8,7 @@ from fgcli.bench.executor import Placement as Placement
 from fgcli.bench.executor import PlacesTrials as PlacesTrials
 from fgcli.bench.executor import Trial as Trial
 from fgcli.data.dataset import Dataset as Dataset
+from fgcli.data.dataset import Standardise as Standardise
 from fgcli.errors import FgError as FgError
 from fgcli.errors import RunError as RunError
 from fgcli.errors import UsageError as UsageError
@@ -32,6 +33,8 @@ from fgcli.gradient.estimator import Estimator as Estimator
 from fgcli.gradient.estimator import FindsFaults as FindsFaults
 from fgcli.gradient.estimator import Loss as Loss
 from fgcli.gradient.estimator import SettlesOptions as SettlesOptions
+from fgcli.gradient.feedback import FeedbackRule as FeedbackRule
+from fgcli.gradient.feedback import Place as Place
 from fgcli.gradient.guess import GuessMethod as GuessMethod
 from fgcli.gradient.guess import Isotropic as Isotropic
 from fgcli.gradient.guess import Layer as Layer
@@ -47,11 +50,16 @@ from fgcli.gradient.sites import Site as Site
 from fgcli.gradient.tangents import Tangents as Tangents
 from fgcli.gradient.upstream import LinearUpstream as LinearUpstream
 from fgcli.gradient.upstream import UpstreamJacobian as UpstreamJacobian
+from fgcli.report.compose import read_report as read_report
 from fgcli.runs.results import Metrics as Metrics
 from fgcli.runs.results import Result as Result
 from fgcli.runs.run_directory import RunDirectory as RunDirectory
 from fgcli.runs.run_directory import open_run as open_run
+from fgcli.training.loading import LoadedModel as LoadedModel
+from fgcli.training.loading import load_model as load_model
 from fgcli.training.losses import Objective as Objective
+from fgcli.training.own_loop import RunLog as RunLog
+from fgcli.training.own_loop import start_run as start_run
 from fgcli.training.reporter import Plan as Plan
 from fgcli.training.sinks import MetricSink as MetricSink
 

@@ -24,10 +24,10 @@ class ForwardGradient:
     Args:
         model: any module. It may be on any device, and change between steps: its weights, modes, and which parameters
             require a gradient.
-        method: a name that `fg methods` lists, or the instance of a guess method or of an estimator.
+        method: a name that `fgcli methods` lists, or the instance of a guess method or of an estimator.
         seed: with the number of steps so far, it names every draw. torch's own generators are not used, except by
             layers that draw from them (Dropout).
-        options: the method's, by the names that `fg methods` lists (`k`, `tangents`, `combine`, `uncovered`, ...).
+        options: the method's, by the names that `fgcli methods` lists (`k`, `tangents`, `combine`, `uncovered`, ...).
 
     Raises:
         UsageError: for an unknown method or option, and for a value that an option cannot have.
@@ -155,12 +155,12 @@ def _estimator(method: str | Guess | Estimator, options: dict[str, Any]) -> Esti
                 raise UsageError(f"{next(iter(options))} is given, but an estimator's instance has its options already")
             return cast("Estimator", method)
         checked = checked_options(type(method).__name__, with_engine_options(GuessOptions), options)
-        return make_estimator(method, checked)
+        return make_estimator(method, checked, load_registry())
     registry = load_registry()
     kind, entry = registry.method(method)
     checked = checked_options(f"method {entry.name}", entry.options, options)
     made = registry.find("method", method).load()(checked)
-    return made if kind == "estimator" else make_estimator(made, checked)
+    return made if kind == "estimator" else make_estimator(made, checked, registry)
 
 
 def leaves_of(x: Any) -> list[Tensor]:

@@ -34,13 +34,13 @@ class FgGroup(TyperGroup):
         try:
             return super().parse_args(ctx, args)
         except _ClickUsageError as error:
-            raise _refused(error, ctx.command_path) from error
+            raise _refused(error, "") from error
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except _ClickUsageError as error:
-            raise _refused(error, f"{ctx.command_path} {ctx.invoked_subcommand}") from error
+            raise _refused(error, f"{ctx.invoked_subcommand} ") from error
         except FgError as error:
             if ctx.params.get("debug"):
                 import traceback
@@ -57,7 +57,7 @@ def _refused(error: Any, command: str) -> typer.Exit:
     """Say in one line what typer makes of the command line, where it says four."""
     fault = " ".join(error.format_message().split()).rstrip(".")
     given = "".join(f" (given: {one['input']!r})" for one in getattr(error.__cause__, "errors", list)())  # pydantic's
-    line = f"fg: {fault[:1].lower()}{fault[1:]}{given}; `{command} --help` shows what is allowed"
+    line = f"fg: {fault[:1].lower()}{fault[1:]}{given}; `fgcli {command}--help` shows what is allowed"
     typer.echo(one_line(line), err=True)
     return typer.Exit(error.exit_code)
 
@@ -79,7 +79,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             name = command.__name__.replace("_", "-")
-            raise InternalError(f"internal error, {what}; `fg --debug {name} ...` shows where") from error
+            raise InternalError(f"internal error, {what}; `fgcli --debug {name} ...` shows where") from error
 
     return guard
 
@@ -87,16 +87,19 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 class PanelledCommand(TyperCommand):
     """Shows the flags of each help panel under its title, as typer does with rich, which would take 0.1 s more."""
 
-    def format_options(self, ctx: Any, formatter: Any) -> None:
+    def panels(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+        """By title: each flag or argument, and what it says."""
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for parameter in self.get_params(ctx):
             usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
             if record := parameter.get_help_record(ctx):
                 panels.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
-        for title, records in panels.items():
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+        return {title: records for title, records in panels.items() if records}
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for title, records in self.panels(ctx).items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 class PluggedGroup(FgGroup):
@@ -128,7 +131,7 @@ def _command(one: Registered) -> Any:
         raise UsageError(f"subcommand {one.entry.name} of {one.origin} is no function for typer: {fault}") from cause
 
 
-# Plain help and usage errors: with typer's rich ones, `fg train --help` takes 0.3 s of CPU time instead of 0.2.
+# Plain help and usage errors: with typer's rich ones, `fgcli train --help` takes 0.3 s of CPU time instead of 0.2.
 _PLAIN: dict[str, Any] = {"pretty_exceptions_enable": False, "rich_markup_mode": None}
 app = typer.Typer(name="fg", cls=PluggedGroup, no_args_is_help=True, **_PLAIN)
 

@@ -1,7 +1,16 @@
 """All that is built in, through the same hooks as anybody's. Imports no torch."""
 
 from fgcli.bench.options import LocalOptions
-from fgcli.data.options import DigitsOptions, Mnist1dOptions
+from fgcli.data.options import (
+    ArrayOptions,
+    CsvOptions,
+    DigitsOptions,
+    HubOptions,
+    ImageOptions,
+    Mnist1dOptions,
+    Mnist5kOptions,
+    TableOptions,
+)
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import CONTRACT, hookimpl
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
@@ -114,6 +123,35 @@ def fg_datasets() -> list[Entry]:
             Mnist1dOptions,
         ),
         Entry("digits", "fgcli.data.digits:digits", "scikit-learn's 1,797 handwritten digits, 8 × 8.", DigitsOptions),
+        Entry(
+            "mnist-5k",
+            "fgcli.data.mnist5k:mnist5k",
+            "5,000 images of MNIST, 28 × 28: pip install 'fgcli[mnist-5k]'.",
+            Mnist5kOptions,
+        ),
+        Entry("npz", "fgcli.data.array_file:array_file", "Your arrays: --dataset FILE.npz.", ArrayOptions, (".npz",)),
+        Entry("csv", "fgcli.data.tables:csv_table", "Your table: --dataset FILE.csv.", CsvOptions, (".csv",)),
+        Entry(
+            "parquet",
+            "fgcli.data.tables:parquet_table",
+            "Your table: --dataset FILE.parquet; pip install 'fgcli[parquet]'.",
+            TableOptions,
+            (".parquet",),
+        ),
+        Entry(
+            "images",
+            "fgcli.data.images:image_folder",
+            "Your images, a folder a class: --dataset FOLDER.",
+            ImageOptions,
+            ("/",),
+        ),
+        Entry(
+            "huggingface",
+            "fgcli.data.hub_folder:hub_folder",
+            "What Hugging Face datasets saved to disk: --dataset FOLDER; pip install 'fgcli[huggingface]'.",
+            HubOptions,
+            ("/dataset_dict.json", "/dataset_info.json"),
+        ),
     ]
 
 
@@ -164,6 +202,24 @@ def fg_optimizers() -> list[Entry]:
 
 
 @hookimpl
+def fg_feedback_rules() -> list[Entry]:
+    return [
+        Entry(
+            "direct",
+            "fgcli.methods.feedback:DirectFeedback",
+            "A matrix for each layer's input that follows its mean Jacobian.",
+            EngineOptions,
+        ),
+        Entry(
+            "local",
+            "fgcli.methods.feedback:LocalFeedback",
+            "The next layer's own weight, and behind it the matrix of `direct`.",
+            EngineOptions,
+        ),
+    ]
+
+
+@hookimpl
 def fg_losses() -> list[Entry]:
     return [
         Entry("cross-entropy", "fgcli.training.losses:classification", "Cross-entropy of logits, for class targets."),
@@ -200,7 +256,12 @@ def fg_executors() -> list[Entry]:
 def fg_subcommands() -> list[Entry]:
     return [
         Entry("train", "fgcli.commands.train:train", "Train a network by a gradient estimator."),
+        Entry("evaluate", "fgcli.commands.evaluate:evaluate", "Loss and accuracy of a trained run, on any data."),
+        Entry("predict", "fgcli.commands.predict:predict", "Outputs of a trained run for the inputs in a file."),
+        Entry("export", "fgcli.commands.export:export", "Write a trained network as safetensors, torch.export, ONNX."),
         Entry("bench", "fgcli.commands.bench:bench", "Run the trials of a sweep: methods, widths, seeds."),
+        Entry("compare", "fgcli.commands.compare:compare", "Train several methods over seeds, and report on them."),
+        Entry("tune", "fgcli.commands.tune:tune", "Find a learning rate, and print the command to go on with."),
         Entry("report", "fgcli.commands.report:report", "Tables and figures of runs and sweeps."),
         Entry("recipes", "fgcli.commands.recipes:recipes", "List, show, copy or check recipes."),
         Entry("methods", "fgcli.commands.listings:methods", "List guess methods and estimators, with their options."),
@@ -210,6 +271,12 @@ def fg_subcommands() -> list[Entry]:
             "check-model",
             "fgcli.commands.check_model:check_model",
             "Say which methods train a model, and what time and memory a step of each takes.",
+        ),
+        Entry("doctor", "fgcli.commands.doctor:doctor", "Versions, devices, threads, what is missing, the shell's fg."),
+        Entry(
+            "shell-init",
+            "fgcli.commands.shell_init:shell_init",
+            "A function for your shell, so that `fg train` is this command and `fg %1` job control.",
         ),
         Entry("plugins", "fgcli.commands.plugins:plugins", "List plugins, what they add, and those that are broken."),
         Entry("new-plugin", "fgcli.commands.new_plugin:new_plugin", "Write the package of a new plugin."),

@@ -30,18 +30,18 @@ Section = Literal["method", "dataset", "model", "loss", "optimizer", "lr_schedul
 
 
 Panel = Literal["Method", "Data and model", "Optimisation", "Device", "Output", "Diagnostics"]
-"""A group of flags in the help of `fg train`."""
+"""A group of flags in the help of `fgcli train`."""
 
 
 def _key(panel: Panel, default: Any, description: str, **bounds: Any) -> Any:
-    """A key of a recipe, and by that a flag of `fg train`, shown in a panel of its help."""
+    """A key of a recipe, and by that a flag of `fgcli train`, shown in a panel of its help."""
     return Field(default=default, description=description, json_schema_extra={"panel": panel}, **bounds)
 
 
 class Recipe(Options):
     """A run, resolved: every option has its value. Equal recipes are the same run.
 
-    A field here is all that a key needs: recipes, `fg train`, its help and docs/recipes.md have it from this class.
+    A field here is all that a key needs: recipes, `fgcli train`, its help and docs/recipes.md have it from this class.
     """
 
     method: str = _key("Method", "wt", "Guess method or estimator.")
@@ -50,7 +50,7 @@ class Recipe(Options):
         "Method", None, "Dimension of the guess space, or `rank`; for methods that have such a space."
     )
     tangents: Count | None = _key("Method", None, "Directions in one step, for every guess method.")
-    combine: Literal["mean", "orthogonal", "projection"] | None = _key(
+    combine: Literal["mean", "orthogonal", "sitewise", "projection"] | None = _key(
         "Method", None, "How the tangents make one estimate."
     )
     tangent_chunk: Count | None = _key(
@@ -61,13 +61,16 @@ class Recipe(Options):
         None,
         "Store what each layer saw, or replay: the same, in memory that does not grow with depth.",
     )
-    dataset: str = _key("Data and model", "mnist1d", "Dataset.")
+    dataset: str = _key("Data and model", "mnist1d", "Dataset, or the path of your own: FILE.npz, .csv, FOLDER.")
     dataset_options: OwnOptions = _key("Data and model", {}, "The dataset's options.")
     model: str = _key("Data and model", "mlp", "Model; one of your own as `package.module:factory`.")
     model_options: OwnOptions = _key("Data and model", {}, "The model's other options.")
     width: Count | None = _key("Data and model", None, "Units of every hidden layer.")
     depth: Count | None = _key("Data and model", None, "Number of hidden layers.")
     bias: bool | None = _key("Data and model", None, "Give every layer a bias.")
+    init_from: str | None = _key(
+        "Data and model", None, "Begin with the weights of this run, or of this safetensors file."
+    )
     loss: str = _key(
         "Optimisation",
         "cross-entropy",
@@ -114,6 +117,10 @@ class Recipe(Options):
     )
     subspace_k: Count = _key("Diagnostics", 10, "Number of Hessian eigenvectors that span the subspace.")
     subspace_every: Count = _key("Diagnostics", 8, "Updates between two computations of the subspace.")
+
+
+LENGTH = ("epochs", "max_steps")
+"""Keys that say how long a run is: a finished one may be extended by them."""
 
 
 class _Part(NamedTuple):
@@ -227,6 +234,9 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         _refuse("the recipe", error, data, givens)
+    rule = str(recipe.options.get("feedback", "none"))
+    if rule != "none":
+        registry.find("feedback rule", rule, where="option feedback")
     # Only where every layer's output has `width` dimensions: a convolution's has that many for each position.
     if getattr(_find("model", recipe.model, registry, where="").options, "width_bounds_k", False):
         _refuse_k_above_width(recipe, givens)

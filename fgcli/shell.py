@@ -2,21 +2,19 @@
 
 import os
 import shlex
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 
 def command_line(*words: object, plugins: Iterable[Path] = (), own_code: bool = False) -> str:
-    """`fg` with these words, and what it needs to find the plugins, or code of the user's own, once more.
+    """`fgcli` with these words, and what it needs to find the plugins, or code of the user's own, once more.
 
-    It is called as the user has called it: a shell may have an `fg` of its own.
+    It is never called `fg`: a shell has an `fg` of its own.
     """
-    called = "fgcli" if Path(sys.argv[0]).name == "fgcli" else "fg"
     flags = [part for plugin in plugins for part in ("--plugin", plugin)]
     path = os.environ.get("PYTHONPATH")
     prefix = f"PYTHONPATH={quoted(path)} " if path and (flags or own_code) else ""
-    return prefix + " ".join(map(quoted, (called, *words, *flags)))
+    return prefix + " ".join(map(quoted, ("fgcli", *words, *flags)))
 
 
 def quoted(word: object) -> str:

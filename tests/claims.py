@@ -25,7 +25,7 @@ class Claim:
         kind, entry = load_registry().method(self.method)
         options = entry.options(**self.options)
         method = entry.load()(options)
-        return method if kind == "estimator" else make_estimator(method, options)
+        return method if kind == "estimator" else make_estimator(method, options, load_registry())
 
     def guess_estimator(self) -> GuessEstimator:
         estimator = self.estimator()

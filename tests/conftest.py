@@ -5,6 +5,7 @@ import os
 from hypothesis import settings
 
 os.environ["FG_PLUGINS"] = ""
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run in as many processes as there are cores; torch reads it at its import
 
 settings.register_profile("fg", deadline=None, derandomize=True)
 settings.load_profile("fg")

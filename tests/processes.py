@@ -29,7 +29,7 @@ Prepare = Callable[[], object]
 
 
 class FgProcess:
-    """`fg ARGUMENTS` in the present working directory and environment."""
+    """`fgcli ARGUMENTS` in the present working directory and environment."""
 
     def __init__(self, *arguments: str, prepare: Prepare | None = None, name: str = "fg") -> None:
         self.stdout_file, self.stderr_file = (Path(f"{name}.{stream}").absolute() for stream in ("out", "err"))

@@ -114,12 +114,12 @@ def test_version():
     [
         (["trian"], "unknown subcommand 'trian'; did you mean 'train'?"),
         (["train", "--width", "wide"], "--width is 'wide'"),
-        (["train", "--widht", "8"], "no such option: --widht (Possible options: --width); `fg train --help` shows"),
-        (["train", "--width"], "option '--width' requires an argument; `fg train --help` shows what is allowed"),
-        (["report"], "missing argument 'paths'; `fg report --help` shows what is allowed"),
+        (["train", "--widht", "8"], "no such option: --widht (Possible options: --width); `fgcli train --help` shows"),
+        (["train", "--width"], "option '--width' requires an argument; `fgcli train --help` shows what is allowed"),
+        (["report"], "missing argument 'paths'; `fgcli report --help` shows what is allowed"),
         (["fit-ns-coeffs", "--sigma", "a\nb"], "invalid value for '--sigma': "),
-        (["fit-ns-coeffs", "--sigma", "abc"], "string as a number (given: 'abc'); `fg fit-ns-coeffs --help` shows"),
-        (["--widht", "8", "train"], "no such option: --widht; `fg --help` shows what is allowed"),
+        (["fit-ns-coeffs", "--sigma", "abc"], "string as a number (given: 'abc'); `fgcli fit-ns-coeffs --help` shows"),
+        (["--widht", "8", "train"], "no such option: --widht; `fgcli --help` shows what is allowed"),
     ],
 )
 def test_what_the_command_line_does_not_know_is_one_line_and_exit_2(arguments, said):
@@ -136,7 +136,7 @@ def test_without_arguments_the_help_is_shown():
 
 def test_the_shell_completes_commands_and_flags():
     completion = {"_FG_COMPLETE": "complete_bash"}
-    for words, found in (("fg trai", "train"), ("fg train --tangent-c", "--tangent-chunk")):
+    for words, found in (("fg trai", "train"), ("fgcli train --tangent-c", "--tangent-chunk")):
         place = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         done = CliRunner().invoke(app, [], prog_name="fg", env=completion | place)
         assert (done.exit_code, done.stdout.strip(), done.stderr) == (0, found, "")
@@ -163,7 +163,7 @@ def failing(error):
         (UsageError("--width is 0"), 2, "fg: --width is 0"),
         (RunError("stopped"), 1, "fg: stopped"),
         (OSError(errno.ENOSPC, "No space left on device", "run/x"), 1, "fg: No space left on device (run/x)"),
-        (KeyError("a"), 1, "fg: internal error, KeyError: 'a'; `fg --debug fail-now ...` shows where"),
+        (KeyError("a"), 1, "fg: internal error, KeyError: 'a'; `fgcli --debug fail-now ...` shows where"),
         (KeyboardInterrupt(), 130, "fg: interrupted"),
     ],
 )

@@ -73,7 +73,7 @@ def test_from_an_empty_folder_to_an_installed_package(folder: Path, monkeypatch:
     said = {}
     for command in COMMANDS:
         program, *arguments = shlex.split(command)
-        if program == "fg":
+        if program == "fgcli":
             done = fg(*arguments)
             code, said[command] = done.exit_code, done.output
         else:
@@ -81,8 +81,8 @@ def test_from_an_empty_folder_to_an_installed_package(folder: Path, monkeypatch:
             ended = subprocess.run(line, capture_output=True, text=True, check=False)
             code, said[command] = ended.returncode, ended.stdout + ended.stderr
         assert code == 0, f"{command}\n{said[command]}"
-    assert "fg-plugin-example 0.1.0  (module fg_plugin_example)\n  guess method  example" in said["fg plugins"]
-    assert "share      float (>= 0, <= 1) = 0.5" in said["fg methods example"]
+    assert "fg-plugin-example 0.1.0  (module fg_plugin_example)\n  guess method  example" in said["fgcli plugins"]
+    assert "share      float (>= 0, <= 1) = 0.5" in said["fgcli methods example"]
     assert len(list(folder.glob("runs/*/best.txt"))) == 1
 
 

@@ -54,7 +54,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def sources() -> dict[str, str]:
-    """The Python of plugins, of what `fg new-plugin` writes, and of every page."""
+    """The Python of plugins, of what `fgcli new-plugin` writes, and of every page."""
     found = {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
         for folder, pattern in (("plugins", "*.py"), ("fgcli/templates", "*.py.tmpl"))

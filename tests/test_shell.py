@@ -44,7 +44,7 @@ from torch import nn
 def make(input_shape, classes, generator):
     return nn.Sequential(nn.Linear(input_shape[0], 8, bias=False), nn.ReLU(), nn.Linear(8, classes, bias=False))
 """
-FG = f'fg() {{ {shlex.quote(sys.executable)} -m fgcli "$@"; }}'
+FG = f'fgcli() {{ {shlex.quote(sys.executable)} -m fgcli "$@"; }}'
 
 
 def shell(command: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
@@ -62,7 +62,7 @@ def test_the_printed_command_resumes_a_run_with_a_plugin_file_and_a_model_of_one
     where = f"PYTHONPATH=lib:{shlex.quote(str(package))}"
     flags = [flag for flag in FLAGS if flag not in ("--width", "8", "--depth", "2")]
     own = ["--plugin", "plug ins/my_optimizer.py", "--optimizer", "mine", "--model", "my_nets:make"]
-    begin = " ".join(map(quoted, ("fg", "train", *flags, *own, "--quiet", "--out", os.fsdecode(name))))
+    begin = " ".join(map(quoted, ("fgcli", "train", *flags, *own, "--quiet", "--out", os.fsdecode(name))))
     stopped = shell(f"{where} {begin}", STOP="1")
     assert stopped.returncode == 143, stopped.stderr
     printed = stopped.stderr.decode().strip().partition("go on with: ")[2]
@@ -76,10 +76,10 @@ def test_the_command_of_a_bench_has_its_flags(monkeypatch):
     request = Request("a b.yaml", jobs=2, seeds="0,1", only=("wt*",), plugins=(Path("/p/mine.py"),), timing=True)
     said = request.command(Path("runs/a b"), own_code=True)
     assert said == (
-        "fg bench 'a b.yaml' --out 'runs/a b' --jobs 2 --seeds 0,1 --timing --only 'wt*' --plugin /p/mine.py"
+        "fgcli bench 'a b.yaml' --out 'runs/a b' --jobs 2 --seeds 0,1 --timing --only 'wt*' --plugin /p/mine.py"
     )
 
 
-def test_what_a_user_calls_fgcli_is_printed_as_that(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/fgcli", "train"])
-    assert command_line("train", "--resume", "run") == "fgcli train --resume run"
+def test_a_printed_command_is_never_the_shell_s_own_fg(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/fg", "train"])
+    assert command_line("train", "--resume", "my run") == "fgcli train --resume 'my run'"

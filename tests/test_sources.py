@@ -18,7 +18,10 @@ LOADERS = {
     "yaml.UnsafeLoader", "mnist1d.data.get_dataset",
 }  # fmt: skip
 EVALUATION = {"eval", "exec", "compile", "__import__"}
-ALLOWED = {("fgcli/runs/lock.py", "socket")}  # its gethostname, which asks nobody
+ALLOWED = {
+    ("fgcli/runs/lock.py", "socket"),  # its gethostname, which asks nobody
+    ("fgcli/data/arrays.py", "numpy.load"),  # which refuses objects unless it is told to unpickle them
+}
 
 
 def forbidden(source: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ OUT is a JSON list, a row a recipe.
 """
 
 import argparse
+import gc
 import statistics
 import tempfile
 import time
@@ -120,6 +121,7 @@ def peak_of(step: Callable[[], object], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         step()
         return torch.cuda.max_memory_allocated(device) - before
+    gc.collect()  # else garbage of before that is freed during the call would count against it
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     raw: Any = profiler.profiler  # the only place where single allocations are to be had

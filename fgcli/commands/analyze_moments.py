@@ -1,4 +1,4 @@
-"""`fg analyze-moments`: bias, variance and covariance of any method. Heavy imports inside the bodies."""
+"""`fgcli analyze-moments`: bias, variance and covariance of any method. Heavy imports inside the bodies."""
 
 import math
 from dataclasses import replace
@@ -148,7 +148,7 @@ def _measure(
     except NothingKnown as error:
         raise UsageError(f"--method {label}: {error}") from error
     except GuessFault as fault:
-        raise RunError(f"method {label} failed at {state.label}: {fault}; `fg --debug ...` shows where") from fault
+        raise RunError(f"method {label} failed at {state.label}: {fault}; `fgcli --debug ...` shows where") from fault
     for layer in found:
         for key, one in [*layer.exact.items(), *layer.monte_carlo.items()]:
             if not math.isfinite(one.mean):

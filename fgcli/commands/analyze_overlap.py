@@ -1,4 +1,4 @@
-"""`fg analyze-overlap`: how much of the true gradient lies in small subspaces. Heavy imports inside the bodies."""
+"""`fgcli analyze-overlap`: how much of the true gradient lies in small subspaces. Heavy imports inside the bodies."""
 
 import sys
 from pathlib import Path

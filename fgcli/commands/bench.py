@@ -1,4 +1,4 @@
-"""`fg bench`: the runs of a sweep's recipe, each in a process of its own. Imports nothing heavy."""
+"""`fgcli bench`: the runs of a sweep's recipe, each in a process of its own. Imports nothing heavy."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +31,7 @@ def bench(
         int | None, typer.Option("--limit", help="Run at most N of the missing trials.", metavar="N", min=0)
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", help="These seeds in place of the recipe's.", metavar="N,N,…")
+        str | None, typer.Option("--seeds", help="These seeds in place of the recipe's.", metavar="N-N,N,…")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the missing trials and how long they take; write nothing.")

@@ -1,4 +1,4 @@
-"""What `fg bench` shows: a live table of the trials on a terminal, a plain line for each event elsewhere."""
+"""What `fgcli bench` shows: a live table of the trials on a terminal, a plain line for each event elsewhere."""
 
 import time
 from collections import deque

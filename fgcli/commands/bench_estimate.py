@@ -1,4 +1,4 @@
-"""`fg bench --dry-run`: the trials that are missing, and about how long they take. Imports no torch."""
+"""`fgcli bench --dry-run`: the trials that are missing, and about how long they take. Imports no torch."""
 
 from rich.console import Console
 from rich.table import Table

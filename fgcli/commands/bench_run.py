@@ -1,4 +1,4 @@
-"""What `fg bench` does: plan, search of the learning rate, trials, timing. Imports no torch."""
+"""What `fgcli bench` does: plan, search of the learning rate, trials, timing. Imports no torch."""
 
 import contextlib
 import logging
@@ -27,12 +27,11 @@ from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.runs.tuned import Choice, write_tuned
 from fgcli.shell import command_line
-from fgcli.sweep.plan import PlannedTrial, plan, plan_tuning
-from fgcli.sweep.read import read_sweep, resolve_trial, resolve_trials
+from fgcli.sweep.plan import MAX_TRIALS, PlannedTrial, plan, plan_tuning
+from fgcli.sweep.read import parse_sweep, read_sweep, resolve_trial, resolve_trials
 from fgcli.sweep.schema import Sweep, dump_sweep
 from fgcli.sweep.view_checks import check_views
 from fgcli.sweep.widen import widened
-from fgcli.yaml_reader import scalar
 
 _log = logging.getLogger("fgcli")
 
@@ -42,6 +41,10 @@ class Request:
     """The command line."""
 
     recipe: str
+    source: Source | None = None
+    """The sweep itself, where `recipe` is no file: the path of what is written of it in its folder."""
+    search_only: bool = False
+    """Whether to search the learning rate and run nothing with it."""
     out: Path | None = None
     jobs: int | None = None
     threads: int | None = None
@@ -108,8 +111,11 @@ class _Bench:
         request = self.request
         self.registry = load_registry(request.plugins)
         file = find(request.recipe, where="RECIPE")
-        sweep, self.source = read_sweep(file)
-        self._asked_seeds = sweep.grid.seed if request.seeds is None else _seeds(request.seeds)
+        if request.source is None:
+            sweep, self.source = read_sweep(file)
+        else:
+            sweep, self.source = parse_sweep(request.source), request.source
+        self._asked_seeds = sweep.grid.seed if request.seeds is None else parse_seeds(request.seeds)
         _refuse_threads_twice(sweep, request.threads)
         sweep = sweep.with_seeds(self._asked_seeds).with_threads(request.threads)
         self.directory = SweepDirectory(request.out or Path("runs") / file.stem)
@@ -117,7 +123,7 @@ class _Bench:
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
         recipes = resolve_trials(self.sweep, self.source, self.registry)
-        names = [name for one in recipes.values() for name in (one.model, one.loss, one.lr_schedule)]
+        names = [name for one in recipes.values() for name in (one.dataset, one.model, one.loss, one.lr_schedule)]
         self.own_code = any(map(is_reference, names))
         begun = [folder for _, folder in self._begun()]
         for warning in refuse_other_code(begun, list(recipes.values()), self.registry, self.directory.path):
@@ -135,6 +141,8 @@ class _Bench:
             if self.placement is not None:
                 display.say(f"{self.directory.path}: {self.placement.said}")
             choices = self._tuned(display, watcher)
+            if self.request.search_only:
+                return {}
             pairs = [(trial, self._job(trial, choices)) for trial in self._limited(self.trials)]
             jobs = [job for _, job in pairs if job is not None and not job.run.is_finished()]
             display.expects(len(jobs))
@@ -282,15 +290,19 @@ def _fits(trial: PlannedTrial, pattern: str) -> bool:
     return trial.label == pattern or fnmatchcase(trial.name, pattern)
 
 
-def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [scalar(part.strip()) for part in text.split(",")]
-    except ValueError:
-        seeds = []
-    whole = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63]
-    if not seeds or len(whole) != len(seeds) or len(set(whole)) != len(whole):
-        raise UsageError(f"--seeds is {text!r}; it must be whole numbers from 0, each once, with commas between: 0,1,2")
-    return whole
+def parse_seeds(text: str) -> list[int]:
+    """`0,1,2`, `0-4` or both: `0-2,7`. UsageError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        ends = [end.strip() for end in part.split("-")]
+        if len(ends) > 2 or not all(end.isascii() and end.isdigit() and int(end) < 2**63 for end in ends):
+            ends = ["1", "0"]  # none
+        first, last = int(ends[0]), int(ends[-1])
+        seeds += range(first, min(last, first + MAX_TRIALS) + 1) or [-1]
+    if min(seeds) < 0 or len(set(seeds)) != len(seeds):
+        allowed = "whole numbers from 0, each once: 0,1,2 or 0-4"
+        raise UsageError(f"--seeds is {text!r}; it must be {allowed}")
+    return seeds
 
 
 @contextlib.contextmanager

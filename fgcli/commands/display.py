@@ -1,4 +1,4 @@
-"""What `fg train` shows: progress while it works, a table at its end."""
+"""What `fgcli train` shows: progress while it works, a table at its end."""
 
 import sys
 from collections.abc import Mapping
@@ -12,11 +12,13 @@ from rich.text import Text
 
 from fgcli.commands.output import Lossy, scores
 from fgcli.errors import one_line
-from fgcli.runs.results import MetricsRow, Result
+from fgcli.runs.results import Metrics, MetricsRow, Result
+from fgcli.runs.timing import ENOUGH
 from fgcli.training.reporter import Plan, Silent
 
 SPLITS = ("train", "test")
 NARROW = 40  # columns, below which the table at the end would be cut
+ROOMY = 100  # columns, below which the bar and the loss would leave no room for the scores
 
 
 class WarningsOnly(Silent):
@@ -39,12 +41,11 @@ class Display(WarningsOnly):
 
     def __init__(self, *, to_stderr: bool) -> None:
         self._console = Console(file=_lossy(sys.stderr if to_stderr else sys.stdout))
+        steps, left, scores = MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[scores]}")
+        roomy = [TextColumn("{task.description}"), BarColumn(bar_width=None), steps, left]
+        columns = [*roomy, TextColumn("{task.fields[loss]}"), scores]
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[loss]} {task.fields[scores]}"),
+            *([steps, left, scores] if self._console.width < ROOMY else columns),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -59,6 +60,8 @@ class Display(WarningsOnly):
     def started(self, plan: Plan) -> None:
         self._total_steps = plan.total_steps
         self._say(f"{plan.method}: {plan.total_steps} steps, {plan.steps_per_epoch} an epoch, in {plan.run_dir}")
+        if plan.data:
+            self._say(plan.data)
         if plan.first_step:
             self._say(f"goes on after step {plan.first_step}")
         for names, how in _uncovered(plan.coverage.perturbed, plan.coverage.frozen):
@@ -92,15 +95,12 @@ class Display(WarningsOnly):
 def show_result(result: Result) -> None:
     """The table at the end, to standard output; a line for each of its numbers where it would not fit."""
     metrics, recipe = result.metrics, result.recipe
-    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
-    measures = {"loss": [f"{number:.4f}" for number in (metrics.train_loss, metrics.test_loss)]}
-    if None not in accuracies:
-        measures = {"accuracy": [f"{number:.4f}" for number in accuracies], **measures}
     lower, upper = result.step_ms_quartiles
+    spread = f", quartiles {lower:.2f} to {upper:.2f}" if result.steps >= ENOUGH else ""
     facts = [
         ("steps", str(result.steps)),
         ("wall time", f"{result.wall_s:.1f} s"),
-        ("time per step", f"{result.step_ms_median:.2f} ms median, quartiles {lower:.2f} to {upper:.2f}"),
+        ("time per step", f"{result.step_ms_median:.2f} ms median{spread}"),
         ("peak memory", f"{result.peak_memory_bytes / 2**20:.0f} MiB"),
         ("device", f"{recipe['device']}, threads: {recipe['threads']}"),
         *((how, names) for names, how in _uncovered(result.perturbed, result.frozen)),
@@ -109,20 +109,35 @@ def show_result(result: Result) -> None:
     console = Console(file=_lossy(sys.stdout))
     console.print(_title(recipe))
     if console.width < NARROW:
-        pairs = [(f"{split} {name}", row[i]) for name, row in measures.items() for i, split in enumerate(SPLITS)]
+        rows = _rows(metrics).items()
+        pairs = [(f"{split} {name}", row[i]) for name, row in rows for i, split in enumerate(SPLITS)]
         for name, value in [*pairs, *facts]:
             console.print(Text(f"{name}: {value}"))
     else:
-        table = Table("", *SPLITS)
-        for name, row in measures.items():
-            table.add_row(name, *row)
         grid = Table.grid(padding=(0, 2))
         for name, value in facts:
             grid.add_row(name, Text(value))
-        console.print(table)
+        console.print(metrics_table(metrics))
         console.print(grid)
     # Outside the grid: a path that is cut or wrapped cannot be copied.
     console.print(Text(f"run directory  {result.run_dir}"), soft_wrap=True)
+
+
+def metrics_table(metrics: Metrics) -> Table:
+    """Losses, and accuracies where there are any, of both splits."""
+    table = Table("", *SPLITS)
+    for name, row in _rows(metrics).items():
+        table.add_row(name, *row)
+    return table
+
+
+def _rows(metrics: Metrics) -> dict[str, list[str]]:
+    accuracies = (metrics.train_accuracy, metrics.test_accuracy)
+    rows = {"loss": [f"{number:.4f}" for number in (metrics.train_loss, metrics.test_loss)]}
+    if None not in accuracies:
+        rows = {"accuracy": [f"{number:.4f}" for number in accuracies], **rows}
+    left_out = (metrics.train_left_out, metrics.test_left_out)
+    return {**rows, "not finite": [*map(str, left_out)]} if any(left_out) else rows
 
 
 def _measures(loss: float, accuracy: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`fg fit-ns-coeffs`: fit the polynomials of W̃⊥-NS, keep them, show their errors. Heavy imports inside the bodies."""
+"""`fgcli fit-ns-coeffs`: fit the polynomials of W̃⊥-NS, keep them, show their errors. Heavy imports inside."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`fg methods`, `fg datasets` and `fg models`: what can be named, its options, and where it comes from. No torch."""
+"""`fgcli methods`, `fgcli datasets`, `fgcli models`: what can be named, its options, where it comes from. No torch."""
 
 import json as json_text
 from collections.abc import Sequence

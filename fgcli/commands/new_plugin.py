@@ -1,4 +1,4 @@
-"""`fg new-plugin`: a package that installs and passes its own tests at once, to be changed from there. No torch."""
+"""`fgcli new-plugin`: a package that installs and passes its own tests at once, to be changed from there. No torch."""
 
 import keyword
 import re
@@ -33,16 +33,16 @@ class Kind(StrEnum):
 
 
 _USE = {
-    Kind.GUESS_METHOD: "fg train --method {}",
-    Kind.ESTIMATOR: "fg train --method {}",
-    Kind.DATASET: "fg train --dataset {}",
-    Kind.MODEL: "fg train --model {}",
-    Kind.LOSS: "fg train --loss {}",
-    Kind.OPTIMIZER: "fg train --optimizer {}",
-    Kind.LR_SCHEDULE: "fg train --lr-schedule {}",
-    Kind.EXECUTOR: "fg bench RECIPE --executor {}",
-    Kind.METRIC_SINK: "fg train --sink {}",
-    Kind.SUBCOMMAND: "fg {} --help",
+    Kind.GUESS_METHOD: "fgcli train --method {}",
+    Kind.ESTIMATOR: "fgcli train --method {}",
+    Kind.DATASET: "fgcli train --dataset {}",
+    Kind.MODEL: "fgcli train --model {}",
+    Kind.LOSS: "fgcli train --loss {}",
+    Kind.OPTIMIZER: "fgcli train --optimizer {}",
+    Kind.LR_SCHEDULE: "fgcli train --lr-schedule {}",
+    Kind.EXECUTOR: "fgcli bench RECIPE --executor {}",
+    Kind.METRIC_SINK: "fgcli train --sink {}",
+    Kind.SUBCOMMAND: "fgcli {} --help",
 }
 
 

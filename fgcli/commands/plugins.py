@@ -1,4 +1,4 @@
-"""`fg plugins`: the distributions that extend fg, what each adds, and why a broken one was set aside. No torch."""
+"""`fgcli plugins`: the distributions that extend fg, what each adds, and why a broken one was set aside. No torch."""
 
 import importlib
 import json as json_text

@@ -1,6 +1,6 @@
 """What may stand in a recipe, as Markdown, from the schemas that check it. Imports no torch."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from fgcli.extend.describe import default_text, describe_options
 from fgcli.extend.options import Options
@@ -10,8 +10,8 @@ from fgcli.sweep.schema import Grid, Method, Sweep, Tune
 from fgcli.sweep.views import KINDS, Budget, Value
 
 _SECTIONS: tuple[tuple[str, str, type[Options]], ...] = (
-    ("A run", "`fg train --recipe`. Other options of methods are in `fg methods`.", Recipe),
-    ("A sweep", "`fg bench`. It has a `grid`, and by that it is one.", Sweep),
+    ("A run", "`fgcli train --recipe`. Other options of methods are in `fgcli methods`.", Recipe),
+    ("A sweep", "`fgcli bench`. It has a `grid`, and by that it is one.", Sweep),
     ("grid", "Beside these, every key of a run but `method` may be an axis: a list of values.", Grid),
     ("grid.methods", "An item is a method's name, or a mapping of these and any keys of a run.", Method),
     ("tune", "", Tune),
@@ -30,14 +30,25 @@ def schema_text() -> str:
 
 
 def _section(title: str, text: str, schema: type[Options]) -> str:
-    lines = [f"### {title}", "", *([text, ""] if text else []), "| key | type | default | |", "|---|---|---|---|"]
-    for option in describe_options(schema):
-        default = "" if option["required"] else f"`{default_text(option)}`" if option["default"] != "" else ""
-        lines.append(
-            _row([f"`{option['name']}`", option["type"].replace(_UNBOUNDED, ""), default, option["description"]])
-        )
-    return "\n".join([*lines, ""])
+    return "\n".join([f"### {title}", "", *([text, ""] if text else []), options_table(schema), ""])
 
 
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+def options_table(schema: type[Options], leave_out: Container[str] = ()) -> str:
+    """The options of a schema, a row each: name, type, default, meaning."""
+    rows = [
+        [
+            f"`{option['name']}`",
+            option["type"].replace(_UNBOUNDED, ""),
+            "" if option["required"] or option["default"] == "" else f"`{default_text(option)}`",
+            option["description"],
+        ]
+        for option in describe_options(schema)
+        if option["name"] not in leave_out
+    ]
+    return table(["key", "type", "default", ""], rows)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+    return "\n".join([f"| {' | '.join(head)} |".replace("|  |", "| |"), f"|{'---|' * len(head)}", *lines])

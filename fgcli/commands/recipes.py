@@ -1,4 +1,4 @@
-"""`fg recipes`: list, show, copy and check recipes, and what may stand in one. Imports no torch."""
+"""`fgcli recipes`: list, show, copy and check recipes, and what may stand in one. Imports no torch."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -58,11 +58,11 @@ def _expect(action: Action, given: list[str], least: int, most: int | None) -> N
     if len(given) >= least and (most is None or len(given) <= most):
         return
     wanted = {
-        Action.SHOW: "one recipe: fg recipes show table3",
-        Action.COPY: "a recipe and a new file: fg recipes copy table3 mine.yaml",
-        Action.VALIDATE: "recipes: fg recipes validate mine.yaml",
+        Action.SHOW: "one recipe: fgcli recipes show table3",
+        Action.COPY: "a recipe and a new file: fgcli recipes copy table3 mine.yaml",
+        Action.VALIDATE: "recipes: fgcli recipes validate mine.yaml",
     }.get(action, "no names")
-    raise UsageError(f"fg recipes {action} is given {len(given)} names; it takes {wanted}")
+    raise UsageError(f"fgcli recipes {action} is given {len(given)} names; it takes {wanted}")
 
 
 def _list() -> None:

@@ -1,4 +1,4 @@
-"""`fg report`: tables and figures of runs and sweeps, from their directories alone. Heavy imports inside the bodies."""
+"""`fgcli report`: tables and figures of runs and sweeps, from their directories alone. Heavy imports inside."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`fg report --watch`: the report again and again, while runs are under way."""
+"""`fgcli report --watch`: the report again and again, while runs are under way."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -67,6 +67,17 @@ class RunFlags:
         """
         return {key: _parsed(key, text) for key, text in self.given.items()}
 
+    def words(self) -> list[object]:
+        """The flags once more, but --out and --plugin, for a command that is printed."""
+        words: list[object] = [] if self.recipe is None else ["--recipe", self.recipe]
+        for key, value in self.given.items():
+            name = flag((key,))
+            if isinstance(value, bool):
+                words.append(name.split("/")[not value])
+            elif value is not None:
+                words += [part for one in (value if isinstance(value, list) else [value]) for part in (name, one)]
+        return words
+
 
 def with_run_flags(*, leave_out: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A decorator that gives a command a flag for every key of a recipe, `--recipe`, `--out` and `--plugin`.

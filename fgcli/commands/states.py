@@ -16,7 +16,7 @@ from fgcli.gradient.estimator import Batch
 from fgcli.recipe import Recipe, Source, flag, parse_assignments, read_recipe, resolve, section_keys
 from fgcli.runs.run_directory import RunDirectory, open_run
 from fgcli.training.assembly import Assembly, assemble, bound_subject
-from fgcli.training.checkpoints import CheckpointStore
+from fgcli.training.checkpoints import CheckpointStore, store_of
 from fgcli.training.start import begin
 from fgcli.training.state import restore
 
@@ -147,7 +147,7 @@ def states_of(path: Path, epochs: Sequence[int], flags: RunFlags, registry: Regi
     look = {name: value for name, value in flags.overrides().items() if name in _OF_THE_LOOK}
     given = resolve(source, look, registry)
     recipe = given.model_copy(update={"threads": look.get("threads"), "diagnostics": [], "subspace": None})
-    store = CheckpointStore(directory.checkpoints, directory.recipe_file.read_text(encoding="utf-8"))
+    store = store_of(directory)
     if not store.steps():
         raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")
     samples = len(assemble(recipe, registry).dataset.train_inputs)
@@ -162,7 +162,7 @@ def _steps(path: Path, store: CheckpointStore, epochs: Sequence[int], per_epoch:
     if missing := [epoch for epoch in epochs if epoch not in by_epoch]:
         raise UsageError(
             f"{path} has no checkpoint of epoch {missing[0]}; it has those of epochs "
-            f"{', '.join(f'{epoch:g}' for epoch in by_epoch)} (fg train --keep-checkpoints {missing[0]} keeps it)"
+            f"{', '.join(f'{epoch:g}' for epoch in by_epoch)} (fgcli train --keep-checkpoints {missing[0]} keeps it)"
         )
     return [by_epoch[epoch] for epoch in epochs] if epochs else [max(by_epoch.values())]
 

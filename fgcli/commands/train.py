@@ -1,4 +1,4 @@
-"""`fg train`: one run, from flags and a recipe to a run directory."""
+"""`fgcli train`: one run, from flags and a recipe to a run directory."""
 
 import signal
 import sys
@@ -14,7 +14,7 @@ from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.errors import UsageError
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.files import to_json
-from fgcli.recipe import Source, resolve
+from fgcli.recipe import LENGTH, Source, resolve
 
 if TYPE_CHECKING:  # these import torch
     from fgcli.runs.results import Result
@@ -31,7 +31,15 @@ def _output(flag: str, help: str, metavar: str | None = None) -> Any:
 def train(
     run_flags: RunFlags,
     resume: Annotated[
-        Path | None, _output("--resume", "Go on with the unfinished run in this directory.", "DIR")
+        Path | None,
+        _output(
+            "--resume",
+            "Go on with the run in this directory; a finished one needs more --epochs.",
+            "DIR",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None, _output("--seeds", "A run for each of these seeds, and a table with intervals.", "N-N,N,…")
     ] = None,
     sink: Annotated[
         list[str] | None, _output("--sink", "Send metrics to this metric sink, too; repeatable.", "NAME")
@@ -45,6 +53,14 @@ def train(
     """Train a network by a gradient estimator."""
     from fgcli.commands.sinks import make_sinks
 
+    if seeds is not None:
+        others = {"--resume": resume, "--sink": sink, "--sink-option": sink_option, "--json": json or None}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise UsageError(f"--seeds and {given[0]} are both given; leave out {given[0]}, or give one --seed")
+        from fgcli.commands.sweep_of_flags import run_seeds
+
+        run_seeds(run_flags, seeds, quiet=quiet)
+        return
     if run_flags.out is not None and resume is not None:
         raise UsageError("--out and --resume are both given; --resume goes on in its own directory")
     overrides = run_flags.overrides()
@@ -68,7 +84,7 @@ def _prepare(
         from fgcli.training.start import begin
 
         return partial(begin, resolved, out, registry)
-    check_resumable(resume)
+    check_resumable(resume, longer=any(overrides.get(key) is not None for key in LENGTH))
     from fgcli.training import start
 
     return partial(start.resume, resume, source, overrides, registry)

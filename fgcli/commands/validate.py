@@ -1,4 +1,4 @@
-"""`fg recipes validate`: what would stop a recipe's runs, before anything is run. Imports torch."""
+"""`fgcli recipes validate`: what would stop a recipe's runs, before anything is run. Imports torch."""
 
 from pathlib import Path
 

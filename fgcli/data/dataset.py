@@ -1,12 +1,63 @@
 """What a data set is, and the check every data set passes before a run, a plugin's too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgcli.errors import UsageError
+
+
+class Standardise(nn.Module):
+    """From inputs as the data have them to those of a network, float32: (x - mean) / deviation.
+
+    Args:
+        mean: one number for all, or a tensor that broadcasts over a sample. By default inputs stay as they are.
+        deviation: of the same shape.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: Tensor | float = 0.0, deviation: Tensor | float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
+        self.register_buffer("deviation", torch.as_tensor(deviation, dtype=torch.float32))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs [batch, ...features] of any number type, standardised.
+
+        Args:
+            inputs: as the data have them.
+
+        Returns:
+            float32, of the same shape.
+        """
+        return (inputs.to(self.mean.dtype) - self.mean) / self.deviation
+
+    def undo(self, inputs: Tensor) -> Tensor:
+        """From standardised inputs back to those that the data have.
+
+        Args:
+            inputs: standardised.
+
+        Returns:
+            float32, of the same shape.
+        """
+        return inputs * self.deviation + self.mean
+
+    def extra_repr(self) -> str:
+        """What is done, as `print` of the module has it.
+
+        Returns:
+            A formula.
+        """
+        if self.mean.numel() > 1:
+            return f"(x - mean) / deviation, these of shape {list(self.mean.shape)}"
+        if (self.mean.item(), self.deviation.item()) == (0, 1):
+            return "as they are"
+        return f"(x - {self.mean.item():.4g}) / {self.deviation.item():.4g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +66,7 @@ class Dataset:
 
     Inputs are floating point, `[n, ...features]`. Targets are classes: int64, `[n]`, from 0 to `classes - 1`; or
     numbers: of the inputs' type, `[n]` or `[n, d]`, where `classes` is 1 or d, how many outputs a model has.
+    `preprocessing` says how the inputs were standardised, so that a trained network can be given others.
     """
 
     name: str
@@ -23,11 +75,25 @@ class Dataset:
     test_inputs: Tensor
     test_targets: Tensor
     classes: int
+    preprocessing: Standardise = field(default_factory=Standardise)
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
         return tuple(self.train_inputs.shape[1:])
+
+    @property
+    def summary(self) -> str:
+        """A line on what it holds, and what its inputs went through."""
+        train, test = len(self.train_inputs), len(self.test_inputs)
+        if self.train_targets.is_floating_point():
+            targets = f"{self.classes} {'number' if self.classes == 1 else 'numbers'} a target"
+        else:
+            named = self.class_names if len(self.class_names) <= 10 else (*self.class_names[:9], "…")
+            targets = f"{self.classes} classes" + (f" ({', '.join(named)})" if named else "")
+        sizes = f"{train} training and {test} test samples of {list(self.input_shape)}"
+        return f"{self.name}: {sizes}, {targets}; inputs {self.preprocessing.extra_repr()}"
 
 
 def check(dataset: Dataset) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from fgcli.data.dataset import Dataset
+from fgcli.data.dataset import Dataset, Standardise
 from fgcli.data.options import DigitsOptions
 
 
@@ -31,4 +31,5 @@ def digits(options: DigitsOptions) -> Dataset:
         test_inputs=images[test],
         test_targets=labels[test],
         classes=10,
+        preprocessing=Standardise(mean, deviation),
     )

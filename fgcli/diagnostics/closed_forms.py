@@ -9,9 +9,10 @@ the others, are
 one Gaussian z        own 2, cross 1 (Isserlis' theorem)
 one of random signs   the same, and fourth -2, as E z⁴ is 1 instead of 3
 mean of K             an average of K independent ones: own 1 + 1/K, cross 1/K, fourth 1/K of the above
-orthogonal            ĝ = (n/K) A P h for a uniform projector P of rank K in n = length of z dimensions, whose moments
+orthogonal, and       ĝ = (n/K) A P h for a uniform projector P of rank K in n = length of z dimensions, whose moments
                       are E (Ph)(Ph)ᵀ = a ‖h‖² I + b hhᵀ with n a + b = K/n (the trace) and a + b =
-                      K(K + 2) / (n(n + 2)), as (hᵀPh)/‖h‖² ~ Beta(K/2, (n - K)/2). K = n: own 1, cross 0
+                      K(K + 2) / (n(n + 2)), as (hᵀPh)/‖h‖² ~ Beta(K/2, (n - K)/2). K = n: own 1, cross 0. With
+                      `sitewise` n, h and S are those of one site
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def second_moments(tangents: Tangents, n: int) -> SecondMoments | None:
     if tangents.combine == "projection":
         return None
     k = tangents.number
-    if tangents.combine == "orthogonal":
+    if tangents.are_orthogonal:
         if n == k:
             return SecondMoments(1.0, 0.0)
         a = k * (n - k) / (n * (n + 2) * (n - 1))

@@ -89,6 +89,9 @@ def exact_moments(subject: Subject, batch: Batch) -> dict[str, Exact] | None:
     guesses, covariances = subject.guesses, _covariances(subject, batch)
     if guesses is None or covariances is None:
         return None
+    if guesses.tangents.combine == "sitewise":
+        apart = {name: second_moments(guesses.tangents, one.noise_dim) for name, one in covariances.items()}
+        return {name: _moments(covariances[name], covariances[name].delta_square, f) for name, f in apart.items() if f}
     factors = second_moments(guesses.tangents, sum(one.noise_dim for one in covariances.values()))
     if factors is None:
         return None

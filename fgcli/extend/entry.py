@@ -28,6 +28,9 @@ class Entry:
     target: str
     summary: str
     options: type[Options] = field(default=Options)
+    suffixes: tuple[str, ...] = ()
+    """Of a dataset that is read from a path, which its target is called with after its options: how such a path ends.
+    `/` is any folder, `/NAME` one that holds a file of that name."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):

@@ -1,11 +1,12 @@
-"""What a user names by where it is, without a plugin: a model, a loss or a learning-rate schedule of their own.
+"""What a user names by where it is, without a plugin: a dataset, model, loss or learning-rate schedule of their own.
 
-`--model package.module:factory`: a function or class with the parameters `input_shape` and `classes`, for the
-dataset's, and `generator` where it draws its weights from one. `--lr-schedule package.module:factory`: one with the
-parameter `optimizer`, and `total_steps` and `steps_per_epoch` where it needs them; the schedulers of
-torch.optim.lr_scheduler are such factories. `--loss package.module:function`: a function whose first two parameters
-are outputs and targets. All other parameters are options: what is given by name in a recipe, with the factory's own
-defaults. To know them the module is imported, and torch with it, when the name is looked up.
+`--dataset package.module:function`: a function that gives a `fgcli.Dataset`. `--model package.module:factory`: a
+function or class with the parameters `input_shape` and `classes`, for the dataset's, and `generator` where it draws its
+weights from one. `--lr-schedule package.module:factory`: one with the parameter `optimizer`, and `total_steps` and
+`steps_per_epoch` where it needs them; the schedulers of torch.optim.lr_scheduler are such factories. `--loss
+package.module:function`: a function whose first two parameters are outputs and targets. All other parameters are
+options: what is given by name in a recipe, with the factory's own defaults. To know them the module is imported, and
+torch with it, when the name is looked up.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from fgcli.extend.explain import shown
 from fgcli.extend.options import Options
 from fgcli.extend.plugins import Origin
 
-Kind = Literal["model", "loss", "lr_schedule"]
+Kind = Literal["dataset", "model", "loss", "lr_schedule"]
 
 
 class _Call(NamedTuple):
@@ -43,6 +44,7 @@ class _Call(NamedTuple):
 
 
 _CALLS: dict[Kind, _Call] = {
+    "dataset": _Call((), (), "it must be a function that gives a fgcli.Dataset"),
     "model": _Call(
         ("input_shape", "classes", "generator"),
         ("input_shape", "classes"),
@@ -88,7 +90,7 @@ def is_reference(name: str) -> bool:
 
 
 def find_factory(kind: Kind, name: str, where: str = "") -> tuple[Origin, FactoryEntry]:
-    """The user's own model, loss or schedule of that name, and the file that it is from.
+    """The user's own dataset, model, loss or schedule of that name, and the file that it is from.
 
     The current folder is searched first, as `python -m` does.
 
@@ -106,7 +108,9 @@ def find_factory(kind: Kind, name: str, where: str = "") -> tuple[Origin, Factor
     summary = (inspect.getdoc(factory) or f"A {kind} of the user's own.").splitlines()[0]
     takes = frozenset(_CALLS[kind].given).intersection(parameters)
     own = {key: parameter for key, parameter in parameters.items() if key not in takes}
-    return _origin(module), FactoryEntry(name, name, summary, _schema(name, own, called), factory, kind, takes)
+    return _origin(module), FactoryEntry(
+        name, name, summary, _schema(name, own, called), factory=factory, kind=kind, takes=takes
+    )
 
 
 class Maker(NamedTuple):

@@ -59,6 +59,12 @@ def fg_optimizers() -> list[Entry]:
 
 
 @hookspec
+def fg_feedback_rules() -> list[Entry]:
+    """Rules of feedback, named by `--option feedback=`; a target (the method's options) gives a `FeedbackRule`."""
+    raise NotImplementedError
+
+
+@hookspec
 def fg_losses() -> list[Entry]:
     """Losses; a target (options, dataset) gives a `fgcli.training.losses.Objective`, or the loss function alone."""
     raise NotImplementedError
@@ -78,7 +84,7 @@ def fg_executors() -> list[Entry]:
 
 @hookspec
 def fg_metric_sinks() -> list[Entry]:
-    """Metric sinks, asked for by `fg train --sink`; a target (options) gives a `fgcli.training.sinks.MetricSink`."""
+    """Metric sinks, asked for by `fgcli train --sink`; a target (options) gives a `fgcli.training.sinks.MetricSink`."""
     raise NotImplementedError
 
 

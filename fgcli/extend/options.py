@@ -61,10 +61,11 @@ class TangentOptions(Options):
     """Options of how many directions a step looks along."""
 
     tangents: int = Field(default=1, ge=1, description="Directions in one step; the network itself is computed once.")
-    combine: Literal["mean", "orthogonal", "projection"] = Field(
+    combine: Literal["mean", "orthogonal", "sitewise", "projection"] = Field(
         default="mean",
         description="`mean` of the tangents' estimates; `orthogonal`: their mean, of directions orthogonal in the "
-        "coordinates of the guesses, over all layers together; `projection`: of the gradient, onto their span.",
+        "coordinates of the guesses, over all layers together; `sitewise`: so many for each layer, orthogonal there, "
+        "which start at that layer; `projection`: of the gradient, onto their span.",
     )
     draws: Literal["gaussian", "rademacher", "antithetic"] = Field(
         default="gaussian",
@@ -82,8 +83,10 @@ class TangentOptions(Options):
     def _draws_suit(self) -> Self:
         if self.draws == "antithetic" and self.tangents % 2:
             raise ValueError(f"tangents is {self.tangents}; with draws antithetic it must be even")
-        if self.combine == "orthogonal" and self.draws != "gaussian":
-            raise ValueError(f"draws is {self.draws}; combine orthogonal makes its own of Gaussian ones: leave it out")
+        if self.combine in ("orthogonal", "sitewise") and self.draws != "gaussian":
+            raise ValueError(
+                f"draws is {self.draws}; combine {self.combine} makes its own of Gaussian ones: leave it out"
+            )
         if self.combine == "projection" and self.draws == "antithetic":
             raise ValueError("draws is antithetic, whose pairs span one line each; combine projection needs another")
         return self
@@ -102,10 +105,10 @@ class EngineOptions(TangentOptions):
         description="At the last layers, from which only the output is reached: `guess` as the papers do, or the "
         "`exact` gradient, which is local; default: `guess`, with feedback `exact`.",
     )
-    feedback: Literal["none", "direct", "local"] = Field(
+    feedback: str = Field(
         default="none",
-        description="Predict each layer's gradient from the output's, and correct by the guess: `direct`: by a matrix "
-        "learned for the next layers' inputs; `local`: by the next layers' own weights, and the matrix behind them.",
+        description="Rule that predicts each layer's gradient from the output's: `direct`: by a matrix learned for the "
+        "next layers' inputs; `local`: by the next layers' own weights, and the matrix behind them; or a plugin's.",
     )
     feedback_learning: Literal["tangents", "bootstrap", "fixed", "none"] = Field(
         default="tangents",
@@ -130,8 +133,15 @@ class EngineOptions(TangentOptions):
     def _feedback_suits(self) -> Self:
         if self.feedback != "none" and self.output_gradient == "guess":
             raise ValueError("output_gradient is guess; with feedback it is exact: leave it out")
-        if self.feedback != "none" and self.memory == "replay":
-            raise ValueError("memory is replay; with feedback it is store, as the pieces of the network are kept")
+        if self.feedback != "none" and self.draws == "antithetic":
+            raise ValueError("draws is antithetic, a control that gains nothing; with feedback leave it out")
+        if self.feedback != "none" and not self.correction and self.tangents > 1:
+            raise ValueError(
+                f"tangents is {self.tangents}; with feedback and correction 0 no guess is made: set correction, or "
+                "leave tangents out"
+            )
+        if self.feedback == "none" and self.correction:
+            raise ValueError(f"correction is {self.correction:g}; it is of feedback: set feedback, or leave it out")
         return self
 
 

@@ -1,6 +1,7 @@
 """The user's own code that this process has imported, so that a run's record says which text it was. No torch."""
 
 import hashlib
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
@@ -17,12 +18,13 @@ def own_code(plugins: Iterable[str]) -> dict[str, dict[str, str]]:
     `plugins` are the modules of plugins, of which all in their package is looked at, installed or not.
     """
     packages = {_top(name) for name in plugins} - {OF_FG, ""}
+    of_python = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
     found: dict[str, dict[str, str]] = {}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or _top(name) == OF_FG or name.startswith("__"):
             continue
-        if (_top(name) in packages or _is_own(Path(file))) and (total := checksum(file)):
+        if (_top(name) in packages or _is_own(file, of_python)) and (total := checksum(file)):
             found[name] = {"file": file, "sha256": total}
     return found
 
@@ -45,7 +47,5 @@ def _top(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _is_own(file: Path) -> bool:
-    if file.suffix != ".py" or not _INSTALLED.isdisjoint(file.parts):
-        return False
-    return not any(file.is_relative_to(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+def _is_own(file: str, of_python: tuple[str, ...]) -> bool:
+    return file.endswith(".py") and not file.startswith(of_python) and _INSTALLED.isdisjoint(file.split(os.sep))

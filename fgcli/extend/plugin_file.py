@@ -1,4 +1,4 @@
-"""A plugin that is one file, without packaging. Loaded on request only: `fg train --plugin ./my_method.py`."""
+"""A plugin that is one file, without packaging. Loaded on request only: `fgcli train --plugin ./my_method.py`."""
 
 import hashlib
 import sys

@@ -6,12 +6,14 @@ from typing import Literal
 
 from fgcli.errors import UsageError, unknown
 from fgcli.extend import factory
+from fgcli.extend.data_path import find_data
 from fgcli.extend.entry import Entry
 from fgcli.extend.plugin_file import add_file
 from fgcli.extend.plugins import ALLOWED, BUILT_IN_DISTRIBUTION, Broken, Origin, Plugins, Registered, load_plugins
 
 Kind = Literal[
-    "guess method", "estimator", "dataset", "model", "loss", "optimizer", "lr_schedule", "executor", "metric sink",
+    "guess method", "estimator", "feedback rule", "dataset", "model", "loss", "optimizer", "lr_schedule", "executor",
+    "metric sink",
     "subcommand",
 ]  # fmt: skip
 MethodKind = Literal["guess method", "estimator"]
@@ -21,6 +23,7 @@ HOOKS: dict[Kind, str] = {
     "estimator": "fg_estimators",
     "dataset": "fg_datasets",
     "model": "fg_models",
+    "feedback rule": "fg_feedback_rules",
     "loss": "fg_losses",
     "optimizer": "fg_optimizers",
     "lr_schedule": "fg_lr_schedules",
@@ -35,8 +38,8 @@ class Registry:
     """What can be named in a recipe or on the command line.
 
     Methods are guess methods and estimators under one roof of names. A name that several distributions have is used
-    as `distribution:name`; any name may be. A model, loss or learning-rate schedule may also be the user's own, as
-    `package.module:factory`.
+    as `distribution:name`; any name may be. A dataset, model, loss or learning-rate schedule may also be the user's
+    own, as `package.module:factory`, and a dataset the path of a file or folder.
     """
 
     def __init__(self, plugins: Plugins, files: tuple[Path, ...] = ()) -> None:
@@ -53,8 +56,8 @@ class Registry:
         }
 
     def names(self, kind: Kind) -> list[str]:
-        """The registered names of a kind, sorted."""
-        return sorted({one.entry.name for one in self._found[kind]})
+        """The registered names of a kind, sorted; without kinds of files, which are named by their paths."""
+        return sorted({one.entry.name for one in self._found[kind] if not one.entry.suffixes})
 
     def method_names(self) -> list[str]:
         """The names that `--method` takes, sorted."""
@@ -88,8 +91,13 @@ class Registry:
             raise UsageError(f"{prefix}{kind} {name!r} is registered by {origins}; choose one: {choices}")
         if not found and kind in factory.KINDS and factory.is_reference(name) and not self._is_known(distribution):
             return Registered(HOOKS[kind], *factory.find_factory(kind, name, where))
+        if not found and kind == "dataset" and (data := find_data(name, self._found[kind])):
+            return data
         if not found:
             raise self._unknown(kind, name, distribution, where)
+        if found[0].entry.suffixes:
+            prefix = f"{where}: " if where else ""
+            raise UsageError(f"{prefix}{kind} {name!r} is a kind of file; give the path of one")
         return found[0]
 
     def method(self, name: str, *, where: str = "") -> tuple[MethodKind, Entry]:
@@ -123,6 +131,8 @@ class Registry:
         reasons += [f"left out by {ALLOWED}: {', '.join(map(str, self.left_out))}"] if self.left_out else []
         reasons += [f"named by {ALLOWED}, but not installed: {', '.join(self.missing)}"] if self.missing else []
         reasons += ["one of your own is named package.module:factory"] if kind in factory.KINDS else []
+        suffixes = sorted({end for one in self._found["dataset"] for end in one.entry.suffixes if end[0] == "."})
+        reasons += [f"or by the path of a folder, or of a file {', '.join(suffixes)}"] if kind == "dataset" else []
         return UsageError("; ".join([str(error), *reasons])) if reasons else error
 
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import GUESSES, refuse
-from fgcli.gradient.errors import ModelRefused, OptionRefused, UnknownSite
+from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
-from fgcli.gradient.feedback import Feedback, FeedbackOptions
+from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Guess, GuessMethod, Isotropic, LinearMap, check_linear, checked_method
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.look import few, look
@@ -40,6 +40,8 @@ from fgcli.gradient.uses import run
 
 ROWS = 512
 """Samples of a part of a batch with memory=replay: a dual number takes twice the memory of a number."""
+STREAMED = 128
+"""The same with feedback in a chain, where three layers or so are held at once."""
 STORED = 2**21
 """Numbers that all sites of a part give together, where memory=replay takes small parts of the batch in one pass."""
 
@@ -72,17 +74,15 @@ class GuessEstimator:
         tangents: Tangents | None = None,
         memory: Literal["store", "replay"] = "store",
         output_gradient: Literal["guess", "exact"] = "guess",
-        feedback: FeedbackOptions | None = None,
+        feedback: Feedback | None = None,
     ) -> None:
         self.method = checked_method(method)
         self.uncovered, self.memory = uncovered, memory
         self.tangents = tangents or Tangents()
         if not isinstance(method, GuessMethod):
             self.tangents.refuse_for_sampled(type(method).__name__)
-        self.feedback = None if feedback is None else Feedback(feedback)
+        self.feedback = feedback
         self.is_exact = output_gradient == "exact" or feedback is not None
-        if feedback is not None and memory == "replay":
-            raise OptionRefused("feedback keeps what the pieces of the network computed; with it memory is store")
         self.network: Network | None = None
         self._guessers: dict[str, Guesser] = {}
         self._perturbed: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class GuessEstimator:
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
         refuse(model, GUESSES)
-        if not self.tangents.single and self.memory == "store":
+        if self.memory == "store" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
         coverage = self._take_up(model, look(model, example))
         if isinstance(self.method, GuessMethod):
@@ -174,8 +174,7 @@ class GuessEstimator:
                         check_linear(linear, site.name, s)
         finally:
             self.load_state({})
-        if self.tangents.combine == "orthogonal":
-            self.tangents.refuse_above(dims)
+        self.tangents.refuse_above(dims)
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
@@ -201,45 +200,71 @@ class GuessEstimator:
 
         return back
 
-    def _with_feedback(self, feedback: Feedback, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        """ĝ = b + α Σ_k c_k (δ_k - Σ_j ⟨b_j, y_jk⟩) y_k."""
-        alpha, network = feedback.options.correction, self.bound
-        predicted = feedback.predict(model, network, loss, batch, rng)
-        step, found = None, None
-        if alpha:
-            step = self._step(model, batch, rng, {})
-            found = step.corrected(step.derivatives(loss), predicted.at)
-        gradients = {name: one for name, one in predicted.pieces.items() if name in self._pieces}
-        trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-        for site in network.guessed:
-            if site.name not in predicted.seen:
-                continue
-            estimate = wide(predicted.at[site.name])
-            if step is not None and found is not None and site.name in step.draws:
-                estimate = estimate + alpha * step.estimate_at(site.name, found)
-            for name, one in predicted.seen[site.name].gradients(site, estimate, trained).items():
-                gradients[name] = gradients[name] + one if name in gradients else one
-        return Estimate(predicted.losses, gradients, None if found is None else found.delta.squeeze(1))
-
     def _estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        if self.feedback is not None:
-            return self._with_feedback(self.feedback, model, loss, batch, rng)
-        replayed = self.memory == "replay" and not self._needs_cut
+        """ĝ = b + α Σ_k c_k (δ_k - Σ_j ⟨b_j, y_jk⟩) y_k, without feedback b = 0 and α = 1."""
         rows = self._parts(batch)
         parts = [batch.rows(one) for one in rows] if len(rows) > 1 else [batch]
         of_loss = self._of_whole_loss(model, loss, batch, parts)
         sum_of_parts = SumOfParts(self._guessers, rng, len(parts))
         directions = self._directions(model, rng)
+        if self.feedback is not None:
+            self.feedback.begin()
         for number, part in enumerate(parts):
+            share, of_part = part.size / batch.size, of_loss[number] if of_loss else None
+            if self.feedback is not None:
+                self._with_feedback(self.feedback, model, loss, part, of_part, sum_of_parts, share)
+                continue
+            replayed = self.memory == "replay" and not self._needs_cut
             step = self._step(model, part, sum_of_parts.rng, directions, keep=not replayed)
-            share = part.size / batch.size
-            found = step.derivatives(loss, of_loss[number] if of_loss else None)
+            found = step.derivatives(loss, of_part)
             for gradients in step.second_pass(found) if replayed else step.gradients(found):
                 sum_of_parts.add(gradients, share)
-            sum_of_parts.end(step, found, share)
-        known = sum_of_parts.losses
+            sum_of_parts.end(step.losses, share, found.delta.squeeze(1), step.statistics)
+        if self.feedback is not None:
+            self.feedback.end(batch.size)
+        known, deltas = sum_of_parts.losses, sum_of_parts.deltas
         losses = of_loss[0].losses if of_loss else known[0] if len(known) == 1 else torch.cat(known)
-        return Estimate(losses, sum_of_parts.gradients, torch.cat(sum_of_parts.deltas))
+        return Estimate(losses, sum_of_parts.gradients, torch.cat(deltas) if deltas else None)
+
+    def _with_feedback(
+        self,
+        feedback: Feedback,
+        model: nn.Module,
+        loss: Loss,
+        part: Batch,
+        of_loss: OutputGradient | None,
+        sum_of_parts: SumOfParts,
+        share: float,
+    ) -> None:
+        """A part's own estimate."""
+        rng, alpha = sum_of_parts.rng, feedback.correction
+        trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+
+        def add(site: Site, seen: Seen, b: Tensor, of_parameters: Mapping[str, Tensor]) -> None:
+            sum_of_parts.add({name: one for name, one in of_parameters.items() if name in self._pieces}, share)
+            if site.is_guessed:
+                sum_of_parts.add(seen.gradients(site, wide(b), trained), share)
+
+        if self._streams:
+            losses = feedback.stream(model, self.bound, loss, part, rng, add, of_loss=of_loss, share=share)
+            sum_of_parts.end(losses, share)
+            return
+        predicted = feedback.predict(model, self.bound, loss, part, rng, of_loss=of_loss, share=share)
+        step, found = None, None
+        if alpha:
+            step = self._step(model, part, rng, {})
+            found = step.corrected(step.derivatives(loss, of_loss), predicted.at)
+        add_pieces = predicted.of_parameters
+        for site in self.bound.guessed:
+            if site.name not in predicted.seen:
+                continue
+            b = wide(predicted.at[site.name])
+            if step is not None and found is not None and site.name in step.draws:
+                b = b + alpha * step.estimate_at(site.name, found)
+            add(site, predicted.seen[site.name], b, add_pieces)
+            add_pieces = {}
+        delta = None if found is None else found.delta.squeeze(1)
+        sum_of_parts.end(predicted.losses, share, delta, {} if step is None else step.statistics)
 
     def _step(
         self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], *, keep: bool = True
@@ -252,20 +277,31 @@ class GuessEstimator:
     def _needs_cut(self) -> bool:
         return any(one.needs_cut for one in self._guessers.values())
 
+    @property
+    def _streams(self) -> bool:
+        """Whether feedback lets go of each site as it is done."""
+        alone = self.feedback is not None and not self.feedback.correction
+        return self.memory == "replay" and alone and self.bound.is_chain
+
     def _parts(self, batch: Batch) -> list[slice]:
         """Rows of the batch that are taken together; all, wherever parts would have other guesses."""
         network, size = self.bound, batch.size
+        guesses = self.feedback is None or bool(self.feedback.correction)
         apart = (
             self.memory == "replay"
             and batch.device.type == "cpu"
-            and self.tangents.draws != "rademacher"
             and network.by_rows
             and not (network.mixes or network.drawing or network.buffers or network.own_loss)
-            and all(one.takes_parts and one.site.has_samples for one in self._guessers.values())
+            and all(site.has_samples for site in network.guessed)
+            and not (guesses and self.tangents.draws == "rademacher")
+            and all(one.takes_parts or not guesses for one in self._guessers.values())
         )
         if not apart:
             return [slice(0, size)]
-        return parts_of(size, STORED // max(1, self._numbers) if self._needs_cut else ROWS)
+        if self._streams:
+            return parts_of(size, STREAMED)
+        stored = self.feedback is not None or self._needs_cut
+        return parts_of(size, STORED // max(1, self._numbers) if stored else ROWS)
 
     def _directions(self, model: nn.Module, rng: StepRng) -> dict[str, Tensor]:
         """Of the parameters that no site covers."""

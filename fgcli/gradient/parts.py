@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.randomness import DRAWN_AT_ONCE, ContinuedRng, StepRng
-from fgcli.gradient.step import Derivatives, Step
 
 
 def parts_of(samples: int, size: int) -> list[slice]:
@@ -47,12 +46,19 @@ class SumOfParts:
             else:
                 self.gradients[name] = gradient.mul_(share) if share < 1 else gradient
 
-    def end(self, step: Step, found: Derivatives, share: float) -> None:
-        """The end of a part."""
-        self.losses.append(step.losses)
-        self.deltas.append(found.delta.squeeze(1).mul_(share))
-        for site, statistics in step.statistics.items():
-            for key, value in statistics.items():
+    def end(
+        self,
+        losses: Tensor,
+        share: float,
+        delta: Tensor | None = None,
+        statistics: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """The end of a part: its losses, δ where tangents were taken, and what the guesses tell of it, by site."""
+        self.losses.append(losses)
+        if delta is not None:
+            self.deltas.append(delta.mul_(share))
+        for site, means in (statistics or {}).items():
+            for key, value in means.items():
                 weighted = value if share == 1 else value * share
                 self._means[site, key] = self._means[site, key] + weighted if (site, key) in self._means else weighted
         if isinstance(self.rng, ContinuedRng):

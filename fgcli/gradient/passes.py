@@ -154,7 +154,8 @@ class SeveralTangents:
         """As of OneTangent; each sample once."""
         self.samples, self.tangents, self.rows = samples, tangents, rows
         self.tail = network.tail(samples, rows)
-        self._carried: dict[str, Tensor] = {}
+        self._carried: dict[str, Tensor | None] = {}
+        """By the next site: the tangents that come there past a way's slope, None where none has started yet."""
         self._ways: dict[int, tuple[Link, int, Tensor]] = {}
         """By the id of a tensor on a way that is passed by slope: the way, the activations so far, the tensor."""
 
@@ -165,12 +166,13 @@ class SeveralTangents:
         return self._bilinear(site, use) if use.bilinear else self._general(site, use)
 
     def _bilinear(self, site: Site, use: Use) -> Tensor:
-        carried, layout = self._carried.pop(site.name, None), site.layouts[0]
-        if carried is not None:  # past the activations by their slope: the input is that of each sample once
+        once, layout = site.name in self._carried, site.layouts[0]
+        carried = self._carried.pop(site.name, None)
+        if once:  # past the activations by their slope: the input is that of each sample once
             link, passed, _ = self._ways.pop(id(use.x), (None, 0, None))
             if link is None or link.next_site != site.name or passed != len(link.activations):
                 raise UnknownSite(site.name)
-            x, arriving = use.x, carried.flatten(0, 1)
+            x, arriving = use.x, None if carried is None else carried.flatten(0, 1)
         else:
             x, arriving = forward_ad.unpack_dual(use.x)
             first = layout.by_sample(x, self.rows * self.samples)[: self.samples]
@@ -185,9 +187,11 @@ class SeveralTangents:
         else:
             added = self._added(site, seen, layout.by_sample(s, self.samples))
             added = None if added is None else added.to(s.dtype)
-        if site.link is not None and added is not None:
-            slope = site.link.slope(s)
-            if arriving is None:
+        if site.link is not None and (added is not None or arriving is None):
+            slope = None if added is None else site.link.slope(s)
+            if added is None or slope is None:
+                passed = None
+            elif arriving is None:
                 passed = added * slope
             else:
                 out = carried if carried is not None and carried.shape == added.shape else torch.empty_like(added)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -61,6 +62,12 @@ class Activation:
     args: tuple[object, ...] = ()
     keywords: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether it changes what it is given, by its name or a flag among its arguments."""
+        name = getattr(self.func, "__name__", "_")
+        return name.endswith("_") or any(one is True for one in (*self.args, *self.keywords.values()))
+
     def __call__(self, s: Tensor) -> Tensor:
         return self.func(s, *self.args, **self.keywords)  # pyright: ignore[reportCallIssue]
 
@@ -73,6 +80,11 @@ class Link:
     next_site: str
     next_weight: str
     """The parameter that is its weight."""
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether an activation may change the site's output."""
+        return any(one.is_in_place for one in self.activations)
 
     def slope(self, s: Tensor) -> Tensor:
         """The activations' derivative at s: [batch, d] -> [batch, d]. Call it inside a dual level."""
@@ -191,6 +203,13 @@ class Network:
     def guessed(self) -> list[Site]:
         """The sites that have a guess."""
         return [site for site in self.sites.values() if site.is_guessed]
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each site reaches the next one alone, and the last the output."""
+        sites = list(self.sites.values())
+        in_turn = all(one.reaches == (after.name,) and not one.reaches_output for one, after in pairwise(sites))
+        return in_turn and bool(sites) and sites[-1].is_output and all(one.has_samples for one in sites)
 
     def joined(self, other: "Network") -> "Network":
         """What two looks at the same model found on two ways through it."""

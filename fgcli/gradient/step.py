@@ -8,8 +8,8 @@ What has one direction for the whole batch (parameters that no site covers, site
 a single guess. Beside several it has a tangent of its own.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,12 @@ class Derivatives:
     """c [samples, K]: the guess of g_{i,b} is Σ_k c_{b,k} y_{i,b,k}."""
     along: Tensor
     """δ [samples] that what has one direction for the batch multiplies; of a single tangent, the sites' is in it."""
+    at: Mapping[str, slice] = field(default_factory=dict)
+    """With `combine` sitewise, the columns of each site."""
+
+    def of_site(self, name: str) -> Tensor:
+        """The coefficients of a site [samples, K]."""
+        return self.coefficients[:, self.at[name]] if self.at else self.coefficients
 
 
 class Step:
@@ -85,7 +91,7 @@ class Step:
         self.exact = exact
         self.last: dict[str, tuple[Seen, Tensor]] = {}
         """Of the sites of `exact`: their use, and the gradient there [samples, *shape]."""
-        self._grams: list[Gram] = []
+        self._grams: dict[str, Gram] = {}
         self._again = layers_again(batch.device) if network.drawing else lambda: None
         self._buffers = BufferState(model, network.buffers)
         self._ran = False
@@ -117,21 +123,37 @@ class Step:
             of_loss: the loss's derivative, where it is known from the whole batch.
         """
         self._of_loss = of_loss
-        whole = self.tangents.single or self._by_row
-        chunks = self.tangents.parts if whole else (range(k, k + 1) for k in range(self.tangents.number))
-        found = [self._pass(loss, part, whole and part.start == 0) for part in chunks]
-        delta, along = torch.cat([one for one, _ in found], 1), found[0][1]
-        if not whole and self.directions:
-            along = self._pass(loss, range(0), True)[1]
+        sitewise = self.tangents.combine == "sitewise"
+        together = (self.tangents.single or self._by_row) and not sitewise
+        one_by_one = (range(k, k + 1) for k in range(self.tangents.number))
+        chunks = list(self.tangents.parts if self._by_row or together else one_by_one)
+        starts = [name for name in self.guessers if not self._is_shared(self.network.sites[name])] if sitewise else [""]
+        found, along = [], None
+        for part in chunks:
+            ahead = self._draws_ahead(part)
+            for name in starts:
+                delta, beside = self._pass(loss, part, together and part.start == 0, ahead, name)
+                found.append(delta)
+                along = beside if along is None else along
+        if not together and (self.directions or any(map(self._is_shared, self.network.guessed))):
+            along = self._pass(loss, range(0), True, {})[1]
+        delta = _by_start(found, len(starts))
         along = delta.new_zeros(len(delta)) if along is None else along
-        return Derivatives(delta, self._coefficients(delta), along)
+        number = self.tangents.number
+        at = {name: slice(i * number, (i + 1) * number) for i, name in enumerate(starts)} if sitewise else {}
+        return Derivatives(delta, self._coefficients(delta, at), along, at)
 
-    def _pass(self, loss: Loss, part: range, shared: bool) -> tuple[Tensor, Tensor | None]:
-        """δ [samples, len(part)] along the tangents of `part`, and [samples] along what is shared, if asked for."""
-        perturb = partial(self._perturb, part, shared, self._draws_ahead(part) if part else {})
+    def _pass(
+        self, loss: Loss, part: range, shared: bool, ahead: Mapping[str, Drawn], start: str = ""
+    ) -> tuple[Tensor, Tensor | None]:
+        """δ [samples, len(part)] along the tangents of `part`, and [samples] along what is shared, if asked for.
+
+        `ahead` are guesses that are made already; `start` is the one site where the tangents start, if it is one.
+        """
+        perturb = partial(self._perturb, part, shared, ahead, start)
         directions = self.directions if shared else {}
         rows, inputs = 1, self.batch.inputs
-        if self._by_row:
+        if self._by_row and part:
             rows = len(part) + (shared and has_shared(self.network, directions))
             one_pass = SeveralTangents(self.network, perturb, directions, self.samples, len(part), rows, self.exact)
             inputs = repeated(inputs, rows, self.samples)
@@ -178,15 +200,14 @@ class Step:
         return not site.has_samples and not self.network.mixes and not self.tangents.single
 
     def _perturb(
-        self, part: range, shared: bool, ahead: Mapping[str, Drawn], site: Site, at: Seen, s: Tensor
+        self, part: range, shared: bool, ahead: Mapping[str, Drawn], start: str, site: Site, at: Seen, s: Tensor
     ) -> Tensor | None:
-        first = part.start == 0 and len(part) > 0
+        alone = self._is_shared(site)
+        first = shared if alone else part.start == 0 and len(part) > 0
         if self.keep and first and site.trained:
             self.seen[site.name] = at.kept(site)
-        if site.name not in self.guessers or not part:
-            return None
-        alone = self._is_shared(site)
-        if alone and not shared:
+        here = shared if alone else len(part) > 0 and start in ("", site.name)
+        if site.name not in self.guessers or not here:
             return None
         with torch.no_grad(), full_precision(s):
             drawn = ahead.get(site.name)
@@ -197,7 +218,7 @@ class Step:
             elif first and not alone and self.tangents.combine != "mean":
                 every = range(self.tangents.number)
                 whole = drawn if part == every else self._draw(site, wide(s), at.use.weight, every)
-                self._grams.append(whole.gram(self.tangents))
+                self._grams[site.name] = whole.gram(self.tangents)
             return drawn.all() if self._by_row and not alone else drawn.first()
 
     def _draw(
@@ -240,22 +261,25 @@ class Step:
                 drawn = self._draw(site, s, weight, part, upstream)
                 if not isinstance(drawn, Kept) and len(part) == self.tangents.number:
                     # Not the map, which holds W̃ and all that its operations have computed.
-                    gram = drawn.gram(self.tangents) if self.tangents.combine == "orthogonal" else None
+                    gram = drawn.gram(self.tangents) if self.tangents.are_orthogonal else None
                     drawn = Kept(drawn.all(), gram)
             found[site.name] = drawn
         return found
 
-    def _coefficients(self, delta: Tensor) -> Tensor:
+    def _coefficients(self, delta: Tensor, at: Mapping[str, slice]) -> Tensor:
         if self.tangents.combine == "mean":
             return self.tangents.coefficients(delta)
         with full_precision(delta):
-            grams = self._grams or [
-                joined(some).gram(self.tangents)
+            grams = self._grams or {
+                name: joined(some).gram(self.tangents)
                 for name, some in self.draws.items()
                 if not self._is_shared(self.network.sites[name])
-            ]
-            whole = torch.stack([one.matrix for one in grams]).sum(0)
-            return self.tangents.coefficients(delta, whole, sum(one.n for one in grams))
+            }
+            if at:
+                pairs = [(delta[:, columns], grams[name]) for name, columns in at.items()]
+                return torch.cat([self.tangents.coefficients(one, gram.matrix, gram.n) for one, gram in pairs], 1)
+            whole = torch.stack([one.matrix for one in grams.values()]).sum(0)
+            return self.tangents.coefficients(delta, whole, sum(one.n for one in grams.values()))
 
     def gradients(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
         """The weights' gradients, a site at a time: each use's own vjp with ĝ = Σ_k c_k y_k."""
@@ -276,8 +300,8 @@ class Step:
         delta = found.delta.clone()
         for name, some in self.draws.items():
             y = joined(some).all().flatten(2)
-            delta -= torch.einsum("kbd,bd->bk", y, b[name].flatten(1).to(y))
-        return replace(found, delta=delta, coefficients=self._coefficients(delta))
+            delta[:, found.at.get(name, slice(None))] -= torch.einsum("kbd,bd->bk", y, b[name].flatten(1).to(y))
+        return replace(found, delta=delta, coefficients=self._coefficients(delta, found.at))
 
     def _of_site(self, site: Site, seen: Seen, drawn: Drawn, found: Derivatives) -> dict[str, Tensor]:
         with full_precision(self.batch.device):
@@ -287,7 +311,7 @@ class Step:
         """ĝ [samples, *shape]: the equation of the estimate."""
         if self._is_shared(site):
             return drawn.first() * found.along.sum()
-        c = found.coefficients
+        c = found.of_site(site.name)
         return drawn.combined(c if site.has_samples or self.network.mixes else c.sum(0, keepdim=True))
 
     @property
@@ -334,3 +358,8 @@ class Step:
         with forward_ad.dual_level():
             self.run(PlainPass(self.network, show, self.samples), self.batch.inputs)
         return iter(found)
+
+
+def _by_start(found: Sequence[Tensor], starts: int) -> Tensor:
+    """δ of chunks of tangents, each from all starts in turn, as [samples, starts · K]: a start's tangents together."""
+    return torch.cat([torch.cat(found[start::starts], 1) for start in range(starts)], 1)

@@ -7,6 +7,8 @@ mean         c = δ / K
 orthogonal   c = (n / K) (ZᵀZ)⁻¹ δ for Z = [z_1 … z_K], n the length of z: exactly the mean over the K directions
              √n Q, where Z = QR, Q with orthonormal columns. Gaussian Z gives a Q that is uniform (Haar). Unbiased
              where the mean is; K = n gives A Aᵀg itself, whatever was drawn.
+sitewise     every tangent starts at one site, K at each: orthogonal there, and without the noise of all other sites. It
+             exists from that site on alone. K = n, the dimension of a site's noise, gives A Aᵀg of every site.
 projection   c = ((1 - s) G + s (tr G / K) I)⁻¹ δ for G = YᵀY and the shrinkage s: with s → 0 the least-squares
              projection of g onto the span of the guesses, with s = 1 along the mean. Shorter than g, and NOT corrected
              for that.
@@ -22,7 +24,7 @@ from torch import Tensor
 from fgcli.gradient.errors import OptionRefused
 from fgcli.gradient.randomness import StepRng
 
-Combine = Literal["mean", "orthogonal", "projection"]
+Combine = Literal["mean", "orthogonal", "sitewise", "projection"]
 Draws = Literal["gaussian", "rademacher", "antithetic"]
 
 WIDENED = 2**17
@@ -47,6 +49,11 @@ class Tangents:
     def single(self) -> bool:
         """Whether the estimate is δ y of one guess, as in the papers."""
         return self.number == 1 and self.combine == "mean"
+
+    @property
+    def are_orthogonal(self) -> bool:
+        """Whether the noise of the tangents is made orthogonal."""
+        return self.combine in ("orthogonal", "sitewise")
 
     @property
     def parts(self) -> Iterator[range]:
@@ -84,11 +91,11 @@ class Tangents:
         shrunk = (1 - share) * gram + torch.diag_embed(ridge.expand(-1, self.number))
         factor, _ = torch.linalg.cholesky_ex(shrunk, upper=True)
         c = torch.cholesky_solve(delta.to(gram).unsqueeze(2), factor, upper=True).squeeze(2)
-        return (c * (n / self.number) if self.combine == "orthogonal" else c).to(delta)
+        return (c * (n / self.number) if self.are_orthogonal else c).to(delta)
 
     def gram(self, vectors: Tensor) -> Tensor:
         """VᵀV in float64 of the noise or the guesses that `combine` asks for: [K, batch, n] -> [batch, K, K]."""
-        independent = self.combine == "orthogonal" and self.draws != "antithetic"
+        independent = self.are_orthogonal and self.draws != "antithetic"
         if independent and vectors.shape[2] >= 4 * self.number:
             # Its eigenvalues are within about n / 4 and 9 n / 4: the products need no more digits than δ has.
             rows = vectors.transpose(0, 1)
@@ -97,6 +104,12 @@ class Tangents:
 
     def refuse_above(self, dims: Mapping[str, int]) -> None:
         """Raises OptionRefused for more orthogonal directions than the noise has dimensions; `dims` are its parts."""
+        least = min(dims, key=lambda name: dims[name], default="")
+        if self.combine == "sitewise" and least and self.number > dims[least]:
+            raise OptionRefused(
+                f"tangents is {self.number}; combine sitewise takes at most {dims[least]} here, the dimension of the "
+                f"guess at site '{least}': lower it"
+            )
         n = sum(dims.values())
         if self.combine == "orthogonal" and self.number > n:
             parts = ", ".join(f"{name} {dim}" for name, dim in dims.items())

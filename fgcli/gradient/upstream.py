@@ -139,7 +139,10 @@ class CutNetwork:
             self.ends[site.name] = End(site, given, [one.detach() for one in given], None, self.samples)
         self.uses[site.name] = alone
         self.going[site.name] = [one.detach().requires_grad_() for one in leaves(outputs)]
-        return rebuilt(outputs, [one.clone() for one in self.going[site.name]])  # the next operation may be in place
+        going = self.going[site.name]
+        if site.link is None or site.link.is_in_place:  # a leaf is not changed in place
+            going = [one.clone() for one in going]
+        return rebuilt(outputs, going)
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         return parameter.detach()

@@ -283,7 +283,11 @@ def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
     with torch.enable_grad():
         with math_attention(), Uses(model, one_pass) as mode:
             one_pass.mode = mode
-            outputs = call(model, mapped(_without_graph, inputs))
+            try:
+                outputs = call(model, mapped(_without_graph, inputs))
+            finally:
+                # The mode has the pass. This reference cycle would keep all that it saw until the collector runs.
+                del one_pass.mode
         return outputs if mode.tail is None else mode.tail.ended(outputs)
 
 

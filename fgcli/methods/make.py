@@ -2,17 +2,19 @@
 
 from typing import Any, Literal
 
+from fgcli.errors import UsageError
 from fgcli.extend.options import EngineOptions, Options, TangentOptions
+from fgcli.extend.registry import Registry
 from fgcli.gradient.engine import GuessEstimator
-from fgcli.gradient.feedback import FeedbackOptions
+from fgcli.gradient.feedback import Feedback, FeedbackRule
 from fgcli.gradient.tangents import Tangents
 
 
-def make_estimator(method: Any, options: Options) -> GuessEstimator:
+def make_estimator(method: Any, options: Options, registry: Registry) -> GuessEstimator:
     """The estimator of a guess method, by the engine's own options among those of the method.
 
     What a schema does not declare has its default. TypeError for what is no guess method, OptionRefused for options
-    that this one cannot have.
+    that this one cannot have, UsageError for a rule of feedback that is not registered, or is none.
     """
     uncovered: Any = getattr(options, "uncovered", "perturb")
     if not isinstance(options, EngineOptions):
@@ -23,20 +25,17 @@ def make_estimator(method: Any, options: Options) -> GuessEstimator:
         tangents=tangents_of(options),
         memory=options.memory,
         output_gradient=options.output_gradient or "guess",
-        feedback=_feedback_of(options),
+        feedback=_feedback_of(options, registry),
     )
 
 
-def _feedback_of(options: EngineOptions) -> FeedbackOptions | None:
+def _feedback_of(options: EngineOptions, registry: Registry) -> Feedback | None:
     if options.feedback == "none":
         return None
-    return FeedbackOptions(
-        options.feedback,
-        options.feedback_learning,
-        options.feedback_rate,
-        options.feedback_every,
-        options.correction,
-    )
+    rule = registry.find("feedback rule", options.feedback).load()(options)
+    if not isinstance(rule, FeedbackRule):
+        raise UsageError(f"feedback rule {options.feedback!r} gave {type(rule).__name__}; it must give a FeedbackRule")
+    return Feedback(rule, options.correction)
 
 
 def tangents_of(options: Options) -> Tangents:

@@ -66,8 +66,8 @@ class NewtonSchulzOptions(GuessOptions):
     )
     coeffs: str | None = Field(
         default=None,
-        description="A table of coefficients: a file from `fg fit-ns-coeffs`, `shipped`, or the table itself; default: "
-        "the last one fitted, if any, or the shipped one. A run's recipe is written with the table itself.",
+        description="A table of coefficients: a file from `fgcli fit-ns-coeffs`, `shipped`, or the table itself; by "
+        "default the last one fitted, if any, or the shipped one. A run's recipe is written with the table itself.",
     )
 
 

@@ -11,7 +11,7 @@ from fgcli.extend.options import Options
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import FORWARD_MODE, refuse
-from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few
 from fgcli.gradient.loss import OutputGradient, output_gradient
@@ -45,6 +45,10 @@ class WeightPerturbation:
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
         refuse(model, FORWARD_MODE)
+        if self.tangents.combine == "sitewise":
+            raise OptionRefused(
+                "combine sitewise is of guesses at layers' outputs; here use combine orthogonal or mean"
+            )
         if not self.tangents.single:
             if self.memory == "store":
                 keep_freed_memory()

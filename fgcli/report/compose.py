@@ -1,6 +1,7 @@
 """From paths to a document. Imports no torch."""
 
 from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 
 from fgcli.errors import unknown, writable
@@ -10,6 +11,22 @@ from fgcli.report.figures import make_curves, make_figure, make_overlaps
 from fgcli.report.tables import make_tables
 from fgcli.report.trials import Problem, gather
 from fgcli.sweep.views import AnyView, CurveView, FigureView, TableView
+
+
+def read_report(*paths: str | PathLike[str], baseline: str | None = None) -> Document:
+    """The report on runs and sweeps, as `fgcli report` makes it; notebooks show it as a page.
+
+    Args:
+        paths: run directories, sweep directories, or folders of them.
+        baseline: the label that others are compared with; by default the sweep's own.
+
+    Returns:
+        The report: tables and figures as data.
+
+    Raises:
+        UsageError: where there is nothing to report, or no such label.
+    """
+    return compose(map(Path, paths), baseline)
 
 
 def compose(paths: Iterable[Path], baseline: str | None = None) -> Document:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Literal
 
 from fgcli.report.statistics import Difference, Mean
@@ -9,6 +10,8 @@ from fgcli.report.trials import Problem, Trial
 from fgcli.runs.quantity import Quantity
 
 Role = Literal["value", "spread", "difference", "reference"]
+BOLD = "Bold: the best mean."
+"""The note of a table that has a best value; a format that has no bold leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,12 @@ class Document:
     @property
     def items(self) -> Sequence[Table | Figure]:
         return [item for section in self.sections for item in section.items]
+
+    def _repr_html_(self) -> str:
+        """The page, in a frame of its own, for notebooks."""
+        from fgcli.report.page import as_html
+
+        return f'<iframe srcdoc="{escape(as_html(self))}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
 def is_bold(cell: Cell, line: Line) -> bool:

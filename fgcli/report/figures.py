@@ -140,7 +140,8 @@ def _figure(
     if not points:
         said.append("No run has a number for this figure yet.")
     elif counts[-1] > 1:
-        said.append("Mean over seeds, shaded its 95 % t-interval.")
+        lines = any(len(series.points) > 1 for panel in panels for series in panel.series)
+        said.append(f"Mean over seeds ± 95 % t-interval{', a band around a drawn line' if lines else ''}.")
     if unrecorded:
         said.append(f"Not recorded: {'; '.join(unrecorded)}.")
     kept = tuple(panel for panel in drawn if panel.series) or (Panel("", ()),)
@@ -232,7 +233,7 @@ def _progress_notes(trials: Sequence[Trial], view: CurveView) -> list[str]:
         )
     if unknown:
         what = "time" if view.x == "seconds" else "number of operations"
-        mend = "it comes with `fg bench --timing`"
+        mend = "it comes with `fgcli bench --timing`"
         listed = (
             f"{label} (seed {', '.join(map(str, sorted(seeds)))})" if label in known else label
             for label, seeds in unknown.items()

@@ -1,7 +1,7 @@
 """A document for a terminal: tables, and a sparkline for each line of a figure. Imports no torch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from fgcli.errors import one_line
-from fgcli.report.document import Axis, Cell, Document, Figure, Panel, Section, Series, Table, axis_text
+from fgcli.report.document import BOLD, Axis, Cell, Document, Figure, Panel, Section, Series, Table, axis_text
 from fgcli.report.sparkline import sparkline
 
 _STYLES = {"value": "", "spread": "dim", "difference": "cyan", "reference": "dim"}
@@ -68,6 +68,16 @@ class _Columns:
         yield from pieces
 
 
+class _Notes:
+    """What a reader has to know, a line each; nothing of bold where the output has none."""
+
+    def __init__(self, notes: Sequence[str]) -> None:
+        self.notes = notes
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from (_text(note, style="dim") for note in self.notes if note != BOLD or console.color_system)
+
+
 def _fits(wanted: RenderableType, console: Console, options: ConsoleOptions) -> bool:
     return Measurement.get(console, options.update(max_width=10_000), wanted).maximum <= options.max_width
 
@@ -83,8 +93,7 @@ def _section(section: Section) -> Iterator[RenderableType]:
             yield _Columns(item)
         else:
             yield from (_sparklines(item, panel) for panel in item.panels)
-        for note in item.notes:
-            yield _text(note, style="dim")
+        yield _Notes(item.notes)
     yield Text("")
 
 

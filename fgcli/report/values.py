@@ -10,7 +10,7 @@ from fgcli.runs.quantities import QUANTITIES
 from fgcli.runs.quantity import Quantity
 from fgcli.runs.record import name_of, numbers
 from fgcli.runs.results import METRICS, MetricsRow
-from fgcli.runs.timing import TIMING, StepTiming
+from fgcli.runs.timing import ENOUGH, TIMING, StepTiming
 from fgcli.sweep.views import Budget, Progress, Value
 
 Row = MetricsRow | DiagnosticsRow
@@ -96,7 +96,8 @@ def seconds_of_step(trial: Trial) -> tuple[float | None, bool]:
     timed = None if trial.timing is None else trial.timing.steps.timed_step_ms
     if timed is not None:
         return timed / 1e3, True
-    return (None if trial.result is None else trial.result.step_ms_median / 1e3), False
+    median = None if trial.result is None else trial.result.step_ms_median
+    return (None if median is None else median / 1e3), False
 
 
 def machine_of(trial: Trial, value: Value, spent: Budget | None = None) -> str:
@@ -112,8 +113,10 @@ def hangs_on_machine(value: Value, spent: Budget | None) -> bool:
 
 
 def quartiles_of(trial: Trial, value: Value) -> tuple[float, float] | None:
-    """Of single steps, where timing.json has them."""
+    """Of single steps, where timing.json has enough of them."""
     if trial.timing is None or value.key != name_of(StepTiming.timed_step_ms):
+        return None
+    if (trial.timing.steps.timed_samples or ENOUGH) < ENOUGH:
         return None
     quartiles = trial.timing.steps.timed_step_ms_quartiles
     return (quartiles[0], quartiles[1]) if len(quartiles) == 2 else None

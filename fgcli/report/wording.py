@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from fgcli.report.alike import left_out_notes, unlike_notes
-from fgcli.report.document import Cell, Line, Table, axis_text
+from fgcli.report.document import BOLD, Cell, Line, Table, axis_text
 from fgcli.report.trials import State, Trial
 from fgcli.report.values import PROGRESS, ends_before
 from fgcli.runs.quantity import Quantity
@@ -80,14 +80,14 @@ def notes_of(
     elif counts:
         notes.append("One seed each, so no intervals.")
     if any(cell.best for cell in cells):
-        notes.append("Bold: the best mean.")
+        notes.append(BOLD)
     notes += _comparison_notes(cells)
     notes += _reference_notes(cells)
     if any(cell.quartiles for cell in cells):
         notes.append("Of steps timed in turn: the median, and from the lower to the upper quartile.")
     timed = {column.quantity.key in TIMING for column in table.columns}
     if True in timed and any(cell.trials and cell.trials[0].timing is None for cell in cells):
-        notes.append("What is measured in turn is missing where `fg bench --timing` has not measured it.")
+        notes.append("What is measured in turn is missing where `fgcli bench --timing` has not measured it.")
     sized = any(column.quantity.of_machine for column in table.columns)
     notes += _machine_notes(machines, "Time and memory" if sized else "Training time")
     notes += [*unlike_notes(trials, axes), *left_out_notes(trials)]

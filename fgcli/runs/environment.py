@@ -2,7 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from fgcli.runs.record import as_json, read_record
+from fgcli.shell import command_line
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """That a finished run went on: after `after_step` steps it had this many epochs, or steps at most."""
+
+    after_step: int
+    epochs: int
+    max_steps: int | None
+    recipe_sha256: str
+    """Of the recipe that it had until then, by which its checkpoints are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +29,13 @@ class Environment:
     @classmethod
     def of(
         cls, versions: Mapping[str, str | None], *, device: str, device_name: str, threads: int,
-        plugins: Mapping[str, str], command: list[str], code: Mapping[str, Mapping[str, str]], data: str,
+        plugins: Mapping[str, str], command: list[str], code: Mapping[str, Mapping[str, str]], data: str, weights: str,
     ) -> "Environment":  # fmt: skip
-        """`plugins` says where the run's method, dataset, model and optimiser are from; `code` and `data` have sums."""
+        """`plugins` says where the run's method, dataset, model and optimiser are from; `code`, `data` and the initial
+        `weights` have sums, "" for weights that the model drew."""
         place = {"device": device, _DEVICE_NAME: device_name, _THREADS: threads}
         made_with = {_PLUGINS: dict(plugins), _COMMAND: command, _CODE: code, _DATA: data}
+        made_with |= {_WEIGHTS: weights} if weights else {}
         return cls({**versions, **place, **made_with})
 
     @property
@@ -38,10 +55,22 @@ class Environment:
         return str(self.content.get(_DATA) or "")
 
     @property
+    def weights(self) -> str:
+        """The sum of the weights that the run began with; "" where its model drew them."""
+        return str(self.content.get(_WEIGHTS) or "")
+
+    @property
     def moves(self) -> list[Any]:
         """Where the run went on, with what differed there."""
         found = self.content.get(_MOVES)
         return found if isinstance(found, list) else []
+
+    @property
+    def extensions(self) -> list[Extension]:
+        """The times that the run was finished and went on for more epochs. RunError for one that is broken."""
+        found = self.content.get(_EXTENDED)
+        listed = found if isinstance(found, list) else []
+        return [read_record(Extension, one, Path("environment.json")) for one in listed]
 
     @property
     def machine(self) -> str:
@@ -50,9 +79,9 @@ class Environment:
 
     @property
     def command(self) -> str:
-        """How the run was started; "" where that is not known."""
+        """How the run was started, to be pasted; "" where that is not known."""
         said = self.content.get(_COMMAND) or ""
-        return " ".join(map(str, said)) if isinstance(said, list) else str(said)
+        return command_line(*said[1:]) if isinstance(said, list) else str(said)
 
     @property
     def without_command(self) -> dict[str, Any]:
@@ -75,10 +104,15 @@ class Environment:
         entry = {"after_step": step, **{name: new for name, (_, new) in differences.items()}}
         return Environment({**self.content, _MOVES: [*self.moves, entry]})
 
+    def with_extension(self, extension: Extension) -> "Environment":
+        """The same, and that the run goes on for longer than it was begun for."""
+        return Environment({**self.content, _EXTENDED: [*map(as_json, self.extensions), as_json(extension)]})
+
 
 VERSIONS = ("fg", "git_commit", "python", "torch", "numpy", "scipy", "cuda")
 """Of which the last bits of a run depend, and more where what they do has changed."""
 _DEVICE_NAME, _THREADS, _PLUGINS, _COMMAND, _MOVES = "device_name", "threads", "plugins", "command", "went_on"
+_EXTENDED, _WEIGHTS = "extended", "weights"
 _CODE, _DATA, _COMMIT = "code", "data", VERSIONS[1]
 # What the last bits of a run depend on, as far as users meet it: not the commit, which changes with every edit.
 _DECISIVE = (*(name for name in VERSIONS if name != _COMMIT), _DEVICE_NAME, _THREADS)

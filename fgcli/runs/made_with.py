@@ -22,6 +22,8 @@ def made_with(environment: Environment, recipe: Mapping[str, Any]) -> dict[str, 
         options = recipe.get("dataset_options") or {}
         said = ", ".join(f"{key} {value}" for key, value in options.items())
         found[f"dataset {recipe.get('dataset')}{f' ({said})' if said else ''}"] = data
+    if environment.weights:
+        found[f"weights {recipe.get('init_from')}"] = environment.weights
     for move in environment.moves:
         for name, value in move.items() if isinstance(move, Mapping) else ():
             if name in found and str(value) not in found[name]:

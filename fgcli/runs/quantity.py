@@ -35,12 +35,17 @@ class Quantity:
         return self._text(number * self.scale, number * self.scale, sign=sign)
 
     def with_half(self, mean: float, half: float | None, *, sign: bool = False) -> str:
-        """Mean ± half the width of its interval, both to the digits of the mean."""
+        """Mean ± half the width of its interval, both to the digits of the mean: no more than the interval's second
+        digit, and no fewer than its first."""
         centre = mean * self.scale
         if half is None:
             return self._text(centre, centre, sign=sign)
         half *= self.scale
         size = max(abs(centre), half) if sign else centre
+        if self.style in ("decimals", "digits") and half and math.isfinite(half):
+            first = -int(f"{half:.1e}".partition("e")[2])
+            places = max(0, sorted((first, self._places(size), first + 1))[1])
+            return f"{centre:{'+' if sign else ''}.{places}f} ± {half:.{places}f}"
         if self.style == "powers" and size:
             power = _power(size)
             numbers = f"{centre / 10**power:{'+' if sign else ''}.2f} ± {half / 10**power:.2f}"

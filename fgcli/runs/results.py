@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any
 
 from fgcli.errors import RunError
 from fgcli.runs.quantity import MIB, Quantity
-from fgcli.runs.record import UNLESS_DEFAULT, as_json, name_of, quantities, read_record
+from fgcli.runs.record import UNLESS_DEFAULT, as_json, name_of, numbers, quantities, read_record
 
 SCHEMA = 1
 
@@ -49,7 +50,8 @@ class Result:
     best_step: int | None = None
     """The step of the evaluation with the lowest training loss."""
     wall_s: Annotated[float, Quantity("wall time", "lower", "digits", "s", of_machine=True)]
-    step_ms_median: Annotated[float, Quantity("time per step", "lower", "digits", "ms", of_machine=True)]
+    step_ms_median: Annotated[float | None, Quantity("time per step", "lower", "digits", "ms", of_machine=True)]
+    """None where nobody has measured it, in a training loop of one's own."""
     step_ms_quartiles: tuple[float, ...] = ()
     """The lower and the upper one."""
     step_ms_mean: Annotated[float | None, Quantity("mean time per step", "lower", "digits", "ms", of_machine=True)] = (
@@ -71,6 +73,15 @@ class Result:
         """
         own = as_json(self)
         return {"schema": SCHEMA, **own.pop(_RECIPE), **own}
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        titles = {"method": self.recipe.get("method"), "dataset": self.recipe.get("dataset"), "run": self.run_dir}
+        rows = [(title, str(value)) for title, value in titles.items() if value]
+        known = quantities(Result)
+        rows += [(known[key].heading, known[key].text(number)) for key, number in numbers(self).items()]
+        cells = (f"<tr><th>{escape(title)}</th><td>{escape(value)}</td></tr>" for title, value in rows)
+        return f"<table>{''.join(cells)}</table>"
 
     @classmethod
     def from_json(cls, content: object, file: Path) -> "Result":

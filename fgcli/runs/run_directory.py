@@ -1,4 +1,4 @@
-"""A run's folder: recipe.yaml, environment.json, metrics.jsonl, checkpoints/ and, written last, result.json.
+"""A run's folder: recipe.yaml, environment.json, model.json, metrics.jsonl, checkpoints/ and, last, result.json.
 
 A folder with a recipe and a result is a finished run; with a recipe alone it is an unfinished one. Whoever writes
 into it holds its lock. Nothing here imports torch, so that reports can read runs quickly.
@@ -20,6 +20,7 @@ from fgcli.runs import lock
 from fgcli.runs.diagnostics import DiagnosticsRow
 from fgcli.runs.environment import Environment
 from fgcli.runs.lock import RunLock
+from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.record import as_json, read_record
 from fgcli.runs.results import MetricsRow, Result
 from fgcli.runs.rows import append_row, read_rows, rewind_rows
@@ -53,6 +54,11 @@ class RunDirectory:
     @property
     def environment_file(self) -> Path:
         return self.path / "environment.json"
+
+    @property
+    def model_file(self) -> Path:
+        """Not there in runs of older versions of fg."""
+        return self.path / "model.json"
 
     @property
     def metrics_file(self) -> Path:
@@ -99,6 +105,14 @@ class RunDirectory:
         with writing(self.environment_file):
             write_atomically(self.environment_file, to_json(environment.content) + "\n")
 
+    def write_model(self, model: ModelRecord) -> None:
+        with writing(self.model_file):
+            write_atomically(self.model_file, to_json(as_json(model)) + "\n")
+
+    def read_model(self) -> ModelRecord:
+        """RunError when it is missing or broken."""
+        return read_record(ModelRecord, _read(self.model_file), self.model_file)
+
     def read_environment(self) -> Environment:
         """RunError when it is missing or broken."""
         content = _read(self.environment_file)
@@ -140,6 +154,18 @@ class RunDirectory:
         with writing(self.result_file):
             write_atomically(self.result_file, to_json(result.as_json()) + "\n")
 
+    def extend(self, recipe: str, environment: Environment) -> None:
+        """Make a finished run one that goes on, for a longer recipe. WriteError when the disk is full, say.
+
+        Its result is kept beside it, by the number of its steps. After a kill in between it can be resumed.
+        """
+        result = self.read_result()
+        self.write_environment(environment)
+        with writing(self.result_file):
+            self.result_file.rename(self.result_file.with_stem(f"result-{result.steps:010d}"))
+        with writing(self.recipe_file):
+            write_atomically(self.recipe_file, recipe)
+
     def is_finished(self) -> bool:
         """Whether there is a result. One that is damaged is none."""
         try:
@@ -179,9 +205,9 @@ def _is_free(run: RunDirectory) -> bool:
         return not names
     if run.checkpoints.is_dir() and any(run.checkpoints.iterdir()):
         return False
-    written = run.environment_file.name, run.recipe_file.name
+    written = run.environment_file.name, run.model_file.name, run.recipe_file.name
     half_written = re.compile(rf"\.({'|'.join(map(re.escape, written))})\.\d+\.tmp")
-    ours = {lock.NAME, run.checkpoints.name, run.environment_file.name}
+    ours = {lock.NAME, run.checkpoints.name, run.environment_file.name, run.model_file.name}
     return all(name in ours or half_written.fullmatch(name) for name in names)
 
 
@@ -263,26 +289,31 @@ def open_run(path: Path) -> RunDirectory:
     return run
 
 
-def check_resumable(path: Path) -> None:
-    """UsageError when the folder holds no run, a finished one, one with links in it, or one in use. Writes nothing."""
+def check_resumable(path: Path, *, longer: bool = False) -> bool:
+    """UsageError when the folder holds no run, one with links in it, or one in use. Writes nothing.
+
+    A finished run is refused, too, unless it shall be `longer`. Returns whether it is finished.
+    """
     run = RunDirectory(path)
-    if content(path) is Content.FINISHED_RUN:
-        raise UsageError(f"--resume {path}: this run is finished; its result is in {run.result_file}")
-    if content(path) is not Content.UNFINISHED_RUN:
+    finished = content(path) is Content.FINISHED_RUN
+    if finished and not longer:
+        more = f"its result is in {run.result_file}; give more --epochs to go on with it"
+        raise UsageError(f"--resume {path}: this run is finished; {more}")
+    if not finished and content(path) is not Content.UNFINISHED_RUN:
         raise UsageError(f"--resume {path}: holds no run, as there is no file {run.recipe_file}")
     _refuse_links(run)
     lock.refuse_in_use(path)
+    return finished
 
 
-def open_unfinished(path: Path) -> RunDirectory:
+def open_unfinished(path: Path, *, longer: bool = False) -> RunDirectory:
     """The run to resume, locked. UsageError as `check_resumable`; WriteError when the lock cannot be made."""
-    check_resumable(path)
+    finished = check_resumable(path, longer=longer)
     with writing(path / lock.NAME):
         run = RunDirectory(path, lock.acquire(path))
     try:
-        # Another process may have finished it meanwhile.
-        if run.result_file.exists():
-            raise UsageError(f"--resume {path}: this run is finished; its result is in {run.result_file}")
+        if run.result_file.exists() != finished:
+            raise UsageError(f"--resume {path}: another process has worked there meanwhile; look again")
     except BaseException:
         run.release()
         raise
@@ -294,7 +325,7 @@ def _refuse_links(run: RunDirectory) -> None:
 
     Its checkpoints may lie on another disk, as large ones do.
     """
-    files = [run.recipe_file, run.environment_file, run.metrics_file, run.diagnostics_file, run.result_file]
-    for entry in (*files, run.path / lock.NAME):
+    files = [run.recipe_file, run.environment_file, run.model_file, run.metrics_file, run.diagnostics_file]
+    for entry in (*files, run.result_file, run.path / lock.NAME):
         if entry.is_symlink():
             raise UsageError(f"{entry} is a link to {os.readlink(entry)}; put the file itself in its place")

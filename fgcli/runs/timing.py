@@ -1,4 +1,4 @@
-"""What `fg bench --timing` measures: timing.json. Imports no torch."""
+"""What `fgcli bench --timing` measures: timing.json. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,8 @@ from fgcli.runs.record import as_json, quantities, read_record
 
 TIMING_FILE = "timing.json"
 SCHEMA = 1
+ENOUGH = 20
+"""Steps from which on the quartiles of their times say something."""
 
 
 @dataclass(frozen=True, slots=True)

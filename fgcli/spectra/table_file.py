@@ -134,7 +134,7 @@ def find_table(named: str | os.PathLike[str] | None = None) -> CoefficientTable:
     try:
         return read_table(path)
     except UsageError as error:
-        raise UsageError(f"{error}; delete it, or write a new one with `fg fit-ns-coeffs`") from None
+        raise UsageError(f"{error}; delete it, or write a new one with `fgcli fit-ns-coeffs`") from None
 
 
 def to_text(table: CoefficientTable) -> str:
@@ -186,7 +186,7 @@ def _strict_json(data: bytes) -> Any:
 def _checked_table(content: Any) -> CoefficientTable:
     """ValueError or UsageError with the reason for what must not be used."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f'it is not a table of `fg fit-ns-coeffs` (no "format": "{FORMAT}")')
+        raise ValueError(f'it is not a table of `fgcli fit-ns-coeffs` (no "format": "{FORMAT}")')
     version = content.get("schema_version")
     if type(version) is not int or version < 1:
         raise ValueError(f"its schema version is {version!r}; it must be {SCHEMA_VERSION}")

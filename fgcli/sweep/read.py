@@ -58,7 +58,7 @@ def parse_sweep(source: Source) -> Sweep:
 
 
 def resolve_trials(sweep: Sweep, source: Source, registry: Registry) -> dict[str, Recipe]:
-    """The recipe of every trial, by its name, checked as `fg train` would; where the learning rate is still to be
+    """The recipe of every trial, by its name, checked as `fgcli train` would; where the learning rate is still to be
     searched for, with the first candidate. UsageError, with the place in the sweep, for the first that is refused.
     """
     for trial in plan_tuning(sweep):

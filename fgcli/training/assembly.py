@@ -28,6 +28,7 @@ from fgcli.methods.make import make_estimator
 from fgcli.recipe import Recipe, Section, section_options
 from fgcli.training.losses import Objective
 from fgcli.training.recorder import Recorder, make_recorder
+from fgcli.training.schedules import advance
 from fgcli.training.subspace import SubspaceUpdates
 
 T = TypeVar("T")
@@ -90,14 +91,10 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
         torch.set_num_threads(recipe.threads)
     streams = Streams(recipe.seed)
     parts = _Parts(recipe, registry)
-    dataset = _on(load_dataset(recipe, registry) if data is None else data, device)
+    dataset = on_device(load_dataset(recipe, registry) if data is None else data, device)
     refuse_large_batch(recipe, dataset)
-    objective = _objective(parts, dataset)
-    # Drawn on the CPU, so that all devices start from the same weights.
-    init = streams.generator("init")
-    with streams.for_layers("init-layers", 0, init.device):  # where a model leaves weights to torch's own start
-        made = parts.make("model", nn.Module, dataset.input_shape, objective.outputs, init)
-    model = parts.guarded("model", lambda: made.to(device))  # fails for what is on the meta device, say
+    objective = make_objective(recipe, registry, dataset)
+    model = make_model(recipe, registry, dataset.input_shape, objective.outputs, device)
     _check_outputs(parts, model, dataset, objective)
     estimator = _estimator(parts)
     if recipe.precision != "float32":
@@ -180,7 +177,7 @@ class _Parts:
             raise
         except (Exception, SystemExit) as cause:
             fault = exception_text(cause)
-            raise UsageError(f"{self.called(section)} failed: {fault} (`fg --debug ...` shows where)") from cause
+            raise UsageError(f"{self.called(section)} failed: {fault} (`fgcli --debug ...` shows where)") from cause
 
 
 def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor) -> Coverage:
@@ -195,7 +192,21 @@ def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tens
     return coverage
 
 
-def _objective(parts: _Parts, dataset: Dataset) -> Objective:
+def make_model(
+    recipe: Recipe, registry: Registry, input_shape: tuple[int, ...], outputs: int, device: torch.device
+) -> nn.Module:
+    """The recipe's model with the weights that a run begins with. UsageError where it cannot be made."""
+    streams, parts = Streams(recipe.seed), _Parts(recipe, registry)
+    # Drawn on the CPU, so that all devices start from the same weights.
+    init = streams.generator("init")
+    with streams.for_layers("init-layers", 0, init.device):  # where a model leaves weights to torch's own start
+        made = parts.make("model", nn.Module, input_shape, outputs, init)
+    return parts.guarded("model", lambda: made.to(device))  # fails for what is on the meta device, say
+
+
+def make_objective(recipe: Recipe, registry: Registry, dataset: Dataset) -> Objective:
+    """The recipe's loss, for a dataset. UsageError where it cannot be taken of its targets."""
+    parts = _Parts(recipe, registry)
     made = parts.make("loss", object, dataset)
     if isinstance(made, Objective):
         return made
@@ -229,6 +240,23 @@ def _steps(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:
     return per_epoch, min(recipe.epochs * per_epoch, recipe.max_steps or recipe.epochs * per_epoch)
 
 
+def total_steps(recipe: Recipe, dataset: Dataset) -> int:
+    """Updates of a run."""
+    return _steps(recipe, dataset)[1]
+
+
+def learning_rates(
+    recipe: Recipe, registry: Registry, steps_per_epoch: int, total_steps: int, steps: int
+) -> Iterator[list[float]]:
+    """The learning rate of each group of parameters after 0, 1, … `steps` updates of a run of `total_steps`."""
+    parts = _Parts(recipe, registry)
+    optimizer = parts.make("optimizer", torch.optim.Optimizer, [nn.Parameter(torch.zeros(1))], recipe.lr)
+    schedule = parts.make("lr_schedule", LRScheduler, optimizer, total_steps, steps_per_epoch)
+    for step in range(steps + 1):
+        advance(schedule, min(step, 1))
+        yield [group["lr"] for group in optimizer.param_groups]
+
+
 def load_dataset(recipe: Recipe, registry: Registry) -> Dataset:
     """The recipe's data, on the CPU. UsageError for data that cannot be trained on."""
     dataset = _Parts(recipe, registry).make("dataset", Dataset)
@@ -246,7 +274,8 @@ def refuse_large_batch(recipe: Recipe, dataset: Dataset) -> None:
         )
 
 
-def _on(dataset: Dataset, device: torch.device) -> Dataset:
+def on_device(dataset: Dataset, device: torch.device) -> Dataset:
+    """The dataset there, its targets in the shape of outputs."""
     return replace(
         dataset,
         train_inputs=dataset.train_inputs.to(device),
@@ -267,6 +296,6 @@ def _estimator(parts: _Parts) -> Estimator:
         return made
     options = section_options(parts.recipe, "method", parts.registry)
     try:
-        return parts.guarded("method", lambda: make_estimator(made, options))
+        return parts.guarded("method", lambda: make_estimator(made, options, parts.registry))
     except OptionRefused as refusal:
         raise UsageError(f"{parts.called('method')}: {refusal}") from refusal

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fgcli.errors import RunError, WriteError
 from fgcli.files import put_in_place, read_json, read_regular, temporary_name, to_json, write_atomically
+from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.tensor_file import write_tensors
 
 SCHEMA = 1
@@ -48,6 +49,8 @@ class CheckpointStore:
     recipe: str
     kept_steps: frozenset[int] = frozenset()
     keep_last: int = 2
+    earlier: frozenset[str] = frozenset()
+    """The sums of recipes that this run had before it was extended."""
 
     def save(self, checkpoint: Checkpoint, best: int | None = None) -> None:
         """Write a checkpoint and drop those that are not kept, as that of step `best` is.
@@ -65,11 +68,11 @@ class CheckpointStore:
             manifest = {
                 "schema": SCHEMA,
                 "step": checkpoint.step,
-                "recipe_sha256": _sha256(self.recipe),
+                "recipe_sha256": text_sum(self.recipe),
                 "tensors": {"file": tensor_file.name, "bytes": size, "sha256": sha256},
                 "data": checkpoint.data,
             }
-            manifest["sha256"] = _sha256(to_json(manifest))
+            manifest["sha256"] = text_sum(to_json(manifest))
             write_atomically(manifest_file, to_json(manifest) + "\n")
         except (OSError, ValueError) as error:
             temporary.unlink(missing_ok=True)
@@ -124,7 +127,7 @@ class CheckpointStore:
     def _read(self, step: int) -> Checkpoint:
         tensor_file, manifest_file = self._files(step)
         manifest = _read_manifest(manifest_file, step)
-        if manifest.recipe_sha256 != _sha256(self.recipe):
+        if manifest.recipe_sha256 not in {text_sum(self.recipe), *self.earlier}:
             raise Damaged(f"{manifest_file}: was written under another recipe than the run's recipe.yaml of today")
         stated = manifest.tensors
         try:
@@ -149,6 +152,13 @@ class CheckpointStore:
         for path in sorted(ours, key=lambda path: path.suffix != ".json"):
             if path.name not in kept_names:
                 path.unlink(missing_ok=True)
+
+
+def store_of(run: RunDirectory, kept_steps: frozenset[int] = frozenset(), keep_last: int = 2) -> CheckpointStore:
+    """The checkpoints of a run, whose recipe is written."""
+    text = run.recipe_file.read_text(encoding="utf-8")
+    earlier = frozenset(one.recipe_sha256 for one in run.recorded_environment().extensions)
+    return CheckpointStore(run.checkpoints, text, kept_steps, keep_last, earlier)
 
 
 class _Strict(BaseModel):
@@ -181,7 +191,7 @@ def _read_manifest(path: Path, step: int) -> _Manifest:
     if manifest["schema"] > SCHEMA:
         raise Damaged(f"{path}: has schema {manifest['schema']}, this fg reads {SCHEMA}; use a newer fg")
     sha256 = manifest.pop("sha256", None)
-    if sha256 != _sha256(to_json(manifest)) or manifest.get("step") != step:
+    if sha256 != text_sum(to_json(manifest)) or manifest.get("step") != step:
         raise Damaged(f"{path}: damaged, it does not match its own sha256")
     try:
         return _Manifest.model_validate(manifest)
@@ -190,5 +200,6 @@ def _read_manifest(path: Path, step: int) -> _Manifest:
         raise Damaged(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def _sha256(text: str) -> str:
+def text_sum(text: str) -> str:
+    """Its sha256."""
     return hashlib.sha256(text.encode()).hexdigest()

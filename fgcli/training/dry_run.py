@@ -10,6 +10,7 @@ from fgcli.files import to_json
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.recipe import Recipe
 from fgcli.training.assembly import assemble, load_dataset, refuse_large_batch
+from fgcli.training.state import initialise
 
 SAMPLES = 8
 """Of the batch that a method is bound with."""
@@ -52,7 +53,7 @@ def _faults(recipe: Recipe, registry: Registry, datasets: dict[str, Dataset | st
     samples = len(dataset.train_inputs)
     for check in (
         lambda: refuse_large_batch(recipe, dataset),
-        lambda: assemble(_small(recipe, samples, cpu=bool(found)), registry, dataset),
+        lambda: initialise(assemble(_small(recipe, samples, cpu=bool(found)), registry, dataset)),
     ):
         try:
             check()

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "numpy", "scipy", "safetensors", "pydantic", "mnist1d", "sc
 
 
 def describe_environment(
-    device: torch.device, plugins: Mapping[str, str], code: Mapping[str, Mapping[str, str]], data: str
+    device: torch.device, plugins: Mapping[str, str], code: Mapping[str, Mapping[str, str]], data: str, weights: str
 ) -> Environment:
     """Of this process, with what `Environment.of` asks for beside it. Code that a later step imports is not known."""
     versions = {
@@ -37,6 +37,7 @@ def describe_environment(
         command=sys.argv,
         code=code,
         data=data,
+        weights=weights,
     )
 
 

@@ -77,7 +77,7 @@ def _ended_in_native_code(numbers: set[int]) -> Iterator[None]:
         seen = False
         while (byte := os.read(reading, 1)) not in (b"", _OVER):
             if seen and byte[0] == signal.SIGINT and not over.wait(GRACE_S):
-                os.write(2, b"fg: interrupted at once, within a step; `fg train --resume` goes on with the run\n")
+                os.write(2, b"fg: interrupted at once, within a step; `fgcli train --resume` goes on with the run\n")
                 os._exit(128 + signal.SIGINT)
             seen |= byte[0] in numbers
 

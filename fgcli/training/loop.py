@@ -19,7 +19,7 @@ from fgcli.runs.results import MetricsRow, Result
 from fgcli.runs.rows import STEP
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.assembly import Assembly
-from fgcli.training.checkpoints import Checkpoint, CheckpointStore
+from fgcli.training.checkpoints import Checkpoint, store_of
 from fgcli.training.evaluation import evaluate, measuring
 from fgcli.training.faults import first_not_finite, malformed, not_finite
 from fgcli.training.interrupts import Interrupted, StopRequest, stop_request
@@ -44,14 +44,14 @@ class Training:
         self._wall_before = 0.0  # seconds that earlier processes spent on this run
         self._started = perf_counter()
 
-        recipe = assembly.recipe
         self.steps_per_epoch, self.total_steps = assembly.steps_per_epoch, assembly.total_steps
-        self.store = CheckpointStore(
-            run.checkpoints,
-            run.recipe_file.read_text(encoding="utf-8"),
-            frozenset(epoch * self.steps_per_epoch for epoch in recipe.keep_checkpoints),
-            recipe.keep_last,
-        )
+        self.know_checkpoints()
+
+    def know_checkpoints(self) -> None:
+        """Of the recipe as it is written now."""
+        recipe = self.assembly.recipe
+        kept_steps = frozenset(epoch * self.steps_per_epoch for epoch in recipe.keep_checkpoints)
+        self.store = store_of(self.run_directory, kept_steps, recipe.keep_last)
 
     def resume(self) -> None:
         """Take up the newest usable checkpoint, and drop the metrics rows that were written after it.
@@ -155,6 +155,7 @@ class Training:
             total_steps=self.total_steps,
             steps_per_epoch=self.steps_per_epoch,
             coverage=self.assembly.coverage,
+            data=self.assembly.dataset.summary,
         )
 
     def _batches(self) -> Iterator[Tensor]:
@@ -262,7 +263,7 @@ class Training:
     def _stop(self, what: str, cause: BaseException | None = None) -> NoReturn:
         saved = self.store.steps()
         last = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
-        mend = "`fg --debug ...` shows where" if cause else "a smaller --lr may help"
+        mend = "`fgcli --debug ...` shows where" if cause else "a smaller --lr may help"
         where = f"seed {self.assembly.recipe.seed}, {self.run_directory.path}; {last}"
         raise RunError(f"{what} ({where}); {mend}") from cause
 

@@ -18,6 +18,8 @@ class Plan:
     total_steps: int
     steps_per_epoch: int
     coverage: Coverage
+    data: str = ""
+    """What the dataset holds, in a line."""
 
 
 class Reporter(Protocol):

@@ -1,25 +1,30 @@
 """Beginning a run, and taking one up again: all checks first, then the run directory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from fgcli.data.dataset import Dataset
 from fgcli.errors import UsageError
 from fgcli.extend.factory import is_reference
 from fgcli.extend.own_code import own_code
 from fgcli.extend.registry import Registry
-from fgcli.recipe import Recipe, Section, Source, dump, read_recipe, resolve
+from fgcli.recipe import LENGTH, Recipe, Section, Source, dump, read_recipe, resolve, section_keys
 from fgcli.runs import run_directory
-from fgcli.runs.environment import Environment
+from fgcli.runs.environment import Environment, Extension
 from fgcli.runs.made_with import is_version, made_with, unlike
+from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.run_directory import RunDirectory
-from fgcli.training.assembly import Assembly, assemble, settle
+from fgcli.training.assembly import Assembly, assemble, learning_rates, settle, total_steps
+from fgcli.training.checkpoints import text_sum
 from fgcli.training.environment import describe_environment
 from fgcli.training.loop import Training
+from fgcli.training.losses import Objective
 from fgcli.training.provenance import digest
 from fgcli.training.reporter import Reporter
+from fgcli.training.state import initialise
 
 _NAMES: tuple[Section, ...] = get_args(Section)
 
@@ -27,10 +32,12 @@ _NAMES: tuple[Section, ...] = get_args(Section)
 def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter) -> Training:
     """A new run in `out`, or in a fresh folder under ./runs. UsageError before anything is written."""
     assembly = assemble(settle(recipe, registry), registry)
+    weights = initialise(assembly)
     run = _with_needs(run_directory.create(out, _label(recipe)), recipe, registry)
     with _released_on_error(run):
         _say_missing_lock(run, reporter)
-        run.describe(dump(assembly.recipe), _environment(assembly, registry))
+        run.write_model(model_record(assembly.dataset, assembly.objective))
+        run.describe(dump(assembly.recipe), _environment(assembly, registry, weights))
         return Training(assembly, run, reporter)
 
 
@@ -39,29 +46,89 @@ def resume(
 ) -> Training:
     """The unfinished run in `path`, at its newest checkpoint. A recipe file and flags may only say what it has.
 
-    Device and number of threads may be others: where anything is that its last bits depend on, this is said. UsageError
-    when something else differs, there is no run to resume, or another process is at it; RunError when all checkpoints
-    are damaged, or the disk is full.
+    Flags may give a finished run more epochs, or steps: it is extended. Device and number of threads may be others:
+    where anything is that its last bits depend on, this is said. UsageError when something else differs, there is no
+    run to resume, or another process is at it; RunError when all checkpoints are damaged, or the disk is full.
     """
-    run_directory.check_resumable(path)
+    longer = any(overrides.get(key) is not None for key in LENGTH)
+    finished = run_directory.check_resumable(path, longer=longer)
     begun = RunDirectory(path).recorded_environment()
-    recipe = _recipe_of(path, begun, source, overrides, registry, reporter)
+    of_run, recipe = _recipe_of(path, begun, source, overrides, registry, reporter, longer=finished)
     assembly = assemble(recipe, registry)
+    if finished:
+        _refuse_other_steps(path, of_run, assembly, registry)
     with _with_needs(RunDirectory(path), recipe, registry).telling_how_to_resume():
-        run = _with_needs(run_directory.open_unfinished(path), recipe, registry)
+        run = _with_needs(run_directory.open_unfinished(path, longer=longer), recipe, registry)
     with run.telling_how_to_resume(), _released_on_error(run):
         _say_missing_lock(run, reporter)
         training = Training(assembly, run, reporter)
         training.resume()
+        if finished:
+            begun = _extended(begun, training.step, run, of_run)
+            run.extend(dump(recipe), begun)
+            training.know_checkpoints()
         _say_what_changed(training, begun, _environment(assembly, registry))
         return training
 
 
+def _refuse_other_steps(path: Path, of_run: Recipe, assembly: Assembly, registry: Registry) -> None:
+    """UsageError unless a finished run would be longer, and its steps so far would have been the same then."""
+    done = total_steps(of_run, assembly.dataset)
+    if assembly.total_steps <= done:
+        said = "; it has max_steps, give more --max-steps" if of_run.max_steps else "; give more --epochs"
+        raise UsageError(f"--resume {path}: the run has made {done} steps of {assembly.total_steps}{said}")
+    pairs = zip(
+        learning_rates(of_run, registry, assembly.steps_per_epoch, done, done),
+        learning_rates(assembly.recipe, registry, assembly.steps_per_epoch, assembly.total_steps, done),
+        strict=True,
+    )
+    for step, (was, would_be) in enumerate(pairs):
+        if was != would_be:
+            raise UsageError(
+                f"--resume {path}: lr_schedule {of_run.lr_schedule} depends on the length of the run: a longer one has "
+                f"learning rate {would_be[0]:g} after {step} steps, where this one had {was[0]:g}; begin a new run, "
+                f"with --init-from {path}, say"
+            )
+
+
+def _extended(begun: Environment, step: int, run: RunDirectory, of_run: Recipe) -> Environment:
+    text = run.recipe_file.read_text(encoding="utf-8")
+    return begun.with_extension(Extension(step, of_run.epochs, of_run.max_steps, text_sum(text)))
+
+
+def model_record(dataset: Dataset, objective: Objective) -> ModelRecord:
+    """What a network of these takes and gives."""
+    step = dataset.preprocessing
+    mean, deviation = (tuple(one.tolist()) if one.dim() else one.item() for one in (step.mean, step.deviation))
+    labels = not dataset.train_targets.is_floating_point()
+    shape, names = dataset.input_shape, dataset.class_names
+    return ModelRecord(shape, objective.outputs, dataset.classes, labels, mean, deviation, names)
+
+
+def recipe_of(
+    path: Path, registry: Registry, sections: Sequence[Section] = _NAMES, overrides: Mapping[str, object] = {}
+) -> Recipe:
+    """The recipe of a run, `overrides` over it. Sections that are not asked for are left at their defaults.
+
+    UsageError where a plugin that the run was begun with is not in use.
+    """
+    directory = RunDirectory(path)
+    source = read_recipe(directory.recipe_file)
+    left_out = {key for name in _NAMES if name not in sections for key in section_keys(name)}
+    kept = {key: value for key, value in source.data.items() if key not in left_out}
+    try:
+        return resolve(replace(source, data=kept), overrides, registry)
+    except UsageError as error:
+        began_with = directory.recorded_environment().plugins
+        missing = sorted(set(began_with.values()) - set(map(str, registry.origins)))
+        if not missing:
+            raise
+        raise UsageError(f"{error}; the run was begun with {', '.join(missing)}, which is not in use") from error
+
+
 def _with_needs(run: RunDirectory, recipe: Recipe, registry: Registry) -> RunDirectory:
     """The run's directory, which says with what it is resumed."""
-    return replace(
-        run, plugins=registry.files, own_code=any(map(is_reference, (recipe.model, recipe.loss, recipe.lr_schedule)))
-    )
+    return replace(run, plugins=registry.files, own_code=any(is_reference(getattr(recipe, name)) for name in _NAMES))
 
 
 @contextmanager
@@ -73,9 +140,9 @@ def _released_on_error(run: RunDirectory) -> Iterator[None]:
         raise
 
 
-def _environment(assembly: Assembly, registry: Registry) -> Environment:
-    code = own_code(origin.module for origin in registry.origins)
-    return describe_environment(assembly.device, _plugins(assembly.recipe, registry), code, digest(assembly.dataset))
+def _environment(assembly: Assembly, registry: Registry, weights: str = "") -> Environment:
+    code, data = own_code(origin.module for origin in registry.origins), digest(assembly.dataset)
+    return describe_environment(assembly.device, _plugins(assembly.recipe, registry), code, data, weights)
 
 
 def _say_missing_lock(run: RunDirectory, reporter: Reporter) -> None:
@@ -111,17 +178,14 @@ def _recipe_of(
     overrides: Mapping[str, object],
     registry: Registry,
     reporter: Reporter,
-) -> Recipe:
-    """The run's recipe, once the given one and the plugins in use have been held against it, where it shall go on."""
+    *,
+    longer: bool,
+) -> tuple[Recipe, Recipe]:
+    """The run's recipe, and the same where it shall go on, once the given one and the plugins in use have been held
+    against it. Only where it shall be `longer` may its length differ."""
     of_run = read_recipe(RunDirectory(path).recipe_file)
     began_with = begun.plugins
-    try:
-        recipe = resolve(of_run, {}, registry)
-    except UsageError as error:
-        missing = sorted(set(began_with.values()) - set(map(str, registry.origins)))
-        if not missing:
-            raise
-        raise UsageError(f"{error}; the run was begun with {', '.join(missing)}, which is not in use") from error
+    recipe = recipe_of(path, registry)
     for section, origin in _plugins(recipe, registry).items():
         if began_with.get(section, origin) != origin:
             reporter.warned(f"the {section} is now that of {origin}; the run was begun with {began_with[section]}")
@@ -129,7 +193,10 @@ def _recipe_of(
         given = overrides.get(name)
         if given is not None:
             _refuse_difference(path, name, getattr(recipe, name), given)
-    return _placed(path, recipe, resolve(source or of_run, overrides, registry), registry)
+    given = resolve(source or of_run, overrides, registry)
+    length = {key: getattr(given, key) for key in LENGTH if longer and overrides.get(key) is not None}
+    given = given.model_copy(update={key: getattr(recipe, key) for key in length})
+    return recipe, _placed(path, recipe, given, registry).model_copy(update=length)
 
 
 def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:
@@ -138,7 +205,7 @@ def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:
 
 def _label(recipe: Recipe) -> str:
     width = "" if recipe.width is None else f"-w{recipe.width}"
-    return f"{recipe.method}-{recipe.dataset}{width}-s{recipe.seed}"
+    return f"{recipe.method}-{Path(recipe.dataset).name}{width}-s{recipe.seed}"
 
 
 def _placed(path: Path, recipe: Recipe, given: Recipe, registry: Registry) -> Recipe:

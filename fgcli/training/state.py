@@ -1,16 +1,21 @@
 """What a checkpoint of a training holds: into tensors and JSON data, and back."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model
 from torch import Tensor
 
-from fgcli.errors import RunError, exception_text
+from fgcli.errors import FgError, RunError, UsageError, exception_text
 from fgcli.extend.explain import shown
+from fgcli.runs.run_directory import open_run
 from fgcli.training.assembly import Assembly
-from fgcli.training.checkpoints import Checkpoint
+from fgcli.training.checkpoints import Checkpoint, store_of
 from fgcli.training.schedules import advance
 from fgcli.training.step_times import StepTimes
 
@@ -59,15 +64,52 @@ def restore(assembly: Assembly, checkpoint: Checkpoint) -> Progress:
         ) from error
 
 
-def _restore(assembly: Assembly, tensors: Mapping[str, Tensor], data: Mapping[str, Any], step: int) -> Progress:
-    saved, wanted = _with_prefix("model.", tensors), dict(_model_tensors(assembly.model))
+def load_weights(model: torch.nn.Module, tensors: Mapping[str, Tensor], called: str) -> None:
+    """Put a checkpoint's weights and buffers into a model. RunError where one differs in form, or is missing."""
+    saved, wanted = _with_prefix("model.", tensors), dict(_model_tensors(model))
     if misfits := [name for name in {**wanted, **saved} if _form(saved.get(name)) != _form(wanted.get(name))]:
-        raise RunError(
-            f"the checkpoint of step {step} is of another model: {misfits[0]} differs in shape or type, or is missing"
-        )
+        raise RunError(f"{called} is of another model: {misfits[0]} differs in shape or type, or is missing")
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(saved[name])
+
+
+def initialise(assembly: Assembly) -> str:
+    """Put in the weights that the recipe names; the beginning of their sha256, "" where it names none.
+
+    UsageError where there are none, or they are another model's.
+    """
+    if assembly.recipe.init_from is None:
+        return ""
+    path, model = Path(assembly.recipe.init_from), assembly.model
+    called = f"--init-from {path}"
+
+    def take(checkpoint: Checkpoint) -> None:
+        load_weights(model, checkpoint.tensors, f"the checkpoint of step {checkpoint.step}")
+
+    try:
+        if not path.is_dir():
+            path.open("rb").close()  # safetensors reports a missing file and a damaged one alike
+            load_model(model, path, device=str(assembly.device))
+        elif store_of(open_run(path)).load_newest(take)[0] is None:
+            raise UsageError("the run has no checkpoint yet")
+    except FgError as error:
+        raise UsageError(f"{called}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{called} cannot be read: {error.strerror or error}") from error
+    except (ValueError, SafetensorError) as error:
+        raise UsageError(f"{called} is no run and no safetensors file ({error})") from error
+    except RuntimeError as error:  # torch's list of what is missing, left over or of another shape
+        raise UsageError(f"{called} has weights of another model: {' '.join(str(error).split())[:300]}") from error
+    total = hashlib.sha256()
+    for name, tensor in _model_tensors(model):
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()[:12]
+
+
+def _restore(assembly: Assembly, tensors: Mapping[str, Tensor], data: Mapping[str, Any], step: int) -> Progress:
+    load_weights(assembly.model, tensors, f"the checkpoint of step {step}")
     assembly.estimator.load_state(
         {name: tensor.to(assembly.device) for name, tensor in _with_prefix("estimator.", tensors).items()}
     )

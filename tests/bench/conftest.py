@@ -48,7 +48,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stubbed(stub: Path) -> Callable[..., Any]:
-    """`fg bench sweep.yaml --out d` by the executor that trains nothing."""
+    """`fgcli bench sweep.yaml --out d` by the executor that trains nothing."""
 
     def stubbed(*flags: str) -> Any:
         return fg("bench", "sweep.yaml", "--out", "d", "--plugin", str(stub), "--executor", "stub", *flags)

@@ -1,4 +1,4 @@
-"""`fg bench` with an executor that trains nothing: which trials are run, how often, and what is left behind."""
+"""`fgcli bench` with an executor that trains nothing: which trials are run, how often, and what is left behind."""
 
 import json
 import os
@@ -173,8 +173,8 @@ def test_an_interrupted_bench_goes_on(stubbed):
             ["--only", "wq"],
             "--only is 'wq', which no trial is called; labels: backprop, W̃ᵀ; a name is",
         ),
-        (["--seeds", "1,x"], "--seeds is '1,x'; it must be whole numbers from 0, each once, with commas between"),
-        (["--seeds", "1,1"], "--seeds is '1,1'; it must be whole numbers from 0, each once, with commas between"),
+        (["--seeds", "1,x"], "--seeds is '1,x'; it must be whole numbers from 0, each once: 0,1,2 or 0-4"),
+        (["--seeds", "1,1"], "--seeds is '1,1'; it must be whole numbers from 0, each once: 0,1,2 or 0-4"),
         (
             ["--executor-option", "fail=x"],
             "--executor-option: unknown option 'fail' of executor stub;",
@@ -236,7 +236,7 @@ def test_runs_are_for_train_and_sweeps_for_bench():
     assert result.exit_code == 2
     assert "run.yaml:1:1: this is the recipe of one run" in result.stderr
     result = fg("train", "--recipe", "sweep.yaml")
-    assert (result.exit_code, "this is a sweep of many runs; run it with: fg bench sweep.yaml" in result.stderr) == (
+    assert (result.exit_code, "this is a sweep of many runs; run it with: fgcli bench sweep.yaml" in result.stderr) == (
         2,
         True,
     )

@@ -1,4 +1,4 @@
-"""`fg bench` with real trials: killed and started again, one at once or two, the results are the same to the bit."""
+"""`fgcli bench` with real trials: killed and started again, one at once or two, the results are the same to the bit."""
 
 import json
 import os

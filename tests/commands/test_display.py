@@ -2,6 +2,7 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ RECIPE = {
 }  # fmt: skip
 RESULT = Result(
     recipe=RECIPE,
-    steps=12,
+    steps=32,
     metrics=Metrics(train_accuracy=0.51239, test_accuracy=0.4, train_loss=1.25, test_loss=1.5),
     wall_s=61.25,
     step_ms_median=2.5,
@@ -39,6 +40,13 @@ def test_table_has_the_numbers(capsys):
     assert "trained by weight perturbation  norm.weight, norm.bias" in shown
     assert "frozen" not in shown
     assert shown.splitlines()[-1] == f"run directory  {RESULT.run_dir}", "whole on one line, nothing read as markup"
+
+
+def test_quartiles_of_few_steps_are_not_told(capsys):
+    show_result(replace(RESULT, steps=12))
+    shown = capsys.readouterr().out
+    assert "2.50 ms median" in shown
+    assert "quartiles" not in shown
 
 
 def test_narrow_terminal(capsys, monkeypatch):

@@ -40,10 +40,10 @@ def test_json_has_every_name_with_its_options_and_source(listing: str) -> None:
     rows = json.loads(fg(listing, "--json").stdout)
     registry = load_registry()
     kinds = {"methods": ("guess method", "estimator"), "datasets": ("dataset",), "models": ("model",)}[listing]
-    expected = {(kind, name) for kind in kinds for name in registry.names(kind)}
-    assert {(row["kind"], row["name"]) for row in rows} == expected
+    entries = {(kind, one.entry.name): one.entry for kind in kinds for one in registry.registered(kind)}
+    assert {(row["kind"], row["name"]) for row in rows} == entries.keys()
     for row in rows:
-        entry = registry.entry(row["kind"], row["name"])
+        entry = entries[row["kind"], row["name"]]
         assert row["summary"] == entry.summary
         assert row["source"]["distribution"] == "fgcli"
         assert [option["name"] for option in row["options"]] == list(entry.options.model_fields)
@@ -189,7 +189,7 @@ def test_a_subcommand_of_a_plugin(tmp_path: Path) -> None:
     assert of_process(tmp_path, "commands-of-a-plugin:hello", "you").stdout == "hello you\n"
     assert "Greets somebody." in of_process(tmp_path, "hello", "--help").stdout
     for arguments, code, said in (
-        (("hello", "nobody"), 1, "fg: internal error, KeyError: 'nobody'; `fg --debug hello ...` shows where\n"),
+        (("hello", "nobody"), 1, "fg: internal error, KeyError: 'nobody'; `fgcli --debug hello ...` shows where\n"),
         (("absent",), 2, "fg: absent cannot be loaded from no_such_module:hello: ModuleNotFoundError: No module"),
         (("odd",), 2, "fg: subcommand odd of commands-of-a-plugin 1.0 is no function for typer: AssertionError: "),
     ):

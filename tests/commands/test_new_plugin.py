@@ -31,7 +31,7 @@ def test_it_says_what_to_do_next(workplace: Path) -> None:
         "wrote fg-plugin-mine; now: pip install -e fg-plugin-mine && python -m pytest fg-plugin-mine\n"
     )
     assert Path("tests/test_fg_plugin_mine.py") in files(workplace / "fg-plugin-mine")
-    assert "fg train --dataset mine" in (workplace / "fg-plugin-mine" / "README.md").read_text()
+    assert "fgcli train --dataset mine" in (workplace / "fg-plugin-mine" / "README.md").read_text()
 
 
 def test_the_example_plugin_is_what_it_writes(workplace: Path) -> None:

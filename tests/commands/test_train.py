@@ -19,7 +19,8 @@ def test_run_directory_and_table(workplace):
     done = fg("train", *FLAGS, "--out", "run", "--bias")
     assert done.exit_code == 0, done.output
     names = {path.name for path in (workplace / "run").iterdir()}
-    assert names == {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints", "lock", "result.json"}
+    files = {"recipe.yaml", "environment.json", "model.json", "metrics.jsonl", "result.json", "lock"}
+    assert names == files | {"checkpoints"}
     result = json.loads(Path("run/result.json").read_text())
     for shown in (
         "wt on mnist1d, width 8, depth 2, seed 0",
@@ -118,7 +119,7 @@ def test_k_is_a_number_or_rank(k):
 
 BAD = {
     "method": ("--method wperb", "unknown method 'wperb'; did you mean 'wperp'? known methods: "),
-    "dataset": ("--dataset mnist", "unknown dataset 'mnist'; did you mean 'mnist1d'? known datasets: digits, mnist1d"),
+    "dataset": ("--dataset mnist", "unknown dataset 'mnist'; did you mean 'mnist1d'? known datasets: digits, mnist-5k"),
     "model": ("--model mpl", "unknown model 'mpl'; did you mean 'mlp'?"),
     "optimizer": ("--optimizer adamm", "unknown optimizer 'adamm'; did you mean"),
     "option": ("--method wperp --option solvr=svd", "unknown option 'solvr' of method wperp; did you mean 'solver'?"),

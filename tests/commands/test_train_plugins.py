@@ -1,4 +1,4 @@
-"""`fg train --plugin`, `--sink` and `--sink-option`."""
+"""`fgcli train --plugin`, `--sink` and `--sink-option`."""
 
 import json
 import sys

@@ -64,8 +64,8 @@ def test_one_name_from_two_plugins_is_an_error_when_used(hooks: tuple[str, str])
 def test_a_name_of_a_distribution_that_is_not_there() -> None:
     found = registry(fg_models=[entry("mlp")])
     assert found.entry("model", "fake:mlp") == entry("mlp")
-    with pytest.raises(UsageError, match=r"^dataset 'absent:mlp' is of the plugin 'absent', which is not in use$"):
-        found.entry("dataset", "absent:mlp")
+    with pytest.raises(UsageError, match=r"^optimizer 'absent:mlp' is of the plugin 'absent', which is not in use$"):
+        found.entry("optimizer", "absent:mlp")
     with pytest.raises(UsageError, match=r"^unknown model 'fake:mpl'; known models: mlp; one of your own is named"):
         found.entry("model", "fake:mpl")
 
@@ -91,7 +91,7 @@ def test_the_built_ins_are_those_of_the_issue() -> None:
     assert found.names("estimator") == ["backprop", "backprop-checkpoint", "weight-perturbation"]
     perturbations = ["activation-perturbation", "activation-perturbation-relu"]
     assert found.names("guess method") == [*perturbations, "wperp", "wperp-bottom", "wperp-ns", "wpre", "wt"]
-    assert found.names("dataset") == ["digits", "mnist1d"]
+    assert found.names("dataset") == ["digits", "mnist-5k", "mnist1d"]
     assert found.names("model") == ["convnet", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
     assert found.names("optimizer") == ["adam", "adamw", "sgd"]
     assert found.names("loss") == ["bce", "cross-entropy", "mse"]

@@ -127,7 +127,9 @@ def test_feedback_is_exact_in_a_shallow_network() -> None:
 def test_feedback_refuses_a_parameter_behind_the_last_layers() -> None:
     model, batch = made("contrastive")
     gradient = ForwardGradient(model.__dict__["model"], "activation-perturbation", feedback="local")
-    with pytest.raises(ModelRefused, match=r"parameter .scale. lies between the last layers and the loss .*: give a loss_fn"):
+    with pytest.raises(
+        ModelRefused, match=r"parameter .scale. lies between the last layers and the loss .*: give a loss_fn"
+    ):
         gradient.step(batch.inputs)
 
 

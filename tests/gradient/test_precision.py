@@ -85,7 +85,7 @@ def test_the_arithmetic_of_every_directional_derivative_keeps_two_digits_at_widt
     δ makes of them have float32's digits."""
     model, batch = at_width_512(activation)
     entry = load_registry().method(method)[1]
-    estimator = make_estimator(entry.load()(entry.options(**options)), entry.options(**options))
+    estimator = make_estimator(entry.load()(entry.options(**options)), entry.options(**options), load_registry())
     sites = estimator.bind(model, batch.inputs[:2]).sites
     passes: list[tuple[Step, Derivatives]] = []
     guesses: dict[str, Tensor] = {}
@@ -168,7 +168,7 @@ def compared(method: str, network: tuple[nn.Module, Batch], **options: Any) -> N
     model, batch = network[0].float(), Batch(network[1].inputs.float(), network[1].targets)
     kind, entry = load_registry().method(method)
     made = entry.load()(entry.options(**options))
-    estimator = made if kind == "estimator" else make_estimator(made, entry.options(**options))
+    estimator = made if kind == "estimator" else make_estimator(made, entry.options(**options), load_registry())
     estimator.bind(model, batch.inputs)
     full = estimator.estimate(model, cross_entropy, batch, RNG)
     low = LowPrecision(estimator, torch.bfloat16).estimate(model, cross_entropy, batch, RNG)

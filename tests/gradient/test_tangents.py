@@ -8,7 +8,7 @@ import pytest
 import torch
 from claims import Claim
 from exact import backward, drawing
-from networks import batch_for, chain, cross_entropy, residual
+from networks import any_network, batch_for, chain, cross_entropy, residual
 from networks import site_gradients as by_hooks
 from subjects import Normalised, subject
 from torch import Tensor, nn
@@ -222,6 +222,7 @@ DRAWN = {
     "pairs": Tangents(4, draws="antithetic"),
     "sphere": Tangents(1, "orthogonal"),
     "orthogonal": Tangents(4, "orthogonal"),
+    "sitewise": Tangents(2, "sitewise"),
 }
 DRAWS = 40_000  # E‖ĝ‖² 5 % off shows at 4 standard errors while its relative spread is below 3
 
@@ -264,6 +265,50 @@ def test_another_closed_form_is_found_out(name: str) -> None:
     assert factors is not None
     wrong = SecondMoments(1.05 * factors.own, 1.05 * factors.cross, 0.0)
     assert max(map(abs, z_scores(DRAWN[name], wrong).values())) > 4
+
+
+@pytest.mark.parametrize("name", [*MODELS, "residual", "attention", "past-all-sites"])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_sitewise_derivatives_are_of_one_site_each(name: str, chunk: int | None) -> None:
+    model, batch = (MODELS[name], batch_for(MODELS[name], 6)) if name in MODELS else any_network(name, 6)
+    estimator = GuessEstimator(Isotropic(), uncovered="freeze", tangents=Tangents(3, "sitewise", chunk=chunk))
+    sites = estimator.bind(model, batch.inputs).sites
+    _, found = estimator.dual_pass(model, cross_entropy, batch, RNG)
+    drawn, true = guesses(estimator, model, batch, 3), site_gradients(model, cross_entropy, batch, sites)
+    assert list(found.at) == list(sites)
+    for site, columns in found.at.items():
+        expected = (drawn[site] * true[site].unsqueeze(1)).flatten(2).sum(2)
+        torch.testing.assert_close(found.delta[:, columns], expected, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("memory", ["store", "replay"])
+def test_as_many_sitewise_tangents_as_a_guess_space_has_dimensions_project(memory: Literal["store", "replay"]) -> None:
+    model, k = chain(4, 6, 5, 3, seed=2), 3
+    batch, method = batch_for(model, 7, seed=8), Claim("wperp", {"k": k, "solver": "svd"}).guess_estimator().method
+    estimator = GuessEstimator(
+        method, tangents=Tangents(k, "sitewise", chunk=2), memory=memory, output_gradient="exact"
+    )
+    sites = estimator.bind(model, batch.inputs).sites
+    estimate = estimator.estimate(model, cross_entropy, batch, RNG)
+    true, weights = site_gradients(model, cross_entropy, batch, sites), backward(model, cross_entropy, batch)
+    maps = estimator.linear_maps(model, batch.inputs, RNG.step)
+    values, inputs = batch.inputs, {}
+    for name, layer in model.named_children():
+        inputs[name] = values.detach()
+        values = layer(values)
+    for site, linear in maps.items():
+        a = linear.map(torch.eye(k, dtype=torch.double).expand(7, -1, -1))
+        projected = (a @ (a.mT @ true[site].unsqueeze(2))).squeeze(2)
+        torch.testing.assert_close(estimate.gradients[f"{site}.weight"], projected.T @ inputs[site])
+    last = [site for site in sites if site not in maps]
+    torch.testing.assert_close(estimate.gradients[f"{last[0]}.weight"], weights[f"{last[0]}.weight"])
+
+
+def test_more_sitewise_tangents_than_a_guess_space_has_dimensions_are_refused() -> None:
+    model = chain(4, 6, 5, 3, seed=2)
+    estimator = GuessEstimator(Isotropic(), tangents=Tangents(6, "sitewise"), output_gradient="exact")
+    with pytest.raises(OptionRefused, match=r"tangents is 6; combine sitewise takes at most 5 here, .* site '2'"):
+        estimator.bind(model, batch_for(model, 2).inputs)
 
 
 def test_orthogonal_moments_at_the_ends() -> None:

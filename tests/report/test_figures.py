@@ -109,7 +109,7 @@ def test_time_is_steps_times_the_time_of_one(tmp_path):
     assert figure.notes[1].startswith(
         "Measured on different machines, not to be compared: A processor, 1 thread; A pro"
     )
-    assert figure.notes[2].endswith("(it comes with `fg bench --timing`): wperp (seed 1).")  # seed 0 is drawn
+    assert figure.notes[2].endswith("(it comes with `fgcli bench --timing`): wperp (seed 1).")  # seed 0 is drawn
 
 
 def test_operations_that_are_not_known_are_named(tmp_path):

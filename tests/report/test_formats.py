@@ -48,7 +48,7 @@ def printed(document: Document, width: int, **how: object) -> str:
 
 def test_the_terminal_has_tables_and_sparklines(document):
     text = printed(document, 120)
-    assert "│ W̃⊥ │ 0.370 ± 0.254 (2 of 3) │           0.680 ± 0.075 │" in text
+    assert "│ W̃⊥ │ 0.37 ± 0.25 (2 of 3) │           0.680 ± 0.075 │" in text
     assert "Unfinished: W̃⊥, width 64 (seed 1" in text
     assert "W̃ᵀ  ▁▇  0.310 → 0.620 ± 0.050 at 128" in text
 
@@ -63,13 +63,15 @@ def test_columns_that_do_not_fit_stand_below(document):
 def test_a_narrow_terminal_gets_lists(document, hostile, width):
     text = printed(document, width)
     assert max(map(len, text.splitlines())) <= width + 4  # a combining tilde is a character of no width
-    assert "0.370 ± 0.254" in " ".join(text.split())
+    assert "0.37 ± 0.25" in " ".join(text.split())
     assert "│" not in text
     assert printed(hostile, width)
 
 
 def test_the_best_is_bold_and_no_color_is_kept_to(document, monkeypatch):
-    assert "\x1b[1m0.680 ± 0.075\x1b[0m" in printed(document, 120, force_terminal=True, color_system="standard")
+    colored = printed(document, 120, force_terminal=True, color_system="standard")
+    assert "\x1b[1m0.680 ± 0.075\x1b[0m" in colored
+    assert ("Bold:" in colored, "Bold:" in printed(document, 120)) == (True, False)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[3" not in printed(document, 120, force_terminal=True)
 
@@ -87,7 +89,7 @@ def test_nothing_that_a_terminal_obeys_comes_from_a_run(tmp_path):
 
 def test_markdown(document, hostile):
     text = markdown(document)
-    assert "| W̃⊥ | **0.370 ± 0.254 (2 of 3)**<br>+0.060 ± 0.127, p 0.11 | **0.680 ± 0.075**<br>" in text
+    assert "| W̃⊥ | **0.37 ± 0.25 (2 of 3)**<br>+0.06 ± 0.13, p 0.11 | **0.680 ± 0.075**<br>" in text
     assert "| W̃ᵀ | 128 | 0.620 ± 0.050 |  |" in text.replace("|  | W̃ᵀ", "| W̃ᵀ")
     row = next(line for line in markdown(hostile).splitlines() if line.startswith("| a"))
     assert row.startswith(r"| a\|b &amp; c\_d &lt;script&gt;alert(1)&lt;/script&gt; $x$ \\y | 0.600 | ")
@@ -96,7 +98,7 @@ def test_markdown(document, hostile):
 def test_latex(document, hostile):
     text = latex(document)
     assert (
-        r"\ensuremath{\tilde{W}}\ensuremath{^\perp} & \begin{tabular}[t]{@{}r@{}}\textbf{0.370 \ensuremath{\pm}" in text
+        r"\ensuremath{\tilde{W}}\ensuremath{^\perp} & \begin{tabular}[t]{@{}r@{}}\textbf{0.37 \ensuremath{\pm}" in text
     )
     assert r"\footnotesize paper 0.900 outside\end{tabular}" in text
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1

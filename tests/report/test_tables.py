@@ -78,7 +78,7 @@ def test_missing_trials_are_shown(sweep_folder):
         (trials / f"wt-width128-seed{seed}").rename(sweep_folder / f"moved{seed}")
     (table,) = tables(sweep_folder)
     found = cells(table)
-    assert texts(found["W̃⊥", "width 64"])[0] == "0.370 ± 0.254 (2 of 3)"
+    assert texts(found["W̃⊥", "width 64"])[0] == "0.37 ± 0.25 (2 of 3)"
     assert texts(found["W̃ᵀ", "width 128"]) == ["missing (0 of 3)", "paper 0.900"]
     assert [trial.name for trial in found["W̃⊥", "width 64"].missing] == ["wperp-width64-seed1"]
     assert found["W̃⊥", "width 128"].comparison is None
@@ -273,7 +273,7 @@ def test_diagnostics_of_a_layer_after_an_epoch(tmp_path):
         ("test_accuracy", Mean(0.5755, 0.0131, 5), "0.576 ± 0.013"),
         ("step_ms_median", Mean(477.2, 12.3, 5), "477 ± 12"),
         ("step_ms_median", Mean(0.01234, 0.0004, 5), "0.0123 ± 0.0004"),
-        ("step_ms_median", Mean(9.996, 0.01, 5), "10.0 ± 0.0"),
+        ("step_ms_median", Mean(9.996, 0.01, 5), "10.00 ± 0.01"),
         ("peak_memory_bytes", Mean(3.5 * 2**20, None, 1), "3.50"),
         ("variance", Mean(1.5e-4, 1.2e-5, 5), "(1.50 ± 0.12)·10⁻⁴"),
         ("variance", Mean(1.5, 0.1, 5), "1.50 ± 0.10"),

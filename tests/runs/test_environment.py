@@ -8,8 +8,8 @@ def test_what_is_not_known_is_not_told() -> None:
 
 
 def test_of_an_environment_that_somebody_wrote_nothing_is_taken_for_granted() -> None:
-    odd = Environment({"device_name": 3, "plugins": ["a"], "command": "fg train", "went_on": "never"})
-    assert (odd.machine, odd.plugins, odd.command) == ("unknown device", {}, "fg train")
+    odd = Environment({"device_name": 3, "plugins": ["a"], "command": "fgcli train", "went_on": "never"})
+    assert (odd.machine, odd.plugins, odd.command) == ("unknown device", {}, "fgcli train")
     assert odd.with_move(6, {"torch": ("1", "2")}).content["went_on"] == [{"after_step": 6, "torch": "2"}]
 
 

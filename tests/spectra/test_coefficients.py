@@ -125,7 +125,7 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 REFUSED: dict[str, tuple[Change, bool, str]] = {
-    "foreign": (lambda c: c.pop("format"), True, "not a table of `fg fit-ns-coeffs`"),
+    "foreign": (lambda c: c.pop("format"), True, "not a table of `fgcli fit-ns-coeffs`"),
     "newer": (lambda c: c.update(schema_version=2), True, "schema version 2 is newer than this fg's, 1; update fg"),
     "no version": (lambda c: c.update(schema_version="1"), True, "schema version is '1'"),
     "changed coefficient": (
@@ -212,7 +212,7 @@ def test_found_are_the_named_then_the_cached_then_the_shipped(cache: Path, tmp_p
 
 def test_damaged_cache_is_refused_with_the_mend(cache: Path) -> None:
     (cache / "newton-schulz.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"not a table of .*; delete it, or write a new one with `fg fit-ns-coeffs`"):
+    with pytest.raises(UsageError, match=r"not a table of .*; delete it, or write a new one with `fgcli fit-ns"):
         table_file.find_table()
 
 

@@ -159,10 +159,10 @@ def test_a_grid_that_explodes_is_refused(refused):
 
 def test_a_run_is_no_sweep_and_a_sweep_is_no_run(path):
     path.write_text("method: wt\n")
-    with pytest.raises(UsageError, match=r"s.yaml:1:1: this is the recipe of one run.*fg train --recipe"):
+    with pytest.raises(UsageError, match=r"s.yaml:1:1: this is the recipe of one run.*fgcli train --recipe"):
         read_sweep(path)
     path.write_text(SWEEP, encoding="utf-8")
-    with pytest.raises(UsageError, match=r"s.yaml:5:1: this is a sweep of many runs; run it with: fg bench"):
+    with pytest.raises(UsageError, match=r"s.yaml:5:1: this is a sweep of many runs; run it with: fgcli bench"):
         resolve(read_recipe(path), {}, load_registry())
 
 

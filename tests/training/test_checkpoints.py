@@ -136,7 +136,7 @@ def forge(store, content):
     manifest = json.loads(manifest_file.read_text())
     manifest["tensors"] |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     del manifest["sha256"]
-    manifest["sha256"] = checkpoints._sha256(files.to_json(manifest))
+    manifest["sha256"] = checkpoints.text_sum(files.to_json(manifest))
     manifest_file.write_text(json.dumps(manifest))
 
 

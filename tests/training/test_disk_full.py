@@ -94,7 +94,7 @@ def test_a_full_disk_costs_nothing_that_was_written(
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("fg: cannot write ")
     assert f"{path}/{names}: " in done.stderr
-    assert f"go on with: fg train --resume {path}" in done.stderr
+    assert f"go on with: fgcli train --resume {path}" in done.stderr
     assert contents(path) == before
 
     (disk / "filler").unlink()
@@ -131,7 +131,8 @@ def test_a_disk_that_is_full_at_a_resume_costs_nothing(
         done = fg("train", "--quiet", "--resume", str(path))
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == (
-        f"fg: cannot write {path}/{name}: No space left on device; once it can be, go on with: fg train --resume {path}"
+        f"fg: cannot write {path}/{name}: No space left on device; once it can be, go on with: "
+        f"fgcli train --resume {path}"
     )
     (path / "lock").unlink()
     assert contents(path) == before

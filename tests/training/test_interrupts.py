@@ -34,7 +34,7 @@ def test_a_checkpoint_at_the_step_and_the_exit_code_of_the_signal(number: signal
     found, process = fg_process("train", *FLAGS, "--out", "run", prepare=partial(at_step, 7, [number]))
     assert found == exit_code
     assert process.stderr == (
-        f"fg: stopped by {number.name} after step 7, with a checkpoint; go on with: fg train --resume run\n"
+        f"fg: stopped by {number.name} after step 7, with a checkpoint; go on with: fgcli train --resume run\n"
     )
     assert steps("run") == [6, 7]
     whole = run(Path("whole"))
@@ -49,7 +49,7 @@ def test_a_ctrl_c_after_a_signal_stops_at_once(first: signal.Signals) -> None:
     found, process = fg_process("train", *FLAGS, "--out", "run", prepare=both)
     assert found == 130
     assert process.stderr == (
-        "fg: interrupted at once, after step 7; go on, from the last checkpoint, with: fg train --resume run\n"
+        "fg: interrupted at once, after step 7; go on, from the last checkpoint, with: fgcli train --resume run\n"
     )
     assert steps("run") == [3, 6]
     assert untimed(go_on(Path("run"))) == untimed(run(Path("whole")))
@@ -77,7 +77,7 @@ def in_one_call(at: int) -> None:
 def test_two_ctrl_c_during_one_long_call_stop_at_once() -> None:
     found, process = fg_process("train", *FLAGS, "--out", "run", prepare=partial(in_one_call, 7))
     assert found == 130
-    assert process.stderr == "fg: interrupted at once, within a step; `fg train --resume` goes on with the run\n"
+    assert process.stderr == "fg: interrupted at once, within a step; `fgcli train --resume` goes on with the run\n"
     assert steps("run") == [3, 6]
     assert untimed(go_on(Path("run"))) == untimed(run(Path("whole")))
 

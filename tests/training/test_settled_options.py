@@ -27,7 +27,7 @@ def table(*indices: int) -> CoefficientTable:
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Puts a table where `fg fit-ns-coeffs` leaves the last one."""
+    """Puts a table where `fgcli fit-ns-coeffs` leaves the last one."""
     monkeypatch.setenv("FG_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
     return lambda some: table_file.write_table(some, table_file.active_path())

@@ -13,6 +13,6 @@ def weights_in_low_precision(model: nn.Module) -> Iterator[str]:
             dtype = str(parameter.dtype).removeprefix("torch.")
             yield (
                 f"parameter '{name}' is in {dtype}, in which no guess can be made: keep the model and its inputs in "
-                f"float32 (model.float()), or use weight-perturbation or backprop; `fg train --precision {dtype}` "
+                f"float32 (model.float()), or use weight-perturbation or backprop; `fgcli train --precision {dtype}` "
                 "computes a float32 model's layers in it"
             )

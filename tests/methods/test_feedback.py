@@ -1,5 +1,6 @@
 """Feedback: where it is exact, what it learns, what it may not look at."""
 
+import gc
 from collections import OrderedDict
 from typing import Any
 
@@ -9,14 +10,18 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgcli.extend.options import EngineOptions
 from fgcli.gradient.engine import GuessEstimator
-from fgcli.gradient.errors import GuessFault, OptionRefused
+from fgcli.gradient.errors import GuessFault
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.feedback import WARM_UP, Cut, Feedback, FeedbackOptions
+from fgcli.gradient.feedback import WARM_UP, Feedback, FeedbackRule, Place, Prediction
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.look import look
+from fgcli.gradient.pieces import Pieces
 from fgcli.gradient.randomness import Streams
+from fgcli.gradient.sites import Network
 from fgcli.gradient.tangents import Tangents
+from fgcli.methods.feedback import DirectFeedback, LocalFeedback
 
 
 def network(hidden: int, *, linear: bool = False, norm: bool = False, width: int = 7) -> nn.Sequential:
@@ -57,8 +62,20 @@ def batch(samples: int = 12, seed: int = 0) -> Batch:
     return Batch(inputs, torch.randint(4, (samples,), generator=generator))
 
 
-def estimated(model: nn.Module, options: FeedbackOptions, tangents: Tangents | None = None, steps: int = 1) -> Any:
-    estimator = GuessEstimator(Isotropic(), feedback=options, tangents=tangents)
+def rule(kind: str, learning: str = "tangents", rate: float = 0.02, every: int = 1) -> DirectFeedback:
+    options = {"feedback_learning": learning, "feedback_rate": rate, "feedback_every": every}
+    return {"direct": DirectFeedback, "local": LocalFeedback}[kind](EngineOptions.model_validate(options))
+
+
+def predicted(feedback: Feedback, model: nn.Module, network: Network, data: Batch, step: int) -> Prediction:
+    feedback.begin()
+    found = feedback.predict(model, network, F.cross_entropy, data, Streams(0).at(step))
+    feedback.end(data.size)
+    return found
+
+
+def estimated(model: nn.Module, feedback: Feedback, tangents: Tangents | None = None, steps: int = 1) -> Any:
+    estimator = GuessEstimator(Isotropic(), feedback=feedback, tangents=tangents)
     estimator.bind(model, batch().inputs)
     found = None
     for step in range(steps):
@@ -81,7 +98,7 @@ def off(found: dict[str, Tensor], true: dict[str, Tensor], name: str) -> float:
 @pytest.mark.parametrize(("kind", "exact_layers"), [("direct", 2), ("local", 3)])
 def test_the_last_layers_are_exact_whatever_has_been_learned(kind, exact_layers, norm):
     model, true = network(3, norm=norm), true_gradients(network(3, norm=norm), batch())
-    found = estimated(model, FeedbackOptions(kind), steps=3).gradients
+    found = estimated(model, Feedback(rule(kind)), steps=3).gradients
     layers = ["output", "hidden3", "hidden2", "hidden1"]
     for position, layer in enumerate(layers):
         error = max(off(found, true, f"{layer}.weight"), off(found, true, f"{layer}.bias"))
@@ -94,13 +111,11 @@ def test_the_last_layers_are_exact_whatever_has_been_learned(kind, exact_layers,
 @pytest.mark.parametrize("kind", ["direct", "local"])
 def test_a_correction_of_one_is_exact_with_all_directions_whatever_a_is(kind):
     model, data = network(3), batch()
-    estimator = GuessEstimator(
-        Isotropic(), feedback=FeedbackOptions(kind, correction=1.0), tangents=Tangents(3 * 7, "orthogonal")
-    )
+    own, all_directions = rule(kind), Tangents(3 * 7, "orthogonal")
+    estimator = GuessEstimator(Isotropic(), feedback=Feedback(own, 1.0), tangents=all_directions)
     estimator.bind(model, data.inputs)
-    assert estimator.feedback is not None
     for place in ("hidden2", "hidden3"):
-        estimator.feedback.matrices[place] = torch.full((7, 4), 0.7, dtype=torch.double)
+        own.matrices[place] = torch.full((7, 4), 0.7, dtype=torch.double)
     found = estimator.estimate(model, F.cross_entropy, data, Streams(0).at(0)).gradients
     true = true_gradients(model, data)
     assert max(off(found, true, name) for name in true) < 1e-9
@@ -108,8 +123,8 @@ def test_a_correction_of_one_is_exact_with_all_directions_whatever_a_is(kind):
 
 def test_a_correction_of_one_is_unbiased_with_one_tangent():
     model, data = network(3), batch(3)
-    options = FeedbackOptions("direct", "fixed", correction=1.0)
-    estimator = GuessEstimator(Isotropic(), feedback=options, tangents=Tangents(400))
+    feedback = Feedback(rule("direct", "fixed"), 1.0)
+    estimator = GuessEstimator(Isotropic(), feedback=feedback, tangents=Tangents(400))
     estimator.bind(model, data.inputs)
     true = true_gradients(model, data)["hidden1.weight"]
     along = true / true.norm()
@@ -130,13 +145,12 @@ def test_a_correction_of_one_is_unbiased_with_one_tangent():
 def test_direct_is_exact_with_the_jacobian_of_a_linear_network():
     model, data = network(3, linear=True), batch()
     weights = {name: one.weight for name, one in model.named_children() if isinstance(one, nn.Linear)}
-    feedback = Feedback(FeedbackOptions("direct", "none"))
-    found = look(model, data.inputs)
-    feedback.matrices["hidden3"] = (weights["output"] @ weights["hidden3"]).T.detach()
-    feedback.matrices["hidden2"] = (weights["output"] @ weights["hidden3"] @ weights["hidden2"]).T.detach()
-    predicted = feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(0))
+    own, found = rule("direct", "none"), look(model, data.inputs)
+    own.matrices["hidden3"] = (weights["output"] @ weights["hidden3"]).T.detach()
+    own.matrices["hidden2"] = (weights["output"] @ weights["hidden3"] @ weights["hidden2"]).T.detach()
+    told = predicted(Feedback(own), model, found, data, 0)
     true = true_gradients(model, data)
-    estimate = (predicted.at["hidden1"].T @ data.inputs).detach()
+    estimate = (told.at["hidden1"].T @ data.inputs).detach()
     assert torch.allclose(estimate, true["hidden1.weight"], rtol=1e-9)
 
 
@@ -144,20 +158,22 @@ def test_it_learns_the_mean_jacobian_of_a_network_that_stands_still():
     model = network(3, linear=True)
     weights = {name: one.weight.detach() for name, one in model.named_children() if isinstance(one, nn.Linear)}
     jacobian = (weights["output"] @ weights["hidden3"] @ weights["hidden2"]).T
-    feedback, found = Feedback(FeedbackOptions("direct")), look(model, batch().inputs)
+    own, found = rule("direct"), look(model, batch().inputs)
+    feedback = Feedback(own)
     for step in range(400):
-        feedback.predict(model, found, F.cross_entropy, batch(64, step), Streams(0).at(step))
-    assert float((feedback.matrices["hidden2"] - jacobian).norm() / jacobian.norm()) < 0.05
+        predicted(feedback, model, found, batch(64, step), step)
+    assert float((own.matrices["hidden2"] - jacobian).norm() / jacobian.norm()) < 0.05
 
 
 def test_learning_is_stable_with_far_more_dimensions_than_samples():
     model, data = network(2, width=400), batch(4)
-    feedback, found = Feedback(FeedbackOptions("direct", rate=1.0)), look(network(2, width=400), batch(4).inputs)
+    own, found = rule("direct", rate=1.0), look(network(2, width=400), batch(4).inputs)
+    feedback = Feedback(own)
     parameters = dict(model.named_parameters())
     size = float((parameters["output.weight"] @ parameters["hidden2.weight"]).detach().norm())
     for step in range(300):
-        feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(step))
-    assert float(feedback.matrices["hidden2"].norm()) < 2 * size
+        predicted(feedback, model, found, data, step)
+    assert float(own.matrices["hidden2"].norm()) < 2 * size
 
 
 def test_bootstrapped_feedback_comes_nearer_than_none_and_uses_no_tangents(monkeypatch):
@@ -165,15 +181,13 @@ def test_bootstrapped_feedback_comes_nearer_than_none_and_uses_no_tangents(monke
         raise AssertionError("forward mode was used")
 
     model, true = network(4), true_gradients(network(4), batch())
-    monkeypatch.setattr(forward_ad, "make_dual", no_tangents)
-    feedback, without = Feedback(FeedbackOptions("direct", "bootstrap")), Feedback(FeedbackOptions("direct", "none"))
-    monkeypatch.undo()
+    feedback, without = Feedback(rule("direct", "bootstrap")), Feedback(rule("direct", "none"))
     found = look(model, batch().inputs)
     monkeypatch.setattr(forward_ad, "make_dual", no_tangents)
     told = alone = torch.zeros(0)
     for step in range(30):
-        told = feedback.predict(model, found, F.cross_entropy, batch(), Streams(0).at(step)).at["hidden3"]
-        alone = without.predict(model, found, F.cross_entropy, batch(), Streams(0).at(step)).at["hidden3"]
+        told = predicted(feedback, model, found, batch(), step).at["hidden3"]
+        alone = predicted(without, model, found, batch(), step).at["hidden3"]
     inputs = torch.relu(model[:4](batch().inputs)).detach()
     wanted = true["hidden3.weight"]
     assert alone.norm() == 0
@@ -184,7 +198,7 @@ def test_bootstrapped_feedback_comes_nearer_than_none_and_uses_no_tangents(monke
 def test_no_graph_leads_past_the_next_weight(model):
     data = batch()
     found = look(model, data.inputs)
-    cut = Cut(model, data.inputs, found, None)
+    cut = Pieces(model, data.inputs, found)
     owners = {id(leaf): name for name, some in cut.going.items() for leaf in some}
     parameters = {id(p) for p in model.parameters()}
     for name, end in cut.ends.items():
@@ -210,7 +224,7 @@ def _leaves(tensor: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("learning", ["tangents", "bootstrap"])
 def test_it_goes_on_from_its_state_to_the_bit(learning):
-    options, model, data = FeedbackOptions("local", learning, every=3), network(3), batch()
+    model, data = network(3), batch()
 
     def stepped(estimator: GuessEstimator, steps: range) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -218,7 +232,9 @@ def test_it_goes_on_from_its_state_to_the_bit(learning):
             found = estimator.estimate(model, F.cross_entropy, data, Streams(0).at(step)).gradients
         return found
 
-    whole, first, second = (GuessEstimator(Isotropic(), feedback=options) for _ in range(3))
+    whole, first, second = (
+        GuessEstimator(Isotropic(), feedback=Feedback(rule("local", learning, every=3))) for _ in range(3)
+    )
     for estimator in (whole, first, second):
         estimator.bind(model, data.inputs)
     stepped(first, range(WARM_UP + 2))
@@ -230,20 +246,102 @@ def test_it_goes_on_from_its_state_to_the_bit(learning):
 
 def test_feedback_that_grows_without_bound_is_named_before_the_update():
     model, data = network(3), batch()
-    feedback, found = Feedback(FeedbackOptions("direct")), look(network(3), batch().inputs)
-    feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(0))
-    feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(1))
-    feedback.steps = WARM_UP
-    feedback.matrices["hidden2"] *= 1e6
+    own, found = rule("direct"), look(network(3), batch().inputs)
+    feedback = Feedback(own)
+    for step in range(WARM_UP):
+        predicted(feedback, model, found, data, step)
+    own.matrices["hidden2"] *= 1e6
     with pytest.raises(GuessFault, match=r"site 'hidden2': feedback has grown"):
-        feedback.predict(model, found, F.cross_entropy, data, Streams(0).at(2))
+        predicted(feedback, model, found, data, WARM_UP)
 
 
-def test_options_that_do_not_suit_are_refused():
-    with pytest.raises(OptionRefused, match="feedback is 'sideways'; it must be one of direct, local"):
-        FeedbackOptions("sideways")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(OptionRefused, match="memory is store"):
-        GuessEstimator(Isotropic(), feedback=FeedbackOptions(), memory="replay")
+@pytest.mark.parametrize("learning", ["tangents", "bootstrap", "fixed", "none"])
+@pytest.mark.parametrize("kind", ["direct", "local"])
+@pytest.mark.parametrize("model", [network(1), network(2), network(4, norm=True), Attention()])
+def test_replay_gives_the_same_numbers_as_store(model, kind, learning, monkeypatch):
+    monkeypatch.setattr("fgcli.gradient.engine.STREAMED", 16)
+    monkeypatch.setattr("fgcli.gradient.engine.STORED", 16)  # parts of 16 samples in a network that is no chain
+    data = batch(48)
+
+    def after(memory: Any) -> dict[str, Tensor]:
+        estimator = GuessEstimator(Isotropic(), memory=memory, feedback=Feedback(rule(kind, learning)))
+        estimator.bind(model, data.inputs)
+        steps = [estimator.estimate(model, F.cross_entropy, data, Streams(0).at(step)) for step in range(3)]
+        return steps[-1].gradients
+
+    expected, found = after("store"), after("replay")
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-10, atol=1e-14), name
+
+
+def test_replay_in_a_chain_holds_what_does_not_grow_with_depth():
+    def held(depth: int) -> int:
+        model, most = network(depth, width=16), 0
+        data, found = batch(64), look(network(depth, width=16), batch().inputs)
+
+        def count(*_: object) -> None:
+            nonlocal most
+            tensors = [one for one in gc.get_objects() if type(one) is Tensor and one.dim()]
+            most = max(most, sum(one.numel() for one in tensors if len(one) == 64))
+
+        feedback = Feedback(rule("local", "fixed"))
+        feedback.begin()
+        feedback.stream(model, found, F.cross_entropy, data, Streams(0).at(0), count)
+        return most
+
+    assert held(24) == held(12)
+
+
+class TokenModel(nn.Module):
+    """Each token by itself: linear layers without mixing, so that A shared over tokens is right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network(3, linear=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+def test_tokens_have_a_gradient_each_and_one_matrix():
+    model, generator = TokenModel(), torch.Generator().manual_seed(1)
+    inputs = torch.randn(32, 5, 6, generator=generator, dtype=torch.double)
+    data = Batch(inputs, torch.randint(4, (32, 5), generator=generator))
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    own, found = rule("direct"), look(model, data.inputs)
+    feedback, told = Feedback(own), None
+    for step in range(300):
+        feedback.begin()
+        told = feedback.predict(model, found, loss, data, Streams(0).at(step))
+        feedback.end(data.size)
+    assert told is not None
+    assert {one.shape for one in own.matrices.values()} == {(7, 4)}
+    weights = dict(model.named_parameters())
+    layers = [weights[f"inner.{name}.weight"].detach() for name in ("output", "hidden3", "hidden2")]
+    jacobian = (layers[0] @ layers[1] @ layers[2]).T
+    assert float((own.matrices["inner.hidden2"] - jacobian).norm() / jacobian.norm()) < 0.05
+    true = torch.autograd.grad(loss(model(inputs), data.targets), weights["inner.hidden1.weight"])[0]
+    estimate = torch.einsum("bto,bti->oi", told.at["inner.hidden1"], inputs)
+    assert F.cosine_similarity(estimate.flatten(), true.flatten(), 0) > 0.99
+
+
+class Ones(FeedbackRule):
+    """The smallest rule: what a third party writes."""
+
+    def predict(self, place: Place, e: Tensor) -> Tensor:
+        return e.sum(1, keepdim=True).expand(-1, place.dim)
+
+
+def test_a_rule_of_ones_own_is_one_method():
+    model, data = network(2), batch()
+    found = estimated(model, Feedback(Ones())).gradients
+    true = true_gradients(model, data)
+    assert max(off(found, true, name) for name in ("output.weight", "hidden2.weight")) < 1e-12
+    assert off(found, true, "hidden1.weight") > 0.1
 
 
 @pytest.mark.parametrize("tangents", [Tangents(), Tangents(4), Tangents(3, chunk=2)])

@@ -1,0 +1,57 @@
+"""`fgcli predict`: outputs of a trained run for inputs in a file. Heavy imports inside the body."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fgcli.commands.trained_flags import Device, Plugins, TrainedRun, check_new
+from fgcli.errors import UsageError
+from fgcli.extend.registry import load_registry
+
+
+def predict(
+    run: TrainedRun,
+    inputs: Annotated[
+        Path, typer.Argument(help="A .npz file with the array `inputs`, or a .npy file: not standardised.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The .npz file to write.", metavar="FILE")] = Path(
+        "predictions.npz"
+    ),
+    device: Device = "auto",
+    plugin: Plugins = None,
+) -> None:
+    """Write what a trained run gives for inputs: `outputs`, and for classes their numbers and names.
+
+    Inputs are [n, ...] as the run's data have them; they are standardised here as those were.
+    """
+    import io
+
+    import numpy
+
+    from fgcli.data.arrays import as_inputs, read_arrays
+    from fgcli.devices import resolve_device
+    from fgcli.files import write_atomically
+    from fgcli.training.loading import open_trained
+
+    where = resolve_device(device)
+    if out.suffix != ".npz":
+        raise UsageError(f"--out is {out}; its name must end in .npz")
+    check_new(out)
+    arrays = read_arrays(inputs)
+    if "inputs" not in arrays and len(arrays) != 1:
+        raise UsageError(f"{inputs} holds {', '.join(arrays) or 'nothing'}; it must hold the array inputs")
+    name = "inputs" if "inputs" in arrays else next(iter(arrays))
+    given = as_inputs(arrays[name], f"{name} of {inputs}")
+    trained = open_trained(run, load_registry(tuple(plugin or ())))
+    outputs = trained.predict(given, where)
+    found = {"outputs": outputs.numpy()}
+    if (classes := trained.classes_of(outputs)) is not None:
+        found["classes"] = classes.numpy()
+        if names := trained.record.class_names:
+            found["names"] = numpy.array(names)[found["classes"]]
+    content = io.BytesIO()
+    numpy.savez(content, **found)  # pyright: ignore[reportArgumentType]
+    write_atomically(out, content.getvalue())
+    shapes = ", ".join(f"{key} {list(array.shape)}" for key, array in found.items())
+    print(f"{len(given)} predictions written to {out}: {shapes}")

@@ -1,0 +1,37 @@
+"""Datasets that are named by the path of a file or folder: `--dataset flowers.csv`. Imports no torch."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fgcli.extend.entry import Entry
+from fgcli.extend.plugins import Registered
+
+
+@dataclass(frozen=True)
+class PathEntry(Entry):
+    """A file or folder, as an entry of the dataset that reads it."""
+
+    def __post_init__(self) -> None:
+        """Its name is its path."""
+
+    def load(self) -> Callable[..., Any]:
+        """What gives the dataset of the options."""
+        target = super().load()
+        return lambda options: target(options, Path(self.name))
+
+
+def find_data(name: str, readers: Iterable[Registered]) -> Registered | None:
+    """The dataset that a path leads to, by the reader with the longest suffix that fits; None where none does."""
+    fitting = [(len(suffix), one) for one in readers for suffix in one.entry.suffixes if _fits(Path(name), suffix)]
+    if not fitting:
+        return None
+    _, one = max(fitting, key=lambda pair: pair[0])
+    return one._replace(entry=PathEntry(name, one.entry.target, one.entry.summary, one.entry.options))
+
+
+def _fits(path: Path, suffix: str) -> bool:
+    if suffix.startswith("/"):
+        return path.is_dir() and (path / suffix[1:]).exists()
+    return path.name.lower().endswith(suffix)

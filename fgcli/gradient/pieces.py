@@ -1,0 +1,215 @@
+"""What feedback passes through: the pieces of a cut network, between a site's output and the inputs of the next layers.
+
+Pull-backs go through the pieces that start at a site, and through one use where a rule asks for it; no graph crosses a
+site. Noise may be carried past the cuts, as tangents.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+
+from fgcli.gradient.loss import OutputGradient
+from fgcli.gradient.nested import leaves, primal_of, rebuilt, tangent_of
+from fgcli.gradient.operations import input_gradient, linear_part
+from fgcli.gradient.passes import Seen, site_of
+from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.sites import Network, Site
+from fgcli.gradient.upstream import CutNetwork, End
+from fgcli.gradient.uses import Outputs, Use
+
+
+class Noise(Mapping[str, Tensor]):
+    """y ~ N(0, I) at each place, by its name: [rows, d], once `tokens` is known.
+
+    Args:
+        places: where there is noise.
+        rng: the streams of the step.
+        keep: whether what was drawn is kept, or drawn again from its key.
+    """
+
+    def __init__(self, places: Collection[str], rng: StepRng, *, keep: bool = True) -> None:
+        self.places, self.rng, self.keep = places, rng, keep
+        self.tokens = 1
+        self._drawn: dict[str, Tensor] = {}
+        self._like: dict[str, Tensor] = {}
+
+    def at(self, site: Site, tensors: Sequence[Tensor], samples: int) -> list[Tensor] | None:
+        """In the shapes of the tensors where a piece ends; None where there is none."""
+        if site.name not in self.places:
+            return None
+        like = site.by_sample([one.detach() for one in tensors], samples)
+        self._like[site.name] = like.new_empty(1).expand(like.shape)
+        return site.natural(self._draw(site.name), [one.shape for one in tensors])
+
+    def _draw(self, name: str) -> Tensor:
+        if name in self._drawn:
+            return self._drawn[name]
+        like = self._like[name]
+        y = self.rng.normal("feedback", name, tuple(like.shape), like)
+        if self.keep:
+            self._drawn[name] = y
+        return y
+
+    def __getitem__(self, name: str) -> Tensor:
+        return by_row(self._draw(name), self.tokens)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._like)
+
+    def __len__(self) -> int:
+        return len(self._like)
+
+
+def by_row(values: Tensor, tokens: int) -> Tensor:
+    """[samples, ...] as [rows, d]: a row a token where the values have one, else a row a sample."""
+    if tokens > 1 and values.dim() > 2 and values.shape[1] == tokens:
+        return values.reshape(len(values) * tokens, -1)
+    return values.reshape(len(values), -1)
+
+
+class NoisyPass:
+    """A forward without a graph that carries noise from the inputs of layers to the output.
+
+    Args:
+        network: what the look at the model found.
+        noise: at the inputs; None: a plain forward.
+        samples: the number of samples that the batch is taken as.
+    """
+
+    mode: Any
+
+    def __init__(self, network: Network, noise: Noise | None, samples: int) -> None:
+        self.network, self.noise, self.samples = network, noise, samples
+        self.tail = network.tail(samples)
+
+    def visit(self, use: Use) -> Outputs:
+        site = site_of(self.network, use)
+        outputs, _ = use.on(primal_of).pushed()
+        return noisy(site, use, outputs, self.noise, self.samples)
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return parameter.detach()
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        return func(*args, **kwargs)
+
+
+def noisy(site: Site, use: Use, outputs: Outputs, noise: Noise | None, samples: int) -> Outputs:
+    """A use's outputs with the tangents that those of its data make, and the noise that is added there."""
+    if noise is None:
+        return outputs
+    with torch.no_grad():
+        if use.bilinear:
+            added, tangent = noise.at(site, [use.x], samples), tangent_of(use.x)
+            arriving = [one.detach() for one in (tangent, *(added or ())) if one is not None]
+            total = sum(arriving[1:], arriving[0]) if arriving else None
+            moved = [None if total is None else linear_part(use.func, use.args, total, use.weight)]
+        else:
+            moved = [tangent_of(one) for one in leaves(use.call(_without_graph))]
+            added = noise.at(site, leaves(outputs), samples)
+            if added is not None:
+                moved = [y if t is None else t + y for t, y in zip(moved, added, strict=True)]
+    pairs = zip(leaves(outputs), moved, strict=True)
+    return rebuilt(outputs, [one if t is None else forward_ad.make_dual(one, t) for one, t in pairs])
+
+
+def _without_graph(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+class Pieces(CutNetwork):
+    """A cut network whose pieces' own parameters have a gradient, and that may carry noise to the output.
+
+    The noise goes on past the cuts, the graph does not.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any, network: Network, noise: Noise | None = None) -> None:
+        self.noise = noise
+        self.parameters: dict[str, Tensor] = {}
+        """Parameters of the pieces, as leaves."""
+        super().__init__(model, inputs, network)
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        if not parameter.requires_grad:
+            return parameter.detach()
+        return self.parameters.setdefault(name, parameter.detach().requires_grad_())
+
+    def visit(self, use: Use) -> Outputs:
+        if self.noise is None:
+            return super().visit(use)
+        outputs = super().visit(use.on(primal_of))
+        return noisy(self.ends[use.name].site, use, outputs, self.noise, self.samples)
+
+    def seen(self, name: str) -> Seen:
+        """The use at a site."""
+        return Seen(self.uses[name], [one.shape for one in self.going[name]])
+
+
+class Sweeps:
+    """Pull-backs through the pieces of a cut network, of all sites at once."""
+
+    def __init__(self, cut: Pieces, outputs: Sequence[Tensor], of_loss: OutputGradient) -> None:
+        self.cut = cut
+        self._sites = [site for site in cut.network.guessed if site.name in cut.going]
+        frozen = [site for name, site in cut.network.sites.items() if name in cut.going and not site.is_guessed]
+        self._sites += frozen
+        self._outputs = at_output(outputs, of_loss)
+        self.of_parameters: dict[str, Tensor] = {}
+        """Gradients of the pieces' parameters, known from the last sweep."""
+
+    def is_attached(self, name: str) -> bool:
+        """Whether the pieces that end there start at a site."""
+        return any(one.requires_grad for one in self.cut.ends[name].tensors)
+
+    def from_output(self) -> dict[str, list[Tensor]]:
+        """∂L/∂s of the sites that only the output is reached from, exact."""
+        sites = [site for site in self._sites if site.is_output]
+        flat = [one for site in sites for one in self.cut.going[site.name]]
+        if not flat or not self._outputs:
+            return {}
+        found = iter(pulled(self._outputs, flat))
+        return {site.name: [next(found) for _ in self.cut.going[site.name]] for site in sites}
+
+    def pulled(
+        self, cotangents: Mapping[str, Sequence[Tensor]], to: Collection[str] | None = None, *, last: bool
+    ) -> dict[str, list[Tensor]]:
+        """To all sites, or some, of what is given at the ends of the pieces and e at the output."""
+        ends = self.cut.ends
+        pairs = [pair for name, some in cotangents.items() for pair in zip(ends[name].tensors, some, strict=True)]
+        names = [site.name for site in self._sites if to is None or site.name in to]
+        flat = [one for name in names for one in self.cut.going[name]]
+        parameters = self.cut.parameters if last else {}
+        found = iter(pulled([*pairs, *self._outputs], [*flat, *parameters.values()], keep=not last))
+        b = {name: [next(found) for _ in self.cut.going[name]] for name in names}
+        if last:
+            self.of_parameters = dict(zip(parameters, found, strict=True))
+        return b
+
+
+def at_output(outputs: Sequence[Tensor], of_loss: OutputGradient) -> list[tuple[Tensor, Tensor]]:
+    """The model's outputs, and e with respect to each in its natural shape."""
+    pairs = zip(outputs, of_loss.layouts, of_loss.parts, strict=True)
+    return [(one, layout.natural(e).view_as(one)) for one, layout, e in pairs]
+
+
+def pulled(pairs: Sequence[tuple[Tensor, Tensor]], to: Sequence[Tensor], *, keep: bool = True) -> tuple[Tensor, ...]:
+    """The pull-back of tensors and cotangents, those attached to a piece: one tensor for each of `to`."""
+    attached = [(one, u.to(one.dtype)) for one, u in pairs if one.requires_grad]
+    return torch.autograd.grad(
+        [one for one, _ in attached],
+        to,
+        [u for _, u in attached],
+        retain_graph=keep,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+
+
+def through(end: End, gradient: Sequence[Tensor]) -> list[Tensor]:
+    """The pull-back through one use, of a gradient with respect to what it gives, to where its piece ends."""
+    if end.use is None:
+        return list(gradient)
+    return [input_gradient(end.use.func, end.use.args, end.use.x, gradient[0])]

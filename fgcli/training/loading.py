@@ -1,0 +1,192 @@
+"""Trained networks, from the directories of their runs: to be used, measured on data, or given to other programs."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fgcli.data.dataset import Dataset, Standardise
+from fgcli.errors import RunError, UsageError, exception_text
+from fgcli.extend.own_code import changed_files
+from fgcli.extend.registry import Registry, load_registry
+from fgcli.gradient.randomness import Streams
+from fgcli.recipe import Recipe, Section, read_recipe
+from fgcli.runs.model_record import ModelRecord
+from fgcli.runs.results import Metrics
+from fgcli.runs.run_directory import RunDirectory, open_run
+from fgcli.training.assembly import load_dataset, make_model, make_objective, on_device
+from fgcli.training.checkpoints import Checkpoint, store_of
+from fgcli.training.evaluation import BATCH, measure
+from fgcli.training.provenance import digest
+from fgcli.training.start import model_record, recipe_of
+from fgcli.training.state import load_weights
+
+_log = logging.getLogger("fgcli")
+
+
+class LoadedModel(nn.Module):
+    """A trained network behind its preprocessing: it takes inputs as the data have them, not standardised.
+
+    `network` is the model that was trained; `preprocessing` says and does what its inputs went through.
+    """
+
+    def __init__(self, preprocessing: Standardise, network: nn.Module) -> None:
+        super().__init__()
+        self.preprocessing = preprocessing
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs [batch, outputs] of inputs [batch, ...features].
+
+        Args:
+            inputs: as the data have them.
+
+        Returns:
+            What the network gives: logits, for classes.
+        """
+        return self.network(self.preprocessing(inputs))
+
+
+def load_model(run: str | PathLike[str], plugins: Iterable[str | PathLike[str]] = ()) -> LoadedModel:
+    """The network of a run with the weights of its newest checkpoint, in eval mode, on the CPU.
+
+    The data are not needed, a model of your own is: its module is imported again.
+
+    Args:
+        run: the run's folder, finished or not.
+        plugins: plugin files that the run was trained with.
+
+    Returns:
+        A module that takes inputs as the data have them. Its `network` is the trained nn.Module itself, its
+        `preprocessing` what is done before: print it to see.
+
+    Raises:
+        UsageError: where there is no run, or its model cannot be made here.
+        RunError: where no checkpoint can be used.
+    """
+    return open_trained(Path(run), load_registry(tuple(map(Path, plugins)))).model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run with its trained network."""
+
+    run: RunDirectory
+    recipe: Recipe
+    """Of which the model alone is looked up: neither the data nor the method need be here."""
+    registry: Registry
+    record: ModelRecord
+    step: int
+    model: LoadedModel
+
+    def _dataset(self, recipe: Recipe, *, own: bool) -> Dataset:
+        """A recipe's data as this network takes them: standardised as its own, classes numbered as its own.
+
+        UsageError where shapes or classes are not those of the network.
+        """
+        found, record = load_dataset(recipe, self.registry), self.record
+        called, begun = f"dataset {recipe.dataset}", self.run.recorded_environment().data
+        if own and begun and begun != digest(found):
+            _log.warning("%s holds other samples than it did when %s was begun", called, self.run.path)
+        if found.input_shape != record.input_shape:
+            shapes = f"{list(found.input_shape)}, and the network takes {list(record.input_shape)}"
+            raise UsageError(f"{called}: an input has shape {shapes}; give data of that shape")
+        if record.labels != (not found.train_targets.is_floating_point()):
+            kinds = ("numbers", "classes") if record.labels else ("classes", "numbers")
+            raise UsageError(f"{called}: its targets are {kinds[0]}, and the network was trained for {kinds[1]}")
+        found = self._numbered(found, called)
+        step, other = self.model.preprocessing, found.preprocessing
+        if torch.equal(step.mean, other.mean) and torch.equal(step.deviation, other.deviation):
+            return found
+        inputs = {name: step(other.undo(getattr(found, name))) for name in ("train_inputs", "test_inputs")}
+        return replace(found, **inputs)
+
+    def _numbered(self, found: Dataset, called: str) -> Dataset:
+        """With the numbers that the network has for the classes."""
+        names, own = found.class_names, self.record.class_names
+        if not (self.record.labels and names and own):
+            too_many = found.classes > self.record.classes or not self.record.labels
+            if too_many and found.classes != self.record.classes:
+                unit = "classes" if self.record.labels else "numbers a target"
+                raise UsageError(f"{called}: it has {found.classes} {unit}, and the network {self.record.classes}")
+            return replace(found, classes=self.record.classes)
+        if strange := [name for name in names if name not in own]:
+            raise UsageError(f"{called}: class {strange[0]!r} is none of the network's: {', '.join(own)}")
+        numbers = torch.tensor([own.index(name) for name in names])
+        targets = {name: numbers[getattr(found, name)] for name in ("train_targets", "test_targets")}
+        return replace(found, classes=self.record.classes, class_names=own, **targets)
+
+    def evaluate(self, data: Mapping[str, object], device: torch.device) -> tuple[str, Metrics]:
+        """A dataset's name, and loss and accuracy on both of its splits.
+
+        Args:
+            data: keys of a recipe, over the run's: another dataset, or other options of it.
+            device: where to compute.
+        """
+        other = data.get("dataset") not in (None, read_recipe(self.run.recipe_file).data.get("dataset"))
+        sections: tuple[Section, ...] = ("model", "loss") if other else ("model", "loss", "dataset")
+        recipe = recipe_of(self.run.path, self.registry, sections, data)
+        found = on_device(self._dataset(recipe, own=not any(data.values())), device)
+        objective = make_objective(recipe, self.registry, found)
+        network = self.model.to(device).network
+        with Streams(self.recipe.seed).for_layers("evaluation", self.step, device):
+            return recipe.dataset, measure(network, objective, found)
+
+    @torch.no_grad()
+    def predict(self, inputs: Tensor, device: torch.device) -> Tensor:
+        """Outputs [n, outputs], on the CPU. UsageError where inputs have another shape, or are not finite."""
+        wanted = ", ".join(map(str, self.record.input_shape))
+        if tuple(inputs.shape[1:]) != self.record.input_shape or not len(inputs):
+            raise UsageError(f"the inputs have shape {list(inputs.shape)}; they must be [n, {wanted}], n at least 1")
+        bad = (~inputs.flatten(1).isfinite()).any(dim=1).nonzero()
+        if len(bad):
+            raise UsageError(f"input {int(bad[0, 0])} is not finite; inputs must be")
+        model = self.model.to(device)
+        with Streams(self.recipe.seed).for_layers("evaluation", self.step, device):
+            return torch.cat([model(some.to(device)).cpu() for some in inputs.split(BATCH)])
+
+    def classes_of(self, outputs: Tensor) -> Tensor | None:
+        """The class that each output is for; None where it says none."""
+        if self.record.labels and self.record.outputs == self.record.classes:
+            return outputs.argmax(1)
+        return (outputs[:, 0] > 0).long() if self.record.labels and self.record.outputs == 1 else None
+
+
+def open_trained(path: Path, registry: Registry) -> Trained:
+    """A run with its network. Errors as in `load_model`; warns where code of the user's own has changed since."""
+    run = open_run(path)
+    recipe = recipe_of(path, registry, ["model"])
+    if run.model_file.exists():
+        record = run.read_model()
+    else:  # a run of an older fg
+        whole = recipe_of(path, registry)
+        dataset = load_dataset(whole, registry)
+        record = model_record(dataset, make_objective(whole, registry, dataset))
+    try:
+        preprocessing = Standardise(torch.tensor(record.mean), torch.tensor(record.deviation))
+        example = torch.zeros(2, *record.input_shape)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RunError(f"{run.model_file} is damaged: {exception_text(error)}") from error
+    network = make_model(recipe, registry, record.input_shape, record.outputs, torch.device("cpu"))
+    model = LoadedModel(preprocessing, network).eval()
+    try:
+        with torch.no_grad():
+            model(example)  # layers that take their shapes from their first inputs have them then
+    except Exception as cause:
+        raise UsageError(f"model {recipe.model} fails on inputs of its run: {exception_text(cause)}") from cause
+
+    def take(checkpoint: Checkpoint) -> None:
+        load_weights(network, checkpoint.tensors, f"the checkpoint of step {checkpoint.step}")
+
+    checkpoint, complaints = store_of(run).load_newest(take)
+    if checkpoint is None:
+        raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")
+    for complaint in complaints:
+        _log.warning("%s; the checkpoint before it is used", complaint)
+    for file in changed_files(run.recorded_environment().code):
+        _log.warning("%s has changed since %s was begun: the network may be another one", file, path)
+    return Trained(run, recipe, registry, record, checkpoint.step, model)

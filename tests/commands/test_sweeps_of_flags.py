@@ -1,0 +1,170 @@
+"""`fgcli train --seeds`, `fgcli tune` and `fgcli compare`: sweeps without a recipe's file."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from tiny_runs import FLAGS, fg
+
+from fgcli import Outcome, Trial
+from fgcli.commands.bench_run import parse_seeds
+from fgcli.commands.compare import _split
+from fgcli.errors import UsageError
+from fgcli.report.statistics import mean_interval
+from fgcli.runs.quantities import QUANTITIES
+from fgcli.runs.sweep_directory import SweepDirectory
+from fgcli.sweep.plan import plan, plan_tuning
+from fgcli.sweep.read import read_sweep
+
+SHORT = [*FLAGS, "--epochs", "1"]
+WITHOUT_LR = [flag for flag in SHORT if flag not in ("--lr", "0.01")]
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials take no processes of their own, which would each import torch."""
+
+    def run(self: object, trials: Iterable[Trial]) -> Iterator[Outcome]:
+        for trial in trials:
+            done = fg(*trial.command[3:])
+            trial.log.write_text(done.output)
+            yield Outcome(trial, done.exit_code)
+
+    monkeypatch.setattr("fgcli.bench.local.LocalExecutor.run", run)
+
+
+def result(folder: str, trial: str) -> dict[str, float]:
+    return json.loads((Path(folder) / "trials" / trial / "result.json").read_text())
+
+
+def test_a_run_for_each_seed_and_a_table_with_intervals() -> None:
+    done = fg("train", *SHORT, "--seeds", "0-1", "--method", "wperp", "--k", "3", "--out", "many")
+    assert done.exit_code == 0, done.output
+    found = [result("many", f"wperp-seed{seed}") for seed in (0, 1)]
+    assert [(one["seed"], one["k"], one["width"], one["threads"]) for one in found] == [(0, 3, 8, 1), (1, 3, 8, 1)]
+    interval = mean_interval([one["test_accuracy"] for one in found])
+    assert interval.half is not None
+    shown = done.stdout.partition("At the end of training")[2]
+    assert QUANTITIES["test_accuracy"].with_half(interval.mean, interval.half) in shown
+    assert "±" in shown
+    single = fg("train", *SHORT, "--seed", "1", "--method", "wperp", "--k", "3", "--json", "--out", "one")
+    alone = json.loads(single.stdout)
+    assert alone["test_loss"] == found[1]["test_loss"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--seeds 0-1 --seed 3", "--seed and --seeds are both given; give one of them"),
+        ("--seeds 0-1 --json", "--seeds and --json are both given; leave out --json, or give one --seed"),
+        ("--seeds 0-1 --resume run", "--seeds and --resume are both given; leave out --resume"),
+        ("--seeds 4-0", "--seeds is '4-0'; it must be whole numbers from 0, each once: 0,1,2 or 0-4"),
+        ("--seeds 0,0-2", "--seeds is '0,0-2'; it must be whole numbers from 0, each once"),
+        ("--seeds x", "--seeds is 'x'; it must be whole numbers from 0"),
+        ("--seeds 0-1 --width 0", "--width is 0; it must be at least 1"),
+        ("--seeds 0-1 --threads 999", "--jobs 1 with 999 threads a trial needs 999 cores"),
+        ("--seeds 0-99999", "the flags: the grid has "),
+    ],
+)
+def test_seeds_that_cannot_be_are_refused_and_nothing_is_written(flags: str, said: str) -> None:
+    done = fg("train", *flags.split(), "--out", "many")
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
+    assert not Path("many").exists()
+
+
+def test_seeds_are_numbers_and_ranges() -> None:
+    assert parse_seeds("0-2,7") == [0, 1, 2, 7]
+    assert parse_seeds(" 3 , 1") == [3, 1]
+    for bad in ("", "1-", "-1", "1-2-3", "1.5", "²"):
+        with pytest.raises(UsageError, match="--seeds is "):
+            parse_seeds(bad)
+
+
+def test_tune_prints_the_command_that_trains_with_the_best() -> None:
+    own = ["--method", "backprop", "--bias", "--model-option", "activation=tanh"]
+    done = fg("tune", *WITHOUT_LR, *own, "--lrs", "1e-9,1e-2", "--out", "search")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"│ 1e-09 +│ \d\.\d{4} +│", done.stdout)
+    assert "0.01 is at the edge of the candidates" in done.stdout
+    printed = shlex.split(done.stdout.rpartition("go on with: ")[2])
+    assert printed[:2] in (["fg", "train"], ["fgcli", "train"])
+    assert printed[-2:] == ["--lr", "0.01"]
+    assert "--bias" in printed
+    assert "--model-option activation=tanh" in " ".join(printed)
+    trained = fg(*printed[1:], "--json", "--out", "run", "--seed", "100")
+    assert trained.exit_code == 0, trained.output
+    assert trained.stdout
+    by_search = json.loads(Path("search/tuning/backprop-lr0.01-seed100/result.json").read_text())
+    assert json.loads(trained.stdout)["train_loss"] == by_search["train_loss"]
+    assert not list(Path("search/trials").iterdir())  # nothing but the search
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--lrs 1e-3,x", "--lrs is '1e-3,x'; it must be different numbers above 0"),
+        ("--lrs 1e-3,1e-3", "--lrs is '1e-3,1e-3'; it must be different numbers above 0"),
+        ("--lrs -1", "--lrs is '-1'; it must be different numbers above 0"),
+        ("--by loss", "the flags: tune.by is 'loss'; it must be"),
+        ("--lr 1", "no such option: --lr"),
+        ("--method wprep", "--method: unknown method 'wprep'; did you mean "),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(flags: str, said: str) -> None:
+    done = fg("tune", *flags.split(), "--out", "search")
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
+    assert not Path("search").exists()
+
+
+def test_compare_trains_and_reports_the_differences() -> None:
+    own = ["--methods", "wperp:k=2,solver=krylov,backprop", "--seeds", "0,1", "--lr", "0.01"]
+    done = fg("compare", *WITHOUT_LR, *own, "--out", "both", "--html", "page.html")
+    assert done.exit_code == 0, done.output
+    sweep, _ = read_sweep(SweepDirectory(Path("both")).sweep_file)
+    assert sweep.labels() == ["wperp:k=2,solver=krylov", "backprop"]
+    ours = result("both", "wperp-k-2-solver-krylov-seed1")
+    assert (ours["k"], ours["options"]["solver"], ours["lr"]) == (2, "krylov", 0.01)  # pyright: ignore
+    assert "wperp:k=2,solver=krylov" in done.stdout.partition("At the end of training")[2]
+    assert "backprop" in done.stdout
+    assert Path("page.html").read_text().startswith("<!doctype html>")
+
+
+def test_compare_searches_each_methods_learning_rate_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+    monkeypatch.setattr("fgcli.commands.bench_run.run", planned.append)
+    monkeypatch.setattr("fgcli.commands.compare.show_report", lambda *_: None)
+    assert fg("compare", "--methods", "wt,backprop", "--lrs", "1e-3,1e-2", "--seeds", "0-2").exit_code == 0
+    from fgcli.sweep.read import parse_sweep
+
+    sweep = parse_sweep(planned[0].source)
+    assert (len(plan(sweep)), len(plan_tuning(sweep))) == (6, 4)
+
+
+def test_methods_are_split_at_commas_but_not_within_their_options() -> None:
+    assert _split("a:k=1,b=2,c, d:e=x:y") == ["a:k=1,b=2", "c", "d:e=x:y"]
+    assert _split("dist:a,b") == ["dist:a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--methods wperp,bakprop", "--methods: unknown method 'bakprop'; did you mean 'backprop'?"),
+        ("--methods wt,wt", "label 'wt' is given twice"),
+        ("--methods wt:kk=1,backprop", "the flags: unknown option 'kk' of method wt"),
+        ("--methods ,", "--methods is ','; it must name methods: wperp,backprop"),
+        ("--methods wt,backprop --baseline wperp", "--baseline: unknown method 'wperp'"),
+        ("--methods wt,backprop --lr 1 --lrs 1,2", "--lr and --lrs are both given; give one of them"),
+        ("--methods wt,backprop --html .", "--html is ., a folder; name a file"),
+        ("", "missing option '--methods'"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(flags: str, said: str) -> None:
+    done = fg("compare", *flags.split(), "--out", "both")
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert said in done.stderr
+    assert not Path("both").exists()
