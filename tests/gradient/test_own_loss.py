@@ -124,6 +124,27 @@ def test_feedback_is_exact_in_a_shallow_network() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("learning", ["tangents", "bootstrap"])
+@pytest.mark.parametrize("memory", ["store", "replay"])
+def test_feedback_in_a_chain_is_that_of_the_same_loss_as_a_function(memory: str, learning: str) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)
+    )
+    plain = Net(lambda m, x: m.layers(x), layers=layers)
+    own = Net(lambda m, x, y: (F.cross_entropy(m.layers(x), y),), layers=layers)
+    x, y = torch.randn(5, 2), torch.randint(2, (5,))
+    options: Any = {"memory": memory, "feedback": "local", "feedback_learning": learning}
+    alone, within = ForwardGradient(plain, "wt", **options), ForwardGradient(own, "wt", **options)
+    for _ in range(3):
+        alone.step(x, y, F.cross_entropy)
+        expected = [p.grad for p in layers.parameters()]
+        layers.zero_grad()
+        within.step((x, y))
+        torch.testing.assert_close([p.grad for p in layers.parameters()], expected)
+        layers.zero_grad()
+
+
 def test_feedback_refuses_a_parameter_behind_the_last_layers() -> None:
     model, batch = made("contrastive")
     gradient = ForwardGradient(model.__dict__["model"], "activation-perturbation", feedback="local")
