@@ -320,35 +320,51 @@ def vision(name: str, **options: Any) -> Callable[[int], nn.Module]:
         with torchvision_or_stub():
             import timm
 
-        given = {key: value(size) if callable(value) and key[0] != "_" else value for key, value in options.items()}
-        norm = given.pop("norm", None)
-        if norm is not None:
-            given["norm_layer"] = norm
+        given = {key: value(size) if callable(value) else value for key, value in options.items()}
         return timm.create_model(name, pretrained=False, num_classes=CLASSES, **given)
 
     return make
 
 
-def by_groups(_: int) -> Callable[[int], nn.Module]:
-    from timm.layers.norm_act import GroupNormAct  # pyright: ignore[reportMissingImports]
+def mixer(parts: Callable[[Any], dict[str, Any]] = lambda _: {}) -> Callable[[int], nn.Module]:
+    """An MlpMixer of timm, of which `parts` gives the arguments that are classes of its module."""
 
-    return lambda channels, **more: GroupNormAct(channels, 4, **more)
+    def make(size: int) -> nn.Module:
+        with torchvision_or_stub():
+            from timm.models import mlp_mixer  # pyright: ignore[reportMissingImports]
+
+        return mlp_mixer.MlpMixer(CLASSES, 32, patch_size=8, num_blocks=2, embed_dim=wide(size), **parts(mlp_mixer))
+
+    return make
+
+
+def convmixer(size: int) -> nn.Module:
+    with torchvision_or_stub():
+        from timm.models.convmixer import ConvMixer  # pyright: ignore[reportMissingImports]
+
+    return ConvMixer(wide(size), 2, kernel_size=3, patch_size=4, num_classes=CLASSES)
+
+
+def by_groups(_: int) -> Callable[[int], nn.Module]:
+    return lambda channels, **_: nn.GroupNorm(4, channels)
 
 
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": wide, "depth": 2, "num_heads": 2}
 FOUR_STAGES = {"depths": (1, 1, 1, 1), "dims": lambda size: tuple(8 * size * times for times in (1, 2, 2, 4))}
-network("ResNet-18, GroupNorm", "timm", vision("resnet18", norm=by_groups), images())
+network("ResNet-18, GroupNorm", "timm", vision("resnet18", norm_layer=by_groups), images())
 network("ResNet-18, BatchNorm in eval", "timm", vision("resnet18"), images())
 network("ResNet-18, BatchNorm in train", "timm", vision("resnet18"), images(), norms_in_eval=False)
 network("ConvNeXt", "timm", vision("convnext_atto", **FOUR_STAGES), images())
+network("MLP-Mixer", "timm", mixer(), images())
 network(
-    "MLP-Mixer", "timm",
-    vision("mixer_s16_224", img_size=32, patch_size=8, embed_dim=wide, num_blocks=2), images(),
-)  # fmt: skip
+    "ResMLP", "timm", mixer(lambda m: {"mlp_ratio": 4, "block_layer": m.ResBlock, "norm_layer": m.Affine}), images()
+)
 network(
-    "ResMLP", "timm", vision("resmlp_12_224", img_size=32, patch_size=8, embed_dim=wide, num_blocks=2), images()
-)  # fmt: skip
-network("gMLP", "timm", vision("gmlp_s16_224", img_size=32, patch_size=8, embed_dim=wide, num_blocks=2), images())
+    "gMLP",
+    "timm",
+    mixer(lambda m: {"mlp_ratio": 6, "block_layer": m.SpatialGatingBlock, "mlp_layer": m.GatedMlp}),
+    images(),
+)
 network("MobileNetV3", "timm", vision("mobilenetv3_small_050"), images())
 network("EfficientNet", "timm", vision("efficientnet_lite0"), images())
 network("RegNet", "timm", vision("regnetx_002"), images())
@@ -365,7 +381,7 @@ network("ViT (timm)", "timm", vision("vit_tiny_patch16_224", **SMALL_VIT), image
 network("DeiT, distilled (timm)", "timm", vision("deit_tiny_distilled_patch16_224", **SMALL_VIT), images())
 network("CaiT", "timm", vision("cait_xxs24_224", **SMALL_VIT), images())
 network("XCiT", "timm", vision("xcit_nano_12_p16_224", **SMALL_VIT | {"patch_size": 16}), images())
-network("ConvMixer", "timm", vision("convmixer_768_32", dim=wide, depth=2, kernel_size=3, patch_size=4), images())
+network("ConvMixer", "timm", convmixer, images())
 network(
     "PoolFormer", "timm",
     vision("poolformer_s12", layers=(1, 1, 1, 1), embed_dims=lambda size: (8 * size,) * 4), images(),
