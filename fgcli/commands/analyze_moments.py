@@ -9,7 +9,7 @@ import typer
 from fgcli.commands.analysis_flags import AsJson, Batches, Epochs, Runs
 from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.errors import RunError, UsageError
-from fgcli.recipe import section_keys
+from fgcli.recipe_keys import section_keys
 
 if TYPE_CHECKING:
     from fgcli.commands.states import State

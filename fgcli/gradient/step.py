@@ -8,7 +8,7 @@ What has one direction for the whole batch (parameters that no site covers, site
 a single guess. Beside several it has a tangent of its own.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -360,6 +360,6 @@ class Step:
         return iter(found)
 
 
-def _by_start(found: Sequence[Tensor], starts: int) -> Tensor:
+def _by_start(found: list[Tensor], starts: int) -> Tensor:
     """δ of chunks of tangents, each from all starts in turn, as [samples, starts · K]: a start's tangents together."""
     return torch.cat([torch.cat(found[start::starts], 1) for start in range(starts)], 1)

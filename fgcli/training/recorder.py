@@ -18,7 +18,7 @@ from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.look import look
 from fgcli.gradient.randomness import Streams
-from fgcli.recipe import Recipe
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.diagnostics import COSINE, OVERLAP, LayerRow, OverlapCurve
 from fgcli.training.faults import finite_samples
 
