@@ -52,7 +52,7 @@ def options_of(label: str, tangents: int) -> tuple[str, dict[str, Any]]:
     if tangents > 1:
         options = options | {"tangents": tangents}
         if label == "feedback":
-            options = options | {"correction": 1.0}
+            options = options | {"correction": 1.0}  # else the estimate has no tangents
     return method, options
 
 
@@ -78,7 +78,7 @@ def right(name: str, label: str, tangents: int) -> float:
     if label == "weight-perturbation":
         return identities.of_weight_perturbation(estimator, model, network.loss, batch)
     if label == "feedback":
-        return 0.0 if tangents > 1 else identities.of_feedback(estimator, model, network.loss, batch)
+        return identities.of_feedback(estimator, model, network.loss, batch)
     error = identities.of_estimate(estimator, model, network.loss, batch)
     if label == "wt" and tangents == 1:
         error = max(error, identities.of_upstream(model, network.loss, batch, estimator.bound))

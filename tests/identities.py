@@ -3,12 +3,13 @@
 1. δ_b = Σ_i ⟨g_ib, y_ib⟩ for every tangent: the derivative along the guesses is that of the loss.
 2. The weights' gradients are the vjp of every use with ĝ = Σ_k c_k y_k.
 3. g_i = W̃_iᵀ (g_next, e), the chain rule, and ⟨u, W̃v⟩ = ⟨W̃ᵀu, v⟩.
-4. Feedback without learned matrices is W̃ᵀ of W̃ᵀ of the exact gradient at the last sites.
+4. Feedback without learned matrices is W̃ᵀ of W̃ᵀ of the exact gradient at the last sites, and a correction is the
+   guess's estimate of what it misses.
 
 Each function gives the largest relative error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from fgcli.gradient.loss import output_gradient
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Network, Site
+from fgcli.gradient.step import Derivatives
 from fgcli.gradient.upstream import CutNetwork
 from fgcli.gradient.uses import Outputs, Use, Uses, call, math_attention, run
 
@@ -106,38 +108,52 @@ def of_estimate(estimator: GuessEstimator, model: nn.Module, loss: Loss, batch: 
     torch.manual_seed(5)
     step, found = estimator.dual_pass(model, loss, batch, RNG)
     draws = {name: joined(some).all() for name, some in step.draws.items()}
-    shared = {name for name in draws if not (network.sites[name].has_samples or network.mixes)}
     tail = backward(model, loss, batch)
-    along = torch.zeros(())
-    for name, direction in step.directions.items():  # pieces alone: what is beside a site has a gradient there, too
-        along = along + (tail[name] * direction).sum()
-    along = along + sum(((g[name] * draws[name][0]).sum() for name in shared), torch.zeros(()))
-    parts = [torch.einsum("kbd,bd->bk", y.flatten(2), g[n].flatten(1)) for n, y in draws.items() if n not in shared]
-    delta = torch.stack(parts).sum(0)
-    single = estimator.tangents.single
-    if network.beside:
-        errors = []
-    elif single:
-        errors = [_error(found.delta.sum(), delta.sum() + along)]
-        errors += [_error(found.delta, delta)] if not (step.directions or shared) else []
-    else:
-        errors = [_error(found.delta, delta)]
-        errors += [_error(found.along.sum(), along)] if step.directions or shared else []
+    beside = [(tail[name] * direction).sum() for name, direction in step.directions.items()]
+    errors = [] if network.beside else _of_derivatives(estimator, found, draws, g, beside)
     exact = {name: gradient.reshape(g[name].shape) for name, (_, gradient) in step.last.items()}
     errors += [_error(gradient, g[name]) for name, gradient in exact.items()]
-    at = dict(exact)
-    for name, y in draws.items():
-        c = found.coefficients
-        if name in shared:
-            at[name] = y[0] * found.along.sum()
-        else:
-            at[name] = torch.einsum("bk,kbd->bd", c, y.flatten(2).to(c)).view_as(y[0])
-    expected = _weights(model, batch, network, at)
+    expected = _weights(model, batch, network, exact | _estimates(estimator, found, draws))
     for name, direction in step.directions.items():
         expected[name] = expected[name] + found.along.sum() * direction
     torch.manual_seed(5)
     gradients = estimator.estimate(model, loss, batch, RNG).gradients
     return max([*errors, _compared(gradients, expected)])
+
+
+def _shared(network: Network, draws: Mapping[str, Tensor]) -> set[str]:
+    """The sites that have one guess for the batch."""
+    return {name for name in draws if not (network.sites[name].has_samples or network.mixes)}
+
+
+def _of_derivatives(
+    estimator: GuessEstimator,
+    found: Derivatives,
+    draws: Mapping[str, Tensor],
+    g: Mapping[str, Tensor],
+    beside: Sequence[Tensor] = (),
+) -> list[float]:
+    """1: δ against the products of the guesses with g, and of the directions with the gradient in `beside`."""
+    shared = _shared(estimator.bound, draws)
+    along = sum([*beside, *((g[name] * draws[name][0]).sum() for name in shared)], torch.zeros(()))
+    parts = [torch.einsum("kbd,bd->bk", y.flatten(2), g[n].flatten(1)) for n, y in draws.items() if n not in shared]
+    delta = torch.stack(parts).sum(0)
+    alone = not (beside or shared)
+    if estimator.tangents.single:
+        return [_error(found.delta.sum(), delta.sum() + along), *([_error(found.delta, delta)] if alone else [])]
+    return [_error(found.delta, delta), *([] if alone else [_error(found.along.sum(), along)])]
+
+
+def _estimates(estimator: GuessEstimator, found: Derivatives, draws: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Σ_k c_k y_k by site."""
+    shared, single = _shared(estimator.bound, draws), estimator.tangents.single
+    at = {}
+    for name, y in draws.items():
+        if name in shared:
+            at[name] = y[0] * (found.coefficients if single else found.along).sum()
+        else:
+            at[name] = torch.einsum("bk,kbd->bd", found.coefficients, y.flatten(2).to(found.coefficients)).view_as(y[0])
+    return at
 
 
 def _compared(gradients: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
@@ -197,12 +213,21 @@ def of_feedback(estimator: GuessEstimator, model: nn.Module, loss: Loss, batch: 
         return found
 
     b = swept(zero | swept(zero | exact))
+    errors, at = [0.0], {one.name: b[one.name] for one in network.guessed}
+    if feedback.correction:
+        torch.manual_seed(5)
+        step, found = estimator.dual_pass(model, loss, batch, RNG)
+        found = step.corrected(found, at)
+        draws = {name: joined(some).all() for name, some in step.draws.items()}
+        errors = _of_derivatives(estimator, found, draws, {name: g[name] - one for name, one in at.items()})
+        for name, one in _estimates(estimator, found, draws).items():
+            at[name] = at[name] + feedback.correction * one
     torch.manual_seed(5)
     estimate = estimator.estimate(model, loss, batch, RNG)
-    expected = _weights(model, batch, network, {one.name: b[one.name] for one in network.guessed})
+    expected = _weights(model, batch, network, at)
     at_sites = {name for one in network.guessed for name in one.parameters} - set(network.beside)
     gradients = {name: one for name, one in estimate.gradients.items() if name in at_sites}
-    return _compared(gradients, {name: one for name, one in expected.items() if name in at_sites})
+    return max([*errors, _compared(gradients, {name: one for name, one in expected.items() if name in at_sites})])
 
 
 def _cut(

@@ -236,7 +236,8 @@ class GuessEstimator:
         sum_of_parts: SumOfParts,
         share: float,
     ) -> None:
-        """A part's own estimate."""
+        """A part's own estimate, whose forwards have one state of layers and buffers."""
+        back = self._state_of(model, part.device)
         rng, alpha = sum_of_parts.rng, feedback.correction
         trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
 
@@ -246,12 +247,13 @@ class GuessEstimator:
                 sum_of_parts.add(seen.gradients(site, wide(b), trained), share)
 
         if self._streams:
-            losses = feedback.stream(model, self.bound, loss, part, rng, add, of_loss=of_loss, share=share)
+            losses = feedback.stream(model, self.bound, loss, part, rng, add, back, of_loss=of_loss, share=share)
             sum_of_parts.end(losses, share)
             return
         predicted = feedback.predict(model, self.bound, loss, part, rng, of_loss=of_loss, share=share)
         step, found = None, None
         if alpha:
+            back()
             step = self._step(model, part, rng, {})
             found = step.corrected(step.derivatives(loss, of_loss), predicted.at)
         add_pieces = predicted.of_parameters

@@ -264,6 +264,7 @@ class Feedback:
         batch: Batch,
         rng: StepRng,
         done: Callable[[Site, Seen, Tensor, dict[str, Tensor]], None],
+        back: Callable[[], None],
         *,
         of_loss: OutputGradient | None = None,
         share: float = 1.0,
@@ -277,6 +278,7 @@ class Feedback:
             batch: as of `predict`.
             rng: as of `predict`.
             done: is given each site, its use, b [samples, *shape] there, and gradients of parameters in pieces.
+            back: brings what layers draw from, and buffers, back to where they are now.
             of_loss: as of `predict`.
             share: as of `predict`.
 
@@ -286,6 +288,7 @@ class Feedback:
         seen = _Batch(self, network, batch, rng, share, keep=False)
         with forward_ad.dual_level() if seen.noise is not None else nullcontext():
             seen.arrive(run(model, batch.inputs, NoisyPass(network, seen.noise, seen.samples)), loss, of_loss)
+        back()
 
         def finish(site: Site, at: Seen, b: list[Tensor], of_parameters: dict[str, Tensor]) -> None:
             done(site, at, site.by_sample(b, seen.samples), of_parameters)

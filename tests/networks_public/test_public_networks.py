@@ -54,6 +54,10 @@ def test_estimates_are_those_of_the_network(name: str) -> None:
     assert identities.of_estimate(default, model, network.loss, batch) < TOLERANCE
     feedback = bound(model, batch, "wt", feedback="local", feedback_learning="none")
     assert identities.of_feedback(feedback, model, network.loss, batch) < TOLERANCE
+    corrected = bound(
+        model, batch, "activation-perturbation", feedback="local", feedback_learning="none", correction=0.5
+    )
+    assert identities.of_feedback(corrected, model, network.loss, batch) < TOLERANCE
     weights = bound(model, batch, "weight-perturbation")
     assert identities.of_weight_perturbation(weights, model, network.loss, batch) < TOLERANCE
 
