@@ -57,17 +57,20 @@ class OrthogonalMean(GuessMethod):
         samples = batch_of(layer)
         if not isinstance(upstream, LinearUpstream):
             refuse_too_large(layer, upstream, k)
+        image = None
         if prepared.whitened is None or prepared.left is None or len(prepared.left) != upstream.output_dim:
             # The first update, or inputs of another size: its first part's is all's, and every part looks at C.
             prepared.due = True
             looks = COLD_STEPS if isinstance(upstream, LinearUpstream) else COLD_LOOKS
             few = partial(_mean_product, upstream, samples, SAMPLES)
             prepared.left = mean_space(few, layer.weight, upstream.output_dim, k, looks)
-            prepared.whitened, _ = whitened_and_next(prepared.left, few(prepared.left))
+            image = few(prepared.left)
+            prepared.whitened, _ = whitened_and_next(prepared.left, image)
+        statistics = {}
         if prepared.due:
-            statistics = {"left": prepared.left, "image": _mean_product(upstream, samples, samples, prepared.left)}
-        else:
-            statistics = {}
+            if image is None or samples > SAMPLES:
+                image = _mean_product(upstream, samples, samples, prepared.left)
+            statistics = {"left": prepared.left, "image": image}
         whitened = prepared.whitened
         if isinstance(upstream, LinearUpstream):
             basis = MaskedBasis(image_of(upstream.weight, whitened), None)
