@@ -10,8 +10,7 @@ and the weight's gradient is the use's own vjp, Σ_b ĝ_{i,b} x_{i,b}ᵀ for a l
 within one use, one segment, or the loss alone a vjp is the chain rule's last local term.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -27,16 +26,15 @@ from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Guess, GuessMethod, Isotropic, LinearMap, check_linear, checked_method
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.look import few, look
-from fgcli.gradient.loss import OutputGradient, output_gradient
-from fgcli.gradient.nested import leaves, rebuilt
+from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.parts import SumOfParts, parts_of
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
-from fgcli.gradient.sites import Layout, Network, Site
+from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives, Step
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.uses import run
+from fgcli.gradient.whole_loss import of_whole_loss
 
 ROWS = 512
 """Samples of a part of a batch with memory=replay: a dual number takes twice the memory of a number."""
@@ -204,7 +202,7 @@ class GuessEstimator:
         """ĝ = b + α Σ_k c_k (δ_k - Σ_j ⟨b_j, y_jk⟩) y_k, without feedback b = 0 and α = 1."""
         rows = self._parts(batch)
         parts = [batch.rows(one) for one in rows] if len(rows) > 1 else [batch]
-        of_loss = self._of_whole_loss(model, loss, batch, parts)
+        of_loss = of_whole_loss(model, self.bound, loss, batch, parts)
         sum_of_parts = SumOfParts(self._guessers, rng, len(parts))
         directions = self._directions(model, rng)
         if self.feedback is not None:
@@ -295,7 +293,6 @@ class GuessEstimator:
             and network.by_rows
             and not (network.mixes or network.drawing or network.buffers or network.own_loss)
             and all(site.has_samples for site in network.guessed)
-            and not (guesses and self.tangents.draws == "rademacher")
             and all(one.takes_parts or not guesses for one in self._guessers.values())
         )
         if not apart:
@@ -312,47 +309,6 @@ class GuessEstimator:
             for name, parameter in model.named_parameters()
             if name in self._perturbed
         }
-
-    def _of_whole_loss(
-        self, model: nn.Module, loss: Loss, batch: Batch, parts: Sequence[Batch]
-    ) -> list[OutputGradient] | None:
-        """e of each part from the loss of the whole batch. None where that is the mean of the parts' losses anyway."""
-        if len(parts) == 1:
-            return None
-
-        def outputs_of(part: Batch) -> Any:
-            return run(model, part.inputs, PlainPass(self.bound, lambda *_: None, part.size))
-
-        first = outputs_of(parts[0])
-        if self._is_of_samples(loss, first, parts[0]):
-            return None
-        outputs = [first, *map(outputs_of, parts[1:])]
-        layouts = self.bound.output_layouts
-        together = [
-            layout.natural(torch.cat([layout.by_sample(one, p.size) for one, p in zip(some, parts, strict=True)]))
-            for layout, some in zip(layouts, zip(*map(leaves, outputs), strict=True), strict=True)
-        ]
-        whole = output_gradient(loss, rebuilt(first, together), batch.targets, layouts, batch.size)
-        ends = torch.tensor([part.size for part in parts]).cumsum(0).tolist()
-        return [
-            replace(whole, parts=[e[end - p.size : end] * (batch.size / p.size) for e in whole.parts], samples=p.size)
-            for end, p in zip(ends, parts, strict=True)
-        ]
-
-    def _is_of_samples(self, loss: Loss, outputs: Any, part: Batch) -> bool:
-        """Whether the loss of a part's first half is that half of the part's losses: samples do not see each other."""
-        half = max(1, part.size // 2)
-
-        def first_half(layout: Layout, one: Tensor) -> Tensor:
-            return layout.natural(layout.by_sample(one, part.size)[:half])
-
-        pairs = zip(self.bound.output_layouts, leaves(outputs), strict=True)
-        few_outputs = rebuilt(outputs, [first_half(*pair) for pair in pairs])
-        losses, of_half = loss(outputs, part.targets), loss(few_outputs, part.rows(slice(half)).targets)
-        if not losses.dim() or losses.numel() * half != of_half.numel() * part.size:
-            return False
-        expected = losses.flatten()[: of_half.numel()]
-        return torch.allclose(of_half.flatten(), expected, rtol=1e-4, atol=1e-6)
 
     @torch.no_grad()
     def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> tuple[Step, Derivatives]:

@@ -22,7 +22,7 @@ from fgcli.gradient.uses import Outputs, Use
 
 
 class Noise(Mapping[str, Tensor]):
-    """y ~ N(0, I) at each place, by its name: [rows, d], once `tokens` is known.
+    """y of random signs at each place, by its name: [rows, d], once `tokens` is known.
 
     Args:
         places: where there is noise.
@@ -48,7 +48,7 @@ class Noise(Mapping[str, Tensor]):
         if name in self._drawn:
             return self._drawn[name]
         like = self._like[name]
-        y = self.rng.normal("feedback", name, tuple(like.shape), like)
+        y = self.rng.signs("feedback", name, tuple(like.shape), like)
         if self.keep:
             self._drawn[name] = y
         return y
