@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.sites import Network
-from fgcli.gradient.uses import Outputs, Use, Uses, call, leaves, math_attention, rebuilt, run
+from fgcli.gradient.uses import Outputs, Use, Uses, call, math_attention, run
 
 
 def site_gradients(

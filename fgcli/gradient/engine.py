@@ -107,6 +107,11 @@ class GuessEstimator:
                 "linear layer, a convolution, a matrix product, a lookup or a recurrent layer; use weight-perturbation "
                 "or backprop"
             )
+        if self.feedback is not None and network.behind_last:
+            raise ModelRefused(
+                f"parameter '{network.behind_last[0]}' lies between the last layers and the loss that the model gives, "
+                "where feedback has no gradient for it: give a loss_fn of the outputs, or leave feedback out"
+            )
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
         self._guessers = {site.name: self._guesser(site) for site in network.guessed if site.name not in self._exact}
@@ -229,7 +234,8 @@ class GuessEstimator:
         sum_of_parts: SumOfParts,
         share: float,
     ) -> None:
-        """A part's own estimate."""
+        """A part's own estimate, whose forwards have one state of layers and buffers."""
+        back = self._state_of(model, part.device)
         rng, alpha = sum_of_parts.rng, feedback.correction
         trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
 
@@ -239,12 +245,13 @@ class GuessEstimator:
                 sum_of_parts.add(seen.gradients(site, wide(b), trained), share)
 
         if self._streams:
-            losses = feedback.stream(model, self.bound, loss, part, rng, add, of_loss=of_loss, share=share)
+            losses = feedback.stream(model, self.bound, loss, part, rng, add, back, of_loss=of_loss, share=share)
             sum_of_parts.end(losses, share)
             return
         predicted = feedback.predict(model, self.bound, loss, part, rng, of_loss=of_loss, share=share)
         step, found = None, None
         if alpha:
+            back()
             step = self._step(model, part, rng, {})
             found = step.corrected(step.derivatives(loss, of_loss), predicted.at)
         add_pieces = predicted.of_parameters
@@ -284,7 +291,7 @@ class GuessEstimator:
             self.memory == "replay"
             and batch.device.type == "cpu"
             and network.by_rows
-            and not (network.mixes or network.drawing or network.buffers)
+            and not (network.mixes or network.drawing or network.buffers or network.own_loss)
             and all(site.has_samples for site in network.guessed)
             and all(one.takes_parts or not guesses for one in self._guessers.values())
         )

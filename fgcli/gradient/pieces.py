@@ -12,12 +12,13 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient.loss import OutputGradient
+from fgcli.gradient.nested import leaves, primal_of, rebuilt, tangent_of
 from fgcli.gradient.operations import input_gradient, linear_part
 from fgcli.gradient.passes import Seen, site_of
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.upstream import CutNetwork, End
-from fgcli.gradient.uses import Outputs, Use, leaves, primal_of, rebuilt, tangent_of
+from fgcli.gradient.uses import Outputs, Use
 
 
 class Noise(Mapping[str, Tensor]):
@@ -82,6 +83,7 @@ class NoisyPass:
 
     def __init__(self, network: Network, noise: Noise | None, samples: int) -> None:
         self.network, self.noise, self.samples = network, noise, samples
+        self.tail = network.tail(samples)
 
     def visit(self, use: Use) -> Outputs:
         site = site_of(self.network, use)

@@ -94,6 +94,20 @@ def layers_again(device: torch.device) -> Callable[[], None]:
     return again
 
 
+@contextmanager
+def drawing_again(again: Callable[[], None] | None, device: torch.device) -> Iterator[None]:
+    """Within it layers draw what they drew once before, as `layers_again` noted it; None: they go on."""
+    if again is None:
+        yield
+        return
+    back = layers_again(device)
+    again()
+    try:
+        yield
+    finally:
+        back()
+
+
 def default_generators(device: torch.device) -> list[torch.Generator]:
     """Those that layers draw from on this device: Dropout, say."""
     own = {

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.passes import PlainPass
 from fgcli.gradient.sites import Layout, Network
-from fgcli.gradient.uses import leaves, rebuilt, run
+from fgcli.gradient.uses import run
 
 
 def of_whole_loss(
