@@ -216,6 +216,30 @@ def fg_feedback_rules() -> list[Entry]:
             "The next layer's own weight, and behind it the matrix of `direct`.",
             EngineOptions,
         ),
+        Entry(
+            "feedback-alignment",
+            "fgcli.methods.fixed_feedback:FeedbackAlignment",
+            "A fixed random matrix in place of each weight, all the way back.",
+            EngineOptions,
+        ),
+        Entry(
+            "sign-symmetry",
+            "fgcli.methods.fixed_feedback:SignSymmetry",
+            "The signs of each weight in place of it, all the way back.",
+            EngineOptions,
+        ),
+        Entry(
+            "direct-feedback-alignment",
+            "fgcli.methods.fixed_feedback:DirectFeedbackAlignment",
+            "A fixed random matrix from the output to each layer's input.",
+            EngineOptions,
+        ),
+        Entry(
+            "fdfa",
+            "fgcli.methods.fixed_feedback:ForwardDirectFeedbackAlignment",
+            "A matrix from the output to each layer's input, a running mean of forward-mode estimates.",
+            EngineOptions,
+        ),
     ]
 
 
@@ -267,6 +291,11 @@ def fg_subcommands() -> list[Entry]:
         Entry("methods", "fgcli.commands.listings:methods", "List guess methods and estimators, with their options."),
         Entry("datasets", "fgcli.commands.listings:datasets", "List datasets, with their options."),
         Entry("models", "fgcli.commands.listings:models", "List models, with their options."),
+        Entry(
+            "check-model",
+            "fgcli.commands.check_model:check_model",
+            "Say which methods train a model, and what time and memory a step of each takes.",
+        ),
         Entry("doctor", "fgcli.commands.doctor:doctor", "Versions, devices, threads, what is missing, the shell's fg."),
         Entry(
             "shell-init",

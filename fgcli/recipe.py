@@ -1,143 +1,24 @@
 """The recipe of a run: what a file and the flags say, checked against the schemas of what they name. Imports no torch.
 
-The order of precedence is flag, file, default. Some options stand at the top for convenience: `k`, `tangents`,
-`combine`, `tangent_chunk` and `memory` of the method, `width`, `depth` and `bias` of the model. Each is None where that
-has no such option.
+The order of precedence is flag, file, default.
 """
 
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from fgcli.errors import UsageError, unknown
-from fgcli.extend.entry import Entry, Rank
+from fgcli.extend.entry import Entry
 from fgcli.extend.explain import Path, first_fault, shown
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
-from fgcli.runs.diagnostics import DiagnosticKey
+from fgcli.recipe_keys import PARTS, Part, Recipe, Section
 from fgcli.shell import command_line
 from fgcli.yaml_reader import Position, read_text, read_yaml, scalar
-
-Count = Annotated[int, Field(ge=1, lt=2**63)]
-# The largest servers have 768; some thousands more, and the thread library ends the process without a word.
-Threads = Annotated[int, Field(ge=1, le=1024)]
-OwnOptions = dict[str, Any]
-Section = Literal["method", "dataset", "model", "loss", "optimizer", "lr_schedule"]
-
-
-Panel = Literal["Method", "Data and model", "Optimisation", "Device", "Output", "Diagnostics"]
-"""A group of flags in the help of `fgcli train`."""
-
-
-def _key(panel: Panel, default: Any, description: str, **bounds: Any) -> Any:
-    """A key of a recipe, and by that a flag of `fgcli train`, shown in a panel of its help."""
-    return Field(default=default, description=description, json_schema_extra={"panel": panel}, **bounds)
-
-
-class Recipe(Options):
-    """A run, resolved: every option has its value. Equal recipes are the same run.
-
-    A field here is all that a key needs: recipes, `fgcli train`, its help and docs/recipes.md have it from this class.
-    """
-
-    method: str = _key("Method", "wt", "Guess method or estimator.")
-    options: OwnOptions = _key("Method", {}, "The method's other options.")
-    k: Count | Rank | None = _key(
-        "Method", None, "Dimension of the guess space, or `rank`; for methods that have such a space."
-    )
-    tangents: Count | None = _key("Method", None, "Directions in one step, for every guess method.")
-    combine: Literal["mean", "orthogonal", "sitewise", "projection"] | None = _key(
-        "Method", None, "How the tangents make one estimate."
-    )
-    tangent_chunk: Count | None = _key(
-        "Method", None, "Tangents carried at a time, for less memory; by default all of them."
-    )
-    memory: Literal["store", "replay"] | None = _key(
-        "Method",
-        None,
-        "Store what each layer saw, or replay: the same, in memory that does not grow with depth.",
-    )
-    dataset: str = _key("Data and model", "mnist1d", "Dataset, or the path of your own: FILE.npz, .csv, FOLDER.")
-    dataset_options: OwnOptions = _key("Data and model", {}, "The dataset's options.")
-    model: str = _key("Data and model", "mlp", "Model; one of your own as `package.module:factory`.")
-    model_options: OwnOptions = _key("Data and model", {}, "The model's other options.")
-    width: Count | None = _key("Data and model", None, "Units of every hidden layer.")
-    depth: Count | None = _key("Data and model", None, "Number of hidden layers.")
-    bias: bool | None = _key("Data and model", None, "Give every layer a bias.")
-    init_from: str | None = _key(
-        "Data and model", None, "Begin with the weights of this run, or of this safetensors file."
-    )
-    loss: str = _key(
-        "Optimisation",
-        "cross-entropy",
-        "Loss: `cross-entropy`, `mse`, `bce`, or your own as `package.module:function`.",
-    )
-    loss_options: OwnOptions = _key("Optimisation", {}, "The loss's options.")
-    epochs: Count = _key("Optimisation", 300, "Passes over the training set.")
-    max_steps: Count | None = _key("Optimisation", None, "Stop after this many updates, also inside an epoch.")
-    batch_size: Count = _key("Optimisation", 512, "Samples per update.")
-    micro_batch: Count | None = _key(
-        "Device", None, "Samples estimated at a time, for less memory; by default the whole batch."
-    )
-    optimizer: str = _key("Optimisation", "adamw", "Optimiser.")
-    optimizer_options: OwnOptions = _key("Optimisation", {}, "The optimiser's options.")
-    lr: float = _key("Optimisation", 1e-4, "Learning rate.", gt=0)
-    lr_schedule: str = _key(
-        "Optimisation",
-        "constant",
-        "Learning rate over the run: `constant`, `cosine`, `step`, `linear-warmup`, or your own as "
-        "`package.module:factory`.",
-    )
-    lr_schedule_options: OwnOptions = _key("Optimisation", {}, "The schedule's options.")
-    clip_norm: float | None = _key(
-        "Optimisation", None, "Scale the gradient of all parameters down to this norm where its norm is larger.", gt=0
-    )
-    seed: int = _key("Optimisation", 0, "Names the run: data order, initialisation, guesses.", ge=0, lt=2**63)
-    device: str = _key("Device", "auto", "Where to compute: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
-    precision: Literal["float32", "bfloat16", "float16"] = _key(
-        "Device", "float32", "In which the network is computed; all else is float32."
-    )
-    threads: Threads | None = _key("Device", None, "CPU threads of torch; by default torch's choice.")
-    eval_every: Count = _key("Output", 10, "Epochs between two evaluations, each with a checkpoint.")
-    keep_checkpoints: list[Count] = _key("Output", [], "Epochs after which a checkpoint is written that is kept.")
-    keep_last: Count = _key("Output", 2, "How many of the newest checkpoints are kept, beside the best.")
-    on_nonfinite: Literal["stop", "skip"] = _key(
-        "Optimisation", "stop", "When a loss, guess or gradient is not finite: stop, or leave that update out."
-    )
-    diagnostics: list[DiagnosticKey] = _key(
-        "Diagnostics", [], "What to record of the guesses during the run, without changing it."
-    )
-    diagnostics_every: Count = _key("Diagnostics", 10, "Epochs between two records of the diagnostics.")
-    subspace: Literal["dominant", "bulk"] | None = _key(
-        "Diagnostics", None, "Project each update onto the loss's top Hessian eigenvectors, or off them: a control."
-    )
-    subspace_k: Count = _key("Diagnostics", 10, "Number of Hessian eigenvectors that span the subspace.")
-    subspace_every: Count = _key("Diagnostics", 8, "Updates between two computations of the subspace.")
-
-
-LENGTH = ("epochs", "max_steps")
-"""Keys that say how long a run is: a finished one may be extended by them."""
-
-
-class _Part(NamedTuple):
-    """Where a section's options stand in a recipe."""
-
-    options: str
-    shortcuts: tuple[str, ...] = ()
-
-
-_PARTS: dict[Section, _Part] = {
-    "method": _Part("options", ("k", "tangents", "combine", "tangent_chunk", "memory")),
-    "dataset": _Part("dataset_options"),
-    "model": _Part("model_options", ("width", "depth", "bias")),
-    "loss": _Part("loss_options"),
-    "optimizer": _Part("optimizer_options"),
-    "lr_schedule": _Part("lr_schedule_options"),
-}
 
 
 @dataclass(frozen=True)
@@ -221,7 +102,7 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
     top = {key: given for layer in layers for key, given in layer.top.items()}
     data = {key: given.value for key, given in top.items()}
     givens = dict(top)
-    for section, part in _PARTS.items():
+    for section, part in PARTS.items():
         own = {key: given for layer in layers for key, given in layer.options[section].items()}
         entry = _entry(section, top.get(section), registry)
         values = _checked(f"{section} {entry.name}", entry, own).model_dump(mode="json")
@@ -234,9 +115,8 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         _refuse("the recipe", error, data, givens)
-    rule = str(recipe.options.get("feedback", "none"))
-    if rule != "none":
-        registry.find("feedback rule", rule, where="option feedback")
+    if recipe.feedback not in (None, "none"):
+        registry.find("feedback rule", recipe.feedback, where=givens["feedback"].called())
     # Only where every layer's output has `width` dimensions: a convolution's has that many for each position.
     if getattr(_find("model", recipe.model, registry, where="").options, "width_bounds_k", False):
         _refuse_k_above_width(recipe, givens)
@@ -245,7 +125,7 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
 
 def section_options(recipe: Recipe, section: Section, registry: Registry) -> Options:
     """The option object that the section's target is called with: its options and shortcuts, as its schema has them."""
-    part = _PARTS[section]
+    part = PARTS[section]
     entry = _find(section, getattr(recipe, section), registry, where="")
     shortcuts = {name: getattr(recipe, name) for name in part.shortcuts if name in entry.options.model_fields}
     return entry.options.model_validate(getattr(recipe, part.options) | shortcuts)
@@ -253,17 +133,12 @@ def section_options(recipe: Recipe, section: Section, registry: Registry) -> Opt
 
 def default_of(key: str, registry: Registry) -> object:
     """The value of a key where nobody gives one: for a shortcut, that of the default method or model, if it has it."""
-    for section, part in _PARTS.items():
+    for section, part in PARTS.items():
         if key in part.shortcuts:
             entry = _find(section, Recipe.model_fields[section].default, registry, where="")
             option = entry.options.model_fields.get(key)
             return None if option is None else option.default
     return Recipe.model_fields[key].default
-
-
-def section_keys(section: Section) -> tuple[str, ...]:
-    """The keys of a recipe that belong to the section: its name, its options and their shortcuts."""
-    return (section, _PARTS[section].options, *_PARTS[section].shortcuts)
 
 
 def dump(recipe: Recipe) -> str:
@@ -304,11 +179,11 @@ def _layer(data: Mapping[str, object], source: Source | None) -> _Layer:
         if key not in Recipe.model_fields:
             raise unknown("recipe key", key, Recipe.model_fields, where=_Given(None, (key,), source).place(key=True))
     top = {key: _Given(value, (key,), source) for key, value in data.items()}
-    options: dict[Section, dict[str, _Given]] = {s: _options(top, part) for s, part in _PARTS.items()}
+    options: dict[Section, dict[str, _Given]] = {s: _options(top, part) for s, part in PARTS.items()}
     return _Layer(top, options)
 
 
-def _options(top: dict[str, _Given], part: _Part) -> dict[str, _Given]:
+def _options(top: dict[str, _Given], part: Part) -> dict[str, _Given]:
     """Take a section's options and shortcuts out of `top`."""
     block = top.pop(part.options, None)
     options: dict[str, _Given] = {}
@@ -393,7 +268,7 @@ def flag(path: Path) -> str:
     """The flag that gives the value at `path`: `--width`, `--dataset-option padding[0]`."""
     first, *rest = path
     name = f"--{first}".replace("_", "-")
-    if first in {part.options for part in _PARTS.values()}:
+    if first in {part.options for part in PARTS.values()}:
         return f"{name.removesuffix('s')} {dotted(tuple(rest))}".strip()
     field = Recipe.model_fields.get(str(first))
     if field and field.annotation in (bool, bool | None):

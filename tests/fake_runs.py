@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.files import to_json
-from fgcli.recipe import Recipe, dump
+from fgcli.recipe import dump
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.sweep.plan import PlannedTrial, plan
 from fgcli.sweep.read import read_sweep

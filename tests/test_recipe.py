@@ -13,7 +13,8 @@ from fgcli.extend.entry import Entry
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
 from fgcli.extend.plugins import Origin, Plugins
 from fgcli.extend.registry import Registry
-from fgcli.recipe import Recipe, Source, dump, read_recipe, resolve, section_options
+from fgcli.recipe import Source, dump, read_recipe, resolve, section_options
+from fgcli.recipe_keys import Recipe
 from fgcli.yaml_reader import read_yaml
 
 SHARED = ", ".join(sorted({**GuessOptions.model_fields, **EngineOptions.model_fields}))
@@ -109,8 +110,9 @@ def test_defaults_of_the_options_are_filled_in() -> None:
     assert recipe.k == 10
     own = {"uncovered": "perturb", "solver": "svd", "label": "", "scale": 1.0, "pair": [1, 2]}
     engine = {"draws": "gaussian", "shrinkage": 0.01, "tangent_chunk": None, "output_gradient": None}
-    feedback = {"feedback": "none", "feedback_learning": "tangents", "feedback_rate": 0.02, "feedback_every": 1}
-    assert recipe.options == own | engine | feedback | {"correction": 0.0}
+    assert recipe.options == own | engine
+    assert (recipe.feedback, recipe.feedback_learning, recipe.feedback_rate) == ("none", "tangents", 0.02)
+    assert (recipe.feedback_every, recipe.correction, recipe.output_gradient) == (1, 0.0, None)
     assert (recipe.tangents, recipe.combine, recipe.tangent_chunk) == (1, "mean", None)
     assert recipe.model_options == {"activation": "relu"}
 
@@ -176,7 +178,7 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"tangents": 0}, "--tangents is 0; it must be at least 1"),
     ({"micro_batch": 0}, "--micro-batch is 0; it must be at least 1"),
     ({"method": "backprop", "memory": "replay"}, "--memory is given, but method backprop has no option memory"),
-    ({"combine": "sum"}, "--combine is 'sum'; it must be 'mean', 'orthogonal' or 'projection'"),
+    ({"combine": "sum"}, "--combine is 'sum'; it must be 'mean', 'orthogonal', 'sitewise' or 'projection'"),
     (
         {"tangents": 3, "options": {"draws": "antithetic"}},
         "method wt: tangents is 3; with draws antithetic it must be even",

@@ -5,7 +5,8 @@ import pytest
 from fgcli import recipes
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
-from fgcli.recipe import Recipe, read_recipe, resolve
+from fgcli.recipe import read_recipe, resolve
+from fgcli.recipe_keys import Recipe
 from fgcli.sweep.read import is_sweep, parse_sweep, resolve_trials
 
 

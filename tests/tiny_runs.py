@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from fgcli.app import app
 from fgcli.extend.registry import load_registry
-from fgcli.recipe import Recipe, resolve
+from fgcli.recipe import resolve
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.results import Result
 from fgcli.runs.rows import read_rows
 from fgcli.runs.run_directory import RunDirectory

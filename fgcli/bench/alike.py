@@ -10,7 +10,8 @@ from fgcli.bench.run import Failure, Job, Watcher
 from fgcli.errors import FgError, RunError, UsageError
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry
-from fgcli.recipe import Recipe, Section, read_recipe
+from fgcli.recipe import read_recipe
+from fgcli.recipe_keys import Recipe, Section
 from fgcli.runs.environment import VERSIONS
 from fgcli.runs.made_with import is_version, made_with, unlike
 from fgcli.runs.run_directory import RunDirectory

@@ -27,7 +27,8 @@ from fgcli.devices import describe, peak_memory_bytes, synchronize
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.files import to_json, write_atomically
 from fgcli.gradient.estimator import Batch
-from fgcli.recipe import Recipe, read_recipe, resolve
+from fgcli.recipe import read_recipe, resolve
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.record import as_json
 from fgcli.runs.results import MetricsRow
 from fgcli.runs.timing import StepMemory, StepTiming

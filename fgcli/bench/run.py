@@ -11,7 +11,8 @@ from fgcli.bench.executor import Executor, Outcome, Trial
 from fgcli.errors import FgError, RunError
 from fgcli.extend.explain import shown
 from fgcli.files import write_atomically
-from fgcli.recipe import Recipe, dump
+from fgcli.recipe import dump
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import FailedAttempt, StartedAgain, SweepDirectory
 

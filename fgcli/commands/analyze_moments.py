@@ -9,7 +9,7 @@ import typer
 from fgcli.commands.analysis_flags import AsJson, Batches, Epochs, Runs
 from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.errors import RunError, UsageError
-from fgcli.recipe import section_keys
+from fgcli.recipe_keys import section_keys
 
 if TYPE_CHECKING:
     from fgcli.commands.states import State
@@ -24,6 +24,8 @@ SHOWN = (
     ("bias", "bias"), ("variance", "variance"), ("mse", "MSE"), ("covariance_norm", "‖C - I‖_F"),
     ("covariance_rms", "‖C - I‖_F/d"), ("cosine", "cosine"), ("cosine_squared", "cosine²"),
     ("norm_ratio", "norm ratio"), ("effective_rank", "effective rank"),
+    ("prediction_bias", "feedback's bias"), ("prediction_variance", "feedback's variance"),
+    ("prediction_cosine", "feedback's cosine"), ("prediction_norm_ratio", "feedback's norm ratio"),
 )  # fmt: skip
 
 

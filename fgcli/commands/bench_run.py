@@ -21,7 +21,8 @@ from fgcli.errors import RunError, UsageError
 from fgcli.extend.entry_options import checked_options
 from fgcli.extend.factory import is_reference
 from fgcli.extend.registry import Registry, load_registry
-from fgcli.recipe import Recipe, Source, parse_assignments
+from fgcli.recipe import Source, parse_assignments
+from fgcli.recipe_keys import Recipe
 from fgcli.recipes import find
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory

@@ -9,7 +9,8 @@ from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.commands.sweep_of_flags import Jobs, Quiet, resolved, run_sweep, show_report
 from fgcli.errors import UsageError, unknown
 from fgcli.extend.registry import load_registry
-from fgcli.recipe import parse_assignments, section_keys
+from fgcli.recipe import parse_assignments
+from fgcli.recipe_keys import section_keys
 
 
 @with_run_flags(leave_out=(*section_keys("method"), "seed"))

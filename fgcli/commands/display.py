@@ -151,9 +151,8 @@ def _lossy(stream: TextIO) -> IO[str]:
 
 def _title(recipe: Mapping[str, Any]) -> Text:
     sizes = [f"{name} {recipe[name]}" for name in ("width", "depth", "k") if recipe[name] is not None]
-    feedback = recipe.get("options", {}).get("feedback", "none")
-    if feedback != "none":
-        sizes.append(f"feedback {feedback}")
+    if recipe.get("feedback", "none") not in (None, "none"):
+        sizes.append(f"feedback {recipe['feedback']}")
     return Text(", ".join([f"{recipe['method']} on {recipe['dataset']}", *sizes, f"seed {recipe['seed']}"]))
 
 

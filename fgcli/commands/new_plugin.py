@@ -22,6 +22,7 @@ class Kind(StrEnum):
 
     GUESS_METHOD = "guess-method"
     ESTIMATOR = "estimator"
+    FEEDBACK_RULE = "feedback-rule"
     DATASET = "dataset"
     MODEL = "model"
     LOSS = "loss"
@@ -35,6 +36,7 @@ class Kind(StrEnum):
 _USE = {
     Kind.GUESS_METHOD: "fgcli train --method {}",
     Kind.ESTIMATOR: "fgcli train --method {}",
+    Kind.FEEDBACK_RULE: "fgcli train --feedback {}",
     Kind.DATASET: "fgcli train --dataset {}",
     Kind.MODEL: "fgcli train --model {}",
     Kind.LOSS: "fgcli train --loss {}",

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable, Sequence
 
 from fgcli.extend.describe import default_text, describe_options
 from fgcli.extend.options import Options
-from fgcli.recipe import Recipe
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.quantities import VALUE_KEYS
 from fgcli.sweep.schema import Grid, Method, Sweep, Tune
 from fgcli.sweep.views import KINDS, Budget, Value

@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
-from fgcli.recipe import Recipe, Source, default_of, flag, parse_assignments, read_recipe
+from fgcli.recipe import Source, default_of, flag, parse_assignments, read_recipe
+from fgcli.recipe_keys import Recipe
 from fgcli.recipes import find
 from fgcli.yaml_reader import scalar
 

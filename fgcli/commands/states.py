@@ -13,7 +13,8 @@ from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, RunError, UsageError
 from fgcli.extend.registry import Registry
 from fgcli.gradient.estimator import Batch
-from fgcli.recipe import Recipe, Source, flag, parse_assignments, read_recipe, resolve, section_keys
+from fgcli.recipe import Source, flag, parse_assignments, read_recipe, resolve
+from fgcli.recipe_keys import Recipe, section_keys
 from fgcli.runs.run_directory import RunDirectory, open_run
 from fgcli.training.assembly import Assembly, assemble, bound_subject
 from fgcli.training.checkpoints import CheckpointStore, store_of

@@ -10,7 +10,8 @@ import typer
 from fgcli.commands.run_flags import RunFlags
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
-from fgcli.recipe import Recipe, Source, resolve, section_keys
+from fgcli.recipe import Source, resolve
+from fgcli.recipe_keys import Recipe, section_keys
 from fgcli.runs.run_directory import slug
 from fgcli.runs.sweep_directory import SweepDirectory
 

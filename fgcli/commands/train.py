@@ -14,7 +14,8 @@ from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.errors import UsageError
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.files import to_json
-from fgcli.recipe import LENGTH, Source, resolve
+from fgcli.recipe import Source, resolve
+from fgcli.recipe_keys import LENGTH
 
 if TYPE_CHECKING:  # these import torch
     from fgcli.runs.results import Result

@@ -10,7 +10,7 @@ from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.commands.sweep_of_flags import Jobs, Quiet, keys_of, resolved, run_sweep
 from fgcli.errors import RunError
 from fgcli.extend.factory import is_reference
-from fgcli.recipe import section_keys
+from fgcli.recipe_keys import section_keys
 from fgcli.runs.results import METRICS
 from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.runs.tuned import read_tuned

@@ -6,7 +6,8 @@ import typer
 
 from fgcli.errors import FgError, UsageError
 from fgcli.extend.registry import Registry, load_registry
-from fgcli.recipe import Recipe, Source, read_recipe, resolve
+from fgcli.recipe import Source, read_recipe, resolve
+from fgcli.recipe_keys import Recipe
 from fgcli.recipes import find
 from fgcli.shell import command_line
 from fgcli.sweep.plan import plan, plan_tuning

@@ -19,7 +19,7 @@ def hub_folder(options: HubOptions, path: Path) -> Dataset:
     UsageError for splits and columns that no samples can be made of.
     """
     require("huggingface", "datasets", what=str(path))
-    import datasets
+    import datasets  # pyright: ignore[reportMissingImports] # an extra
 
     try:
         found: Any = datasets.load_from_disk(str(path))

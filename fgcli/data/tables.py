@@ -121,7 +121,7 @@ def _is_number(text: str) -> bool:
 
 
 def _read_parquet(path: Path, options: TableOptions) -> Columns:
-    from pyarrow import ArrowException, parquet
+    from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports] # an extra
 
     try:
         table = parquet.read_table(path)

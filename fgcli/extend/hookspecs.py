@@ -60,7 +60,7 @@ def fg_optimizers() -> list[Entry]:
 
 @hookspec
 def fg_feedback_rules() -> list[Entry]:
-    """Rules of feedback, named by `--option feedback=`; a target (the method's options) gives a `FeedbackRule`."""
+    """Rules of feedback, named by `--feedback`; a target (the method's options) gives a `FeedbackRule`."""
     raise NotImplementedError
 
 

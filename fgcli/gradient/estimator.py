@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from fgcli.gradient.nested import batch_size, first_tensor, mapped
 from fgcli.gradient.randomness import StepRng
-from fgcli.gradient.uses import batch_size, first_tensor, mapped
 
 Loss = Callable[[Any, Any], Tensor]
 """(the model's outputs, targets) -> the mean loss, or a loss a sample [batch], whose mean it is then."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fgcli.files import to_json
-from fgcli.recipe import section_keys
+from fgcli.recipe_keys import section_keys
 from fgcli.report.copies import NOTHING_NEW, repeats, without_copies
 from fgcli.report.trials import Problem, Source, Trial, flat
 from fgcli.runs.diagnostics import MOMENTS, OVERLAP

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from fgcli.errors import FgError, RunError
 from fgcli.extend.explain import first_fault
-from fgcli.recipe import Recipe, read_recipe
+from fgcli.recipe import read_recipe
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.diagnostics import DiagnosticsRow
 from fgcli.runs.environment import Environment
 from fgcli.runs.results import MetricsRow, Result

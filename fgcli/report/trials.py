@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from fgcli.errors import FgError, RunError, UsageError, writable
 from fgcli.extend.explain import shown
-from fgcli.recipe import Recipe, read_recipe
+from fgcli.recipe import read_recipe
+from fgcli.recipe_keys import Recipe
 from fgcli.report.runs import Run, Unreadable, read_run
 from fgcli.runs.results import Result
 from fgcli.runs.run_directory import RunDirectory

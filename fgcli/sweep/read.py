@@ -10,7 +10,8 @@ from fgcli.errors import UsageError, unknown
 from fgcli.extend.explain import first_fault, shown
 from fgcli.extend.options import Options
 from fgcli.extend.registry import Registry
-from fgcli.recipe import Recipe, Source, dotted, read_recipe, resolve
+from fgcli.recipe import Source, dotted, read_recipe, resolve
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.quantities import VALUE_KEYS
 from fgcli.shell import command_line
 from fgcli.sweep.plan import MAX_TRIALS, PlannedTrial, plan, plan_tuning, size

@@ -25,7 +25,8 @@ from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.gradient.precision import lacks
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.make import make_estimator
-from fgcli.recipe import Recipe, Section, section_options
+from fgcli.recipe import section_options
+from fgcli.recipe_keys import Recipe, Section
 from fgcli.training.losses import Objective
 from fgcli.training.recorder import Recorder, make_recorder
 from fgcli.training.schedules import advance

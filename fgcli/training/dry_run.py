@@ -8,7 +8,7 @@ from fgcli.errors import FgError
 from fgcli.extend.registry import Registry
 from fgcli.files import to_json
 from fgcli.gradient.errors import ModelRefused, OptionRefused
-from fgcli.recipe import Recipe
+from fgcli.recipe_keys import Recipe
 from fgcli.training.assembly import assemble, load_dataset, refuse_large_batch
 from fgcli.training.state import initialise
 

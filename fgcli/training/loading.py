@@ -14,7 +14,8 @@ from fgcli.errors import RunError, UsageError, exception_text
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.gradient.randomness import Streams
-from fgcli.recipe import Recipe, Section, read_recipe
+from fgcli.recipe import read_recipe
+from fgcli.recipe_keys import Recipe, Section
 from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.results import Metrics
 from fgcli.runs.run_directory import RunDirectory, open_run

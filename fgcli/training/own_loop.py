@@ -14,7 +14,8 @@ from fgcli.devices import list_devices, peak_memory_bytes
 from fgcli.errors import UsageError, unknown
 from fgcli.extend.explain import first_fault
 from fgcli.extend.own_code import own_code
-from fgcli.recipe import Recipe, dump
+from fgcli.recipe import dump
+from fgcli.recipe_keys import Recipe
 from fgcli.runs import run_directory
 from fgcli.runs.record import is_number, name_of
 from fgcli.runs.results import METRICS, Metrics, MetricsRow, Result

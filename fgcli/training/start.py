@@ -11,7 +11,8 @@ from fgcli.errors import UsageError
 from fgcli.extend.factory import is_reference
 from fgcli.extend.own_code import own_code
 from fgcli.extend.registry import Registry
-from fgcli.recipe import LENGTH, Recipe, Section, Source, dump, read_recipe, resolve, section_keys
+from fgcli.recipe import Source, dump, read_recipe, resolve
+from fgcli.recipe_keys import LENGTH, Recipe, Section, section_keys
 from fgcli.runs import run_directory
 from fgcli.runs.environment import Environment, Extension
 from fgcli.runs.made_with import is_version, made_with, unlike

@@ -15,7 +15,8 @@ from fgcli.bench.alike import Alike
 from fgcli.bench.run import Job
 from fgcli.errors import RunError
 from fgcli.extend.own_code import changed_files, checksum, own_code
-from fgcli.recipe import Recipe, read_recipe
+from fgcli.recipe import read_recipe
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.spectra.table_file import active_path, shipped_table, write_table
 

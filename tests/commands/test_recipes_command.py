@@ -7,7 +7,8 @@ from tiny_runs import fg
 from fgcli import recipes
 from fgcli.commands.recipe_schema import schema_text
 from fgcli.extend.registry import load_registry
-from fgcli.recipe import Recipe, Source
+from fgcli.recipe import Source
+from fgcli.recipe_keys import Recipe
 from fgcli.runs.quantities import VALUE_KEYS
 from fgcli.sweep.read import parse_sweep, resolve_trials
 from fgcli.yaml_reader import read_yaml

@@ -12,7 +12,8 @@ from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
 from fgcli.models.options import MLPOptions
-from fgcli.recipe import Panel, Recipe, _key, default_of, flag
+from fgcli.recipe import default_of, flag
+from fgcli.recipe_keys import Panel, Recipe, _key
 
 
 def panels() -> dict[str, str]:
@@ -56,7 +57,7 @@ def test_the_default_of_a_shortcut_is_its_owners() -> None:
 def test_metavars_follow_the_types() -> None:
     shown = " ".join(fg("train", "--help").stdout.split())
     for text in (
-        "--k N|rank", "--lr X", "--combine mean|orthogonal|projection", "--option KEY=VALUE", "--model NAME",
+        "--k N|rank", "--lr X", "--combine mean|orthogonal|sitewise|projection", "--option KEY=VALUE", "--model NAME",
         "--keep-checkpoints N,N,…", "--diagnostics NAME,NAME,…", "without changing it: bias, variance, mse,",
     ):  # fmt: skip
         assert text in shown

@@ -108,7 +108,7 @@ def test_lists_by_commas():
 
 def test_shipped_recipe_by_its_name():
     done = fg("train", "--recipe", "quickstart", *FLAGS, "--max-steps", "1", "--json")
-    assert json.loads(done.stdout)["options"]["feedback"] == "local"
+    assert json.loads(done.stdout)["feedback"] == "local"
 
 
 @pytest.mark.parametrize("k", ["3", "rank"])

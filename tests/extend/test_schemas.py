@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fgcli.errors import UsageError
 from fgcli.extend.registry import Registry, load_registry
-from fgcli.recipe import Section, Source, dump, resolve
+from fgcli.recipe import Source, dump, resolve
+from fgcli.recipe_keys import Section
 from fgcli.yaml_reader import read_yaml
 
 REGISTRY: Registry = load_registry()
