@@ -52,15 +52,20 @@ def test_a_training_without_home_cache_terminal_and_room(monkeypatch: pytest.Mon
     assert "\ntrain accuracy:" in process.stdout
 
 
-def test_a_report_without_home_cache_terminal_and_room(workplace: Path) -> None:
+def without_matplotlib() -> None:
+    assert "matplotlib" not in sys.modules
+
+
+def test_a_report_without_home_cache_terminal_and_room(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of its own: matplotlib looks for its cache when it is imported."""
     fake_run(workplace / "run")
-    environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"} | BARE
-    command = [sys.executable, "-m", "fgcli", "report", "run", "--figures", "figures"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "test accuracy:" in done.stdout
-    assert "\x1b" not in done.stdout
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    for name, value in BARE.items():
+        monkeypatch.setenv(name, value)
+    exit_code, process = fg_process("report", "run", "--figures", "figures", prepare=without_matplotlib)
+    assert (exit_code, process.stderr) == (0, "")
+    assert "test accuracy:" in process.stdout
+    assert "\x1b" not in process.stdout
     assert list((workplace / "figures").glob("*.svg"))
 
 
@@ -76,10 +81,10 @@ def test_a_report_of_a_folder_whose_name_is_no_text(workplace: Path, flag: str |
         )
     folders[2].mkdir()
     written = {"--html": "page.html", "--figures": "figures"}.get(flag or "")
-    command = [sys.executable, "-m", "fgcli", "report", *folders[:2], workplace, *filter(None, [flag, written])]
-    done = subprocess.run(command, capture_output=True, check=False)
-    assert (done.returncode, done.stderr.decode()) == (0, "")
-    text = Path("page.html").read_text(encoding="utf-8") if flag == "--html" else done.stdout.decode("utf-8")
+    arguments = [*map(str, folders[:2]), str(workplace), *filter(None, [flag, written])]
+    exit_code, process = fg_process("report", *arguments)
+    assert (exit_code, process.stderr) == (0, "")
+    text = Path("page.html").read_text(encoding="utf-8") if flag == "--html" else process.stdout
     if flag == "--json":
         text = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8").decode()
     assert {None: r"no\xebl", "--latex": r"textbackslash{}xe9"}.get(flag, r"\xe9") in text

@@ -12,6 +12,7 @@ from typing import Any
 
 import no_network
 import pytest
+import served
 from tiny_runs import fg, untimed
 
 from fgcli.bench import local
@@ -77,7 +78,7 @@ def test_killed_and_started_again_ends_as_if_nothing_had_been(workplace: Path, m
     assert not (run / "result.json").exists()
     begun = (run / "environment.json").read_bytes()
 
-    result = fg(*flags)
+    result = fg(*flags[:-4], *flags[-2:], *served.FLAGS)
     assert result.exit_code == 0, result.stderr
     assert (run / "environment.json").read_bytes() == begun  # resumed, not begun again
     assert "begins again" not in Path("killed/logs/wt-seed0.log").read_text()
