@@ -17,7 +17,7 @@ from fgcli.runs.timing import StepMemory, StepTiming, Timing, read_timing, write
 from fgcli.sweep.plan import PlannedTrial
 
 START_S = 1.0 if FORKS else 3.0
-"""From the start of a trial's process to its first step, without what `probe` sees. A new one imports Python and torch."""
+"""From the start of a trial to its first step, without what `probe` sees. A new process imports Python and torch."""
 
 Trials = Sequence[tuple[PlannedTrial, Job]]
 
