@@ -33,8 +33,8 @@ from fgcli.gradient.estimator import Estimator as Estimator
 from fgcli.gradient.estimator import FindsFaults as FindsFaults
 from fgcli.gradient.estimator import Loss as Loss
 from fgcli.gradient.estimator import SettlesOptions as SettlesOptions
-from fgcli.gradient.feedback import FeedbackRule as FeedbackRule
-from fgcli.gradient.feedback import Place as Place
+from fgcli.gradient.feedback_rule import FeedbackRule as FeedbackRule
+from fgcli.gradient.feedback_rule import Place as Place
 from fgcli.gradient.guess import GuessMethod as GuessMethod
 from fgcli.gradient.guess import Isotropic as Isotropic
 from fgcli.gradient.guess import Layer as Layer

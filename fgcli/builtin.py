@@ -216,6 +216,30 @@ def fg_feedback_rules() -> list[Entry]:
             "The next layer's own weight, and behind it the matrix of `direct`.",
             EngineOptions,
         ),
+        Entry(
+            "feedback-alignment",
+            "fgcli.methods.fixed_feedback:FeedbackAlignment",
+            "A fixed random matrix in place of each weight, all the way back.",
+            EngineOptions,
+        ),
+        Entry(
+            "sign-symmetry",
+            "fgcli.methods.fixed_feedback:SignSymmetry",
+            "The signs of each weight in place of it, all the way back.",
+            EngineOptions,
+        ),
+        Entry(
+            "direct-feedback-alignment",
+            "fgcli.methods.fixed_feedback:DirectFeedbackAlignment",
+            "A fixed random matrix from the output to each layer's input.",
+            EngineOptions,
+        ),
+        Entry(
+            "fdfa",
+            "fgcli.methods.fixed_feedback:ForwardDirectFeedbackAlignment",
+            "A matrix from the output to each layer's input, a running mean of forward-mode estimates.",
+            EngineOptions,
+        ),
     ]
 
 

@@ -50,6 +50,10 @@ GUESSES = [
     Claim("wperp-ns", {"k": 3, "solver": "gram"}),
     Claim("wperp-ns", {"k": 3, "solver": "batched"}),
     Claim("wperp-ns", {"k": 3, "solver": "krylov"}),
+    Claim("wperp-ns", {"k": 3, "coeffs": "sign-cut", "solver": "gram"}),
+    Claim("wperp-ns", {"k": 3, "coeffs": "sign-cut", "solver": "batched"}),
+    Claim("wperp-ns", {"k": 3, "coeffs": "sign-cut", "solver": "krylov"}),
+    Claim("wperp-ns", {"k": 3, "coeffs": "polar-express"}),
 ]
 ESTIMATORS = [
     Claim("backprop", unbiased=True),

@@ -1,6 +1,8 @@
 """`fgcli fit-ns-coeffs`: fit the polynomials of W̃⊥-NS, keep them, show their errors. Heavy imports inside."""
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +14,22 @@ from fgcli.report.figure_file import check_figure, check_file, library_defaults,
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fgcli.spectra.coefficients import CoefficientTable, FitOptions
+    from fgcli.spectra.coefficient_sets import NamedStep
+    from fgcli.spectra.coefficients import CoefficientTable, FitOptions, StepFit
 
 LEAST_WIDTH = 80  # columns of the table: in a narrower terminal its lines wrap, where rich would leave cells empty
 
 
 def fit_ns_coeffs(
+    context: typer.Context,
+    coefficient_set: Annotated[
+        str,
+        typer.Option(
+            "--set",
+            help="`paper`: fitted; `sign-cut`, `muon`, `bjorck-bowie`, `kovarik`, `polar-express`, `cans`: known ones, "
+            "shown with their errors. `--option coeffs=NAME` uses them.",
+        ),
+    ] = "paper",
     degree: Annotated[int, typer.Option(help="Degree of the odd polynomial p: 5, 7 or 9.")] = 7,
     iterations: Annotated[int, typer.Option(help="N, how often p is applied.")] = 5,
     per_iteration: Annotated[
@@ -38,7 +50,7 @@ def fit_ns_coeffs(
         bool, typer.Option("--json", help="Print the table as JSON, and nothing else, to standard output.")
     ] = False,
 ) -> None:
-    """Fit the Newton–Schulz coefficients of W̃⊥-NS, by gradient descent with restarts.
+    """Fit the Newton–Schulz coefficients of W̃⊥-NS, by gradient descent with restarts, or show a known set.
 
     p(x) = a x + b x³ + c x⁵ + …, applied N times, approximates the step at σ_k. A table fitted before with the same
     options is read instead. wperp-ns uses the last table that this command left in the cache folder, provided it
@@ -46,6 +58,15 @@ def fit_ns_coeffs(
     """
     from fgcli.spectra.coefficients import PAPER_SIGMAS, FitOptions
 
+    if coefficient_set != "paper":
+        given = [flag for name, flag in _OF_A_FIT.items() if _is_given(context, name)]
+        if given:
+            raise UsageError(
+                f"{given[0]} is of a fit, and the set {coefficient_set!r} is not fitted: leave it out, or use "
+                "--set paper"
+            )
+        show_set(coefficient_set, tuple(sigma) if sigma else PAPER_SIGMAS, iterations, plot=plot, as_json=as_json)
+        return
     options = FitOptions(
         degree=degree,
         applications=iterations,
@@ -54,6 +75,36 @@ def fit_ns_coeffs(
         seed=seed,
     )
     run(options, out=out, plot=plot, as_json=as_json)
+
+
+_OF_A_FIT = {"degree": "--degree", "per_iteration": "--per-iteration", "seed": "--seed", "out": "--out"}
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def show_set(name: str, sigmas: tuple[float, ...], applications: int, *, plot: Path | None, as_json: bool) -> None:
+    """Print the errors of a named set. UsageError before anything is written for what cannot be."""
+    from rich.console import Console
+
+    from fgcli.spectra.coefficient_sets import ORTHOGONALISERS, named_steps
+
+    if plot is not None:
+        check_figure(plot)
+    steps = named_steps(name, sigmas, applications)
+    console = Console(stderr=as_json, soft_wrap=True)
+    _print_errors(steps, f"{name}, {applications} applications", console)
+    if name in ORTHOGONALISERS:
+        console.print(f"{name} is one polynomial for all σ_k: it keeps what lies below σ_k as well", highlight=False)
+    console.print(f"wperp-ns uses it by `--option coeffs={name}`", markup=False, highlight=False)
+    if plot is not None:
+        _draw(steps, plot)
+        console.print(f"figure written to {plot}", markup=False, highlight=False)
+    if as_json:
+        content = {"set": name, "applications": applications, "table": [step.content for step in steps]}
+        sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def run(options: "FitOptions", *, out: Path | None, plot: Path | None, as_json: bool) -> "CoefficientTable":
@@ -70,9 +121,11 @@ def run(options: "FitOptions", *, out: Path | None, plot: Path | None, as_json: 
             raise UsageError(f"--plot and --out are both {plot}; give each a file of its own")
     console = Console(stderr=as_json, soft_wrap=True)
     table = _kept_in_cache(options, console) if out is None else _kept_in(out, options, console)
-    _print_errors(table, console)
+    kind = "one polynomial for each of" if options.per_iteration else "one polynomial for all"
+    title = f"step polynomials of degree {options.degree}, {kind} {options.applications} applications"
+    _print_errors(table.fits, title, console)
     if plot is not None:
-        _draw(table, plot)
+        _draw(table.fits, plot)
         console.print(f"figure written to {plot}", markup=False, highlight=False)
     if as_json:
         sys.stdout.write(to_json(table))
@@ -157,44 +210,45 @@ def _fit(options: "FitOptions") -> "CoefficientTable":
         return fit_table(options, show)
 
 
-def _print_errors(table: "CoefficientTable", console: "Console") -> None:
+def _print_errors(fits: "Sequence[StepFit | NamedStep]", title: str, console: "Console") -> None:
     from rich.table import Table
 
     from fgcli.spectra.coefficients import MARGIN
+    from fgcli.spectra.step_polynomial import StepPolynomial
 
-    options = table.options
-    kind = "one polynomial for each of" if options.per_iteration else "one polynomial for all"
-    grid = Table(title=f"step polynomials of degree {options.degree}, {kind} {options.applications} applications")
+    grid = Table(title=title)
     grid.add_column("σ_k", justify="right")
     grid.add_column(f"largest error outside ±{MARGIN:g}", justify="right")
     grid.add_column("mean error", justify="right")
-    for name in "abcde"[: (options.degree + 1) // 2] if not options.per_iteration else "":
+    rows: list[tuple[tuple[float, ...], ...]] = [
+        one.polynomial.coefficients if isinstance(one.polynomial, StepPolynomial) else () for one in fits
+    ]
+    single = all(len(one) == 1 for one in rows)  # more than one polynomial does not fit into a line
+    for name in "abcde"[: len(rows[0][0])] if single else "":
         grid.add_column(name, justify="right")
-    for fit in table.fits:
-        row = () if options.per_iteration else fit.polynomial.coefficients[0]
-        grid.add_row(
-            f"{fit.sigma:g}", f"{fit.error:.2g}", f"{fit.mean_error:.2g}", *(f"{number:.3f}" for number in row)
-        )
+    for fit, own in zip(fits, rows, strict=True):
+        numbers = (f"{number:.3f}" for number in own[0]) if single else ()
+        grid.add_row(f"{fit.sigma:g}", f"{fit.error:.2g}", f"{fit.mean_error:.2g}", *numbers)
     console.width = max(console.width, LEAST_WIDTH)
     console.print(grid)
 
 
 @library_defaults()
-def _draw(table: "CoefficientTable", path: Path) -> None:
+def _draw(fits: "Sequence[StepFit | NamedStep]", path: Path) -> None:
     """p^N against the step for each σ, the same bytes each time."""
     import torch
     from matplotlib.figure import Figure
 
     x = torch.linspace(0.0, 1.0, 1_001, dtype=torch.float64)
-    columns = min(3, len(table.fits))
-    rows = -(-len(table.fits) // columns)
+    columns = min(3, len(fits))
+    rows = -(-len(fits) // columns)
     figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    for axis, fit in zip(axes, table.fits, strict=False):
+    for axis, fit in zip(axes, fits, strict=False):
         axis.plot([0.0, fit.sigma, fit.sigma, 1.0], [0.0, 0.0, 1.0, 1.0], color="0.6", label="step")
         axis.plot(x, fit.polynomial.evaluate(x), color="C0", label="p^N")
         axis.set_title(f"σ_k = {fit.sigma:g}, largest error {fit.error:.2g}", fontsize="small")
-    for axis in list(axes)[len(table.fits) :]:
+    for axis in list(axes)[len(fits) :]:
         axis.set_visible(False)
     figure.axes[0].legend(fontsize="small")
     figure.supxlabel("singular value")

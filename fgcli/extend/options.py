@@ -108,7 +108,9 @@ class EngineOptions(TangentOptions):
     feedback: str = Field(
         default="none",
         description="Rule that predicts each layer's gradient from the output's: `direct`: by a matrix learned for the "
-        "next layers' inputs; `local`: by the next layers' own weights, and the matrix behind them; or a plugin's.",
+        "next layers' inputs; `local`: by the next layers' own weights, and the matrix behind them; "
+        "`feedback-alignment`, `sign-symmetry`, `direct-feedback-alignment`, `fdfa`: as their authors have them; or a "
+        "plugin's.",
     )
     feedback_learning: Literal["tangents", "bootstrap", "fixed", "none"] = Field(
         default="tangents",
@@ -116,7 +118,10 @@ class EngineOptions(TangentOptions):
         "prediction; `fixed`: nothing, they are random; `none`: they are 0, which leaves the exact paths.",
     )
     feedback_rate: float = Field(
-        default=0.02, gt=0, le=1, description="Rate that the learning of the matrices falls to from 1."
+        default=0.02,
+        gt=0,
+        le=1,
+        description="Rate that the learning of the matrices falls to from 1; of `fdfa` its constant β.",
     )
     feedback_every: int = Field(
         default=1, ge=1, description="Steps between two passes with tangents, after the first 24 steps."

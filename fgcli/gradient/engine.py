@@ -284,7 +284,7 @@ class GuessEstimator:
     @property
     def _streams(self) -> bool:
         """Whether feedback lets go of each site as it is done."""
-        alone = self.feedback is not None and not self.feedback.correction
+        alone = self.feedback is not None and self.feedback.streams and not self.feedback.correction
         return self.memory == "replay" and alone and self.bound.is_chain
 
     def _parts(self, batch: Batch) -> list[slice]:
@@ -319,6 +319,32 @@ class GuessEstimator:
         """The passes that `estimate` makes of the same arguments, of the whole batch, with what they drew."""
         step = self._step(model, batch, rng, self._directions(model, rng))
         return step, step.derivatives(loss)
+
+    @torch.no_grad()
+    def predicted(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> dict[str, Tensor]:
+        """b at every site [samples, *shape] for the whole batch, of which nothing is learned. Without feedback: {}."""
+        if self.feedback is None:
+            return {}
+        back = self._state_of(model, batch.device)
+        found = self.feedback.preview(model, self.bound, loss, batch, rng).at
+        back()
+        return found
+
+    @torch.no_grad()
+    def drawn(
+        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The first guess y and the estimate ĝ at every guessed site, [samples, *shape], of the whole batch."""
+        b = self.predicted(model, loss, batch, rng)
+        alpha = 1.0 if self.feedback is None else self.feedback.correction
+        if not alpha:
+            return {}, {name: b[name] for name in self._guessers}
+        step, found = self.dual_pass(model, loss, batch, rng)
+        y = {name: one.clone() for name, one in step.guesses.items()}  # combining writes into one that stands alone
+        if not b:
+            return y, {name: step.estimate_at(name, found) for name in y}
+        found = step.corrected(found, b)
+        return y, {name: b[name] + alpha * step.estimate_at(name, found) for name in y}
 
     def linear_maps(self, model: nn.Module, inputs: Any, step: int) -> dict[str, LinearMap]:
         """The guess of every site as a linear map, from which exact moments follow.

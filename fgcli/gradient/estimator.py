@@ -74,8 +74,8 @@ class Estimate:
     gradients: dict[str, Tensor]
     """By parameter name, of the mean over the batch. A frozen parameter is absent."""
     directional_derivative: Tensor | None = None
-    """δ [batch], per sample, of its share of the mean loss, along the guess; [1] where samples are not told apart. None
-    for backpropagation."""
+    """δ [batch], per sample, of its share of the mean loss, along the guess; [batch, K] along K of them, and 1 for the
+    batch where samples are not told apart. None for backpropagation."""
 
 
 class Estimator(Protocol):

@@ -4,7 +4,8 @@ e = ∂L/∂(output) is exact and local. What a layer's input x_k does to the ou
 ∂L/∂x_k is, from e. The prediction at a site pulls these back through the pieces that start there: activations with
 their slopes, normalisation, residual sums, pooling, attention's products; no weight of two or more axes is among them.
 A rule may ask for the pull-back through a layer's own weight, too: `layers` = 1 puts W_kᵀ b_k in place of what it says
-at k, b_k the prediction without it. As many as the network is deep would be backpropagation.
+at k, b_k the prediction without it. As many as the network is deep would be backpropagation; a rule that goes through
+all of them (`layers` = None) puts a matrix of its own in place of each weight.
 
 Of the sites that only the output is reached from, the gradient is exact, and so it is `layers` + 1 uses before them.
 
@@ -12,7 +13,6 @@ Where the outputs are a sequence of tokens, rows are tokens: e is a token's, and
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from fgcli.gradient.errors import GuessFault
+from fgcli.gradient.errors import GuessFault, OptionRefused
 from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.feedback_rule import FeedbackRule, Place
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.passes import Seen
@@ -39,127 +40,6 @@ WARM_UP = 24
 """Steps at the start whose predictions are the measure of growth."""
 RUNAWAY = 1e4
 """Times the predictions of the first steps that ‖b‖ / ‖e‖ may grow to, before that is taken for divergence."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rule predicts: the input of a layer."""
-
-    name: str
-    """Of the layer's site."""
-    dim: int
-    """d, the length of a row of x_k."""
-    outputs: int
-    """C, the length of a row of e."""
-    rng: StepRng
-
-    def normal(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Random numbers of a run, the same at every step.
-
-        Args:
-            shape: of the numbers.
-            like: a tensor of their dtype and device.
-
-        Returns:
-            N(0, 1) of that shape.
-        """
-        return self.rng.streams.at(0).normal("fixed-feedback", self.name, shape, like)
-
-
-class FeedbackRule(ABC):
-    """A rule of feedback: what it predicts, what it learns from, what it keeps.
-
-    Rows are samples, or tokens where the model's output is a sequence of them.
-    """
-
-    layers: int = 0
-    """Layers whose own transposed weights a prediction passes through, beside the pieces."""
-
-    @abstractmethod
-    def predict(self, place: Place, e: Tensor) -> Tensor:
-        """What ∂L/∂x_k is taken for.
-
-        Args:
-            place: the input of a layer.
-            e: the loss's derivative at the output, of the mean loss [rows, C].
-
-        Returns:
-            [rows, d].
-        """
-
-    def needs_noise(self, step: int) -> bool:
-        """Whether noise is carried from all places to the output, in a forward pass with tangents.
-
-        Args:
-            step: number of the parameter update.
-
-        Returns:
-            False, unless a rule says otherwise.
-        """
-        return False
-
-    def needs_layers(self, step: int) -> bool:
-        """Whether the rule is shown the pull-backs through the layers.
-
-        Args:
-            step: number of the parameter update.
-
-        Returns:
-            False, unless a rule says otherwise.
-        """
-        return False
-
-    def learn_from_noise(self, noise: Mapping[str, Tensor], carried: Tensor, samples: int) -> Mapping[str, Tensor]:
-        """What noise at the places tells.
-
-        Args:
-            noise: y_k of random signs [rows, d] by place.
-            carried: Σ_k J_k y_k, the output's tangent [rows, C].
-            samples: the number that the batch is taken as, or a part of it.
-
-        Returns:
-            Means over the samples, by names of the rule's own.
-        """
-        return {}
-
-    def learn_from_layer(self, place: Place, e: Tensor, gradient: Tensor) -> Mapping[str, Tensor]:
-        """What the layer behind a place tells.
-
-        Args:
-            place: the input of a layer.
-            e: [rows, C].
-            gradient: W_kᵀ b_k [rows, d].
-
-        Returns:
-            Means over the rows, by names of the rule's own.
-        """
-        return {}
-
-    def update(self, means: Mapping[str, Tensor], samples: int, step: int) -> None:
-        """Learn, once a step, after all predictions.
-
-        Args:
-            means: over the batch, of what was learned from its parts.
-            samples: of the batch.
-            step: number of the parameter update.
-        """
-        return
-
-    def state(self) -> dict[str, Tensor]:
-        """What a resumed run needs.
-
-        Returns:
-            Tensors by names of the rule's own.
-        """
-        return {}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from there.
-
-        Args:
-            state: as `state` gave it.
-        """
-        return
 
 
 @dataclass
@@ -192,8 +72,13 @@ class Feedback:
     def places(self, network: Network) -> list[str]:
         """Where a rule predicts: the layers that other sites reach, but for those whose way to the output is exact."""
         reached = {name for site in network.guessed for name in site.reaches}
-        sites = network.sites.values()
-        return [one.name for one in sites if one.name in reached and one.has_samples and not one.is_output]
+        sites = [one for one in network.sites.values() if one.name in reached and one.has_samples]
+        return [one.name for one in sites if not (one.is_output and self.rule.exact_last)]
+
+    @property
+    def streams(self) -> bool:
+        """Whether a site can be let go of as soon as the forward has come a few uses further."""
+        return self.rule.layers is not None and self.rule.exact_last
 
     def begin(self) -> None:
         """Before the parts of a batch."""
@@ -236,11 +121,18 @@ class Feedback:
             outputs = seen.arrive(cut.outputs, loss, of_loss)
         seen.noise = cut.noise = None
         sweeps = Sweeps(cut, leaves(outputs), seen.of_loss)
-        exact = sweeps.from_output()
+        b = sweeps.back(seen.through) if self.rule.layers is None else self._swept(sweeps, seen)
+        at = {name: network.sites[name].by_sample(one, seen.samples) for name, one in b.items()}
+        return Prediction(seen.of_loss.losses, at, {name: cut.seen(name) for name in cut.uses}, sweeps.of_parameters)
+
+    def _swept(self, sweeps: Sweeps, seen: "_Batch") -> dict[str, list[Tensor]]:
+        """b at every site: what the rule predicts, pulled back by as many sweeps as it asks for."""
+        cut, network = sweeps.cut, seen.network
+        exact = sweeps.from_output() if self.rule.exact_last else {}
         ends = {name: end for name, end in cut.ends.items() if sweeps.is_attached(name)}
         known = {name: through(ends[name], exact[name]) for name in ends if name in exact}
         cotangents = {name: seen.predict(end) for name, end in ends.items() if name in seen.places} | known
-        shown, more = self.rule.needs_layers(self.steps), self.rule.layers
+        shown, more = self.rule.needs_layers(self.steps), self.rule.layers or 0
         sweeping = bool(seen.places) and (shown or more > 0)
         b = sweeps.pulled(cotangents, seen.places if sweeping else None, last=not sweeping)
         settled = {name: one for name, one in b.items() if set(network.sites[name].reaches) <= known.keys()}
@@ -253,8 +145,15 @@ class Feedback:
             last = layer + 1 >= more
             rest = [name for name in (cut.going if last else seen.places) if name not in settled]
             b = sweeps.pulled(cotangents, rest, last=last) | settled
-        at = {name: network.sites[name].by_sample(one, seen.samples) for name, one in b.items()}
-        return Prediction(seen.of_loss.losses, at, {name: cut.seen(name) for name in cut.uses}, sweeps.of_parameters)
+        return b
+
+    def preview(self, model: nn.Module, network: Network, loss: Loss, batch: Batch, rng: StepRng) -> Prediction:
+        """What `predict` says of a batch, of which nothing is learned; the arguments are those of `predict`."""
+        before = self._means, dict(self._norms)
+        try:
+            return self.predict(model, network, loss, batch, rng)
+        finally:
+            self._means, self._norms = before
 
     def stream(
         self,
@@ -298,7 +197,7 @@ class Feedback:
                 seen.learn_from_layer(end, u)
 
         shown = learn if self.rule.needs_layers(self.steps) else None
-        Streamed(model, batch.inputs, network, seen.of_loss, self.rule.layers, seen.predict, finish, shown)
+        Streamed(model, batch.inputs, network, seen.of_loss, self.rule.layers or 0, seen.predict, finish, shown)
         return seen.of_loss.losses
 
     def gather(self, means: Mapping[str, Tensor], share: float) -> None:
@@ -388,6 +287,16 @@ class _Batch:
         predicted = self.feedback.rule.predict(place, e)
         self.feedback.notice_growth(place.name, predicted, e)
         return end.site.natural(predicted.reshape(like.shape), [one.shape for one in end.tensors])
+
+    def through(self, end: End, gradient: list[Tensor]) -> list[Tensor]:
+        """The pull-back through a layer by what the rule has in place of its weight."""
+        if end.use is None:
+            raise OptionRefused(
+                f"this feedback puts a matrix in place of each layer's weight; site '{end.site.name}' is no linear "
+                "layer or convolution: use feedback direct or local"
+            )
+        place, _, _ = self._place(end)
+        return through(end, gradient, self.feedback.rule.weight(place, end.use.args[1].detach()))
 
     def learn_from_layer(self, end: End, u: list[Tensor]) -> None:
         """Show the rule the pull-back through the layer behind a place."""

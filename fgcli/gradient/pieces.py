@@ -4,7 +4,7 @@ Pull-backs go through the pieces that start at a site, and through one use where
 site. Noise may be carried past the cuts, as tangents.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -188,6 +188,35 @@ class Sweeps:
             self.of_parameters = dict(zip(parameters, found, strict=True))
         return b
 
+    def back(self, through: Callable[[End, list[Tensor]], list[Tensor]]) -> dict[str, list[Tensor]]:
+        """To all sites, one after another from the output back: what `through` makes of a site's b goes on from there.
+
+        Each piece is passed once.
+        """
+        order = [site for name in reversed(self.cut.going) for site in self._sites if site.name == name]
+        b = {site.name: [torch.zeros_like(one) for one in self.cut.going[site.name]] for site in order}
+        parameters = self.cut.parameters
+        self.of_parameters = {name: torch.zeros_like(one) for name, one in parameters.items()}
+
+        def add(pairs: Sequence[tuple[Tensor, Tensor]], to: Sequence[str]) -> None:
+            flat = [one for name in to for one in self.cut.going[name]]
+            if not any(one.requires_grad for one, _ in pairs) or not (flat or parameters):
+                return
+            found = iter(pulled(pairs, [*flat, *parameters.values()]))
+            for name in to:
+                b[name] = [have + next(found) for have in b[name]]
+            for name in parameters:
+                self.of_parameters[name] = self.of_parameters[name] + next(found)
+
+        add(self._outputs, [site.name for site in order if site.reaches_output])
+        for site in order:
+            if self.is_attached(site.name):
+                end = self.cut.ends[site.name]
+                u = through(end, b[site.name])
+                before = [one.name for one in order if site.name in one.reaches]
+                add(list(zip(end.tensors, u, strict=True)), before)
+        return b
+
 
 def at_output(outputs: Sequence[Tensor], of_loss: OutputGradient) -> list[tuple[Tensor, Tensor]]:
     """The model's outputs, and e with respect to each in its natural shape."""
@@ -208,8 +237,12 @@ def pulled(pairs: Sequence[tuple[Tensor, Tensor]], to: Sequence[Tensor], *, keep
     )
 
 
-def through(end: End, gradient: Sequence[Tensor]) -> list[Tensor]:
-    """The pull-back through one use, of a gradient with respect to what it gives, to where its piece ends."""
+def through(end: End, gradient: Sequence[Tensor], weight: Tensor | None = None) -> list[Tensor]:
+    """The pull-back through one use, of a gradient with respect to what it gives, to where its piece ends.
+
+    `weight` in place of the use's own, where its Jacobian is known.
+    """
     if end.use is None:
         return list(gradient)
-    return [input_gradient(end.use.func, end.use.args, end.use.x, gradient[0])]
+    x, own, *rest = end.use.args
+    return [input_gradient(end.use.func, (x, own if weight is None else weight, *rest), end.use.x, gradient[0])]

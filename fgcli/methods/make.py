@@ -35,6 +35,8 @@ def _feedback_of(options: EngineOptions, registry: Registry) -> Feedback | None:
     rule = registry.find("feedback rule", options.feedback).load()(options)
     if not isinstance(rule, FeedbackRule):
         raise UsageError(f"feedback rule {options.feedback!r} gave {type(rule).__name__}; it must give a FeedbackRule")
+    if rule.layers is not None and type(rule).predict is FeedbackRule.predict:
+        raise UsageError(f"feedback rule {options.feedback!r} has no `predict`; it needs one unless layers is None")
     return Feedback(rule, options.correction)
 
 

@@ -4,6 +4,9 @@ y = p^N(W̃)ᵀ ε, where the polynomial p^N approximates the step at σ_k: sing
 below about 0. As in the paper, p comes from a table over σ (the set nearest to the current σ_k) and σ_k is computed
 once every `refresh` updates: by the implicitly restarted Lanczos method in `batched`, from the tracked space in `gram`.
 
+`coeffs` also names sets that are no table: the orthogonalisers of fgcli.spectra.coefficient_sets, one polynomial
+whatever σ_k is, and `sign-cut` (fgcli.methods.sign_cut), which is another iteration.
+
 What the paper leaves open: the step lies midway between σ_k and σ_{k+1}, so that σ_k itself is kept (the paper's f
 maps it to 0); both are those of the shared W relative to its spectral norm, a ratio that masking hardly changes; and
 every sample's W̃_b is divided by its own bound on its spectral norm, since p diverges above 1. The bound is
@@ -24,7 +27,9 @@ from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 from fgcli.methods.by_form import ByForm
 from fgcli.methods.options import NewtonSchulzOptions
 from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large, start_block
-from fgcli.spectra.coefficients import MARGIN, CoefficientTable
+from fgcli.methods.sign_cut import sign_cut
+from fgcli.spectra.coefficient_sets import ORTHOGONALISERS, SIGN_CUT, orthogonaliser
+from fgcli.spectra.coefficients import MARGIN
 from fgcli.spectra.krylov import krylov_images, mean_image
 from fgcli.spectra.lanczos import LeadingSingular, leading_singular
 from fgcli.spectra.masked import MaskedBasis
@@ -38,27 +43,41 @@ _log = logging.getLogger("fgcli")
 
 def newton_schulz(options: NewtonSchulzOptions) -> GuessMethod:
     """W̃⊥-NS by the solver asked for."""
-    table = find_table(options.coeffs)
+    if options.coeffs == SIGN_CUT:
+        return sign_cut(options)
+    polynomials = Polynomials(options.coeffs)
     match options.solver:
         case "auto":
-            return NewtonSchulzByForm(options, table)
+            return NewtonSchulzByForm(options, polynomials)
         case "gram":
-            return NewtonSchulzGram(options, table)
+            return NewtonSchulzGram(options, polynomials)
         case "krylov":
-            return NewtonSchulzKrylov(options, table)
+            return NewtonSchulzKrylov(options, polynomials)
         case "batched":
-            return NewtonSchulzBatched(options, table)
+            return NewtonSchulzBatched(options, polynomials)
 
 
 class Polynomials:
-    """Those of a table, chosen by a site's σ_k. Says once where a table with gaps has none for it."""
+    """Those of a table, chosen by a site's σ_k, or a named one for all σ_k.
 
-    def __init__(self, table: CoefficientTable) -> None:
-        self.table = table
-        self._says_gaps = not table.covers()
+    Says once where a table with gaps has none for it.
+    """
+
+    def __init__(self, coeffs: str | None) -> None:
+        self.table, self.one = None, None
+        self._says_gaps = False
+        if coeffs in ORTHOGONALISERS:
+            self.one, self.name = orthogonaliser(coeffs), coeffs
+        else:
+            self.table = find_table(coeffs)
+            self.name = to_text(self.table)
+            self._says_gaps = not self.table.covers()
 
     def nearest(self, step: float, layer: Layer) -> StepPolynomial:
         """The polynomial nearest to where the step belongs."""
+        if self.table is None:
+            assert self.one is not None
+            return self.one
         fit = self.table.nearest(step)
         if self._says_gaps and abs(fit.sigma - step) > MARGIN:
             self._says_gaps = False
@@ -75,8 +94,8 @@ class NewtonSchulzBatched(GuessMethod):
 
     needs: ClassVar[Needs] = "matrix"
 
-    def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
-        self.k, self.refresh, self.polynomials = options.k, options.refresh, Polynomials(table)
+    def __init__(self, options: NewtonSchulzOptions, polynomials: Polynomials) -> None:
+        self.k, self.refresh, self.polynomials = options.k, options.refresh, polynomials
 
     def prepare(self, layer: Layer, memory: Memory) -> StepPolynomial:
         assert layer.next_weight is not None
@@ -86,7 +105,7 @@ class NewtonSchulzBatched(GuessMethod):
 
     def settled_options(self) -> dict[str, str]:
         """As SettlesOptions has it."""
-        return {"coeffs": to_text(self.polynomials.table)}
+        return {"coeffs": self.polynomials.name}
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: StepPolynomial) -> LinearMap:
         dense = near_one(upstream.dense())
@@ -118,8 +137,8 @@ class NewtonSchulzGram(GuessMethod):
 
     needs: ClassVar[Needs] = "matrix"
 
-    def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
-        self.k, self.refresh, self.polynomials = options.k, options.refresh, Polynomials(table)
+    def __init__(self, options: NewtonSchulzOptions, polynomials: Polynomials) -> None:
+        self.k, self.refresh, self.polynomials = options.k, options.refresh, polynomials
         self.oversampling = options.oversampling
 
     def prepare(self, layer: Layer, memory: Memory) -> Tracked:
@@ -138,7 +157,7 @@ class NewtonSchulzGram(GuessMethod):
 
     def settled_options(self) -> dict[str, str]:
         """As SettlesOptions has it."""
-        return {"coeffs": to_text(self.polynomials.table)}
+        return {"coeffs": self.polynomials.name}
 
     def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: Tracked) -> LinearMap:
         basis, polynomial = prepared.basis, prepared.polynomial
@@ -176,8 +195,8 @@ class NewtonSchulzKrylov(GuessMethod):
     computed once every `refresh` updates, as in the paper: in that update for each sample, then the mean of those.
     """
 
-    def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
-        self.k, self.refresh, self.polynomials = options.k, options.refresh, Polynomials(table)
+    def __init__(self, options: NewtonSchulzOptions, polynomials: Polynomials) -> None:
+        self.k, self.refresh, self.polynomials = options.k, options.refresh, polynomials
         self.oversampling = options.oversampling
 
     def prepare(self, layer: Layer, memory: Memory) -> Started:
@@ -186,7 +205,7 @@ class NewtonSchulzKrylov(GuessMethod):
 
     def settled_options(self) -> dict[str, str]:
         """As SettlesOptions has it."""
-        return {"coeffs": to_text(self.polynomials.table)}
+        return {"coeffs": self.polynomials.name}
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Started) -> LinearMap:
         r = min(self.oversampling * prepared.start.shape[1], upstream.output_dim)
@@ -223,13 +242,13 @@ class NewtonSchulzKrylov(GuessMethod):
 class NewtonSchulzByForm(ByForm):
     """`gram` where W̃ is a matrix behind a slope, `krylov` anywhere else."""
 
-    def __init__(self, options: NewtonSchulzOptions, table: CoefficientTable) -> None:
-        super().__init__(NewtonSchulzGram(options, table), NewtonSchulzKrylov(options, table))
-        self.table = table
+    def __init__(self, options: NewtonSchulzOptions, polynomials: Polynomials) -> None:
+        super().__init__(NewtonSchulzGram(options, polynomials), NewtonSchulzKrylov(options, polynomials))
+        self.polynomials = polynomials
 
     def settled_options(self) -> dict[str, str]:
         """As SettlesOptions has it."""
-        return {"coeffs": to_text(self.table)}
+        return {"coeffs": self.polynomials.name}
 
 
 def spectral_norm_bound(gram: Tensor) -> Tensor:

@@ -66,8 +66,10 @@ class NewtonSchulzOptions(GuessOptions):
     )
     coeffs: str | None = Field(
         default=None,
-        description="A table of coefficients: a file from `fgcli fit-ns-coeffs`, `shipped`, or the table itself; by "
-        "default the last one fitted, if any, or the shipped one. A run's recipe is written with the table itself.",
+        description="Coefficients: a file from `fgcli fit-ns-coeffs`, `paper` (the table that ships with fg), the "
+        "table itself, `sign-cut` (exact wherever σ_k and σ_{k+1} differ by 5 %), or an orthogonaliser, which cuts "
+        "nothing off: `muon`, `bjorck-bowie`, `kovarik`, `polar-express`, `cans`. By default the last table "
+        "fitted, if any, or the one that ships. A run's recipe is written with the table itself.",
     )
 
 

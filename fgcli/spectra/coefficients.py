@@ -6,8 +6,10 @@ The paper fits σ = 0.1, 0.2, …, 0.9 beforehand and uses the set nearest to th
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from fgcli.errors import UsageError
 from fgcli.spectra.step_polynomial import DEGREES, StepPolynomial
@@ -90,7 +92,13 @@ class CoefficientTable:
         return all(right - left <= 2 * MARGIN + 1e-9 for left, right in itertools.pairwise(ends))
 
 
-def measure(polynomial: StepPolynomial, sigma: float) -> tuple[float, float]:
+class Evaluates(Protocol):
+    """What is held against a step, number by number."""
+
+    def evaluate(self, x: Tensor) -> Tensor: ...
+
+
+def measure(polynomial: Evaluates, sigma: float) -> tuple[float, float]:
     """(largest error outside ±MARGIN of sigma, mean error), both on GRID points of [0, 1]."""
     x = torch.linspace(0.0, 1.0, GRID, dtype=torch.float64)
     error = (polynomial.evaluate(x) - (x > sigma).double()).abs()

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from fgcli.errors import UsageError
 from fgcli.files import cache_folder, from_json, read_regular, write_atomically
+from fgcli.spectra.coefficient_sets import PAPER
 from fgcli.spectra.coefficients import CoefficientTable, FitOptions, StepFit, instability, measure
 from fgcli.spectra.step_polynomial import StepPolynomial
 
@@ -119,10 +120,10 @@ def shipped_table() -> CoefficientTable:
 def find_table(named: str | os.PathLike[str] | None = None) -> CoefficientTable:
     """The table to use: the named one, else the one in the user's cache folder, else the shipped one.
 
-    Named is `shipped`, the text that `to_text` gives, or a file. What is there and refused is a UsageError, never
-    passed over silently.
+    Named is `shipped` or `paper`, which is the same, the text that `to_text` gives, or a file. What is there and
+    refused is a UsageError, never passed over silently.
     """
-    if named == SHIPPED:
+    if named in (SHIPPED, PAPER):
         return shipped_table()
     if isinstance(named, str) and named.startswith("{"):
         return parse_table(named.encode(), "the coefficient table written out")

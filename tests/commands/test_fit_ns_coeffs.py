@@ -230,3 +230,35 @@ def test_per_iteration_table_has_no_columns_of_coefficients(
     assert fitted[0].per_iteration
     assert "one polynomial for each of 5 applications" in result.stdout
     assert "5.842" not in result.stdout
+
+
+def test_a_named_set_is_shown_and_neither_fitted_nor_kept(fitted: list[FitOptions], cache: Path) -> None:
+    shown = succeed("--set", "sign-cut", "--sigma", "0.1").stdout
+    assert "5.4e-07" in shown
+    assert "--option coeffs=sign-cut" in shown
+    assert "keeps what lies below" in succeed("--set", "muon").stdout
+    assert "4.775" in succeed("--set", "muon").stdout
+    assert not fitted
+    assert not cache.exists()
+
+
+def test_a_named_set_as_json_and_as_a_figure(tmp_path: Path) -> None:
+    result = succeed("--set", "sign-cut", "--sigma", "0.2", "--iterations", "4", "--json", "--plot", tmp_path / "a.svg")
+    content = json.loads(result.stdout)
+    (step,) = content["table"]
+    assert (content["set"], content["applications"], len(step["coefficients"])) == ("sign-cut", 4, 4)
+    assert step["shift"] == pytest.approx(0.2**2 + 0.05**2)
+    assert (tmp_path / "a.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--set", "cubic"), "set is 'cubic'; it must be one of paper, muon"),
+        (("--set", "muon", "--degree", "5"), "--degree is of a fit, and the set 'muon' is not fitted"),
+        (("--set", "cans", "--out", "x.json"), "--out is of a fit"),
+        (("--set", "sign-cut", "--sigma", "1"), "σ is 1;"),
+    ],
+)
+def test_what_a_named_set_cannot_have_is_refused(arguments: tuple[str, ...], reason: str) -> None:
+    assert reason in refusal(*arguments)

@@ -13,7 +13,10 @@ from fgcli.testing import CheckFailed, check_estimator
 @pytest.mark.parametrize("name", load_registry().names("estimator"))
 def test_every_built_in_passes(name: str) -> None:
     entry = load_registry().entry("estimator", name)
-    check_estimator(lambda: entry.load()(entry.options()), any_network=True, unbiased=True)
+    perturbs = name == "weight-perturbation"
+    check_estimator(lambda: entry.load()(entry.options()), any_network=True, unbiased=not perturbs)
+    if perturbs:  # estimates are the means of those of 100 directions, and so a 100th of 30,000 shows a bias of 5 %
+        check_estimator(lambda: entry.load()(entry.options(tangents=100)), any_network=True, unbiased=True)
 
 
 @pytest.mark.parametrize("claim", GUESSES[:3], ids=lambda claim: claim.name)
