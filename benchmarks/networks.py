@@ -8,8 +8,8 @@ Needs transformers, peft, timm and torch_geometric, none of which fg needs; noth
 method, with one and with four tangents:
 
 right   in float64 at small sizes and k = 2: what tests/identities.py lists holds, between the estimate and autograd
-time    in float32 at a larger size (SIZE, SAMPLES): seconds of the first step, which looks the network over, and the
-        median of later ones, beside backpropagation's, in turn; with four tangents of one method alone, and not of
+time    in float32 at a larger size (SIZE, SAMPLES): processor seconds of the first step, which looks the network over,
+        and the median of later ones, beside backpropagation's, in turn; with four tangents of one method alone, and not of
         wperp-ns, whose step takes 12 to 22 times that of wt where W̃ is no matrix
 """
 
@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,22 @@ LIMIT = 5
 """Times backpropagation's step that the default method is meant to take at most."""
 TOLERANCE = 1e-3
 """Relative: parts of some networks are in float32 in any case."""
-DEVICE = "one thread, 2 cores of an AMD EPYC (a virtual machine), torch 2.13.0 (CPU), 2026-11-29."
+DEVICE = "One thread of an AMD EPYC (a virtual machine that others used, too), processor time; {versions}."
+PACKAGES = ("torch", "transformers", "peft", "timm", "torch_geometric")
 
 
 def options_of(label: str, tangents: int) -> tuple[str, dict[str, Any]]:
-    method, options = METHODS[label]
+    method, options = METHODS[label][0], dict(METHODS[label][1])
     if tangents > 1:
-        options = options | {"tangents": tangents}
+        options["tangents"] = tangents
         if label == "feedback":
-            options = options | {"correction": 1.0}  # else the estimate has no tangents
+            options["correction"] = 1.0  # else the estimate has no tangents
     return method, options
 
 
 def right(name: str, label: str, tangents: int) -> float:
     """The largest relative error of the identities, at the small size in float64."""
-    import identities
+    import identities  # pyright: ignore[reportMissingImports]
     import torch
 
     from fgcli import ForwardGradient
@@ -76,9 +78,9 @@ def right(name: str, label: str, tangents: int) -> float:
         batch = Batch(inputs, network.targets(identities.call(model, inputs)))
     method, options = options_of(label, tangents)
     if label == "feedback":
-        options = options | {"feedback_learning": "none"}
+        options["feedback_learning"] = "none"
     elif label.startswith("wperp"):
-        options = options | {"k": 2}  # the networks are small
+        options["k"] = 2  # the networks are small
     estimator: Any = ForwardGradient(model, method, **options)._estimator
     estimator.bind(model, inputs)
     if label == "weight-perturbation":
@@ -114,7 +116,7 @@ def timed(name: str) -> dict[str, Any]:
         label, _, tangents = key.rpartition(" ")
         method, options = options_of(label, int(tangents))
         gradient = ForwardGradient(model, method, **options)
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             loss = gradient.step(inputs, y, network.loss)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -123,7 +125,7 @@ def timed(name: str) -> dict[str, Any]:
         except Exception as error:
             found[key] = {"refused": f"{type(error).__name__}: {error}"}
             continue
-        found[key] = {"first": time.perf_counter() - begun}
+        found[key] = {"first": time.process_time() - begun}
         if label == "wperp":
             estimators[key] = gradient
         steps[key] = lambda gradient=gradient: gradient.step(inputs, y, network.loss)
@@ -133,16 +135,16 @@ def timed(name: str) -> dict[str, Any]:
         for key, step in {"backprop": backward, **steps}.items():
             if sum(times[key]) > ENOUGH_S:
                 continue
-            begun = time.perf_counter()
+            begun = time.process_time()
             step()
-            times[key].append(time.perf_counter() - begun)
+            times[key].append(time.process_time() - begun)
     for key, some in times.items():
         found.setdefault(key, {})["later"] = statistics.median(some)
     for key, gradient in estimators.items():
         gradient.steps = FIFTY
-        begun = time.perf_counter()
+        begun = time.process_time()
         gradient.step(inputs, y, network.loss)
-        found[key]["fiftieth"] = time.perf_counter() - begun
+        found[key]["fiftieth"] = time.process_time() - begun
     found["parameters"] = sum(p.numel() for p in model.parameters())
     return found
 
@@ -154,8 +156,8 @@ def doubled(inputs: Any) -> Any:
 
 
 def networks() -> dict[str, Any]:
-    import public_networks
-    import torch_networks
+    import public_networks  # pyright: ignore[reportMissingImports]
+    import torch_networks  # pyright: ignore[reportMissingImports]
 
     assert torch_networks.nodes is not None
     return public_networks.NETWORKS
@@ -247,7 +249,8 @@ def table(rows: Path) -> str:
     page = [
         "# Networks that others wrote",
         "",
-        "Made by `python benchmarks/networks.py rows` and `table`; the script says what is measured and how. " + DEVICE,
+        "Made by `python benchmarks/networks.py rows` and `table`; the script says what is measured and how.",
+        DEVICE.format(versions=", ".join(f"{one} {version(one)}" for one in PACKAGES)),
         "",
         f"Of {len(found)} networks, trained with one and with four tangents, and held to autograd: {said}.",
         "",
