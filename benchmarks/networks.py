@@ -9,8 +9,8 @@ method, with one and with four tangents:
 
 right   in float64 at small sizes and k = 2: what tests/identities.py lists holds, between the estimate and autograd
 time    in float32 at a larger size (SIZE, SAMPLES): processor seconds of the first step, which looks the network over,
-        and the median of later ones, beside backpropagation's, in turn; with four tangents of one method alone, and not of
-        wperp-ns, whose step takes 12 to 22 times that of wt where W̃ is no matrix
+        and the median of later ones, beside backpropagation's, in turn; with four tangents of one method alone, and not
+        of wperp-ns, whose step takes 12 to 22 times that of wt where W̃ is no matrix
 """
 
 import argparse
