@@ -24,8 +24,8 @@ from fgcli.gradient.checks.unpredicted import unpredicted
 from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
-from fgcli.gradient.guess import Guess, GuessMethod, Isotropic, LinearMap, check_linear, checked_method
-from fgcli.gradient.guesser import Guesser
+from fgcli.gradient.guess import Guess, GuessMethod, LinearMap, check_linear, checked_method
+from fgcli.gradient.guesser import Guesser, guesser_at
 from fgcli.gradient.look import few, look
 from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.parts import SumOfParts, parts_of
@@ -113,7 +113,9 @@ class GuessEstimator:
                 raise ModelRefused(finding)
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
-        self._guessers = {site.name: self._guesser(site) for site in network.guessed if site.name not in self._exact}
+        self._guessers = {
+            site.name: guesser_at(site, self.method) for site in network.guessed if site.name not in self._exact
+        }
         for name, guesser in self._guessers.items():
             if name in before:
                 guesser.memory = before[name].memory
@@ -131,20 +133,6 @@ class GuessEstimator:
         if network.mixes:
             notes = (f"samples are not told apart ({network.mixes}): one δ for the batch, which is right, and noisier",)
         return Coverage(tuple(site.name for site in network.guessed), perturbed, frozen, unused, notes)
-
-    def _guesser(self, site: Site) -> Guesser:
-        needs = self.method.needs
-        if needs == "nothing":
-            return Guesser(site, self.method, needs_cut=False)
-        if site.is_output:
-            return Guesser(site, Isotropic(), needs_cut=False)
-        if needs == "matrix" and site.link is None:
-            raise ModelRefused(
-                f"site '{site.name}' {site.reason}; a method that needs the upstream Jacobian as a matrix takes a "
-                "chain of linear layers and elementwise activations: use a solver or method that only applies it, or "
-                "activation-perturbation"
-            )
-        return Guesser(site, self.method, needs_cut=site.link is None)
 
     @property
     def guessed(self) -> tuple[str, ...]:
