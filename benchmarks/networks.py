@@ -2,6 +2,7 @@
 
     python benchmarks/networks.py rows                       # measures what is not in --rows yet, and keeps it there
     python benchmarks/networks.py rows --only 'BERT*'        # measures these anew
+    python benchmarks/networks.py memory --only 'BERT*'      # measures what a step of these holds
     python benchmarks/networks.py table                      # networks.md, from the rows
 
 Needs transformers, peft, timm and torch_geometric, none of which fg needs; nothing is downloaded. For each network and
@@ -37,6 +38,13 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "wperp-ns": ("wperp-ns", {}),
     "feedback": ("activation-perturbation", {"feedback": "local"}),
 }
+HELD: dict[str, tuple[str, dict[str, Any]]] = {
+    "backprop": ("backprop", {}),
+    "backprop-checkpoint": ("backprop-checkpoint", {}),
+    **{label: METHODS[label] for label in METHODS if label != "wperp-ns"},
+    "activation-perturbation, replay": ("activation-perturbation", {"memory": "replay"}),
+}
+"""Whose memory is measured."""
 SIZE, SAMPLES = 8, 16
 TIMED = (
     "weight-perturbation 1", "activation-perturbation 1", "activation-perturbation 4", "wt 1", "wperp 1",
@@ -149,6 +157,36 @@ def timed(name: str) -> dict[str, Any]:
     return found
 
 
+def peaks(name: str) -> dict[str, int]:
+    """Bytes of tensors that a step of each method holds at its peak beyond what was there, its gradients included."""
+    import torch
+
+    from fgcli import ForwardGradient
+    from fgcli.bench.measure import peak_of
+    from fgcli.gradient.uses import call
+
+    network = networks()[name]
+    torch.manual_seed(0)
+    model, device = network.model(SIZE), torch.device("cpu")
+    inputs = network.inputs(SAMPLES, SIZE)
+    with torch.no_grad():
+        y = network.targets(call(model, inputs))
+    found = {}
+    for label, (method, options) in HELD.items():
+        gradient = ForwardGradient(model, method, **options)
+
+        def step(gradient: Any = gradient) -> None:
+            model.zero_grad()
+            gradient.step(inputs, y, network.loss)
+
+        step()
+        step()  # which takes up what the first one found
+        found[label] = peak_of(step, device)
+        if label == "wperp":
+            found["kept by wperp"] = sum(one.nbytes for one in gradient.state_dict()["kept"].values())
+    return found
+
+
 def doubled(inputs: Any) -> Any:
     from fgcli.gradient.nested import mapped
 
@@ -179,13 +217,13 @@ def row(name: str) -> dict[str, Any]:
     return {"right": checked, "timed": timed(name)}
 
 
-def measure(only: str, rows: Path) -> None:
+def measure(what: str, only: str, rows: Path) -> None:
     known = json.loads(rows.read_text()) if rows.exists() else {}
     for name in networks():
         if not fnmatch.fnmatch(name, only) or (only == "*" and name in known):
             continue
         try:
-            known[name] = row(name)
+            known[name] = row(name) if what == "rows" else known[name] | {"held": peaks(name)}
         except Exception as error:
             known[name] = {"failed": f"{type(error).__name__}: {error}"}
         rows.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
@@ -219,6 +257,33 @@ def mean_of_fifty(one: dict[str, Any]) -> float:
 def first_s(one: dict[str, Any]) -> float:
     """Seconds of the default method's first step."""
     return one["timed"]["wperp 1"].get("first", 0.0)
+
+
+def held(rows: dict[str, Any]) -> list[str]:
+    """The table of memory."""
+    measured = {name: one["held"] for name, one in rows.items() if "held" in one}
+    if not measured:
+        return []
+    columns = [*(label for label in HELD if label != "backprop"), "kept by wperp"]
+    lines = []
+    for name, of in measured.items():
+        ratios = " | ".join(f"{of[label] / of['backprop']:.2f}" for label in columns)
+        lines.append(f"| {name} | {of['backprop'] / 2**20:.1f} | {ratios} |")
+    return [
+        "## Memory",
+        "",
+        "Tensors that a step holds at its peak beyond what was there, gradients included, by torch's profiler: in MiB "
+        "for backpropagation, then in units of it.",
+        f"`wperp` keeps its spaces from step to step (the last column). It holds more when it looks at W̃W̃ᵀ, once in "
+        f"{FIFTY}.",
+        "",
+        f"| network | backpropagation, MiB | {' | '.join(columns)} |",
+        f"|{'---|' * (len(columns) + 2)}",
+        *lines,
+        "",
+        "## Notes",
+        "",
+    ]
 
 
 def table(rows: Path) -> str:
@@ -266,6 +331,7 @@ def table(rows: Path) -> str:
         f"|{'---|' * (len(METHODS) + 5)}",
         *lines,
         "",
+        *held(found),
         *(f"[{number}] {why}  " for why, number in notes.items()),
         *(f"Not measured: {name} ({one})  " for name, one in others.items()),
     ]
@@ -284,12 +350,12 @@ def summary(one: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rows", "table"])
+    parser.add_argument("what", choices=["rows", "memory", "table"])
     parser.add_argument("--only", default="*")
     parser.add_argument("--rows", type=Path, default=HERE / "results" / "networks.json")
     arguments = parser.parse_args()
-    if arguments.what == "rows":
-        measure(arguments.only, arguments.rows)
+    if arguments.what != "table":
+        measure(arguments.what, arguments.only, arguments.rows)
     else:
         (HERE / "networks.md").write_text(table(arguments.rows), encoding="utf-8")
 
