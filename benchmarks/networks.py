@@ -249,8 +249,6 @@ def cell(one: dict[str, Any], label: str) -> tuple[str, str]:
 def mean_of_fifty(one: dict[str, Any]) -> float:
     """Of the default method's steps, in backpropagation's."""
     timed = one["timed"]["wperp 1"]
-    if "refused" in timed:
-        return float("nan")
     return ((FIFTY - 1) * timed["later"] + timed["fiftieth"]) / FIFTY / one["timed"]["backprop"]["later"]
 
 
@@ -270,6 +268,7 @@ def held(rows: dict[str, Any]) -> list[str]:
         ratios = " | ".join(f"{of[label] / of['backprop']:.2f}" for label in columns)
         lines.append(f"| {name} | {of['backprop'] / 2**20:.1f} | {ratios} |")
     return [
+        "",
         "## Memory",
         "",
         "Tensors that a step holds at its peak beyond what was there, gradients included, by torch's profiler: in MiB "
@@ -280,9 +279,6 @@ def held(rows: dict[str, Any]) -> list[str]:
         f"| network | backpropagation, MiB | {' | '.join(columns)} |",
         f"|{'---|' * (len(columns) + 2)}",
         *lines,
-        "",
-        "## Notes",
-        "",
     ]
 
 
@@ -302,8 +298,11 @@ def table(rows: Path) -> str:
                 text += f" [{number}]"
             cells.append(text)
         base = one["timed"]["backprop"]["later"]
-        head = f"{name} | {one['timed']['parameters']:,} | {1e3 * base:.0f}"
-        lines.append(f"| {head} | {' | '.join(cells)} | {mean_of_fifty(one):.1f} | {first_s(one):.1f} |")
+        head = f"{name}{'°' if one.get('by_clock') else ''} | {one['timed']['parameters']:,} | {1e3 * base:.0f}"
+        of_default = (
+            "– | –" if "refused" in one["timed"]["wperp 1"] else f"{mean_of_fifty(one):.1f} | {first_s(one):.1f}"
+        )
+        lines.append(f"| {head} | {' | '.join(cells)} | {of_default} |")
     counts = {label: sum(not cell(one, label)[1] for one in found.values()) for label in METHODS}
     said = ", ".join(f"`{label}` {count}" for label, count in counts.items())
     median = {
@@ -325,15 +324,15 @@ def table(rows: Path) -> str:
         f"{slow[0]:.0f} s at most ({slow[1]}).",
         "",
         f"A cell: the median time of a step with one (/ four) tangents, in backpropagation's; batch {SAMPLES}. ✓: not "
-        "timed. –: refused, or ✗: wrong, with the reason below.",
+        "timed. –: refused, or ✗: wrong, with the reason below. °: by the clock, beside others' work, and so less sure.",
         "",
         f"| network | parameters | backpropagation, ms | {' | '.join(METHODS)} | wperp, mean of {FIFTY} | first, s |",
         f"|{'---|' * (len(METHODS) + 5)}",
         *lines,
         "",
-        *held(found),
         *(f"[{number}] {why}  " for why, number in notes.items()),
         *(f"Not measured: {name} ({one})  " for name, one in others.items()),
+        *held(found),
     ]
     return "\n".join(page) + "\n"
 
