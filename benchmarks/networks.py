@@ -324,7 +324,7 @@ def table(rows: Path) -> str:
         f"{slow[0]:.0f} s at most ({slow[1]}).",
         "",
         f"A cell: the median time of a step with one (/ four) tangents, in backpropagation's; batch {SAMPLES}. ✓: not "
-        "timed. –: refused, or ✗: wrong, with the reason below. °: by the clock, beside others' work, and so less sure.",
+        "timed. –: refused, or ✗: wrong, with the reason below. °: by the clock, beside others' work: less sure.",
         "",
         f"| network | parameters | backpropagation, ms | {' | '.join(METHODS)} | wperp, mean of {FIFTY} | first, s |",
         f"|{'---|' * (len(METHODS) + 5)}",
