@@ -21,8 +21,9 @@ from fgcli.gradient.probe import naming, without_formula
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
-from fgcli.gradient.uses import Outputs, Use, Uses, leaves, rebuilt, run, tangent_of
+from fgcli.gradient.uses import Outputs, Use, Uses, first_tensor, leaves, rebuilt, run, tangent_of
 from fgcli.methods.make import memory_of, tangents_of
+from fgcli.methods.weight_noise import WeightNoise
 
 
 class WeightPerturbation:
@@ -36,6 +37,7 @@ class WeightPerturbation:
 
     def __init__(self, options: Options) -> None:
         self.tangents, self.memory = tangents_of(options), memory_of(options)
+        self.noise = WeightNoise(options, self.tangents)
         self._padding: dict[str, int] = {}
         """By the table's name, the row that no lookup trains."""
         self._one_by_one = False
@@ -76,10 +78,7 @@ class WeightPerturbation:
             except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
                 raise without_formula("an operation", "one of its layers", cause) from cause
             again()
-            tables = _Tables()
-            run(model, batch.inputs, tables)
-            alone = {name: rows.pop() for name, rows in tables.padding.items() if len(rows) == 1}
-            self._padding = {name: row for name, row in alone.items() if row is not None}
+            self._padding = untrained_rows(model, batch.inputs)
             again()
             if not self.tangents.single:
                 self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
@@ -108,7 +107,7 @@ class WeightPerturbation:
 
     def _noise(self, rng: StepRng, name: str, parameter: Tensor, part: range) -> Tensor:
         """Directions of one parameter, [len(part), *its shape]."""
-        noise = self.tangents.noise(rng, "weight", name, part, tuple(parameter.shape), parameter)
+        noise = self.noise.draw(rng, name, part, parameter)
         if name in self._padding:
             noise[:, self._padding[name]] = 0
         return noise
@@ -155,6 +154,19 @@ class WeightPerturbation:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Nothing is kept."""
+
+
+def untrained_rows(model: nn.Module, inputs: Any) -> dict[str, int]:
+    """By the table's name, the row that no lookup trains (`padding_idx`). Buffers and generators are brought back."""
+    buffers, again, tables = BufferState(model), layers_again(first_tensor(inputs).device), _Tables()
+    try:
+        with torch.no_grad():
+            run(model, inputs, tables)
+    finally:
+        again()
+        buffers.restore()
+    alone = {name: rows.pop() for name, rows in tables.padding.items() if len(rows) == 1}
+    return {name: row for name, row in alone.items() if row is not None}
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
