@@ -1,4 +1,7 @@
 from fgcli.api import ForwardGradient as ForwardGradient
+from fgcli.bench.check_model import CheckedMethod as CheckedMethod
+from fgcli.bench.check_model import CheckedModel as CheckedModel
+from fgcli.bench.check_model import check_model as check_model
 from fgcli.bench.executor import Executor as Executor
 from fgcli.bench.executor import Outcome as Outcome
 from fgcli.bench.executor import Placement as Placement

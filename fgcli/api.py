@@ -12,8 +12,9 @@ from fgcli.extend.options import GuessOptions, with_engine_options
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch, Coverage, Estimator
 from fgcli.gradient.guess import Guess
+from fgcli.gradient.nested import batch_size, first_tensor, mapped
+from fgcli.gradient.own_loss import OwnLoss, own_loss
 from fgcli.gradient.randomness import Streams, layers_again
-from fgcli.gradient.uses import batch_size, first_tensor, mapped
 from fgcli.methods.make import make_estimator
 
 
@@ -52,7 +53,7 @@ class ForwardGradient:
         self._bound_to: object = None
         self._state: dict[str, Tensor] = {}  # to be taken up by the next `bind`
 
-    def step(self, x: Any, y: Any, loss_fn: Callable[[Any, Any], Tensor]) -> Tensor:
+    def step(self, x: Any, y: Any = None, loss_fn: Callable[[Any, Any], Tensor] | None = None) -> Tensor:
         """Add the estimate for a batch to `.grad` of the parameters, as `backward` does.
 
         The first step, and any after a change of what the model is, looks the model over first.
@@ -61,7 +62,9 @@ class ForwardGradient:
             x: the inputs: a tensor [batch, ...], a tuple of positional or a mapping of keyword arguments.
             y: the targets, as `loss_fn` takes them.
             loss_fn: (outputs, targets) -> the loss, or a loss a sample [batch], whose mean is it then. Any loss that
-                `backward` could take, one in which the samples of a batch see each other too.
+                `backward` could take, one in which the samples of a batch see each other too. `outputs` is what the
+                model gives: a tensor, a tuple, a dict, a dataclass. None: the model gives its own loss, as those of
+                transformers do whose inputs hold `labels`; y is left out then.
 
         Returns:
             The loss, a detached tensor without axes. The gradient is that of it.
@@ -86,9 +89,12 @@ class ForwardGradient:
             )
         if torch.is_inference_mode_enabled():
             raise UsageError("step is called in torch.inference_mode(), which has no tangents; leave it out")
-        self._bind(x)
+        if loss_fn is None and y is not None:
+            raise UsageError("y is given, but no loss_fn: give both, or neither to a model that gives its own loss")
+        model = OwnLoss(self.model) if loss_fn is None else self.model
+        self._bind(model, x)
         rng = Streams(self._seed).at(self.steps)
-        estimate = self._estimator.estimate(self.model, loss_fn, Batch(x, y), rng)
+        estimate = self._estimator.estimate(model, loss_fn or own_loss, Batch(x, y), rng)
         for name, parameter in self.model.named_parameters():
             gradient = estimate.gradients.get(name)
             if gradient is not None:
@@ -123,18 +129,18 @@ class ForwardGradient:
         self._seed, self.steps, self._state = state["seed"], state["steps"], dict(state["kept"])
         self._bound_to = None
 
-    def _bind(self, x: Any) -> None:
+    def _bind(self, model: nn.Module, x: Any) -> None:
         """Let the estimator look the model over, unless all that it looks at is as it was."""
         parameters, modules = self.model.named_parameters(), self.model.modules()
         trained = tuple((name, one.device, one.dtype) for name, one in parameters if one.requires_grad)
         looks = tuple((id(one), one.training, *one._forward_hooks, *one._forward_pre_hooks) for one in modules)
         given = tuple((one.dim(), one.dtype, one.device) for one in leaves_of(x))
-        seen = (given, trained, looks)
+        seen = (given, trained, looks, model is self.model)
         if seen == self._bound_to:
             return
         state = self._state if self._bound_to is None else self._estimator.state()
         again = layers_again(first_tensor(x).device)  # Dropout draws in a step what it would have without this look
-        self.coverage = self._estimator.bind(self.model, x)
+        self.coverage = self._estimator.bind(model, x)
         again()
         self._estimator.load_state(state)
         self._bound_to = seen

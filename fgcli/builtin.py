@@ -313,6 +313,11 @@ def fg_subcommands() -> list[Entry]:
         Entry("methods", "fgcli.commands.listings:methods", "List guess methods and estimators, with their options."),
         Entry("datasets", "fgcli.commands.listings:datasets", "List datasets, with their options."),
         Entry("models", "fgcli.commands.listings:models", "List models, with their options."),
+        Entry(
+            "check-model",
+            "fgcli.commands.check_model:check_model",
+            "Say which methods train a model, and what time and memory a step of each takes.",
+        ),
         Entry("doctor", "fgcli.commands.doctor:doctor", "Versions, devices, threads, what is missing, the shell's fg."),
         Entry(
             "shell-init",

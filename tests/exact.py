@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.nested import leaves
 from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.uses import call, leaves
+from fgcli.gradient.uses import call
 
 CPU = torch.device("cpu")
 RNG = Streams(3).at(7)

@@ -399,9 +399,10 @@ def test_inputs_in_float64_for_a_model_in_float32_are_one_line() -> None:
         gradient.step(torch.ones(4, 3, dtype=torch.double), torch.zeros(4, dtype=torch.long), F.cross_entropy)
 
 
-def test_a_krylov_space_beyond_the_machine_s_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guess_space_beyond_the_machine_s_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fgcli.methods.orthogonal.krylov.machine_memory", lambda: 10_000)
     model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
-    gradient = ForwardGradient(model, "wperp", k="rank")
-    with pytest.raises(GuessFault, match=r"site '0': .* GiB, and this machine has .* use solver=mean"):
-        gradient.step(torch.ones(64, 1, 8), torch.zeros(64, dtype=torch.long), F.cross_entropy)
+    for options, instead in (({}, ", or use solver=mean$"), ({"solver": "mean"}, "set a smaller k or batch$")):
+        gradient = ForwardGradient(model, "wperp", k="rank", **options)
+        with pytest.raises(GuessFault, match=rf"site '0': .* GiB, and this machine has .*{instead}"):
+            gradient.step(torch.ones(64, 1, 8), torch.zeros(64, dtype=torch.long), F.cross_entropy)

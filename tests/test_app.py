@@ -45,15 +45,17 @@ print("CODE", code, "HEAVY", [name for name in {heavy!r} if name in sys.modules]
 )
 def test_help_answers_at_once_and_imports_nothing_heavy(arguments):
     program = PROBE.format(arguments=arguments, heavy=HEAVY)
-    times, alone = [], []
-    for _ in range(3):
+    times: list[float] = []
+    alone: list[float] = []
+    # 0.4 s is promised, of the processor. A slow or busy machine stretches that, as it does what fg cannot do without:
+    # torch alone would take ten times as long.
+    while not times or min(times) >= max(0.4, 3 * min(alone, default=0.0)):
+        assert len(times) < 3, f"took {times} s of the processor; typer and pydantic alone took {alone}"
         output, seconds = processor_seconds(program)
         assert output.splitlines()[-1] == "CODE 0 HEAVY []"
         times.append(seconds)
-        alone.append(processor_seconds("import typer.main, pydantic.main")[1])
-    # 0.4 s is promised, of the processor. A slow or busy machine stretches that, as it does what fg cannot do without:
-    # torch alone would take ten times as long.
-    assert min(times) < max(0.4, 3 * min(alone))
+        if seconds >= 0.4:
+            alone.append(processor_seconds("import typer.main, pydantic.main")[1])
 
 
 def processor_seconds(program: str) -> tuple[str, float]:

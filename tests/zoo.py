@@ -71,6 +71,13 @@ class Pair(NamedTuple):
     hidden: Tensor
 
 
+@dataclass
+class Result:
+    logits: Tensor
+    hidden: tuple[Tensor, ...]
+    length: int = field(init=False, default=3)
+
+
 ZOO: dict[str, Kind] = {}
 
 
@@ -769,6 +776,13 @@ kind(
 kind(
     "outputs in a named tuple",
     lambda: Net(lambda m, x: Pair(m.b(m.a(x).tanh()), x), a=nn.Linear(3, 2), b=nn.Linear(2, 2)),
+    vectors(3),
+    "a",
+    "b",
+)
+kind(
+    "outputs in a dataclass",
+    lambda: Net(lambda m, x: Result(m.b(m.a(x).tanh()), (x,)), a=nn.Linear(3, 2), b=nn.Linear(2, 2)),
     vectors(3),
     "a",
     "b",

@@ -1,4 +1,7 @@
-"""The built-in executor: trials as processes of this machine, a few at once."""
+"""The built-in executor: trials as processes of this machine, a few at once.
+
+On Linux a fork server (fgcli.bench.fork_server) starts them. Elsewhere fork is not safe, and each is a new process.
+"""
 
 import contextlib
 import fcntl
@@ -10,12 +13,15 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from fgcli.bench.executor import Outcome, Placement, Trial
+from fgcli.bench.forked import ForkServer
 from fgcli.bench.options import LocalOptions
 from fgcli.errors import UsageError
 
+FORKS = sys.platform == "linux"
+"""Whether a fork server starts the trials."""
 POLL_S = 0.05
 GRACE_S = 10.0
 """From asking a process to end to killing it."""
@@ -47,6 +53,7 @@ class LocalExecutor:
     def __init__(self, options: LocalOptions) -> None:
         self.jobs = options.jobs
         self.patience_s = None if options.patience is None else 60 * options.patience
+        self._server: ForkServer | None = None
 
     def place(self, threads: int) -> Placement:
         """As many at once as were asked for; UsageError where the cores have no room for their threads."""
@@ -69,18 +76,26 @@ class LocalExecutor:
                     trial = next(waiting, None)
                     if trial is None:
                         break
-                    running.append(_Running(trial, _start(trial)))
+                    running.append(_Running(trial, self._start(trial)))
                 if not running:
                     return
                 ended = [one for one in running if one.process.poll() is not None]
                 for one in ended:
                     running.remove(one)
-                    yield Outcome(one.trial, one.process.returncode)
+                    yield Outcome(one.trial, one.process.wait())
                 if not ended:
                     self._kill_stuck(running)
                     time.sleep(POLL_S)
         finally:
             _end([one.process for one in running])
+
+    def _start(self, trial: Trial) -> "Process":
+        with _open_log(trial) as log:
+            if FORKS and trial.command[:3] == (sys.executable, "-m", "fgcli"):
+                self._server = self._server or ForkServer(environment(1))
+                with contextlib.suppress(OSError):  # the server could not start; the trial's own log will say why
+                    return self._server.start(trial.threads, trial.command[3:], log)
+            return _spawned(trial, log)
 
     def _jobs(self, threads: int) -> int:
         return self.jobs or max(1, cores() // threads)
@@ -95,12 +110,23 @@ class LocalExecutor:
                 one.process.wait()
 
 
+class Process(Protocol):
+    """The process of a trial, the leader of its group: spawned or forked."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+
 @dataclass(eq=False)
 class _Running:
     """A trial at work, and when it last wrote something."""
 
     trial: Trial
-    process: subprocess.Popen[bytes]
+    process: Process
     _written: list[tuple[int, int]] = field(default_factory=list)
     _since: float = field(default_factory=lambda: time.monotonic())
 
@@ -124,20 +150,19 @@ def _status(path: Path) -> os.stat_result | None:
         return None
 
 
-def _start(trial: Trial) -> subprocess.Popen[bytes]:
+def _spawned(trial: Trial, log: BinaryIO) -> subprocess.Popen[bytes]:
     command = list(trial.command)
     if sys.platform == "linux":
         command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *command]
-    with _open_log(trial) as log:
-        # A session of its own: Ctrl-C reaches this process alone, which ends the trials in its own way.
-        return subprocess.Popen(
-            command,
-            env=environment(trial.threads),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    # A session of its own: Ctrl-C reaches this process alone, which ends the trials in its own way.
+    return subprocess.Popen(
+        command,
+        env=environment(trial.threads),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def _open_log(trial: Trial) -> BinaryIO:
@@ -153,7 +178,7 @@ def _open_log(trial: Trial) -> BinaryIO:
     return log
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+def _end(processes: list[Process]) -> None:
     """Ask all to end, and kill those that do not, or at once where the user is impatient (a second Ctrl-C)."""
     try:
         for process in processes:
@@ -167,6 +192,7 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+def _signal(process: Process, number: int) -> None:
     if process.poll() is None:
-        os.killpg(process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # a forked one that has ended since
+            os.killpg(process.pid, number)

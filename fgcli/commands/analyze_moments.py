@@ -24,6 +24,8 @@ SHOWN = (
     ("bias", "bias"), ("variance", "variance"), ("mse", "MSE"), ("covariance_norm", "‖C - I‖_F"),
     ("covariance_rms", "‖C - I‖_F/d"), ("cosine", "cosine"), ("cosine_squared", "cosine²"),
     ("norm_ratio", "norm ratio"), ("effective_rank", "effective rank"),
+    ("prediction_bias", "feedback's bias"), ("prediction_variance", "feedback's variance"),
+    ("prediction_cosine", "feedback's cosine"), ("prediction_norm_ratio", "feedback's norm ratio"),
 )  # fmt: skip
 
 

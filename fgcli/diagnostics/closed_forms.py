@@ -51,9 +51,8 @@ def second_moments(tangents: Tangents, n: int) -> SecondMoments | None:
 class SiteTerms:
     """What the moments of one site are made of, by sample: each [batch, d] but `delta_square`."""
 
-    gradient: Tensor
     along: Tensor
-    """C g."""
+    """C g; of g - b, where feedback predicts b."""
     diagonal: Tensor
     """Of C."""
     fourth: Tensor
@@ -66,11 +65,6 @@ def mean_square(of: SiteTerms, moments: SecondMoments) -> Tensor:
     """E ĝ∘²: [batch, d]."""
     cross = moments.cross * of.delta_square.unsqueeze(1) * of.diagonal
     return moments.own * of.along.square() + cross + moments.fourth * of.fourth
-
-
-def mean_square_error(of: SiteTerms, moments: SecondMoments) -> Tensor:
-    """E (ĝ - g)∘²: [batch, d]."""
-    return mean_square(of, moments) - 2 * of.gradient * of.along + of.gradient.square()
 
 
 def relative_mse_of_subspace(k: int, share: float) -> float:

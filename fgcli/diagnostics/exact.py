@@ -13,6 +13,9 @@ cosine_squared     the mean of E cos²(ĝ_b, g_b) where g_b is not 0; known of a
                    multiple of a projector
 effective_rank     (mean of tr C_b)² / mean of ‖C_b‖_F²: k for a projector of rank k
 trace              (1/B) Σ_b tr C_b
+
+With feedback, ĝ_b = b_b + α δ_b y_b, δ_b being of g - b in place of g: ĝ_b - g_b = α (δ_b y_b - r_b) - (1 - α) r_b
+with r = g - b.
 """
 
 import math
@@ -21,9 +24,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgcli.diagnostics.closed_forms import SecondMoments, SiteTerms, mean_square, mean_square_error, second_moments
-from fgcli.diagnostics.gradients import site_gradients, squares_per_sample
+from fgcli.diagnostics.closed_forms import SecondMoments, SiteTerms, mean_square, second_moments
+from fgcli.diagnostics.gradients import squares_per_sample, wide
+from fgcli.diagnostics.predicted import predictions
 from fgcli.diagnostics.subject import Subject
+from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import DRAWN_AT_ONCE
 
@@ -37,17 +42,24 @@ class Covariances:
 
     gradient: Tensor
     """g [batch, d], float64."""
+    prediction: Tensor
+    """b [batch, d]; without feedback 0."""
     along: Tensor
-    """C g [batch, d]."""
+    """C r [batch, d] of r = g - b."""
     diagonal: Tensor
     """[batch, d]."""
     fourth: Tensor
-    """The diagonal of A diag(Aᵀg)² Aᵀ [batch, d]."""
+    """The diagonal of A diag(Aᵀr)² Aᵀ [batch, d]."""
     square: Tensor
     """‖C‖_F² [batch]."""
     noise_dim: int
     scaled_projector: bool
     """Whether every C_b is a multiple of an orthogonal projector."""
+
+    @property
+    def rest(self) -> Tensor:
+        """r [batch, d]."""
+        return self.gradient - self.prediction
 
     @property
     def trace(self) -> Tensor:
@@ -60,8 +72,8 @@ class Covariances:
 
     @property
     def delta_square(self) -> Tensor:
-        """gᵀCg [batch], the site's part of E δ²."""
-        return (self.gradient * self.along).sum(1)
+        """rᵀCr [batch], the site's part of E δ²."""
+        return (self.rest * self.along).sum(1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class Exact:
     """The moments of one site and batch: those of the mean over the batch as vectors [d], and the metrics."""
 
     guess: Tensor
-    """(1/B) Σ_b C_b g_b."""
+    """(1/B) Σ_b E ĝ_b."""
     bias: Tensor
     square: Tensor
     """(1/B) Σ_b E(ĝ_b - g_b)∘²."""
@@ -86,27 +98,29 @@ def exact_moments(subject: Subject, batch: Batch) -> dict[str, Exact] | None:
 
     Never holds more than ENTRIES of A's entries at a time, but at least one sample's.
     """
-    guesses, covariances = subject.guesses, _covariances(subject, batch)
+    guesses = subject.guesses
+    covariances = None if guesses is None or not subject.correction else _covariances(guesses, subject, batch)
     if guesses is None or covariances is None:
         return None
     if guesses.tangents.combine == "sitewise":
         apart = {name: second_moments(guesses.tangents, one.noise_dim) for name, one in covariances.items()}
-        return {name: _moments(covariances[name], covariances[name].delta_square, f) for name, f in apart.items() if f}
+        pairs = {name: (covariances[name], f) for name, f in apart.items() if f}
+        return {name: _moments(one, one.delta_square, f, subject.correction) for name, (one, f) in pairs.items()}
     factors = second_moments(guesses.tangents, sum(one.noise_dim for one in covariances.values()))
     if factors is None:
         return None
     delta_square = torch.stack([one.delta_square for one in covariances.values()]).sum(0)
     if guesses.tangents.single:  # else the parameters that no site covers have a tangent of their own
         delta_square += squares_per_sample(subject.model, subject.loss, batch, subject.coverage.perturbed)
-    return {name: _moments(one, delta_square, factors) for name, one in covariances.items()}
+    return {name: _moments(one, delta_square, factors, subject.correction) for name, one in covariances.items()}
 
 
-def _moments(c: Covariances, delta_square: Tensor, factors: SecondMoments) -> Exact:
-    g, d = c.gradient, c.gradient.shape[1]
-    terms = SiteTerms(g, c.along, c.diagonal, c.fourth, delta_square)
-    bias = (c.along - g).mean(0)
-    square = mean_square_error(terms, factors).mean(0)
-    total = float(mean_square(terms, factors).sum(1).mean())
+def _moments(c: Covariances, delta_square: Tensor, factors: SecondMoments, alpha: float) -> Exact:
+    g, b, rest, d = c.gradient, c.prediction, c.rest, c.gradient.shape[1]
+    of_rest = mean_square(SiteTerms(c.along, c.diagonal, c.fourth, delta_square), factors)
+    bias = (alpha * c.along - rest).mean(0)
+    square = (alpha**2 * of_rest - 2 * alpha * rest * c.along + rest.square()).mean(0)
+    total = float((alpha**2 * of_rest + 2 * alpha * b * c.along + b.square()).sum(1).mean())
     norm = float(c.distance.sqrt().mean())
     trace = float(c.trace.mean())
     second = float(c.square.mean())
@@ -123,48 +137,41 @@ def _moments(c: Covariances, delta_square: Tensor, factors: SecondMoments) -> Ex
     if gradient_square > 0:
         metrics["norm_ratio"] = math.sqrt(total / gradient_square)
     present = (g.square().sum(1) > 0) & (c.trace > 0)
-    if factors == SecondMoments() and c.scaled_projector and present.any():
+    if factors == SecondMoments() and c.scaled_projector and present.any() and not b.any():
         share = c.delta_square / (g.square().sum(1) * c.trace)
         metrics["cosine_squared"] = float(share[present].mean())
-    return Exact(c.along.mean(0), bias, square, total, float(c.distance.mean()), metrics)
+    return Exact((b + alpha * c.along).mean(0), bias, square, total, float(c.distance.mean()), metrics)
 
 
-def _covariances(subject: Subject, batch: Batch) -> dict[str, Covariances] | None:
-    guesses = subject.guesses
-    if guesses is None:
-        return None
-    gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch, guesses.guessed)
+def _covariances(guesses: GuessEstimator, subject: Subject, batch: Batch) -> dict[str, Covariances] | None:
+    known = predictions(subject, batch)
     try:
         # Not of one sample alone: what a method prepares may be made of the first that it sees.
         maps = guesses.linear_maps(subject.model, batch.rows(slice(DRAWN_AT_ONCE)).inputs, subject.step)
     except TypeError:  # not linear in its noise
         return None
-    entries = max(gradients[name][0].numel() * linear.noise_dim for name, linear in maps.items())
+    entries = max(known[name][0].shape[1] * linear.noise_dim for name, linear in maps.items())
     if entries > LARGEST:
         return None
     size = max(1, ENTRIES // max(1, entries))
-    parts: dict[str, list[Covariances]] = {name: [] for name in gradients}
+    parts: dict[str, list[Covariances]] = {name: [] for name in known}
     for start in range(0, batch.size, size):
         inputs = batch.rows(slice(start, start + size)).inputs
         for name, linear in guesses.linear_maps(subject.model, inputs, subject.step).items():
-            g = gradients[name][start : start + size]
+            g, b = (one[start : start + size] for one in known[name])
             identity = torch.eye(linear.noise_dim, dtype=g.dtype, device=g.device)
             a = linear.map(identity.expand(len(g), -1, -1)).flatten(1, -2)
-            parts[name].append(_of_map(wide(a), wide(g.flatten(1))))
+            parts[name].append(_of_map(wide(a), wide(g), wide(b)))
     return {name: _joined(some) for name, some in parts.items()}
 
 
-def wide(values: Tensor) -> Tensor:
-    """In float64; on the CPU where the device has none."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
-
-
-def _of_map(a: Tensor, g: Tensor) -> Covariances:
-    """Of A [samples, d, n] and g [samples, d]."""
-    coordinates, squares = a.mT @ g.unsqueeze(-1), a.square()
+def _of_map(a: Tensor, g: Tensor, b: Tensor) -> Covariances:
+    """Of A [samples, d, n], g and b [samples, d]."""
+    coordinates, squares = a.mT @ (g - b).unsqueeze(-1), a.square()
     gram = a.mT @ a if a.shape[2] <= a.shape[1] else a @ a.mT
     return Covariances(
         gradient=g,
+        prediction=b,
         along=(a @ coordinates).squeeze(-1),
         diagonal=squares.sum(2),
         fourth=(squares @ coordinates.square()).squeeze(-1),
@@ -188,6 +195,7 @@ def _is_scaled_projector(gram: Tensor) -> bool:
 def _joined(parts: list[Covariances]) -> Covariances:
     return Covariances(
         torch.cat([one.gradient for one in parts]),
+        torch.cat([one.prediction for one in parts]),
         torch.cat([one.along for one in parts]),
         torch.cat([one.diagonal for one in parts]),
         torch.cat([one.fourth for one in parts]),

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.estimator import Batch, Loss
+from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.sites import Network
-from fgcli.gradient.uses import Outputs, Use, Uses, call, leaves, math_attention, rebuilt, run
+from fgcli.gradient.uses import Outputs, Use, Uses, call, math_attention, run
 
 
 def site_gradients(
@@ -36,6 +37,11 @@ def site_gradients(
     found = iter(torch.autograd.grad(mean, flat, materialize_grads=True, allow_unused=True))
     samples = network.samples(batch.inputs)
     return {site.name: site.by_sample([next(found) for _ in probes.added[site.name]], samples) for site in sites}
+
+
+def wide(values: Tensor) -> Tensor:
+    """In float64; on the CPU where the device has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 class _Probes:

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 
 from fgcli.diagnostics.exact import exact_moments
 from fgcli.diagnostics.monte_carlo import deviations, draw_moments, scales
+from fgcli.diagnostics.predicted import moments_of_prediction, predictions
 from fgcli.diagnostics.statistics import Deviation, Measured, over_batches, z_score
 from fgcli.diagnostics.subject import Subject
 from fgcli.diagnostics.weights import weight_moments
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
+from fgcli.runs.diagnostics import PREDICTION
 
+PREDICTED = tuple(f"{PREDICTION}{name}" for name in ("bias", "variance", "mse", "cosine", "norm_ratio"))
 METRICS = (
     "bias", "variance", "mse", "covariance_norm", "covariance_rms", "cosine", "cosine_squared", "norm_ratio",
-    "effective_rank", "trace",
+    "effective_rank", "trace", *PREDICTED,
 )  # fmt: skip
 
 
@@ -35,8 +38,12 @@ class NothingKnown(ValueError):
 def moments(subject: Subject, batches: Sequence[Batch], draws: int, streams: Streams) -> list[LayerMoments]:
     """Of the guesses of every site's output gradient: exactly where the method is linear in its noise, and from draws.
 
-    draws = 0 leaves the draws out. NothingKnown when nothing is left then.
+    draws = 0 leaves the draws out. NothingKnown when nothing is left then. Where feedback predicts the gradients, the
+    moments of the prediction are beside them; they are the estimate's own where no guess is made.
     """
+    predicted = _of_predictions(subject, batches)
+    if not subject.correction:
+        return [LayerMoments(name, some, {}, {}) for name, some in predicted.items()]
     exact = [exact_moments(subject, batch) for batch in batches]
     drawn = [draw_moments(subject, batch, draws, of(streams, number)) for number, batch in enumerate(batches) if draws]
     known = [one for one in exact if one is not None]
@@ -53,12 +60,33 @@ def moments(subject: Subject, batches: Sequence[Batch], draws: int, streams: Str
         layers.append(
             LayerMoments(
                 name,
-                _averaged([{m: Measured(v) for m, v in one[name].metrics.items()} for one in known]),
+                _averaged([{m: Measured(v) for m, v in one[name].metrics.items()} for one in known])
+                | predicted.get(name, {}),
                 _averaged([one[name].metrics() for one in drawn]),
                 {metric: z for metric, z in scores.items() if z is not None},
             )
         )
     return layers
+
+
+def _of_predictions(subject: Subject, batches: Sequence[Batch]) -> dict[str, dict[str, Measured]]:
+    """By site; {} without feedback."""
+    if subject.guesses is None or subject.guesses.feedback is None:
+        return {}
+    of_batches = [
+        {name: moments_of_prediction(*pair) for name, pair in predictions(subject, one).items()} for one in batches
+    ]
+    alone = not subject.correction
+    return {
+        name: _averaged(
+            [
+                {f"{PREDICTION}{metric}": Measured(value) for metric, value in one[name].items()}
+                | {metric: Measured(value) for metric, value in one[name].items() if alone}
+                for one in of_batches
+            ]
+        )
+        for name in of_batches[0]
+    }
 
 
 def moments_of_weights(subject: Subject, batches: Sequence[Batch], draws: int, streams: Streams) -> list[LayerMoments]:

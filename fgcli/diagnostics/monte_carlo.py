@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgcli.diagnostics.exact import Exact, wide
-from fgcli.diagnostics.gradients import site_gradients
+from fgcli.diagnostics.exact import Exact
+from fgcli.diagnostics.gradients import site_gradients, wide
 from fgcli.diagnostics.statistics import Deviation, Measured, deviation, jackknife
 from fgcli.diagnostics.subject import Subject
 from fgcli.gradient.estimator import Batch
@@ -92,7 +92,7 @@ def draw_moments(subject: Subject, batch: Batch, draws: int, streams: Streams) -
     `streams` are the caller's for this purpose alone; each draw has a seed of its own from them.
     """
     guesses = subject.guesses
-    if guesses is None:
+    if guesses is None or not subject.correction:
         raise TypeError(f"{type(subject.estimator).__name__} guesses no gradient of a site's output")
     gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch, guesses.guessed)
     wanted = {name: wide(g.flatten(1)) for name, g in gradients.items()}
@@ -100,12 +100,10 @@ def draw_moments(subject: Subject, batch: Batch, draws: int, streams: Streams) -
     previous: dict[str, Tensor] = {}
     for number in range(draws):
         rng = draw_rng(streams, number, subject.step)
-        step, found = guesses.dual_pass(subject.model, subject.loss, batch, rng)
-        # Combining writes into a guess that stands alone.
-        single = {name: wide(y.flatten(1)).clone() for name, y in step.guesses.items()}
+        single, estimates = guesses.drawn(subject.model, subject.loss, batch, rng)
         for name, g in wanted.items():
-            y = single[name]
-            rows[name].append(_row(wide(step.estimate_at(name, found).flatten(1)), g))
+            y = wide(single[name].flatten(1))
+            rows[name].append(_row(wide(estimates[name].flatten(1)), g))
             if number % 2:
                 rows[name][-1] |= _pair(previous[name], y)
             previous[name] = y
@@ -143,9 +141,10 @@ def deviations(drawn: Drawn, exact: Exact) -> dict[str, Deviation]:
 
 def scales(exact: Exact) -> Mapping[str, float]:
     """The sizes of what `deviations` compares, beside which a difference may be rounding alone."""
-    square = float(exact.square.norm())
+    # Where a prediction is exact, the errors are the rounding of what is as large as the gradient.
+    square = float(exact.square.norm()) + exact.mean_square
     return {
-        "mse": float(exact.square.sum()),
+        "mse": float(exact.square.sum()) + exact.mean_square,
         "norm_ratio": exact.mean_square,
         "covariance_norm": exact.distance + len(exact.bias),
         "effective_rank": exact.metrics["trace"] + len(exact.bias),

@@ -24,9 +24,11 @@ class Subject:
 
     @property
     def guesses(self) -> GuessEstimator | None:
-        """The estimator, where its estimates are guesses of the sites' gradients and nothing else.
+        """The estimator, where its estimates are of the sites' gradients."""
+        return self.estimator if isinstance(self.estimator, GuessEstimator) else None
 
-        What feedback predicts has no closed form: its moments are those in weight space.
-        """
-        one = self.estimator
-        return one if isinstance(one, GuessEstimator) and one.feedback is None else None
+    @property
+    def correction(self) -> float:
+        """α: the share of the guess in the estimate; 1 without feedback, 0 where no guess is made."""
+        guesses = self.guesses
+        return 1.0 if guesses is None or guesses.feedback is None else guesses.feedback.correction

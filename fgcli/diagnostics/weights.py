@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgcli.diagnostics.exact import wide
-from fgcli.diagnostics.gradients import parameter_gradients
+from fgcli.diagnostics.gradients import parameter_gradients, wide
 from fgcli.diagnostics.monte_carlo import draw_rng
 from fgcli.diagnostics.statistics import Measured, standard_error
 from fgcli.diagnostics.subject import Subject

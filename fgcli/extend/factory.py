@@ -103,15 +103,7 @@ def find_factory(kind: Kind, name: str, where: str = "") -> tuple[Origin, Factor
         UsageError: There is none, with the cause.
     """
     called = f"{where}: {kind} {name!r}" if where else f"{kind} {name!r}"
-    path, _, attributes = name.partition(":")
-    module = _imported(path, called)
-    factory: Any = module
-    for attribute in attributes.split("."):
-        if not hasattr(factory, attribute):
-            of = f"attribute of module {path}" if factory is module else f"attribute of {name}"
-            own = [key for key, value in getattr(factory, "__dict__", {}).items() if _is_own(value, path)]
-            raise unknown(of, attribute, own, where=where)
-        factory = getattr(factory, attribute)
+    module, factory = _found(name, called, where)
     parameters = _parameters(kind, factory, called)
     summary = (inspect.getdoc(factory) or f"A {kind} of the user's own.").splitlines()[0]
     takes = frozenset(_CALLS[kind].given).intersection(parameters)
@@ -119,6 +111,53 @@ def find_factory(kind: Kind, name: str, where: str = "") -> tuple[Origin, Factor
     return _origin(module), FactoryEntry(
         name, name, summary, _schema(name, own, called), factory=factory, kind=kind, takes=takes
     )
+
+
+class Maker(NamedTuple):
+    """A function of the user's own that makes a model and the inputs for it."""
+
+    call: Callable[..., Any]
+    takes: frozenset[str]
+    """The names of its parameters."""
+
+
+def find_maker(name: str, where: str = "") -> Maker | None:
+    """The user's own function of that name that makes a model together with inputs; None for a model's factory.
+
+    Args:
+        name: `package.module:attribute`.
+        where: The flag that messages begin with.
+
+    Raises:
+        UsageError: There is none, with the cause, or it has other required parameters than a model's factory.
+    """
+    called = f"{where}: {name!r}" if where else repr(name)
+    _, factory = _found(name, called, where)
+    signature = inspect.signature(factory) if callable(factory) else None
+    if signature is None or set(_CALLS["model"].needed) <= set(signature.parameters):
+        return None
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p.name for p in signature.parameters.values() if p.default is p.empty and p.kind not in variadic]
+    if missing := [one for one in required if one != "batch_size"]:
+        raise UsageError(
+            f"{called} takes {', '.join(missing)}; it must take input_shape and classes, or have no required parameter "
+            "and give (model, inputs) or (model, inputs, targets, loss_fn)"
+        )
+    return Maker(factory, frozenset(signature.parameters))
+
+
+def _found(name: str, called: str, where: str) -> tuple[ModuleType, Any]:
+    """The module and what it has under that name."""
+    path, _, attributes = name.partition(":")
+    module = _imported(path, called)
+    found: Any = module
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            of = f"attribute of module {path}" if found is module else f"attribute of {name}"
+            own = [key for key, value in getattr(found, "__dict__", {}).items() if _is_own(value, path)]
+            raise unknown(of, attribute, own, where=where)
+        found = getattr(found, attribute)
+    return module, found
 
 
 def _is_own(value: object, path: str) -> bool:

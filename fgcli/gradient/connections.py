@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.nested import leaves, primal_of, rebuilt
 from fgcli.gradient.operations import RECURRENT
 from fgcli.gradient.randomness import default_generators
 from fgcli.gradient.sites import ELEMENTWISE, Activation, Link
-from fgcli.gradient.uses import Outputs, Use, Uses, leaves, primal_of, rebuilt
+from fgcli.gradient.uses import Outputs, Use, Uses
 
 SEVERAL = "has an output that several operations use"
 
@@ -44,8 +45,11 @@ class _Event:
 class Connections(_Looking):
     """The network cut at its uses, with the graph of what lies between, and all operations."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, *, attached: bool = False) -> None:
         super().__init__()
+        self.attached = attached
+        """Whether trained parameters in the pieces are seen in the graph."""
+        self.standing: dict[str, Tensor] = {}
         self.generators = default_generators(device)
         self.uses: dict[str, Use] = {}
         self.given: dict[str, list[Tensor]] = {}
@@ -57,6 +61,13 @@ class Connections(_Looking):
         self.takers: dict[int, list[_Event]] = {}
         """By the id of a tensor: the operations that take it, in their order."""
         self.handed: dict[str, Outputs] = {}
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        found = super().stand_in(name, parameter)
+        if not self.attached or not parameter.requires_grad:
+            return found
+        self.standing[name] = found.requires_grad_()
+        return found.clone()  # which the forward may change in place
 
     def visit(self, use: Use) -> Outputs:
         outputs = self._drawn(use.func, use.data, lambda: use.call(lambda value: value))
@@ -117,19 +128,28 @@ class Connections(_Looking):
 
     def reached(self, values: Iterable[Tensor]) -> set[str]:
         """The sites that these depend on without another between."""
-        owners = {id(leaf): name for name, some in self.going.items() for leaf in some}
-        found, seen = set(), set()
-        ahead = [value.grad_fn for value in values if value.grad_fn is not None]
-        while ahead:
-            node = ahead.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            variable = getattr(node, "variable", None)
-            if variable is not None and id(variable) in owners:
-                found.add(owners[id(variable)])
-            ahead.extend(following for following, _ in node.next_functions if following is not None)
-        return found
+        return _reached(values, {id(leaf): name for name, some in self.going.items() for leaf in some})
+
+    def stand_ins_behind(self, values: Iterable[Tensor]) -> tuple[str, ...]:
+        """The trained parameters in the pieces that end there."""
+        found = _reached(values, {id(one): name for name, one in self.standing.items()})
+        return tuple(name for name in self.standing if name in found)
+
+
+def _reached(values: Iterable[Tensor], owners: Mapping[int, str]) -> set[str]:
+    """The owners of the leaves that the graph of these starts from."""
+    found, seen = set(), set()
+    ahead = [value.grad_fn for value in values if value.grad_fn is not None]
+    while ahead:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) in owners:
+            found.add(owners[id(variable)])
+        ahead.extend(following for following, _ in node.next_functions if following is not None)
+    return found
 
 
 def _is_plain_linear(use: Use) -> bool:

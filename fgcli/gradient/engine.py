@@ -10,8 +10,7 @@ and the weight's gradient is the use's own vjp, Σ_b ĝ_{i,b} x_{i,b}ᵀ for a l
 within one use, one segment, or the loss alone a vjp is the chain rule's last local term.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -24,18 +23,18 @@ from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
-from fgcli.gradient.guess import Guess, GuessMethod, Isotropic, LinearMap, check_linear, checked_method
-from fgcli.gradient.guesser import Guesser
+from fgcli.gradient.guess import Guess, GuessMethod, LinearMap, check_linear, checked_method
+from fgcli.gradient.guesser import Guesser, guesser_at
 from fgcli.gradient.look import few, look
-from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.parts import SumOfParts, parts_of
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
-from fgcli.gradient.sites import Layout, Network, Site
+from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives, Step
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.uses import leaves, rebuilt, run
+from fgcli.gradient.whole_loss import of_whole_loss
 
 ROWS = 512
 """Samples of a part of a batch with memory=replay: a dual number takes twice the memory of a number."""
@@ -108,9 +107,16 @@ class GuessEstimator:
                 "linear layer, a convolution, a matrix product, a lookup or a recurrent layer; use weight-perturbation "
                 "or backprop"
             )
+        if self.feedback is not None and network.behind_last:
+            raise ModelRefused(
+                f"parameter '{network.behind_last[0]}' lies between the last layers and the loss that the model gives, "
+                "where feedback has no gradient for it: give a loss_fn of the outputs, or leave feedback out"
+            )
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
-        self._guessers = {site.name: self._guesser(site) for site in network.guessed if site.name not in self._exact}
+        self._guessers = {
+            site.name: guesser_at(site, self.method) for site in network.guessed if site.name not in self._exact
+        }
         for name, guesser in self._guessers.items():
             if name in before:
                 guesser.memory = before[name].memory
@@ -128,20 +134,6 @@ class GuessEstimator:
         if network.mixes:
             notes = (f"samples are not told apart ({network.mixes}): one δ for the batch, which is right, and noisier",)
         return Coverage(tuple(site.name for site in network.guessed), perturbed, frozen, unused, notes)
-
-    def _guesser(self, site: Site) -> Guesser:
-        needs = self.method.needs
-        if needs == "nothing":
-            return Guesser(site, self.method, needs_cut=False)
-        if site.is_output:
-            return Guesser(site, Isotropic(), needs_cut=False)
-        if needs == "matrix" and site.link is None:
-            raise ModelRefused(
-                f"site '{site.name}' {site.reason}; a method that needs the upstream Jacobian as a matrix takes a "
-                "chain of linear layers and elementwise activations: use a solver or method that only applies it, or "
-                "activation-perturbation"
-            )
-        return Guesser(site, self.method, needs_cut=site.link is None)
 
     @property
     def guessed(self) -> tuple[str, ...]:
@@ -198,7 +190,7 @@ class GuessEstimator:
         """ĝ = b + α Σ_k c_k (δ_k - Σ_j ⟨b_j, y_jk⟩) y_k, without feedback b = 0 and α = 1."""
         rows = self._parts(batch)
         parts = [batch.rows(one) for one in rows] if len(rows) > 1 else [batch]
-        of_loss = self._of_whole_loss(model, loss, batch, parts)
+        of_loss = of_whole_loss(model, self.bound, loss, batch, parts)
         sum_of_parts = SumOfParts(self._guessers, rng, len(parts))
         directions = self._directions(model, rng)
         if self.feedback is not None:
@@ -230,7 +222,8 @@ class GuessEstimator:
         sum_of_parts: SumOfParts,
         share: float,
     ) -> None:
-        """A part's own estimate."""
+        """A part's own estimate, whose forwards have one state of layers and buffers."""
+        back = self._state_of(model, part.device)
         rng, alpha = sum_of_parts.rng, feedback.correction
         trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
 
@@ -240,12 +233,13 @@ class GuessEstimator:
                 sum_of_parts.add(seen.gradients(site, wide(b), trained), share)
 
         if self._streams:
-            losses = feedback.stream(model, self.bound, loss, part, rng, add, of_loss=of_loss, share=share)
+            losses = feedback.stream(model, self.bound, loss, part, rng, add, back, of_loss=of_loss, share=share)
             sum_of_parts.end(losses, share)
             return
         predicted = feedback.predict(model, self.bound, loss, part, rng, of_loss=of_loss, share=share)
         step, found = None, None
         if alpha:
+            back()
             step = self._step(model, part, rng, {})
             found = step.corrected(step.derivatives(loss, of_loss), predicted.at)
         add_pieces = predicted.of_parameters
@@ -285,9 +279,8 @@ class GuessEstimator:
             self.memory == "replay"
             and batch.device.type == "cpu"
             and network.by_rows
-            and not (network.mixes or network.drawing or network.buffers)
+            and not (network.mixes or network.drawing or network.buffers or network.own_loss)
             and all(site.has_samples for site in network.guessed)
-            and not (guesses and self.tangents.draws == "rademacher")
             and all(one.takes_parts or not guesses for one in self._guessers.values())
         )
         if not apart:
@@ -305,52 +298,37 @@ class GuessEstimator:
             if name in self._perturbed
         }
 
-    def _of_whole_loss(
-        self, model: nn.Module, loss: Loss, batch: Batch, parts: Sequence[Batch]
-    ) -> list[OutputGradient] | None:
-        """e of each part from the loss of the whole batch. None where that is the mean of the parts' losses anyway."""
-        if len(parts) == 1:
-            return None
-
-        def outputs_of(part: Batch) -> Any:
-            return run(model, part.inputs, PlainPass(self.bound, lambda *_: None, part.size))
-
-        first = outputs_of(parts[0])
-        if self._is_of_samples(loss, first, parts[0]):
-            return None
-        outputs = [first, *map(outputs_of, parts[1:])]
-        layouts = self.bound.output_layouts
-        together = [
-            layout.natural(torch.cat([layout.by_sample(one, p.size) for one, p in zip(some, parts, strict=True)]))
-            for layout, some in zip(layouts, zip(*map(leaves, outputs), strict=True), strict=True)
-        ]
-        whole = output_gradient(loss, rebuilt(first, together), batch.targets, layouts, batch.size)
-        ends = torch.tensor([part.size for part in parts]).cumsum(0).tolist()
-        return [
-            replace(whole, parts=[e[end - p.size : end] * (batch.size / p.size) for e in whole.parts], samples=p.size)
-            for end, p in zip(ends, parts, strict=True)
-        ]
-
-    def _is_of_samples(self, loss: Loss, outputs: Any, part: Batch) -> bool:
-        """Whether the loss of a part's first half is that half of the part's losses: samples do not see each other."""
-        half = max(1, part.size // 2)
-
-        def first_half(layout: Layout, one: Tensor) -> Tensor:
-            return layout.natural(layout.by_sample(one, part.size)[:half])
-
-        pairs = zip(self.bound.output_layouts, leaves(outputs), strict=True)
-        few_outputs = rebuilt(outputs, [first_half(*pair) for pair in pairs])
-        losses, of_half = loss(outputs, part.targets), loss(few_outputs, part.rows(slice(half)).targets)
-        if not losses.dim() or losses.numel() * half != of_half.numel() * part.size:
-            return False
-        expected = losses.flatten()[: of_half.numel()]
-        return torch.allclose(of_half.flatten(), expected, rtol=1e-4, atol=1e-6)
-
     @torch.no_grad()
     def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> tuple[Step, Derivatives]:
         """The passes that `estimate` makes of the same arguments, of the whole batch, with what they drew."""
         step = self._step(model, batch, rng, self._directions(model, rng))
         return step, step.derivatives(loss)
+
+    @torch.no_grad()
+    def predicted(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> dict[str, Tensor]:
+        """b at every site [samples, *shape] for the whole batch, of which nothing is learned. Without feedback: {}."""
+        if self.feedback is None:
+            return {}
+        back = self._state_of(model, batch.device)
+        found = self.feedback.preview(model, self.bound, loss, batch, rng).at
+        back()
+        return found
+
+    @torch.no_grad()
+    def drawn(
+        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The first guess y and the estimate ĝ at every guessed site, [samples, *shape], of the whole batch."""
+        b = self.predicted(model, loss, batch, rng)
+        alpha = 1.0 if self.feedback is None else self.feedback.correction
+        if not alpha:
+            return {}, {name: b[name] for name in self._guessers}
+        step, found = self.dual_pass(model, loss, batch, rng)
+        y = {name: one.clone() for name, one in step.guesses.items()}  # combining writes into one that stands alone
+        if not b:
+            return y, {name: step.estimate_at(name, found) for name in y}
+        found = step.corrected(found, b)
+        return y, {name: b[name] + alpha * step.estimate_at(name, found) for name in y}
 
     def linear_maps(self, model: nn.Module, inputs: Any, step: int) -> dict[str, LinearMap]:
         """The guess of every site as a linear map, from which exact moments follow.

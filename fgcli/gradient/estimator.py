@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from fgcli.gradient.nested import batch_size, first_tensor, mapped
 from fgcli.gradient.randomness import StepRng
-from fgcli.gradient.uses import batch_size, first_tensor, mapped
 
 Loss = Callable[[Any, Any], Tensor]
 """(the model's outputs, targets) -> the mean loss, or a loss a sample [batch], whose mean it is then."""
@@ -74,8 +74,8 @@ class Estimate:
     gradients: dict[str, Tensor]
     """By parameter name, of the mean over the batch. A frozen parameter is absent."""
     directional_derivative: Tensor | None = None
-    """δ [batch], per sample, of its share of the mean loss, along the guess; [1] where samples are not told apart. None
-    for backpropagation."""
+    """δ [batch], per sample, of its share of the mean loss, along the guess; [batch, K] along K of them, and 1 for the
+    batch where samples are not told apart. None for backpropagation."""
 
 
 class Estimator(Protocol):

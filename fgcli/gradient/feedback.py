@@ -26,6 +26,7 @@ from fgcli.gradient.errors import GuessFault, OptionRefused
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.feedback_rule import FeedbackRule, Place
 from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.passes import Seen
 from fgcli.gradient.pieces import Noise, NoisyPass, Pieces, Sweeps, by_row, through
 from fgcli.gradient.precision import wide
@@ -33,7 +34,7 @@ from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.streamed import Streamed
 from fgcli.gradient.upstream import End
-from fgcli.gradient.uses import leaves, mapped, primal_of, run, tangent_of
+from fgcli.gradient.uses import run
 
 WARM_UP = 24
 """Steps at the start whose predictions are the measure of growth."""
@@ -146,6 +147,14 @@ class Feedback:
             b = sweeps.pulled(cotangents, rest, last=last) | settled
         return b
 
+    def preview(self, model: nn.Module, network: Network, loss: Loss, batch: Batch, rng: StepRng) -> Prediction:
+        """What `predict` says of a batch, of which nothing is learned; the arguments are those of `predict`."""
+        before = self._means, dict(self._norms)
+        try:
+            return self.predict(model, network, loss, batch, rng)
+        finally:
+            self._means, self._norms = before
+
     def stream(
         self,
         model: nn.Module,
@@ -154,6 +163,7 @@ class Feedback:
         batch: Batch,
         rng: StepRng,
         done: Callable[[Site, Seen, Tensor, dict[str, Tensor]], None],
+        back: Callable[[], None],
         *,
         of_loss: OutputGradient | None = None,
         share: float = 1.0,
@@ -167,6 +177,7 @@ class Feedback:
             batch: as of `predict`.
             rng: as of `predict`.
             done: is given each site, its use, b [samples, *shape] there, and gradients of parameters in pieces.
+            back: brings what layers draw from, and buffers, back to where they are now.
             of_loss: as of `predict`.
             share: as of `predict`.
 
@@ -176,6 +187,7 @@ class Feedback:
         seen = _Batch(self, network, batch, rng, share, keep=False)
         with forward_ad.dual_level() if seen.noise is not None else nullcontext():
             seen.arrive(run(model, batch.inputs, NoisyPass(network, seen.noise, seen.samples)), loss, of_loss)
+        back()
 
         def finish(site: Site, at: Seen, b: list[Tensor], of_parameters: dict[str, Tensor]) -> None:
             done(site, at, site.by_sample(b, seen.samples), of_parameters)

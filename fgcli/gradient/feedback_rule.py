@@ -96,7 +96,7 @@ class FeedbackRule:
         """What noise at the places tells.
 
         Args:
-            noise: y_k ~ N(0, I) [rows, d] by place.
+            noise: y_k of random signs [rows, d] by place.
             carried: Σ_k J_k y_k, the output's tangent [rows, C].
             samples: the number that the batch is taken as, or a part of it.
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from fgcli.gradient.draws import Drawn, Kept, Mapped
-from fgcli.gradient.guess import Guess, GuessMethod, Layer, LinearMap, Memory, linearized, prepared, sampled
+from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.guess import Guess, GuessMethod, Isotropic, Layer, LinearMap, Memory, linearized, prepared, sampled
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Site
 from fgcli.gradient.tangents import Tangents
@@ -83,3 +84,22 @@ class Guesser:
         assert layer.next_weight is not None
         assert s is not None
         return LinearUpstream(layer.next_weight, link.slope(s))
+
+
+def guesser_at(site: Site, method: Guess) -> Guesser:
+    """The guess of a site: the method's, or isotropic where it needs what is above and only the output is.
+
+    Raises:
+        ModelRefused: where it needs W̃ as a matrix, and there is none.
+    """
+    if method.needs == "nothing":
+        return Guesser(site, method, needs_cut=False)
+    if site.is_output:
+        return Guesser(site, Isotropic(), needs_cut=False)
+    if method.needs == "matrix" and site.link is None:
+        raise ModelRefused(
+            f"site '{site.name}' {site.reason}; a method that needs the upstream Jacobian as a matrix takes a chain of "
+            "linear layers and elementwise activations: use a solver or method that only applies it, or "
+            "activation-perturbation"
+        )
+    return Guesser(site, method, needs_cut=site.link is None)

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.connections import Connections, Shapes
 from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.nested import batch_size, first_tensor, leaves, mapped
+from fgcli.gradient.own_loss import OwnLoss
 from fgcli.gradient.probe import SAMPLES, probed
 from fgcli.gradient.randomness import layers_again
-from fgcli.gradient.sites import NOWHERE, Layout, Link, Network, Site
-from fgcli.gradient.uses import Outputs, batch_size, first_tensor, leaves, mapped, run
+from fgcli.gradient.sites import NOWHERE, PLAIN, Layout, Link, Network, Site
+from fgcli.gradient.uses import Outputs, run
 
 SMALL, LARGER = 2, SAMPLES
 
@@ -68,7 +70,8 @@ def look(model: nn.Module, inputs: Any, *, whole: bool = False) -> Network:
 
 
 def _looked_at(model: nn.Module, small: Any, larger: Any, again: Any) -> Network:
-    connections, shapes = Connections(model, first_tensor(small).device), Shapes(model)
+    device, own_loss = first_tensor(small).device, isinstance(model, OwnLoss)
+    connections, shapes = Connections(model, device, attached=own_loss), Shapes(model)
     outputs = run(model, small, connections)
     again()
     grown = run(model, larger, shapes)
@@ -110,6 +113,8 @@ def _network(
         if None in layouts:
             mixed = mixed or f"site '{name}' has samples along several axes"
         way = connections.way(name)
+        if isinstance(way, Link) and layouts != [PLAIN]:
+            way = "has an output in which samples are not the rows"
         sites[name] = Site(
             name,
             use.parameters,
@@ -122,7 +127,8 @@ def _network(
             shapes.changed(name),
         )
     pairs = zip(leaves(outputs), leaves(grown), strict=True)
-    output_layouts = [_layout(a.shape, b.shape, sizes) for a, b in pairs]
+    own_loss = isinstance(model, OwnLoss)
+    output_layouts = [] if own_loss else [_layout(a.shape, b.shape, sizes) for a, b in pairs]
     at_sites = {parameter for site in sites.values() for parameter in site.parameters}
     pieces = tuple(name for name in connections.pieces if name in trained - at_sites)
     network = Network(
@@ -133,7 +139,10 @@ def _network(
         tuple(layout or NOWHERE for layout in output_layouts),
         drawing=frozenset(connections.drawing),
         draws_apart=connections.draws_apart,
+        own_loss=own_loss,
+        behind_last=connections.stand_ins_behind(leaves(outputs)) if own_loss else (),
     )
+    network = network.with_ends() if own_loss else network
     if None in output_layouts:
         mixed = mixed or "the model's output has samples along several axes"
     return network.as_one_sample(mixed) if mixed else network

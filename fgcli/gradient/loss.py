@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fgcli.gradient.errors import LossRefused
 from fgcli.gradient.estimator import Loss
+from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.sites import Layout
-from fgcli.gradient.uses import Outputs, leaves, rebuilt
+from fgcli.gradient.uses import Outputs
 
 
 @dataclass(frozen=True)

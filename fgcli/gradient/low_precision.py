@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Estimator, FindsFaults, Loss
+from fgcli.gradient.nested import mapped
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng
-from fgcli.gradient.uses import mapped
 
 
 class LowPrecision:

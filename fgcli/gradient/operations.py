@@ -190,3 +190,20 @@ def runnable(func: Any) -> Iterator[None]:
         yield
     finally:
         torch._C._set_mkldnn_enabled(enabled)
+
+
+def derivable(func: Any) -> Any:
+    """The operation, or the same written out of others where torch lacks a derivative of its own or of its backward."""
+    return _WRITTEN_OUT.get(func, func)
+
+
+def _hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
+    value = F.relu6(x + 3) / 6
+    return x.copy_(value) if inplace else value
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+_WRITTEN_OUT: dict[Any, Any] = {F.hardsigmoid: _hardsigmoid, torch._weight_norm: _weight_norm}

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fgcli.gradient.errors import UnknownSite
+from fgcli.gradient.nested import leaves, mapped, primal_of, rebuilt
 from fgcli.gradient.operations import TABLES, linear_part
 from fgcli.gradient.precision import LOW, full_precision, wide
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import Layout, Link, Network, Site
-from fgcli.gradient.uses import Outputs, Use, Uses, leaves, mapped, primal_of, rebuilt
+from fgcli.gradient.uses import Outputs, Use, Uses
 
 CHUNK = 2**18
 """Entries of tangents that are taken past a linked site at a time on the CPU: a MiB in float32, which a cache holds."""
@@ -87,6 +88,7 @@ class OneTangent:
         exact: Collection[str] = (),
     ) -> None:
         self.network, self.perturb, self.directions, self.samples = network, perturb, directions, samples
+        self.tail = network.tail(samples)
         self.exact = exact
         self.last: dict[str, tuple[Seen, list[Tensor]]] = {}
         """Sites of `exact`, and the leaves that a graph to the output starts from."""
@@ -151,6 +153,7 @@ class SeveralTangents:
         self.last: dict[str, tuple[Seen, list[Tensor]]] = {}
         """As of OneTangent; each sample once."""
         self.samples, self.tangents, self.rows = samples, tangents, rows
+        self.tail = network.tail(samples, rows)
         self._carried: dict[str, Tensor | None] = {}
         """By the next site: the tangents that come there past a way's slope, None where none has started yet."""
         self._ways: dict[int, tuple[Link, int, Tensor]] = {}

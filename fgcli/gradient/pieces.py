@@ -12,16 +12,17 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient.loss import OutputGradient
+from fgcli.gradient.nested import leaves, primal_of, rebuilt, tangent_of
 from fgcli.gradient.operations import input_gradient, linear_part
 from fgcli.gradient.passes import Seen, site_of
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.upstream import CutNetwork, End
-from fgcli.gradient.uses import Outputs, Use, leaves, primal_of, rebuilt, tangent_of
+from fgcli.gradient.uses import Outputs, Use
 
 
 class Noise(Mapping[str, Tensor]):
-    """y ~ N(0, I) at each place, by its name: [rows, d], once `tokens` is known.
+    """y of random signs at each place, by its name: [rows, d], once `tokens` is known.
 
     Args:
         places: where there is noise.
@@ -47,7 +48,7 @@ class Noise(Mapping[str, Tensor]):
         if name in self._drawn:
             return self._drawn[name]
         like = self._like[name]
-        y = self.rng.normal("feedback", name, tuple(like.shape), like)
+        y = self.rng.signs("feedback", name, tuple(like.shape), like)
         if self.keep:
             self._drawn[name] = y
         return y
@@ -82,6 +83,7 @@ class NoisyPass:
 
     def __init__(self, network: Network, noise: Noise | None, samples: int) -> None:
         self.network, self.noise, self.samples = network, noise, samples
+        self.tail = network.tail(samples)
 
     def visit(self, use: Use) -> Outputs:
         site = site_of(self.network, use)

@@ -10,9 +10,10 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.nested import leaves, mapped, tangent_of
 from fgcli.gradient.passes import OneTangent, Seen, SeveralTangents, repeated
 from fgcli.gradient.sites import Layout, Network, Site
-from fgcli.gradient.uses import Outputs, Use, leaves, mapped, run, tangent_of
+from fgcli.gradient.uses import Outputs, Use, run
 
 SAMPLES = 3
 """Of two, standardised values of the second would be those of the first with their sign turned."""
@@ -51,10 +52,12 @@ def _is_same_in_rows(model: nn.Module, inputs: Any, network: Network, again: Cal
             one_pass = SeveralTangents(network, note, {}, SAMPLES, rows, rows)
             again()
             try:
-                outputs = leaves(run(model, repeated(inputs, rows, SAMPLES), one_pass))
+                outputs = run(model, repeated(inputs, rows, SAMPLES), one_pass)
             except Exception:  # a batch of that size leads another way, or none
                 return False
-            for layout, one in zip(network.output_layouts, outputs, strict=True):
+            if network.own_loss:  # a sum grows with the rows
+                seen.append(outputs["ends"].loss)
+            for layout, one in zip(network.output_layouts, leaves(outputs), strict=True):
                 both = [part for part in forward_ad.unpack_dual(one) if part is not None]
                 seen += both if layout.axis is None else [layout.by_sample(b, rows * SAMPLES)[:SAMPLES] for b in both]
             found.append(seen)

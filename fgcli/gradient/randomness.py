@@ -1,11 +1,13 @@
 """Random streams that are derived, never advanced: a key names a stream, and the same key draws it again."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 DRAWN_AT_ONCE = 16
@@ -92,6 +94,20 @@ def layers_again(device: torch.device) -> Callable[[], None]:
     return again
 
 
+@contextmanager
+def drawing_again(again: Callable[[], None] | None, device: torch.device) -> Iterator[None]:
+    """Within it layers draw what they drew once before, as `layers_again` noted it; None: they go on."""
+    if again is None:
+        yield
+        return
+    back = layers_again(device)
+    again()
+    try:
+        yield
+    finally:
+        back()
+
+
 def default_generators(device: torch.device) -> list[torch.Generator]:
     """Those that layers draw from on this device: Dropout, say."""
     own = {
@@ -149,13 +165,31 @@ class StepRng:
         generator = self.generator(purpose, site, like.device)
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
+    def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Random signs, a quarter of the time of normal noise: eight are of one random number.
+
+        Args:
+            purpose: what is drawn.
+            site: where it is drawn.
+            shape: of the noise.
+            like: a tensor of the dtype and device of the noise.
+
+        Returns:
+            1 or -1, of mean 0, in `shape`.
+        """
+        number, device = math.prod(shape), like.device
+        generator = self.generator(purpose, site, device)
+        drawn = torch.randint(256, (-(-number // 8),), generator=generator, device=device, dtype=torch.uint8)
+        bits = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(8, device=device) & 1
+        return F.embedding(drawn.int(), (2 * bits - 1).to(like.dtype)).flatten()[:number].view(shape)
+
 
 @dataclass(frozen=True)
 class ContinuedRng(StepRng):
     """The same streams for a batch in parts: each begins where the part before has left it.
 
     Within a part a key draws the same again. Together the parts draw what the whole batch does, where that is N(0, I)
-    on the CPU and all parts but the last have a multiple of DRAWN_AT_ONCE samples.
+    or signs on the CPU and all parts but the last have a multiple of DRAWN_AT_ONCE samples.
     """
 
     _generators: dict[tuple[str, str], torch.Generator] = field(default_factory=dict)

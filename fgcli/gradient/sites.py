@@ -10,7 +10,8 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.gradient.uses import batch_size, leaves
+from fgcli.gradient.nested import batch_size, leaves
+from fgcli.gradient.own_loss import Tail
 
 ELEMENTWISE = {
     torch.relu, torch.tanh, torch.sigmoid, F.relu, F.gelu, F.tanh, F.sigmoid, F.silu, F.elu, F.leaky_relu, F.softplus,
@@ -187,6 +188,10 @@ class Network:
     """Whether one of them has no sample's values to belong to, as `torch.rand` has none."""
     buffers: tuple[str, ...] = ()
     """Buffers that the forward changes."""
+    own_loss: bool = False
+    """Whether the model gives its own loss, so that it ends at its last sites: those that reach the output."""
+    behind_last: tuple[str, ...] = ()
+    """Then: trained parameters that lie between these and the loss."""
     by_rows: bool = True
     """Whether the forward gives the same for a batch that is repeated in it: no x / len(x), say."""
 
@@ -238,7 +243,21 @@ class Network:
             buffers=tuple(dict.fromkeys((*self.buffers, *other.buffers))),
         )
         mixes = self.mixes or other.mixes
+        behind = tuple(dict.fromkeys((*self.behind_last, *other.behind_last)))
+        found = replace(found, behind_last=behind).with_ends() if self.own_loss else found
         return found.as_one_sample(mixes) if mixes else found
+
+    def with_ends(self) -> "Network":
+        """The network whose outputs are what its last sites give, and what the loss has beside that."""
+        layouts = [layout for site in self.sites.values() if site.reaches_output for layout in site.layouts]
+        return replace(self, output_layouts=(*layouts, NOWHERE) if self.behind_last else tuple(layouts))
+
+    def tail(self, samples: int, rows: int = 1, *, cut: bool = False) -> Tail | None:
+        """What a pass notes of the last sites, where the model gives its own loss; the arguments are Tail's."""
+        if not self.own_loss:
+            return None
+        last = {name: site.layouts for name, site in self.sites.items() if site.reaches_output}
+        return Tail(last, samples, rows, pieces=bool(self.behind_last), cut=cut)
 
     def as_one_sample(self, why: str) -> "Network":
         """The network in which samples are nowhere told apart."""

@@ -23,13 +23,14 @@ from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.nested import leaves, tangent_of
 from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, has_shared, repeated
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.upstream import CutNetwork, UpstreamJacobian
-from fgcli.gradient.uses import Outputs, Pass, leaves, run, tangent_of
+from fgcli.gradient.uses import Outputs, Pass, run
 
 
 @dataclass(frozen=True)
@@ -296,11 +297,17 @@ class Step:
 
     def corrected(self, found: Derivatives, b: Mapping[str, Tensor]) -> Derivatives:
         """The coefficients of the guess of g - b in place of g: δ_k - Σ_j ⟨b_j, y_jk⟩, b by site [samples, *shape]."""
-        delta = found.delta.clone()
+        delta, along = found.delta.clone(), found.along
         for name, some in self.draws.items():
-            y = joined(some).all().flatten(2)
-            delta[:, found.at.get(name, slice(None))] -= torch.einsum("kbd,bd->bk", y, b[name].flatten(1).to(y))
-        return replace(found, delta=delta, coefficients=self._coefficients(delta, found.at))
+            y, site = joined(some).all().flatten(2), self.network.sites[name]
+            inner = torch.einsum("kbd,bd->bk", y, b[name].flatten(1).to(y))
+            if not (site.has_samples or self.network.mixes):  # one number for the batch, whose samples' δ are added up
+                inner = inner / self.samples
+            if self._is_shared(site):
+                along = along - inner.squeeze(1)
+            else:
+                delta[:, found.at.get(name, slice(None))] -= inner
+        return replace(found, delta=delta, coefficients=self._coefficients(delta, found.at), along=along)
 
     def _of_site(self, site: Site, seen: Seen, drawn: Drawn, found: Derivatives) -> dict[str, Tensor]:
         with full_precision(self.batch.device):

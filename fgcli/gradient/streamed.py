@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.loss import OutputGradient
+from fgcli.gradient.nested import leaves
 from fgcli.gradient.passes import Seen
 from fgcli.gradient.pieces import Pieces, at_output, through
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.upstream import End
-from fgcli.gradient.uses import Outputs, Use, leaves
+from fgcli.gradient.uses import Outputs, Use
 
 Done = Callable[[Site, Seen, list[Tensor], dict[str, Tensor]], None]
 

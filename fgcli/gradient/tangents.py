@@ -70,11 +70,11 @@ class Tangents:
         z = like.new_empty(len(part), *shape)
         for k, one in zip(part, z, strict=True):
             stream = k // 2 if self.draws == "antithetic" else k
-            generator = rng.generator(self.key(purpose, stream), name, like.device)
+            key = self.key(purpose, stream)
             if self.draws == "rademacher":
-                one.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+                one.copy_(rng.signs(key, name, shape, like))
             else:
-                one.normal_(generator=generator)
+                one.normal_(generator=rng.generator(key, name, like.device))
             if self.draws == "antithetic" and k % 2:
                 one.neg_()
         return z

@@ -17,10 +17,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fgcli.gradient.operations import input_gradient, linear_part
+from fgcli.gradient.nested import leaves, rebuilt
+from fgcli.gradient.operations import derivable, input_gradient, linear_part
 from fgcli.gradient.passes import site_of
 from fgcli.gradient.sites import Network, Site
-from fgcli.gradient.uses import Outputs, Use, Uses, leaves, rebuilt, run
+from fgcli.gradient.uses import Outputs, Use, Uses, run
 
 
 class UpstreamJacobian(Protocol):
@@ -116,6 +117,7 @@ class CutNetwork:
 
     def __init__(self, model: nn.Module, inputs: Any, network: Network) -> None:
         self.network, self.samples = network, network.samples(inputs)
+        self.tail = network.tail(self.samples, cut=True)
         self.going: dict[str, list[Tensor]] = {}
         """The leaves that go on in place of what a site's use gives."""
         self.ends: dict[str, End] = {}
@@ -146,7 +148,7 @@ class CutNetwork:
         return parameter.detach()
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        return func(*args, **kwargs)
+        return derivable(func)(*args, **kwargs)
 
     def s(self, site: Site) -> Tensor:
         """The site's output [samples, *shape]."""

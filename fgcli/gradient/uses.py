@@ -11,7 +11,6 @@ in for the parameter: itself without a graph, or a dual number with a direction 
 What the forward computes within torch.no_grad() is a constant, for tangents as it is for `backward`.
 """
 
-import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +24,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from fgcli.gradient.operations import CONTRACTIONS, bilinear_gradients, is_bilinear, linear_part, runnable
-from fgcli.gradient.randomness import layers_again
+from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
+from fgcli.gradient.operations import CONTRACTIONS, bilinear_gradients, derivable, is_bilinear, linear_part, runnable
+from fgcli.gradient.own_loss import Tail
+from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
 
 Outputs = Any
 """What an operation or a model gives: a tensor, or tensors within tuples, lists and mappings."""
@@ -42,6 +43,8 @@ class Source:
     """Itself, attached to the parameters: kept so that its id is its own for the pass."""
     recipe: tuple[Any, tuple[Any, ...], Mapping[str, Any], int | None] | None = None
     """How it is made: operation, arguments, keywords, and which of the results it is. None for a parameter."""
+    again: Callable[[], None] | None = None
+    """What brings torch's generators back to where they were then, if that drew random numbers."""
 
 
 class Use:
@@ -123,7 +126,7 @@ class Use:
             names = [(self.sources[id(value)].names[0], g) for value, g in given if value is not None]
             return {name: gradient() for name, gradient in names if name in wanted}
         with torch.enable_grad():
-            with self._drawing_again():
+            with drawing_again(self.again, self.data[0].device):
                 outputs = leaves(self.call(primal_of, weights=lambda value: value))
             attached = [(s, g) for s, g in zip(outputs, output_gradient, strict=True) if s.requires_grad]
             found = torch.autograd.grad(
@@ -135,18 +138,6 @@ class Use:
             )
         pairs = zip(wanted, found, strict=True)
         return {name: g.to_dense() if g.is_sparse else g for name, g in pairs if g is not None}
-
-    @contextmanager
-    def _drawing_again(self) -> Iterator[None]:
-        if self.again is None:
-            yield
-            return
-        back = layers_again(self.data[0].device)
-        self.again()
-        try:
-            yield
-        finally:
-            back()
 
     def is_parameter(self, value: Any) -> bool:
         """Whether an argument is a parameter itself, not made of parameters."""
@@ -184,6 +175,8 @@ class Uses(TorchFunctionMode):
         super().__init__()
         self.sources = {id(p): Source((name,), p) for name, p in model.named_parameters()}
         self.one_pass = one_pass
+        self.tail: Tail | None = getattr(one_pass, "tail", None)
+        """Of a pass that sees a model end at its last sites, as one does that gives its own loss."""
         self._counts: dict[str, int] = {}
         self._stand_ins: dict[int, Tensor] = {}
 
@@ -191,6 +184,8 @@ class Uses(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _ASKING_FOR_GRAPH:  # as forwards do for checkpoints: here all graphs are the passes' own
+            return args[0] if func is Tensor.requires_grad_ else None
         if not torch.is_grad_enabled():
             return func(*mapped(_constant, args), **mapped(_constant, kwargs))
         sources, data = {}, False
@@ -206,8 +201,13 @@ class Uses(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             return self._looked_into(func, args, kwargs)
         if func in CONTRACTIONS and any(one.tensor.dim() > 1 for one in sources.values()):
-            return self.one_pass.visit(Use(self._name(sources), func, args, kwargs, sources))
+            return self._visited(Use(self._name(sources), func, args, kwargs, sources))
         return self.one_pass.operate(func, mapped(self.substituted, args), mapped(self.substituted, kwargs))
+
+    def _visited(self, use: Use) -> Outputs:
+        if self.tail is None:
+            return self.one_pass.visit(use)
+        return self.tail.after(use.name, self.one_pass.visit(use.on(self.tail.before)))
 
     def _name(self, sources: Mapping[int, Source]) -> str:
         """The module's name where its weight is called `weight` or several are used at once, else the parameter's."""
@@ -220,9 +220,13 @@ class Uses(TorchFunctionMode):
     def _made_of_parameters(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], sources: Mapping[int, Source]
     ) -> Any:
+        device = next(iter(sources.values())).tensor.device
+        before, again = [one.get_state() for one in default_generators(device)], layers_again(device)
         made = func(*args, **kwargs)
         if not isinstance(made, Tensor | tuple | list):
             return made
+        after = [one.get_state() for one in default_generators(device)]
+        drew = not all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
         several = not isinstance(made, Tensor)
         names = tuple(dict.fromkeys(name for one in sources.values() for name in one.names))
         attached = any(one.tensor.requires_grad for one in sources.values())
@@ -233,7 +237,8 @@ class Uses(TorchFunctionMode):
             functorch: Any = torch._C
             within_func = functorch._functorch.peek_interpreter_stack() is not None
             if one.requires_grad or not attached or (within_func and func not in _DETACHING):
-                self.sources[id(one)] = Source(names, one, (func, args, kwargs, index if several else None))
+                recipe = func, args, kwargs, index if several else None
+                self.sources[id(one)] = Source(names, one, recipe, again if drew else None)
         return made
 
     def substituted(self, value: Any) -> Any:
@@ -246,7 +251,8 @@ class Uses(TorchFunctionMode):
                 found = self.one_pass.stand_in(source.names[0], source.tensor)
             else:
                 func, args, kwargs, index = source.recipe
-                made = func(*mapped(self.substituted, args), **mapped(self.substituted, kwargs))
+                with drawing_again(source.again, source.tensor.device):
+                    made = derivable(func)(*mapped(self.substituted, args), **mapped(self.substituted, kwargs))
                 found = made if index is None else made[index]
             self._stand_ins[id(value)] = found
         return self._stand_ins[id(value)]
@@ -276,14 +282,17 @@ def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
         one_pass: what is done at uses. `one_pass.mode` is set to the mode, for the time of the call.
 
     Returns:
-        What the model returns.
+        What the model returns; where it gives its own loss, what its last sites give, as `Tail` says.
     """
-    with torch.enable_grad(), math_attention(), Uses(model, one_pass) as one_pass.mode:
-        try:
-            return call(model, mapped(_without_graph, inputs))
-        finally:
-            # The mode has the pass. This reference cycle would keep all that the pass saw until the collector runs.
-            del one_pass.mode
+    with torch.enable_grad():
+        with math_attention(), Uses(model, one_pass) as mode:
+            one_pass.mode = mode
+            try:
+                outputs = call(model, mapped(_without_graph, inputs))
+            finally:
+                # The mode has the pass. This reference cycle would keep all that it saw until the collector runs.
+                del one_pass.mode
+        return outputs if mode.tail is None else mode.tail.ended(outputs)
 
 
 def _without_graph(value: Any) -> Any:
@@ -314,6 +323,7 @@ def math_attention() -> Iterator[None]:
 
 
 _DETACHING = {Tensor.detach, torch.detach, Tensor.data.__get__}  # pyright: ignore[reportAttributeAccessIssue]
+_ASKING_FOR_GRAPH = {Tensor.requires_grad.__set__, Tensor.requires_grad_}  # pyright: ignore[reportAttributeAccessIssue]
 _PARAMETRISED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
 
 
@@ -328,61 +338,3 @@ def _flat(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
             yield from value
         else:
             yield value
-
-
-def mapped(function: Callable[[Any], Any], values: Any) -> Any:
-    """`function` of all that is within tuples, lists and mappings, in their structure."""
-    if isinstance(values, Tensor):
-        return function(values)
-    if isinstance(values, tuple | list):
-        made = [mapped(function, value) for value in values]
-        if hasattr(values, "_fields"):
-            return type(values)(*made)
-        return values if isinstance(values, torch.Size) else type(values)(made)
-    if isinstance(values, Mapping):
-        copied = copy.copy(values)
-        for key, value in values.items():
-            copied[key] = mapped(function, value)  # pyright: ignore[reportIndexIssue]
-        return copied
-    return function(values)
-
-
-def leaves(values: Any) -> list[Tensor]:
-    """The floating-point tensors within tuples, lists and mappings."""
-    found: list[Tensor] = []
-
-    def note(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            found.append(value)
-        return value
-
-    mapped(note, values)
-    return found
-
-
-def first_tensor(values: Any) -> Tensor:
-    """The first tensor with axes within tuples, lists and mappings."""
-    found: list[Tensor] = []
-    mapped(lambda value: found.append(value) if isinstance(value, Tensor) and value.dim() else None, values)
-    return found[0]
-
-
-def batch_size(inputs: Any) -> int:
-    """The number of samples of a model's inputs: the length of the first axis of the first tensor."""
-    return len(first_tensor(inputs))
-
-
-def rebuilt(values: Any, new: Sequence[Tensor | None]) -> Any:
-    """The same structure with other tensors in place of its `leaves`, in their order."""
-    rest = iter(new)
-    return mapped(lambda v: next(rest) if isinstance(v, Tensor) and v.is_floating_point() else v, values)
-
-
-def primal_of(value: Any) -> Any:
-    """A tensor without its tangent; any other value itself."""
-    return forward_ad.unpack_dual(value).primal if isinstance(value, Tensor) else value
-
-
-def tangent_of(value: Tensor) -> Tensor | None:
-    """Its tangent, if it has one."""
-    return forward_ad.unpack_dual(value).tangent

@@ -209,7 +209,7 @@ class NewtonSchulzKrylov(GuessMethod):
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Started) -> LinearMap:
         r = min(self.oversampling * prepared.start.shape[1], upstream.output_dim)
-        refuse_too_large(layer, upstream, r)
+        refuse_too_large(layer, upstream, r, ", or use wperp")
         images = krylov_images(upstream, prepared.start, r, batch_of(layer))
         statistics = {"image": mean_image(images, prepared.start)}
         images = near_one(images)

@@ -19,11 +19,11 @@ class OrthogonalOptions(GuessOptions):
     )
     solver: Literal["auto", "ritz", "shared", "mean", "krylov", "svd"] = Field(
         default="auto",
-        description="`auto`: `ritz` where the next layer is a Linear behind an elementwise activation, `krylov` "
-        "elsewhere; `ritz`: top-k Ritz vectors of each sample in the space tracked for W; `shared`: the top-k space of "
-        "W itself, masked sample by sample; `mean`: the top-k space of all samples' W̃ together, whitened by their "
-        "mean, at about the price of `wt` in any network; `krylov`: block Lanczos on products with W̃, for any "
-        "network; `svd`: one SVD a sample, as in the paper, for small sizes.",
+        description="`auto`: `ritz` where the next layer is a Linear behind an elementwise activation, `mean` "
+        "elsewhere (with k=rank `krylov`, which is unbiased then); `ritz`: top-k Ritz vectors of each sample in the "
+        "space tracked for W; `shared`: the top-k space of W itself, masked sample by sample; `mean`: the top-k space "
+        "of all samples' W̃ together, whitened by their mean, at about the price of `wt` in any network; `krylov`: "
+        "block Lanczos on products with W̃, for any network; `svd`: one SVD a sample, as in the paper, for small sizes.",
     )
     oversampling: Count = Field(
         default=2,
@@ -33,8 +33,10 @@ class OrthogonalOptions(GuessOptions):
     power_steps: int = Field(
         default=2, ge=0, description="`ritz`: block power steps per sample in the tracked space; 0 is `shared`."
     )
-    refresh: Count = Field(
-        default=10, description="`ritz`, `shared` and `mean`: parameter updates between two warm power steps."
+    refresh: Count | None = Field(
+        default=None,
+        description="`ritz`, `shared` and `mean`: parameter updates between two warm power steps; default: 10, and 50 "
+        "for `mean` where W̃ is known by its products alone.",
     )
 
 

@@ -26,10 +26,11 @@ from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.errors import LossRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few
+from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.uses import Outputs, Use, Uses, leaves, rebuilt, run
+from fgcli.gradient.uses import Outputs, Use, Uses, run
 from fgcli.methods.options import SpsaOptions
 from fgcli.methods.weight_noise import WeightNoise
 from fgcli.methods.weight_perturbation import untrained_rows

@@ -15,13 +15,14 @@ from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few
 from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.nested import first_tensor, leaves, rebuilt, tangent_of
 from fgcli.gradient.operations import TABLES, following_backward, linear_part, padding_row
 from fgcli.gradient.precision import full_precision
 from fgcli.gradient.probe import naming, without_formula
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
-from fgcli.gradient.uses import Outputs, Use, Uses, first_tensor, leaves, rebuilt, run, tangent_of
+from fgcli.gradient.uses import Outputs, Use, Uses, run
 from fgcli.methods.make import memory_of, tangents_of
 from fgcli.methods.weight_noise import WeightNoise
 

@@ -10,6 +10,10 @@ from fgcli.runs.quantity import Quantity
 from fgcli.runs.record import as_json, is_number, name_of, quantities, read_record
 
 COSINE = "cosine"
+OF_GUESSES = ("covariance_norm", "covariance_rms", "effective_rank")
+"""Of a guess's covariance: there must be a guess."""
+PREDICTION = "prediction_"
+"""Begins the names of what is of feedback's prediction."""
 MOMENTS: dict[str, Quantity] = {
     key: replace(quantity, key=key)
     for key, quantity in {
@@ -21,6 +25,10 @@ MOMENTS: dict[str, Quantity] = {
         COSINE: Quantity("cosine", "higher", lowest=-1.0, highest=1.0),
         "norm_ratio": Quantity("norm ratio", None, "digits"),
         "effective_rank": Quantity("effective rank", None, "digits"),
+        f"{PREDICTION}bias": Quantity("feedback's bias", "lower", "powers"),
+        f"{PREDICTION}variance": Quantity("feedback's variance", "lower", "powers"),
+        f"{PREDICTION}cosine": Quantity("feedback's cosine", "higher", lowest=-1.0, highest=1.0),
+        f"{PREDICTION}norm_ratio": Quantity("feedback's norm ratio", None, "digits"),
     }.items()
 }
 """Numbers of a layer's guess. To add one, add it here and compute it in fgcli.diagnostics."""

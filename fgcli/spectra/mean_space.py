@@ -13,10 +13,10 @@ Product = Callable[[Tensor], Tensor]
 """C V [m, k] of V [m, k], C [m, m] the mean of A_b A_bᵀ."""
 
 
-def mean_space(product: Product, like: Tensor, m: int, k: int) -> Tensor:
-    """Q [m, k] with orthonormal columns, near C's k leading eigenvectors: COLD_STEPS from a fixed random block."""
+def mean_space(product: Product, like: Tensor, m: int, k: int, steps: int = COLD_STEPS) -> Tensor:
+    """Q [m, k] with orthonormal columns, near C's k leading eigenvectors: by steps from a fixed random block."""
     q = random_block(m, k, like)
-    for _ in range(COLD_STEPS):
+    for _ in range(steps):
         q = orthonormal(near_one(product(q)))
     return q
 

@@ -1,6 +1,6 @@
 """The networks and batches that methods are tried on: sound ones, and those on which solvers break."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -63,6 +63,17 @@ def chain(activation: type[nn.Module] = nn.ReLU, bias: bool = False, widths: tup
     for d_in, d_out in pairwise(widths):
         layers += [nn.utils.skip_init(nn.Linear, d_in, d_out, bias=bias, dtype=torch.float64), activation()]
     return _drawn(nn.Sequential(*layers[:-1]))
+
+
+def balance(model: nn.Sequential, lengths: Sequence[float]) -> None:
+    """Change the weights such that gradients of these lengths at the layers' outputs all have the last one's.
+
+    The function stays the same: ReLU lets a factor pass from one weight to the next.
+    """
+    before = 1.0
+    for layer, length in zip((one for one in model if isinstance(one, nn.Linear)), lengths, strict=True):
+        layer.weight.data *= (length / lengths[-1]) / before  # so that the output is length / lengths[-1] as long
+        before = length / lengths[-1]
 
 
 def changed(change: Callable[[Tensor], Tensor]) -> nn.Sequential:

@@ -19,7 +19,7 @@ from fgcli.gradient.estimator import Batch
 from fgcli.gradient.look import look
 from fgcli.gradient.randomness import Streams
 from fgcli.recipe_keys import Recipe
-from fgcli.runs.diagnostics import COSINE, OVERLAP, LayerRow, OverlapCurve
+from fgcli.runs.diagnostics import COSINE, OF_GUESSES, OVERLAP, PREDICTION, LayerRow, OverlapCurve
 from fgcli.training.faults import finite_samples
 
 DRAWS = 16  # for what has no closed form
@@ -72,6 +72,15 @@ def make_recorder(recipe: Recipe, subject: Subject, dataset: Dataset, streams: S
             f"--diagnostics is {','.join(recipe.diagnostics)}, but method {recipe.method} guesses no gradient of a "
             f"layer's output; only {OVERLAP} can be recorded with it"
         )
+    feedback = subject.guesses is not None and subject.guesses.feedback is not None
+    for name in recipe.diagnostics:
+        if name.startswith(PREDICTION) and not feedback:
+            raise UsageError(f"--diagnostics has {name}, which is of feedback's prediction: set --feedback, or drop it")
+        if name in OF_GUESSES and not subject.correction:
+            raise UsageError(
+                f"--diagnostics has {name}, which is of a guess; with feedback and correction 0 none is made: set "
+                "--correction, or drop it"
+            )
     if OVERLAP in recipe.diagnostics:
         try:
             some = dataset.train_inputs[:1]

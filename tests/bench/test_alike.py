@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import served
 from fake_runs import ENVIRONMENT, fake_run
 from tiny_runs import fg
 
@@ -43,9 +44,11 @@ def test_a_sweep_keeps_its_coefficients_and_is_refused_once_the_users_model_has_
     monkeypatch.setenv("FG_CACHE_DIR", str(tmp_path / "cache"))
     Path("alike_nets.py").write_text(NETS)
     Path("real.yaml").write_text(REAL.replace("NAME", "alike_nets"))
-    assert fg("bench", "real.yaml", "--out", "r", "--seeds", "0").exit_code == 0
+    flags = ["bench", "real.yaml", "--out", "r", *served.FLAGS]
+    done = fg(*flags, "--seeds", "0")
+    assert done.exit_code == 0, done.stderr
     other_table()
-    done = fg("bench", "real.yaml", "--out", "r", "--seeds", "1")
+    done = fg(*flags, "--seeds", "1")
     assert done.exit_code == 0, done.stderr
     recipes = [read_recipe(f"r/trials/ns-seed{seed}/recipe.yaml").data for seed in (0, 1)]
     coefficients = [one["options"]["coeffs"] for one in recipes if isinstance(one["options"], dict)]
@@ -54,7 +57,7 @@ def test_a_sweep_keeps_its_coefficients_and_is_refused_once_the_users_model_has_
     assert environment["code"]["alike_nets"]["sha256"] == checksum("alike_nets.py")
     assert len(environment["data"]) == 12
     Path("alike_nets.py").write_text(NETS.replace("nn.ReLU()", "nn.Tanh()"))
-    refused = fg("bench", "real.yaml", "--out", "r")
+    refused = fg(*flags)
     assert refused.exit_code == 2
     assert "alike_nets.py has changed since ns-seed0 was run; its trials and new ones must not be" in refused.stderr
     assert not Path("r/trials/ns-seed2").exists()

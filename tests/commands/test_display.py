@@ -1,11 +1,13 @@
 import os
 import pty
-import subprocess
+import select
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from processes import FgProcess
 from tiny_runs import FLAGS
 
 from fgcli.commands.display import Display, WarningsOnly, show_result
@@ -81,25 +83,28 @@ def test_warnings_go_to_stderr(capsys, make):
     assert capsys.readouterr() == ("", "fg: warning: a checkpoint is damaged\n")
 
 
-def test_bar_on_a_terminal(tmp_path):
+def on_terminal(name: str) -> None:
+    """Both outputs on this terminal."""
+    for output in (1, 2):
+        os.dup2(os.open(name, os.O_RDWR), output)
+    sys.stdout, sys.stderr = (os.fdopen(output, "w", closefd=False) for output in (1, 2))
+
+
+def test_bar_on_a_terminal(tmp_path, monkeypatch):
     """A real pseudo-terminal: the bar is drawn, with loss and accuracy, and the table after it."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("COLUMNS", "100"), ("TERM", "xterm-256color")):
+        monkeypatch.setenv(name, value)
     controller, terminal = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "fgcli.app", "train", *FLAGS, "--out", str(tmp_path / "run")]
-    with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:
-        os.close(terminal)
-        shown = b""
-        while True:
-            try:
-                part = os.read(controller, 4096)
-            except OSError:  # Linux's end of a pseudo-terminal
-                break
-            if not part:
-                break
-            shown += part
+    process = FgProcess("train", *FLAGS, "--out", "run", prepare=partial(on_terminal, os.ttyname(terminal)))
+    shown = b""
+    while process.is_alive or select.select([controller], [], [], 0)[0]:
+        if select.select([controller], [], [], 0.05)[0]:
+            shown += os.read(controller, 4096)
+    os.close(terminal)
     os.close(controller)
     text = shown.decode()
-    assert process.returncode == 0, text
+    assert process.wait() == 0, text
     assert "\x1b[" in text
     assert "run directory" in text
     for part in ("12/12", "loss ", "accuracy "):

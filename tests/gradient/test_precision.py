@@ -18,11 +18,12 @@ from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.guess import Layer, LinearMap, Memory
 from fgcli.gradient.low_precision import LowPrecision
+from fgcli.gradient.nested import primal_of
 from fgcli.gradient.precision import full_precision, lacks
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.step import Derivatives, Step
 from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
-from fgcli.gradient.uses import Use, primal_of
+from fgcli.gradient.uses import Use
 from fgcli.methods.make import make_estimator
 from fgcli.methods.options import OrthogonalOptions
 from fgcli.methods.orthogonal import orthogonal

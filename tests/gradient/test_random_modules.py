@@ -24,10 +24,11 @@ from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.guess import GuessMethod, Isotropic
+from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import Network
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.uses import Use, Uses, leaves, rebuilt, run
+from fgcli.gradient.uses import Use, Uses, run
 from fgcli.methods.newton_schulz import newton_schulz
 from fgcli.methods.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions
 from fgcli.methods.orthogonal import orthogonal

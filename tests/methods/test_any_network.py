@@ -65,10 +65,20 @@ def test_auto_is_the_matrix_method_on_a_chain() -> None:
         assert all(torch.equal(a, b) for a, b in zip(*(one.values() for one in guesses), strict=True))
 
 
+def test_auto_is_the_mean_anywhere_else() -> None:
+    model, batch = any_network("convolutions-1d")
+    guesses = []
+    for options in ({}, {"solver": "mean"}):
+        estimator = GuessEstimator(method("wperp", k=2, **options))
+        estimator.bind(model, batch.inputs)
+        guesses.append(estimator.estimate(model, cross_entropy, batch, Streams(0).at(0)).gradients)
+    assert all(torch.equal(a, b) for a, b in zip(*(one.values() for one in guesses), strict=True))
+
+
 @pytest.mark.parametrize("network", ANY)
 def test_in_any_network_krylov_is_the_projector_of_dense_singular_vectors(network: str) -> None:
     model, batch = any_network(network)
-    for found, dense in covariances(method("wperp", k=K, oversampling=20), model, batch).values():
+    for found, dense in covariances(method("wperp", k=K, solver="krylov", oversampling=20), model, batch).values():
         vh, s = (lambda svd: (svd.Vh, svd.S))(torch.linalg.svd(dense, full_matrices=False))
         kept = (s[:, :K] > 1e-9 * s[:, :1]).unsqueeze(1)
         top = vh[:, :K].mT * kept

@@ -15,6 +15,7 @@ from fgcli.gradient.sites import Site
 from fgcli.gradient.upstream import End, LinearUpstream, SegmentUpstream
 from fgcli.methods.options import OrthogonalOptions
 from fgcli.methods.orthogonal.mean import OrthogonalMean
+from fgcli.spectra.tracking import COLD_STEPS
 
 
 def guess(**options: int | str) -> OrthogonalMean:
@@ -38,7 +39,8 @@ def test_on_a_chain_it_is_the_mean_whitened_map(shape: tuple[int, int], rank: in
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_by_the_matrix_and_by_products_it_is_one_map() -> None:
+def test_by_the_matrix_and_by_products_it_is_one_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgcli.methods.orthogonal.mean.COLD_LOOKS", COLD_STEPS)
     matrix, mask = weight(9, 8), masks(8)
     s = torch.zeros(7, 8, dtype=torch.float64, requires_grad=True)
     site = Site("site", ("site.weight",), True)

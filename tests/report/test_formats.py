@@ -167,17 +167,8 @@ backend: TkAgg
 
 def test_figures_do_not_depend_on_the_configuration_of_matplotlib(tmp_path, sweep_folder):
     drawn: list[dict[str, bytes]] = []
-    table = [
-        "fit-ns-coeffs",
-        "--degree",
-        "5",
-        "--iterations",
-        "1",
-        "--sigma",
-        "0.5",
-        "--out",
-        str(tmp_path / "table.json"),
-    ]
+    table = f"fit-ns-coeffs --degree 5 --iterations 1 --sigma 0.5 --out {tmp_path}/table.json --plot ns.svg".split()
+    both = f"for line in {['report', str(sweep_folder), '--figures', '.']}, {table}: app(line, standalone_mode=False)"
     for name, settings, backend in (("plain", "", None), ("own", CONFIGURATION, "no such backend")):
         folder = tmp_path / name
         folder.mkdir()
@@ -185,10 +176,9 @@ def test_figures_do_not_depend_on_the_configuration_of_matplotlib(tmp_path, swee
         environment = {**os.environ, "MPLCONFIGDIR": str(tmp_path / "config"), "PYTHONPATH": os.getcwd()}
         if backend is not None:
             environment["MPLBACKEND"] = backend
-        for arguments in (["report", str(sweep_folder), "--figures", "."], [*table, "--plot", "ns.svg"]):
-            command = [sys.executable, "-m", "fgcli", *arguments]
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
+        command = [sys.executable, "-c", f"from fgcli.app import app\n{both}"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
         drawn.append({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in FORMATS})
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) == 7

@@ -8,6 +8,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+import served
 import torch
 import torch.nn.functional as F
 from tiny_runs import FLAGS, fg, rows, untimed
@@ -273,13 +274,14 @@ def test_the_search_of_the_learning_rate_goes_by_a_loss() -> None:
         "grid: {methods: [backprop]}\ntune: {lr: [0.01, 0.1], epochs: 1}\n"
         "views: [{kind: table, title: T, value: [test_loss, test_accuracy]}]\n"
     )
-    done = fg("bench", "sweep.yaml", "--plugin", "waves.py", "--out", "sweep", "--jobs", "1")
+    flags = ["--plugin", "waves.py", *served.FLAGS]
+    done = fg("bench", "sweep.yaml", *flags, "--out", "sweep")
     assert done.exit_code == 0, done.output
     assert "finished backprop" in done.stdout
     assert "loss " in done.stdout
     done = fg("report", "sweep")
     assert done.exit_code == 0, done.output
     Path("sweep.yaml").write_text(Path("sweep.yaml").read_text().replace("epochs: 1}", "epochs: 1, by: test_accuracy}"))
-    done = fg("bench", "sweep.yaml", "--plugin", "waves.py", "--out", "other", "--jobs", "1")
+    done = fg("bench", "sweep.yaml", *flags, "--out", "other")
     assert done.exit_code == 2
     assert "tune.by is test_accuracy, which a run with loss mse has not; choose train_loss or test_loss" in done.stderr

@@ -41,7 +41,7 @@ def names_for(method):
 
 
 def test_every_name_is_known():
-    assert [*DIAGNOSTICS] == ALL
+    assert [name for name in DIAGNOSTICS if not name.startswith("prediction_")] == ALL
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -136,6 +136,30 @@ def test_what_cannot_be_measured_is_refused(tmp_path):
     with pytest.raises(UsageError, match="method backprop guesses no gradient of a layer's output; only overlap"):
         begin(tiny_recipe(method="backprop", diagnostics=["bias"]), tmp_path / "run", load_registry(), Listener())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"diagnostics": ["prediction_bias"]}, "--diagnostics has prediction_bias, .*: set --feedback, or drop it"),
+        (
+            {"diagnostics": ["bias", "effective_rank"], "feedback": "local"},
+            "--diagnostics has effective_rank, .* with feedback and correction 0 none is made: set --correction",
+        ),
+    ],
+)
+def test_what_has_no_value_is_refused(tmp_path, options, said):
+    with pytest.raises(UsageError, match=said):
+        begin(tiny_recipe(**options), tmp_path / "run", load_registry(), Listener())
+
+
+def test_feedback_has_its_prediction_beside_the_estimate(tmp_path):
+    asked = ["bias", "prediction_bias", "prediction_cosine"]
+    run(tmp_path / "run", diagnostics=asked, feedback="local", correction=0.5)
+    row = json.loads((tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()[-1])
+    first = row["layers"]["hidden1"]
+    assert first.keys() == set(asked)
+    assert first["bias"] == pytest.approx(first["prediction_bias"] / 2, rel=1e-3)
 
 
 def test_rows_are_strict_json(tmp_path):

@@ -13,6 +13,7 @@ from fgcli.gradient.checks.low_precision import weights_in_low_precision
 from fgcli.gradient.checks.nothing_trained import nothing_trained
 from fgcli.gradient.checks.without_shape import parameters_without_shape
 from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.own_loss import OwnLoss
 
 Rule = Callable[[nn.Module], Iterator[str]]
 
@@ -23,6 +24,7 @@ GUESSES: tuple[Rule, ...] = (*FORWARD_MODE, weights_in_low_precision)
 
 def refuse(model: nn.Module, rules: tuple[Rule, ...]) -> None:
     """ModelRefused with a line for each finding, where there are any."""
+    model = model.__dict__["model"] if isinstance(model, OwnLoss) else model
     findings = [finding for rule in rules for finding in rule(model)]
     if findings:
         raise ModelRefused("\n".join(findings))

@@ -26,7 +26,7 @@ class OrthogonalKrylov(GuessMethod):
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Tensor) -> LinearMap:
         k = min(prepared.shape[1], upstream.output_dim)
-        refuse_too_large(layer, upstream, self.oversampling * k)
+        refuse_too_large(layer, upstream, self.oversampling * k, ", or use solver=mean")
         images = krylov_images(upstream, prepared, self.oversampling * k, batch_of(layer))
         vectors = ritz_vectors(near_one(images), k)
 
@@ -44,14 +44,14 @@ def start_block(layer: Layer, memory: Memory, k: int) -> Tensor:
     return followed(image)
 
 
-def refuse_too_large(layer: Layer, upstream: UpstreamJacobian, r: int) -> None:
+def refuse_too_large(layer: Layer, upstream: UpstreamJacobian, r: int, instead: str = "") -> None:
     """MemoryError where r vectors a sample, in both spaces of W̃, take more than the machine's memory."""
     numbers = batch_of(layer) * min(r, upstream.output_dim) * (upstream.input_dim + upstream.output_dim)
     needed, there = 2 * numbers * layer.weight.element_size(), machine_memory()
     if there is not None and needed > there:
         raise MemoryError(
-            f"the Krylov space of {batch_of(layer)} samples, {r} vectors each, takes {needed / 2**30:,.0f} GiB, and "
-            f"this machine has {there / 2**30:,.0f}: set a smaller k or batch, or use solver=mean"
+            f"the guess space of {batch_of(layer)} samples, {r} vectors each, takes {needed / 2**30:,.0f} GiB, and "
+            f"this machine has {there / 2**30:,.0f}: set a smaller k or batch{instead}"
         )
 
 

@@ -3,7 +3,8 @@
 Q [d_out, k] follows the leading eigenvectors of C, the mean of W̃_bW̃_bᵀ over the batch, and
 y_b = W̃_bᵀ Q (QᵀCQ)^{-1/2} z, z ~ N(0, I_k). It lies in Im(W̃_bᵀ), where g lies. Its covariance is a projector on average
 over the samples, not for each: it is W̃⊥ where all samples have one W̃, and a sample of larger W̃ has a larger guess.
-What it costs is W̃ᵀ's one product, in any network: Q is followed only once in `refresh` parameter updates.
+What it costs is W̃ᵀ's one product, in any network: Q is followed only once in `refresh` parameter updates. A look at C
+takes 2k products: where W̃ is known by its products alone it is taken less often, and fewer make the first Q.
 """
 
 from dataclasses import dataclass
@@ -14,11 +15,15 @@ from torch import Tensor
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
 from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
-from fgcli.methods.orthogonal.krylov import batch_of
+from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.mean_space import mean_space, whitened_and_next
-from fgcli.spectra.tracking import image_of
+from fgcli.spectra.tracking import COLD_STEPS, image_of
 
+BY_MATRIX, BY_PRODUCTS = 10, 50
+"""Parameter updates between two looks at C, by default."""
+COLD_LOOKS = 1
+"""That the first Q takes where W̃ is known by its products alone."""
 SAMPLES = 16
 """The first of a batch, which the very first Q is made of: where a batch is taken in parts, its first part has them."""
 
@@ -36,28 +41,37 @@ class OrthogonalMean(GuessMethod):
     """y_b = W̃_bᵀ U z, z ~ N(0, I_k)."""
 
     def __init__(self, options: OrthogonalOptions) -> None:
-        self.k, self.refresh = options.k, options.refresh
+        self.k, self._refresh = options.k, options.refresh
 
     def prepare(self, layer: Layer, memory: Memory) -> Space:
         image, left = memory.get("image"), memory.get("left")
         if image is not None and left is not None:
             del memory["image"]
             memory["whitened"], memory["left"] = whitened_and_next(left, image)
-        return Space(memory.get("left"), memory.get("whitened"), layer.step % self.refresh == 0)
+        refresh = self._refresh or (BY_PRODUCTS if layer.next_weight is None else BY_MATRIX)
+        return Space(memory.get("left"), memory.get("whitened"), layer.step % refresh == 0)
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Space) -> LinearMap:
         largest = min(layer.dim, upstream.output_dim)
         k = largest if isinstance(self.k, str) else min(self.k, largest)
         samples = batch_of(layer)
-        if (
-            prepared.whitened is None or prepared.left is None
-        ):  # the first update has no other: its first part's is all's
-            few = partial(_mean_product, upstream, samples, SAMPLES)
-            prepared.left = mean_space(few, layer.weight, upstream.output_dim, k)
-            prepared.whitened, _ = whitened_and_next(prepared.left, few(prepared.left))
+        if not isinstance(upstream, LinearUpstream):
+            refuse_too_large(layer, upstream, k)
+        image = None
+        if prepared.whitened is None or prepared.left is None or len(prepared.left) != upstream.output_dim:
+            # The first update, or inputs of another size: its first part's is all's, and every part looks at C.
             prepared.due = True
-        left, whitened = prepared.left, prepared.whitened
-        statistics = {"left": left, "image": _mean_product(upstream, samples, samples, left)} if prepared.due else {}
+            looks = COLD_STEPS if isinstance(upstream, LinearUpstream) else COLD_LOOKS
+            few = partial(_mean_product, upstream, samples, SAMPLES)
+            prepared.left = mean_space(few, layer.weight, upstream.output_dim, k, looks)
+            image = few(prepared.left)
+            prepared.whitened, _ = whitened_and_next(prepared.left, image)
+        statistics = {}
+        if prepared.due:
+            if image is None or samples > SAMPLES:
+                image = _mean_product(upstream, samples, samples, prepared.left)
+            statistics = {"left": prepared.left, "image": image}
+        whitened = prepared.whitened
         if isinstance(upstream, LinearUpstream):
             basis = MaskedBasis(image_of(upstream.weight, whitened), None)
             return LinearMap(k, partial(basis.combine, upstream.slope), statistics)

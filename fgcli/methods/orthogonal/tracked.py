@@ -11,6 +11,9 @@ from fgcli.methods.options import OrthogonalOptions
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.tracking import has_full_column_rank, image_of, leading_left_vectors
 
+REFRESH = 10
+"""Parameter updates between two power steps, by default."""
+
 
 class OrthogonalTracked(GuessMethod):
     """y ~ N(0, projector onto a k-dimensional space within span(M_b R)), R = WᵀQ with Q tracked for W.
@@ -25,7 +28,7 @@ class OrthogonalTracked(GuessMethod):
         shared = options.solver == "shared"
         self.oversampling = 1 if shared else options.oversampling
         self.power_steps = 0 if shared else options.power_steps
-        self.refresh = options.refresh
+        self.refresh = options.refresh or REFRESH
 
     def prepare(self, layer: Layer, memory: Memory) -> MaskedBasis | None:
         weight = layer.next_weight

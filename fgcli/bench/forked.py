@@ -1,0 +1,105 @@
+"""The side of the bench of `fgcli.bench.fork_server`: starts it, asks it for trials, hears how they end."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
+
+LONGEST = 2**10
+"""Bytes of what the server says, at most."""
+
+
+class Forked:
+    """The process of a trial that the server has forked, with what fg uses of subprocess.Popen."""
+
+    def __init__(self, server: "ForkServer", pid: int) -> None:
+        self.pid = pid
+        self._server = server
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        if self.returncode is None:
+            self._server.listen(wait=False)
+        return self.returncode
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        while self.returncode is None:
+            self._server.listen(wait=True)
+        return self.returncode
+
+
+class ForkServer:
+    """A server that runs as long as this object is there. It dies with the bench, and its trials with it.
+
+    Args:
+        environment: the variables of its process, which the trials inherit.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._socket, of_server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with of_server:
+            number = of_server.fileno()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fgcli.bench.fork_server", str(number)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[number],
+                start_new_session=True,
+            )
+        self._running: dict[int, Forked] = {}
+        weakref.finalize(self, _end, self._socket, process)
+
+    def start(self, threads: int, arguments: Sequence[str], log: BinaryIO) -> Forked:
+        """Start `python -m fgcli ARGUMENTS`. OSError where the server cannot, or has ended.
+
+        Args:
+            threads: of the trial.
+            arguments: its command line.
+            log: takes both of its outputs.
+        """
+        self._socket.setblocking(True)
+        socket.send_fds(self._socket, [json.dumps([threads, *arguments]).encode()], [log.fileno()])
+        while len(message := self._hear()) == 2:  # others end meanwhile
+            pass
+        (pid,) = message
+        if not pid:
+            raise BrokenPipeError("the fork server cannot start a process")
+        self._running[pid] = Forked(self, pid)
+        return self._running[pid]
+
+    def listen(self, *, wait: bool) -> None:
+        """Hear what the server has said, or wait until it says something."""
+        self._socket.setblocking(wait)
+        with contextlib.suppress(BlockingIOError):
+            while len(self._hear()) == 2 and not wait:
+                pass
+
+    def _hear(self) -> list[int]:
+        """The next message; [0] from a server that has ended, which has killed its trials."""
+        try:
+            received = self._socket.recv(LONGEST)
+        except ConnectionError:
+            received = b""
+        message: list[int] = json.loads(received or "[0]")
+        if not received:
+            for one in self._running.values():
+                one.returncode = -signal.SIGKILL
+            self._running.clear()
+        elif len(message) == 2 and (ended := self._running.pop(message[0], None)):
+            ended.returncode = message[1]
+        return message
+
+
+def _end(connection: socket.socket, process: "subprocess.Popen[bytes]") -> None:
+    connection.close()
+    process.kill()  # it may still import torch
+    process.wait()

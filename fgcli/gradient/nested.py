@@ -1,0 +1,71 @@
+"""Tensors within what models take and give: tuples, lists, mappings, dataclasses."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+
+def mapped(function: Callable[[Any], Any], values: Any) -> Any:
+    """`function` of all that is within tuples, lists, mappings and dataclasses, in their structure."""
+    if isinstance(values, Tensor):
+        return function(values)
+    if isinstance(values, tuple | list):
+        made = [mapped(function, value) for value in values]
+        if hasattr(values, "_fields"):
+            return type(values)(*made)
+        return values if isinstance(values, torch.Size) else type(values)(made)
+    if isinstance(values, Mapping):
+        copied = copy.copy(values)
+        for key, value in values.items():
+            copied[key] = mapped(function, value)  # pyright: ignore[reportIndexIssue]
+        return copied
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
+        fields = [one.name for one in dataclasses.fields(values) if one.init]
+        return dataclasses.replace(values, **{name: mapped(function, getattr(values, name)) for name in fields})
+    return function(values)
+
+
+def leaves(values: Any) -> list[Tensor]:
+    """The floating-point tensors within tuples, lists, mappings and dataclasses."""
+    found: list[Tensor] = []
+
+    def note(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            found.append(value)
+        return value
+
+    mapped(note, values)
+    return found
+
+
+def first_tensor(values: Any) -> Tensor:
+    """The first tensor with axes within tuples, lists, mappings and dataclasses."""
+    found: list[Tensor] = []
+    mapped(lambda value: found.append(value) if isinstance(value, Tensor) and value.dim() else None, values)
+    return found[0]
+
+
+def batch_size(inputs: Any) -> int:
+    """The number of samples of a model's inputs: the length of the first axis of the first tensor."""
+    return len(first_tensor(inputs))
+
+
+def rebuilt(values: Any, new: Sequence[Tensor | None]) -> Any:
+    """The same structure with other tensors in place of its `leaves`, in their order."""
+    rest = iter(new)
+    return mapped(lambda v: next(rest) if isinstance(v, Tensor) and v.is_floating_point() else v, values)
+
+
+def primal_of(value: Any) -> Any:
+    """A tensor without its tangent; any other value itself."""
+    return forward_ad.unpack_dual(value).primal if isinstance(value, Tensor) else value
+
+
+def tangent_of(value: Tensor) -> Tensor | None:
+    """Its tangent, if it has one."""
+    return forward_ad.unpack_dual(value).tangent
