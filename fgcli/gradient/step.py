@@ -136,7 +136,7 @@ class Step:
                 found.append(delta)
                 along = beside if along is None else along
         if not together and (self.directions or any(map(self._is_shared, self.network.guessed))):
-            along = self._pass(loss, range(0), True, {})[1]
+            along = self._pass(loss, range(0), True, self._draws_ahead(range(1)))[1]
         delta = _by_start(found, len(starts))
         along = delta.new_zeros(len(delta)) if along is None else along
         number = self.tangents.number

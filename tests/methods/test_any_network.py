@@ -2,15 +2,20 @@
 
 from typing import Any
 
+import identities
 import pytest
 import torch
 from masks import covariance, masks, naive_top_k_projector, weight
 from networks import ANY, any_network, batch_for, chain, covariances, cross_entropy, matrix_of
+from torch import Tensor, nn
+from zoo import Net
 
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.estimator import Batch
 from fgcli.gradient.guess import GuessMethod
 from fgcli.gradient.randomness import Streams
+from fgcli.gradient.tangents import Tangents
 from fgcli.methods.newton_schulz import spectral_norm_bound
 from fgcli.methods.options import OrthogonalOptions, PreconditionedOptions
 from fgcli.methods.orthogonal.krylov import OrthogonalKrylov
@@ -125,3 +130,23 @@ def test_a_step_starts_where_the_last_one_led() -> None:
         kept.append(energy / 3)
     assert kept[3] > kept[0] + 0.02
     assert kept[3] <= 1 + 1e-9
+
+
+def dropped(m: Any, x: Tensor) -> Tensor:
+    h = m.enter(x) + m.places(torch.arange(2).unsqueeze(0))
+    return m.leave(m.middle(h.tanh()) * torch.rand(len(x), 1, 1).to(x).round()).mean(1)
+
+
+def test_a_table_of_positions_has_its_guess_where_tangents_are_taken_one_by_one() -> None:
+    torch.manual_seed(0)
+    layers = {
+        "enter": nn.Linear(3, 4),
+        "places": nn.Embedding(2, 4),
+        "middle": nn.Linear(4, 4),
+        "leave": nn.Linear(4, 3),
+    }
+    model, batch = Net(dropped, **layers).double(), Batch(torch.randn(5, 2, 3).double(), torch.arange(5) % 3)
+    estimator = GuessEstimator(method("wt"), tangents=Tangents(3))
+    estimator.bind(model, batch.inputs)
+    assert estimator.bound.draws_apart
+    assert identities.of_estimate(estimator, model, cross_entropy, batch) < 1e-12
