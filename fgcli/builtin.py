@@ -16,10 +16,14 @@ from fgcli.extend.hookspecs import CONTRACT, hookimpl
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
 from fgcli.methods.options import (
     CheckpointOptions,
+    FzooOptions,
+    MezoOptions,
     NewtonSchulzOptions,
     OrthogonalBottomOptions,
     OrthogonalOptions,
     PreconditionedOptions,
+    SpsaOptions,
+    WeightPerturbationOptions,
 )
 from fgcli.models.options import (
     ConvNetOptions,
@@ -108,7 +112,20 @@ def fg_estimators() -> list[Entry]:
             "weight-perturbation",
             "fgcli.methods.weight_perturbation:WeightPerturbation",
             "Gaussian directions in weight space, the same for the whole batch; unbiased, of high variance.",
-            EngineOptions,
+            WeightPerturbationOptions,
+        ),
+        Entry(
+            "spsa",
+            "fgcli.methods.spsa:Spsa",
+            "Differences of the loss at W ± εz, forward passes alone; the loss needs no derivative.",
+            SpsaOptions,
+        ),
+        Entry("mezo", "fgcli.methods.spsa:Spsa", "`spsa` with MeZO's defaults: Gaussian directions.", MezoOptions),
+        Entry(
+            "fzoo",
+            "fgcli.methods.spsa:Spsa",
+            "`spsa` with FZOO's step: one-sided, over the deviation of the losses.",
+            FzooOptions,
         ),
     ]
 
@@ -252,6 +269,11 @@ def fg_losses() -> list[Entry]:
             "bce",
             "fgcli.training.losses:binary_classification",
             "Binary cross-entropy of logits, for two classes or for targets from 0 to 1.",
+        ),
+        Entry(
+            "error-rate",
+            "fgcli.training.losses:error_rate",
+            "The share of samples whose class is wrong. It has no derivative: for spsa, mezo and fzoo.",
         ),
     ]
 

@@ -89,7 +89,7 @@ class Recipe(Options):
     loss: str = _key(
         "Optimisation",
         "cross-entropy",
-        "Loss: `cross-entropy`, `mse`, `bce`, or your own as `package.module:function`.",
+        "Loss: `cross-entropy`, `mse`, `bce`, `error-rate`, or your own as `package.module:function`.",
     )
     loss_options: OwnOptions = _key("Optimisation", {}, "The loss's options.")
     epochs: Count = _key("Optimisation", 300, "Passes over the training set.")

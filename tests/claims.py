@@ -59,4 +59,7 @@ ESTIMATORS = [
     Claim("backprop", unbiased=True),
     Claim("weight-perturbation", unbiased=True),
     Claim("backprop-checkpoint", unbiased=True),
+    Claim("spsa", {"tangents": 4}),
+    Claim("mezo", {"tangents": 4}),
+    Claim("fzoo"),
 ]

@@ -81,7 +81,8 @@ class Estimate:
 class Estimator(Protocol):
     """Full control over how a gradient is had. Constructed with the method's options.
 
-    `bind` is called once with the model and an example batch of inputs, before anything else.
+    `bind` is called once with the model and an example batch of inputs, before anything else. One that has an attribute
+    `needs_derivative` = False is given losses that have none, too.
     """
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:

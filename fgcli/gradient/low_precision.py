@@ -19,6 +19,10 @@ class LowPrecision:
         self.estimator, self.dtype = estimator, dtype
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
+        """As Estimator has it; OptionRefused also from an estimator that has `refuse_precision`, of a dtype."""
+        refuse = getattr(self.estimator, "refuse_precision", None)
+        if refuse is not None:
+            refuse(self.dtype)
         return self.estimator.bind(model, example)
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:

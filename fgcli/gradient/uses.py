@@ -257,6 +257,10 @@ class Uses(TorchFunctionMode):
             self._stand_ins[id(value)] = found
         return self._stand_ins[id(value)]
 
+    def forget(self) -> None:
+        """Let go of all stand-ins. They are made again where their parameters are met next."""
+        self._stand_ins.clear()
+
     def _looked_into(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A function written in Python, run so that this mode sees what it is made of."""
         functions: Any = F  # whose names are those that its code looks up

@@ -1,11 +1,11 @@
 """Options of the guess methods. Imports no torch: recipes and listings read them from here."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fgcli.extend.entry import Rank
-from fgcli.extend.options import GuessOptions, Options
+from fgcli.extend.options import EngineOptions, GuessOptions, Options
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -78,6 +78,77 @@ class CheckpointOptions(Options):
 
     segments: Count | None = Field(
         default=None, description="Stretches that an nn.Sequential is cut into; by default the root of its length."
+    )
+
+
+class WeightNoiseOptions(Options):
+    """Options of noise for weights."""
+
+    noise: Literal["full", "low-rank", "subspace", "sparse"] = Field(
+        default="full",
+        description="Noise of weights: `full`; `low-rank`: A Bᵀ / √rank (EGGROLL); `subspace`: U Z Vᵀ of rank × rank "
+        "dimensions, redrawn seldom (SubZero); `sparse`: in a share of the entries, redrawn seldom.",
+    )
+    rank: Count = Field(default=1, description="Of `low-rank` noise, or the root of the dimension of a `subspace`.")
+    density: float = Field(default=0.1, gt=0, le=1, description="Share of the entries that have `sparse` noise.")
+    redraw: Count = Field(default=1, description="Steps between two draws of a `subspace`, or of `sparse` entries.")
+
+
+class WeightPerturbationOptions(EngineOptions, WeightNoiseOptions):
+    """Options of weight perturbation."""
+
+    @model_validator(mode="after")
+    def _noise_suits(self) -> Self:
+        if self.noise != "full" and self.combine == "orthogonal":
+            raise ValueError(f"noise is {self.noise}; combine orthogonal makes its own of full noise: use combine mean")
+        return self
+
+
+class SpsaOptions(WeightNoiseOptions):
+    """Options of zero-order estimates."""
+
+    epsilon: float = Field(
+        default=1e-3, gt=0, description="Length of a step along a direction, whose entries have variance 1."
+    )
+    tangents: Count = Field(default=1, description="Directions in one step.")
+    draws: Literal["rademacher", "gaussian"] = Field(
+        default="rademacher",
+        description="Noise: random signs, or Gaussian; of `low-rank` and `subspace`, their factors'.",
+    )
+    sides: Literal["two", "one"] = Field(
+        default="two", description="Differences of L(W + εz) from L(W - εz), or from L(W), in half as many passes."
+    )
+    normalise: bool = Field(
+        default=False, description="Divide by the standard deviation of the losses over the directions (FZOO)."
+    )
+
+    @model_validator(mode="after")
+    def _directions_suffice(self) -> Self:
+        if self.normalise and self.tangents < 2:
+            raise ValueError(f"tangents is {self.tangents}; normalise takes the deviation of at least 2: set tangents")
+        if self.normalise and self.sides == "two":
+            raise ValueError("sides is two; normalise is of one-sided differences: set sides to one")
+        return self
+
+
+class MezoOptions(SpsaOptions):
+    """Options of MeZO: those of `spsa`, with Gaussian directions."""
+
+    draws: Literal["rademacher", "gaussian"] = Field(
+        default="gaussian",
+        description="Noise: random signs, or Gaussian; of `low-rank` and `subspace`, their factors'.",
+    )
+
+
+class FzooOptions(SpsaOptions):
+    """Options of FZOO: those of `spsa`, with its defaults."""
+
+    tangents: Count = Field(default=8, description="Directions in one step.")
+    sides: Literal["two", "one"] = Field(
+        default="one", description="Differences of L(W + εz) from L(W), or from L(W - εz), in twice as many passes."
+    )
+    normalise: bool = Field(
+        default=True, description="Divide by the standard deviation of the losses over the directions (FZOO)."
     )
 
 

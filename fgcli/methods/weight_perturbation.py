@@ -15,7 +15,7 @@ from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few
 from fgcli.gradient.loss import OutputGradient, output_gradient
-from fgcli.gradient.nested import leaves, rebuilt, tangent_of
+from fgcli.gradient.nested import first_tensor, leaves, rebuilt, tangent_of
 from fgcli.gradient.operations import TABLES, following_backward, linear_part, padding_row
 from fgcli.gradient.precision import full_precision
 from fgcli.gradient.probe import naming, without_formula
@@ -24,6 +24,7 @@ from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
 from fgcli.gradient.uses import Outputs, Use, Uses, run
 from fgcli.methods.make import memory_of, tangents_of
+from fgcli.methods.weight_noise import WeightNoise
 
 
 class WeightPerturbation:
@@ -37,6 +38,7 @@ class WeightPerturbation:
 
     def __init__(self, options: Options) -> None:
         self.tangents, self.memory = tangents_of(options), memory_of(options)
+        self.noise = WeightNoise(options, self.tangents)
         self._padding: dict[str, int] = {}
         """By the table's name, the row that no lookup trains."""
         self._one_by_one = False
@@ -77,10 +79,7 @@ class WeightPerturbation:
             except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
                 raise without_formula("an operation", "one of its layers", cause) from cause
             again()
-            tables = _Tables()
-            run(model, batch.inputs, tables)
-            alone = {name: rows.pop() for name, rows in tables.padding.items() if len(rows) == 1}
-            self._padding = {name: row for name, row in alone.items() if row is not None}
+            self._padding = untrained_rows(model, batch.inputs)
             again()
             if not self.tangents.single:
                 self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
@@ -109,7 +108,7 @@ class WeightPerturbation:
 
     def _noise(self, rng: StepRng, name: str, parameter: Tensor, part: range) -> Tensor:
         """Directions of one parameter, [len(part), *its shape]."""
-        noise = self.tangents.noise(rng, "weight", name, part, tuple(parameter.shape), parameter)
+        noise = self.noise.draw(rng, name, part, parameter)
         if name in self._padding:
             noise[:, self._padding[name]] = 0
         return noise
@@ -147,7 +146,7 @@ class WeightPerturbation:
                 grams = [gram_of(directions(name, every).flatten(1).unsqueeze(1)) for name in parameters]
                 gram = torch.stack(grams).sum(0)
             (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, n)
-            gradients = {name: torch.tensordot(c, directions(name, every), dims=1) for name in parameters}
+            gradients = {name: _summed(c, directions(name, every)) for name in parameters}
         return Estimate(of_loss.losses, gradients, delta)
 
     def state(self) -> dict[str, Tensor]:
@@ -156,6 +155,19 @@ class WeightPerturbation:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Nothing is kept."""
+
+
+def untrained_rows(model: nn.Module, inputs: Any) -> dict[str, int]:
+    """By the table's name, the row that no lookup trains (`padding_idx`). Buffers and generators are brought back."""
+    buffers, again, tables = BufferState(model), layers_again(first_tensor(inputs).device), _Tables()
+    try:
+        with torch.no_grad():
+            run(model, inputs, tables)
+    finally:
+        again()
+        buffers.restore()
+    alone = {name: rows.pop() for name, rows in tables.padding.items() if len(rows) == 1}
+    return {name: row for name, row in alone.items() if row is not None}
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
@@ -241,6 +253,11 @@ class _Trial(_ByHand):
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         with naming(func, self.after):
             return func(*args, **kwargs)
+
+
+def _summed(c: Tensor, directions: Tensor) -> Tensor:
+    """Σ_k c_k v_k of c [K], v [K, ...]: a model's outputs may have other bits than its weights."""
+    return torch.tensordot(c.to(directions.dtype), directions, dims=1)
 
 
 def _layouts(outputs: Outputs, size: int) -> tuple[list[Layout], int]:

@@ -98,6 +98,8 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
     model = make_model(recipe, registry, dataset.input_shape, objective.outputs, device)
     _check_outputs(parts, model, dataset, objective)
     estimator = _estimator(parts)
+    if getattr(estimator, "needs_derivative", True):
+        _check_derivative(parts, model, dataset, objective)
     if recipe.precision != "float32":
         dtype = getattr(torch, recipe.precision)
         if reason := lacks(device, dtype):
@@ -233,6 +235,20 @@ def _check_outputs(parts: _Parts, model: nn.Module, dataset: Dataset, objective:
         found = f"{losses.dtype} {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         wanted = f"it must give their losses [{len(inputs)}], or the mean of them [], floating point"
         raise UsageError(f"{parts.called('loss')} gave {found} for {len(inputs)} samples; {wanted}")
+
+
+def _check_derivative(parts: _Parts, model: nn.Module, dataset: Dataset, objective: Objective) -> None:
+    """UsageError for a loss without a derivative."""
+    inputs, targets = dataset.train_inputs[:2], dataset.train_targets[:2]
+    with torch.no_grad(), eval_mode(model):
+        outputs = parts.guarded("model", lambda: model(inputs))
+    with torch.enable_grad():
+        losses = parts.guarded("loss", lambda: objective.loss(outputs.detach().requires_grad_(), targets))
+    if not losses.requires_grad:
+        raise UsageError(
+            f"{parts.called('loss')} has no derivative, which {parts.called('method')} needs: use another loss, or a "
+            "zero-order method (`fgcli methods` lists them)"
+        )
 
 
 def _steps(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:

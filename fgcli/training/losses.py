@@ -43,6 +43,26 @@ def classification(options: Options, dataset: Dataset) -> Objective:
     return Objective(cross_entropy, dataset.classes, lambda outputs, targets: (outputs.argmax(1) == targets).float())
 
 
+def error_rate(options: Options, dataset: Dataset) -> Objective:
+    """1 where the largest logit is not the class, else 0. Without a derivative: only zero-order methods take it.
+
+    Args:
+        options: None.
+        dataset: Its targets must be classes.
+
+    Returns:
+        One logit for each class.
+
+    Raises:
+        UsageError: The targets are numbers.
+    """
+    if dataset.train_targets.is_floating_point():
+        _refuse("error-rate", "classes", dataset, "mse")
+    correct = classification(options, dataset).correct
+    assert correct is not None
+    return Objective(lambda outputs, targets: 1 - correct(outputs, targets), dataset.classes, correct)
+
+
 def regression(options: Options, dataset: Dataset) -> Objective:
     """Mean squared error; there is no accuracy.
 

@@ -23,6 +23,7 @@ from fgcli.training.losses import (
     binary_cross_entropy,
     classification,
     cross_entropy,
+    error_rate,
     regression,
     squared_error,
     total,
@@ -70,6 +71,7 @@ def test_a_column_of_outputs_meets_targets_without_one() -> None:
         (binary_classification, TWO, 1, True),
         (binary_classification, MULTI, 2, True),
         (binary_classification, SOFT, 1, False),
+        (error_rate, CLASSES, 3, True),
     ],
 )
 def test_what_an_objective_asks_and_measures(make: Any, data: Dataset, outputs: int, accuracy: bool) -> None:
@@ -102,6 +104,7 @@ def test_the_share_of_right_labels() -> None:
         (regression, CLASSES, "mse takes targets that are numbers; .* 'toy' are 3 classes: use --loss cross-entropy"),
         (binary_classification, CLASSES, "bce takes .* two classes, or numbers from 0 to 1; .* are 3 classes"),
         (binary_classification, NUMBERS, "bce takes .* numbers from -2 to 3: use --loss mse"),
+        (error_rate, NUMBERS, "error-rate takes targets that are classes; .* numbers from -2 to 3: use --loss mse"),
     ],
 )
 def test_other_targets_are_refused(make: Any, data: Dataset, said: str) -> None:
@@ -252,6 +255,17 @@ def test_a_bad_loss_is_one_line_exit_2_and_nothing_written(workplace: Path, loss
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(path for path in workplace.iterdir() if path.name != "__pycache__") == before
+
+
+def test_a_loss_without_a_derivative_is_for_methods_that_need_none(workplace: Path) -> None:
+    before = sorted(workplace.iterdir())
+    done = fg("train", *FLAGS, "--loss", "error-rate")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "loss error-rate of fgcli" in done.stderr
+    assert "has no derivative, which method" in done.stderr
+    assert sorted(workplace.iterdir()) == before
+    done = fg("train", *FLAGS, "--loss", "error-rate", "--method", "spsa")
+    assert done.exit_code == 0, done.stderr
 
 
 def test_the_search_of_the_learning_rate_goes_by_a_loss() -> None:

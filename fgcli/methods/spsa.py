@@ -1,0 +1,159 @@
+"""Zero-order estimates: differences of the loss along random directions of the weights (Spall 1992).
+
+two-sided    δ_k = (L(W + ε z_k) - L(W - ε z_k)) / 2ε, the estimate is the mean of δ_k z_k; 2K forward passes.
+one-sided    δ_k = (L(W + ε z_k) - L(W)) / ε; K + 1 forward passes, off by ε/2 z_kᵀHz_k where the two-sided one is not.
+normalised   Σ_k (L_k - L_0) z_k / (K std_k(L_k)) of one-sided differences: FZOO's step (Dang et al. 2025,
+             arXiv:2506.09034) as its code has it. Its length is no longer the gradient's: the deviation of the losses
+             takes the place of ε ‖∇L‖.
+
+For ε → 0 the two-sided estimate is weight perturbation's, of the same directions; its error is of order ε². MeZO
+(Malladi et al. 2023, arXiv:2305.17333) is the two-sided one with Gaussian directions, drawn again from a key in place
+of being kept. Here every use of a weight sees W ± ε z made on the fly and let go of again. The weights themselves
+are never written to, so that an interruption leaves them as they are. Beside what a forward takes and the gradient that
+the optimiser is given, the noise of one layer is all that is held.
+
+The loss needs no derivative.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.checks import GUESSES, refuse
+from fgcli.gradient.errors import LossRefused, OptionRefused
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.look import few
+from fgcli.gradient.nested import leaves, rebuilt
+from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.randomness import StepRng, layers_again
+from fgcli.gradient.tangents import Tangents
+from fgcli.gradient.uses import Outputs, Use, Uses, run
+from fgcli.methods.options import SpsaOptions
+from fgcli.methods.weight_noise import WeightNoise
+from fgcli.methods.weight_perturbation import untrained_rows
+
+
+class Spsa:
+    """Differences of the loss along directions z of all parameters together, the same for the whole batch.
+
+    Args:
+        options: see SpsaOptions.
+    """
+
+    needs_derivative = False
+    """Of the loss."""
+
+    def __init__(self, options: SpsaOptions) -> None:
+        self.epsilon, self.two_sided, self.normalise = options.epsilon, options.sides == "two", options.normalise
+        self.number = options.tangents
+        self.noise = WeightNoise(options, Tangents(options.tangents, draws=options.draws))
+        self._untrained: dict[str, int] = {}
+
+    def bind(self, model: nn.Module, example: Any) -> Coverage:
+        """As Estimator has it."""
+        refuse(model, GUESSES)
+        try:
+            self._untrained = untrained_rows(model, few(example, 2))
+        except Exception:  # the forward takes no batch of another size
+            self._untrained = untrained_rows(model, example)
+        return Coverage(sites=())
+
+    def refuse_precision(self, dtype: torch.dtype) -> None:
+        """OptionRefused where rounding to `dtype` would be as large as the difference of the losses."""
+        least = torch.finfo(dtype).eps ** 0.5
+        if self.epsilon < least:
+            raise OptionRefused(
+                f"epsilon is {self.epsilon:g}; in {str(dtype).removeprefix('torch.')} rounding is as large as such a "
+                f"difference: set epsilon to at least {least:.2g}, or use precision float32"
+            )
+
+    @torch.no_grad()
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        """As Estimator has it. The losses are those at W, of the two-sided difference within O(ε²): the pair's mean.
+
+        δ [batch], or [batch, K] of several directions; None where it is normalised.
+        """
+        again, buffers = layers_again(batch.device), BufferState(model)
+
+        def losses_at(k: int, distance: float) -> Tensor:
+            again()
+            buffers.restore()  # which are those of one forward, of the last
+            moved = _Moved(self, rng, range(k, k + 1), distance)
+            outputs = run(model, batch.inputs, moved)
+            with full_precision(batch.device):
+                return _losses(loss(rebuilt(outputs, [wide(one) for one in leaves(outputs)]), batch.targets))
+
+        if self.two_sided:
+            pairs = [(losses_at(k, self.epsilon), losses_at(k, -self.epsilon)) for k in range(self.number)]
+            losses = torch.stack([(up + down) / 2 for up, down in pairs]).mean(0)
+            differences = torch.stack([(up - down) / (2 * self.epsilon) for up, down in pairs])
+        else:
+            moved = torch.stack([losses_at(k, self.epsilon) for k in range(self.number)])
+            losses = losses_at(0, 0.0)
+            differences = (moved - losses) / self.epsilon
+        by_direction = differences.reshape(self.number, -1)
+        weights = by_direction.double().mean(1) / self.number
+        if self.normalise:
+            spread = by_direction.double().mean(1).std(correction=0)
+            # Losses that do not differ say nothing.
+            weights = weights / spread if spread > 0 else torch.zeros_like(weights)
+        delta = by_direction.T / by_direction.shape[1]
+        parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        gradients = {name: self._combined(rng, name, p, weights.tolist()) for name, p in parameters.items()}
+        return Estimate(losses, gradients, None if self.normalise else delta.squeeze(1))
+
+    def _combined(self, rng: StepRng, name: str, parameter: Tensor, weights: list[float]) -> Tensor:
+        """Σ_k weight_k z_k, each drawn again."""
+        total = torch.zeros_like(parameter)
+        for k, weight in enumerate(weights):
+            total.add_(self.drawn(rng, name, range(k, k + 1), parameter), alpha=weight)
+        return total
+
+    def drawn(self, rng: StepRng, name: str, part: range, parameter: Tensor) -> Tensor:
+        """z of one direction, in the parameter's shape."""
+        z = self.noise.draw(rng, name, part, parameter)[0]
+        if name in self._untrained:
+            z[self._untrained[name]] = 0
+        return z
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing is kept: a key draws the same again."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing is kept."""
+
+
+class _Moved:
+    """A pass in which each use sees W + distance · z, made as it is met and let go of after it."""
+
+    mode: Uses
+
+    def __init__(self, estimator: Spsa, rng: StepRng, part: range, distance: float) -> None:
+        self.estimator, self.rng, self.part, self.distance = estimator, rng, part, distance
+
+    def visit(self, use: Use) -> Outputs:
+        outputs = use.call(lambda value: value, self.mode.substituted)
+        self.mode.forget()
+        return outputs
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        value = parameter.detach()
+        if not parameter.requires_grad or self.distance == 0:
+            return value
+        return self.estimator.drawn(self.rng, name, self.part, value).mul_(self.distance).add_(value)
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        return func(*args, **kwargs)
+
+
+def _losses(losses: Any) -> Tensor:
+    """[batch] or [], in floating point: counts are allowed."""
+    if not isinstance(losses, Tensor):
+        raise LossRefused(
+            f"the loss gave {type(losses).__name__}; it must give a tensor of numbers: the mean, or a loss a sample"
+        )
+    return losses.detach() if losses.is_floating_point() else losses.detach().float()
