@@ -1,10 +1,10 @@
 """What each set of coefficients makes of W̃⊥-NS's guess, on trained weights: python benchmarks/coefficient_sets.py
 
 A network of the paper (MNIST-1D, three hidden layers of `--width`, no biases) is trained by backpropagation. Then, at
-the two sites below a hidden layer, the covariance C of the guess is held against W̃⊥'s projector P of every sample, from
+the two sites below a hidden layer, the covariance C of the guess is held against the projector P of every sample, from
 its singular value decomposition: the mean and the largest entry of C - P over the samples whose σ_k and σ_{k+1} differ
-by 5 %, of which there are as many as the last column says, and the effective rank (tr C)² / tr C² over all. `gram` holds
-the whole rank here, so that the coefficients alone are seen. Double precision.
+by 5 %, as many as the last column says, and the effective rank (tr C)² / tr C² over all. `gram` holds the whole rank
+here, so that the coefficients alone are seen. Double precision.
 """
 
 import argparse
