@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/fgcli report runs/demo --html runs/demo/report.html
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,11 +1,16 @@
 """The tests see the built-ins alone, whatever plugins are installed; none has a time limit, all are repeatable."""
 
 import os
+import sys
 
 from hypothesis import settings
 
 os.environ["FG_PLUGINS"] = ""
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run in as many processes as there are cores; torch reads it at its import
+
+# What is compiled once, tests and all that their processes import, is kept, whatever the environment says.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile("fg", deadline=None, derandomize=True)
 settings.load_profile("fg")

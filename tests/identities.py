@@ -10,6 +10,7 @@ Each function gives the largest relative error.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -212,14 +213,16 @@ def of_feedback(estimator: GuessEstimator, model: nn.Module, loss: Loss, batch: 
                 found[site.name] = cut.upstream(site).apply_transpose(u).view_as(g[site.name])
         return found
 
-    b = swept(zero | swept(zero | exact))
+    once = swept(zero | exact)
+    b = swept(zero | exact | {name: once[name] for name in feedback.places(network)})
     errors, at = [0.0], {one.name: b[one.name] for one in network.guessed}
     if feedback.correction:
         torch.manual_seed(5)
-        step, found = estimator.dual_pass(model, loss, batch, RNG)
-        found = step.corrected(found, at)
+        step, before = estimator.dual_pass(model, loss, batch, RNG)
+        found = step.corrected(before, at)
         draws = {name: joined(some).all() for name, some in step.draws.items()}
-        errors = _of_derivatives(estimator, found, draws, {name: g[name] - one for name, one in at.items()})
+        counted = replace(found, delta=before.delta - found.delta, along=before.along - found.along)
+        errors = [*_of_derivatives(estimator, before, draws, g), *_of_derivatives(estimator, counted, draws, at)]
         for name, one in _estimates(estimator, found, draws).items():
             at[name] = at[name] + feedback.correction * one
     torch.manual_seed(5)

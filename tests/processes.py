@@ -113,6 +113,31 @@ def _main(
     main()
 
 
+def alive(pid: int) -> bool:
+    """Running, and not a zombie that nobody has waited for."""
+    try:
+        return _status(pid)[0] != "Z"
+    except OSError:
+        return False
+
+
+def parent(pid: int) -> int:
+    """The process id of its parent."""
+    return int(_status(pid)[1])
+
+
+def _status(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
 # What happens to a process, as `prepare`.
 
 

@@ -114,7 +114,7 @@ def transformer(model: str, config: str, *, quiet: bool = False, **options: Any)
     """A class of transformers by name, two layers of width 16 · size."""
 
     def make(size: int) -> nn.Module:
-        import transformers
+        import transformers  # pyright: ignore[reportMissingImports]
 
         given = {key: value(size) if callable(value) else value for key, value in options.items()}
         made = getattr(transformers, model)(getattr(transformers, config)(**given))
@@ -131,12 +131,12 @@ def twice(size: int) -> int:
     return 32 * size
 
 
-CLASSIFIER = {"num_labels": CLASSES}
-TEXT = {
+CLASSIFIER: dict[str, Any] = {"num_labels": CLASSES}
+TEXT: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": wide, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": twice, "max_position_embeddings": 64, "pad_token_id": 0,
 }  # fmt: skip
-CAUSAL = TEXT | {"bos_token_id": 1, "eos_token_id": 1, "num_key_value_heads": 2}
+CAUSAL: dict[str, Any] = TEXT | {"bos_token_id": 1, "eos_token_id": 1, "num_key_value_heads": 2}
 bert = transformer("BertForSequenceClassification", "BertConfig", **TEXT, **CLASSIFIER)
 gpt2 = transformer(
     "GPT2LMHeadModel", "GPT2Config", vocab_size=VOCABULARY, n_embd=wide, n_layer=2, n_head=2, n_positions=64,
@@ -235,7 +235,7 @@ network(
     ),
     pairs_of_tokens,
 )  # fmt: skip
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": wide, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": twice,
     "image_size": 32, "patch_size": 8,
 }  # fmt: skip
@@ -292,7 +292,7 @@ def adapted(make: Callable[[int], nn.Module], targets: list[str], **more: Any) -
     """With LoRA on the modules named, everything else frozen but a classifier's head."""
 
     def adapt(size: int) -> nn.Module:
-        import peft
+        import peft  # pyright: ignore[reportMissingImports]
 
         options = peft.LoraConfig(r=4, lora_alpha=8, target_modules=targets, lora_dropout=0.1, **more)
         model = peft.get_peft_model(make(size), options)  # pyright: ignore[reportArgumentType]
@@ -318,7 +318,7 @@ def vision(name: str, **options: Any) -> Callable[[int], nn.Module]:
 
     def make(size: int) -> nn.Module:
         with torchvision_or_stub():
-            import timm
+            import timm  # pyright: ignore[reportMissingImports]
 
         given = {key: value(size) if callable(value) else value for key, value in options.items()}
         return timm.create_model(name, pretrained=False, num_classes=CLASSES, **given)
@@ -349,8 +349,11 @@ def by_groups(_: int) -> Callable[[int], nn.Module]:
     return lambda channels, **_: nn.GroupNorm(4, channels)
 
 
-SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": wide, "depth": 2, "num_heads": 2}
-FOUR_STAGES = {"depths": (1, 1, 1, 1), "dims": lambda size: tuple(8 * size * times for times in (1, 2, 2, 4))}
+SMALL_VIT: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": wide, "depth": 2, "num_heads": 2}
+FOUR_STAGES: dict[str, Any] = {
+    "depths": (1, 1, 1, 1),
+    "dims": lambda size: tuple(8 * size * times for times in (1, 2, 2, 4)),
+}
 network("ResNet-18, GroupNorm", "timm", vision("resnet18", norm_layer=by_groups), images())
 network("ResNet-18, BatchNorm in eval", "timm", vision("resnet18"), images())
 network("ResNet-18, BatchNorm in train", "timm", vision("resnet18"), images(), norms_in_eval=False)

@@ -76,10 +76,10 @@ def test_a_report_of_a_folder_whose_name_is_no_text(workplace: Path, flag: str |
         )
     folders[2].mkdir()
     written = {"--html": "page.html", "--figures": "figures"}.get(flag or "")
-    command = [sys.executable, "-m", "fgcli", "report", *folders[:2], workplace, *filter(None, [flag, written])]
-    done = subprocess.run(command, capture_output=True, check=False)
-    assert (done.returncode, done.stderr.decode()) == (0, "")
-    text = Path("page.html").read_text(encoding="utf-8") if flag == "--html" else done.stdout.decode("utf-8")
+    arguments = [*map(str, folders[:2]), str(workplace), *filter(None, [flag, written])]
+    exit_code, process = fg_process("report", *arguments)
+    assert (exit_code, process.stderr) == (0, "")
+    text = Path("page.html").read_text(encoding="utf-8") if flag == "--html" else process.stdout
     if flag == "--json":
         text = json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8").decode()
     assert {None: r"no\xebl", "--latex": r"textbackslash{}xe9"}.get(flag, r"\xe9") in text

@@ -1,6 +1,7 @@
 """Networks of torch's own layers as others build them, and graph networks: the rest of public_networks.py's."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class UNet(nn.Module):
 class Sequences(nn.Module):
     """A recurrent layer over tokens, and a classifier of its last output."""
 
-    def __init__(self, kind: type[nn.RNNBase], width: int, **options: Any) -> None:
+    def __init__(self, kind: Callable[..., nn.RNNBase], width: int, **options: Any) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, width, padding_idx=0)
         self.recurrent = kind(width, width, batch_first=True, **options)

@@ -104,7 +104,8 @@ def _checked(
     method, *assignments = name.split(":")
     device = first_tensor(inputs).device
     try:
-        gradient = ForwardGradient(model, method, **parse_assignments(assignments))
+        options: dict[str, Any] = parse_assignments(assignments)
+        gradient = ForwardGradient(model, method, **options)
 
         def step() -> float:
             model.zero_grad()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgcli.bench.local import environment
+from fgcli.bench.local import FORKS, environment
 from fgcli.bench.run import Job, last_lines
 from fgcli.errors import RunError
 from fgcli.files import read_json
@@ -16,8 +16,8 @@ from fgcli.recipe import dump
 from fgcli.runs.timing import StepMemory, StepTiming, Timing, read_timing, write_timing
 from fgcli.sweep.plan import PlannedTrial
 
-START_S = 3.0
-"""From the start of a trial's process to its first step, without what `probe` sees: Python and torch are imported."""
+START_S = 1.0 if FORKS else 3.0
+"""From the start of a trial to its first step, without what `probe` sees. A new process imports Python and torch."""
 
 Trials = Sequence[tuple[PlannedTrial, Job]]
 

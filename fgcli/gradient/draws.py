@@ -71,7 +71,7 @@ class Mapped:
 
 def _weighted_sum(c: Tensor, vectors: Tensor) -> Tensor:
     """Σ_k c_k v_k: c [batch, K], vectors [K, batch, n] -> [batch, n]."""
-    return (c.unsqueeze(1) @ vectors.transpose(0, 1)).squeeze(1)
+    return (c.to(vectors.dtype).unsqueeze(1) @ vectors.transpose(0, 1)).squeeze(1)
 
 
 Drawn = Kept | Mapped

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import GUESSES, refuse
+from fgcli.gradient.checks.unpredicted import unpredicted
 from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
@@ -107,11 +108,9 @@ class GuessEstimator:
                 "linear layer, a convolution, a matrix product, a lookup or a recurrent layer; use weight-perturbation "
                 "or backprop"
             )
-        if self.feedback is not None and network.behind_last:
-            raise ModelRefused(
-                f"parameter '{network.behind_last[0]}' lies between the last layers and the loss that the model gives, "
-                "where feedback has no gradient for it: give a loss_fn of the outputs, or leave feedback out"
-            )
+        if self.feedback is not None:
+            for finding in unpredicted(network, self.feedback.places(network), self.feedback.correction):
+                raise ModelRefused(finding)
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
         self._guessers = {

@@ -206,4 +206,7 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
-_WRITTEN_OUT: dict[Any, Any] = {F.hardsigmoid: _hardsigmoid, torch._weight_norm: _weight_norm}
+_WRITTEN_OUT: dict[Any, Any] = {
+    F.hardsigmoid: _hardsigmoid,
+    torch._weight_norm: _weight_norm,  # pyright: ignore[reportPrivateImportUsage]
+}

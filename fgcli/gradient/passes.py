@@ -95,7 +95,7 @@ class OneTangent:
 
     def visit(self, use: Use) -> Outputs:
         site = site_of(self.network, use)
-        _note_generators(self.network, use)
+        note_generators(self.network, use)
         outputs, tangents = use.pushed()
         given = [outputs] if isinstance(outputs, Tensor) else leaves(outputs)
         site = self.arrive(site, given, tangents)
@@ -298,7 +298,7 @@ class PlainPass:
 
     def visit(self, use: Use) -> Outputs:
         site = site_of(self.network, use)
-        _note_generators(self.network, use)
+        note_generators(self.network, use)
         outputs, _ = use.pushed()
         given = leaves(outputs)
         self.show(site, Seen(use, [s.shape for s in given]), site.by_sample(given, self.samples))
@@ -334,7 +334,7 @@ def site_of(network: Network, use: Use) -> Site:
     return site
 
 
-def _note_generators(network: Network, use: Use) -> None:
+def note_generators(network: Network, use: Use) -> None:
     """Let a use that draws (an LSTM's dropout) draw the same for its own vjp."""
     if use.func in network.drawing:
         use.again = layers_again(use.data[0].device)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.operations import derivable, input_gradient, linear_part
-from fgcli.gradient.passes import site_of
+from fgcli.gradient.passes import note_generators, site_of
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.uses import Outputs, Use, Uses, run
 
@@ -129,6 +129,7 @@ class CutNetwork:
 
     def visit(self, use: Use) -> Outputs:
         site = site_of(self.network, use)
+        note_generators(self.network, use)
         alone = use.on(lambda value: value.detach() if isinstance(value, Tensor) else value)
         if use.bilinear:  # its own Jacobian is known, so that no graph of it is needed
             outputs, _ = alone.pushed()

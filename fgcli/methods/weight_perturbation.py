@@ -146,7 +146,7 @@ class WeightPerturbation:
                 grams = [gram_of(directions(name, every).flatten(1).unsqueeze(1)) for name in parameters]
                 gram = torch.stack(grams).sum(0)
             (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, n)
-            gradients = {name: torch.tensordot(c, directions(name, every), dims=1) for name in parameters}
+            gradients = {name: _summed(c, directions(name, every)) for name in parameters}
         return Estimate(of_loss.losses, gradients, delta)
 
     def state(self) -> dict[str, Tensor]:
@@ -253,6 +253,11 @@ class _Trial(_ByHand):
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         with naming(func, self.after):
             return func(*args, **kwargs)
+
+
+def _summed(c: Tensor, directions: Tensor) -> Tensor:
+    """Σ_k c_k v_k of c [K], v [K, ...]: a model's outputs may have other bits than its weights."""
+    return torch.tensordot(c.to(directions.dtype), directions, dims=1)
 
 
 def _layouts(outputs: Outputs, size: int) -> tuple[list[Layout], int]:

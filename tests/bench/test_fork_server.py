@@ -1,16 +1,15 @@
-"""Trials that the fork server starts: what new processes would give, each alone, and none outlives the bench."""
+"""Trials that the fork server starts: what new processes would give, each alone. A killed bench: test_processes."""
 
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import parent, until
 from tiny_runs import FLAGS, untimed, weights
 
 from fgcli.bench import local
@@ -64,24 +63,6 @@ def trial(name: str, *arguments: str, threads: int = 1) -> Trial:
 def start(server: ForkServer, trial: Trial) -> Forked:
     with trial.log.open("ab") as log:
         return server.start(trial.threads, trial.command[3:], log)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
 
 
 def left(trial: Trial) -> list[Any]:
@@ -138,29 +119,6 @@ def test_what_runs_is_asked_to_end_and_can_go_on(executor: LocalExecutor) -> Non
     until(lambda: (long.run_dir / "metrics.jsonl").exists())
     outcomes.close()
     assert "go on with: fgcli train --resume" in long.log.read_text()
-
-
-BENCH = """
-import sys, time
-from pathlib import Path
-from fgcli.bench.forked import ForkServer
-from fgcli.bench.local import environment
-server = ForkServer(environment(1))
-with open("long.log", "ab") as log:
-    print(server.start(1, sys.argv[1:], log).pid, flush=True)
-time.sleep(600)
-"""
-
-
-def test_the_server_and_its_trials_die_with_a_killed_bench() -> None:
-    command = [sys.executable, "-c", BENCH, *trial("long", *LONG).command[3:]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bench:
-        assert bench.stdout is not None
-        pid = int(bench.stdout.readline())
-        server = parent(pid)
-        assert parent(server) == bench.pid
-        bench.kill()
-    until(lambda: not alive(pid) and not alive(server))
 
 
 def test_trials_die_with_a_killed_server_and_later_ones_are_new_processes(

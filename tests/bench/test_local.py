@@ -2,11 +2,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from processes import alive, until
 
 from fgcli.bench import local
 from fgcli.bench.executor import Trial
@@ -17,23 +17,6 @@ from fgcli.errors import UsageError
 
 def trial(folder: Path, name: str, code: str, threads: int = 3) -> Trial:
     return Trial(name, (sys.executable, "-c", code), folder / name, folder / f"{name}.log", threads)
-
-
-def alive(pid: int) -> bool:
-    """Running, and not a zombie that nobody has waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def until(condition: object) -> None:
-    assert callable(condition)
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not come about")
 
 
 def test_a_failure_and_a_kill_are_outcomes_and_the_others_go_on(tmp_path):

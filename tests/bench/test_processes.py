@@ -2,19 +2,21 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import no_network
 import pytest
+import served
+from processes import alive, parent, until
 from tiny_runs import fg, untimed
 
 from fgcli.bench import local
+from fgcli.runs import lock
 
 DOOMED = """
 import os, signal, sys
@@ -41,14 +43,6 @@ def content(run: Path) -> tuple[Any, ...]:
     return untimed(result), untimed(rows), (run / "recipe.yaml").read_text()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come about")
-
-
 def test_killed_and_started_again_ends_as_if_nothing_had_been(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is the network used by any of its processes, or anything stopped by a trial that is killed each time."""
     monkeypatch.setattr(local, "cores", lambda: 2)
@@ -72,12 +66,16 @@ def test_killed_and_started_again_ends_as_if_nothing_had_been(workplace: Path, m
     run = Path("killed/trials/wt-seed0")
     metrics = run / "metrics.jsonl"
     until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
+    trial = int(re.findall(r"process (\d+) on", (run / lock.NAME).read_text())[0])
+    server = parent(trial) if local.FORKS else trial
     os.kill(bench.pid, signal.SIGKILL)
     bench.wait()
+    if sys.platform == "linux":
+        until(lambda: not alive(trial) and not alive(server))
     assert not (run / "result.json").exists()
     begun = (run / "environment.json").read_bytes()
 
-    result = fg(*flags)
+    result = fg(*flags[:-4], *flags[-2:], *served.FLAGS)
     assert result.exit_code == 0, result.stderr
     assert (run / "environment.json").read_bytes() == begun  # resumed, not begun again
     assert "begins again" not in Path("killed/logs/wt-seed0.log").read_text()

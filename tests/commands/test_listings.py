@@ -2,11 +2,13 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 from fake_plugins import ONE_METHOD, install
+from processes import fg_process
 from tiny_runs import fg
 
 from fgcli.extend.registry import load_registry
@@ -27,12 +29,24 @@ OPTIONED = """
 """
 
 
-def of_process(site: Path, *arguments: str, **environment: str) -> Any:
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def put_first(folder: str) -> None:
+    sys.path.insert(0, folder)
+
+
+def of_process(site: Path, *arguments: str, **environment: str) -> Done:
     """`fg` in a process of its own, where the distributions in `site` are installed and all plugins allowed."""
-    variables = {name: value for name, value in os.environ.items() if name != "FG_PLUGINS"} | {"COLUMNS": "150"}
-    variables |= {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])} | environment
-    command = [sys.executable, "-m", "fgcli.app", *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("FG_PLUGINS", raising=False)
+        for name, value in ({"COLUMNS": "150"} | environment).items():
+            patch.setenv(name, value)
+        code, process = fg_process(*arguments, prepare=partial(put_first, str(site)))
+    return Done(code, process.stdout, process.stderr)
 
 
 @pytest.mark.parametrize("listing", ["methods", "datasets", "models"])
@@ -123,8 +137,13 @@ def test_plugins_json(tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_imports_torch_is_called_slow(tmp_path: Path) -> None:
+    """In a process that has not imported it."""
     install(tmp_path, "heavy", "import torch\n" + ONE_METHOD.replace("\n    ", "\n"))
-    assert "slow: it imports torch when it is loaded" in of_process(tmp_path, "plugins").stdout
+    variables = {name: value for name, value in os.environ.items() if name != "FG_PLUGINS"} | {"COLUMNS": "150"}
+    variables |= {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "fgcli.app", "plugins"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert "slow: it imports torch when it is loaded" in done.stdout
 
 
 HEAVY = "import sys; sys.argv = ['fg', {!r}]\ntry:\n    import fgcli.app; fgcli.app.main()\nexcept SystemExit: pass\n"

@@ -4,15 +4,12 @@ import gc
 from collections import OrderedDict
 from typing import Any
 
-import identities
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import Net
 
-from fgcli import ForwardGradient
 from fgcli.extend.options import EngineOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import GuessFault
@@ -376,46 +373,3 @@ def test_the_exact_output_gradient_goes_through_what_lies_behind_the_last_layer(
         estimator.bind(model, data.inputs)
         found = estimator.estimate(model, F.cross_entropy, data, Streams(0).at(0)).gradients
         assert off(found, true_gradients(model, data), "leave.weight") < 1e-12
-
-
-def positions_and_dropout(m, x):
-    h = m.enter(x) + m.places(torch.arange(x.shape[1]).unsqueeze(0))
-    return m.leave(m.dropout(m.middle(m.dropout(h.tanh())).tanh()).mean(1))
-
-
-@pytest.mark.parametrize("tangents", [1, 4])
-def test_a_correction_is_of_one_forward_where_layers_draw_and_sites_have_one_guess_for_the_batch(tangents):
-    torch.manual_seed(0)
-    model = Net(
-        positions_and_dropout,
-        enter=nn.Linear(3, 4),
-        places=nn.Embedding(2, 4),
-        middle=nn.Linear(4, 4),
-        leave=nn.Linear(4, 3),
-        dropout=nn.Dropout(),
-    ).double()
-    data = Batch(torch.randn(5, 2, 3).double(), torch.arange(5) % 3)
-    estimator = GuessEstimator(Isotropic(), feedback=Feedback(rule("local", "none"), 0.5), tangents=Tangents(tangents))
-    estimator.bind(model, data.inputs)
-    assert not estimator.bound.sites["places"].has_samples
-    assert identities.of_feedback(estimator, model, F.cross_entropy, data) < 1e-12
-
-
-def test_a_streamed_chain_draws_the_same_in_both_forwards():
-    torch.manual_seed(0)
-    layers = [layer for _ in range(3) for layer in (nn.Linear(4, 4), nn.Tanh(), nn.Dropout())]
-    model, x, y = nn.Sequential(*layers, nn.Linear(4, 3)), torch.randn(5, 4), torch.arange(5) % 3
-    found = []
-    for memory in ("store", "replay"):
-        torch.manual_seed(5)
-        ForwardGradient(model, "wt", feedback="local", memory=memory).step(x, y, F.cross_entropy)
-        found.append([p.grad for p in model.parameters()])
-        model.zero_grad()
-    torch.testing.assert_close(*found)
-
-
-def test_buffers_change_once_a_step():
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
-    gradient = ForwardGradient(model, "wt", feedback="local", correction=1.0)
-    gradient.step(torch.randn(5, 4), torch.arange(5) % 3, F.cross_entropy)
-    assert model[1].num_batches_tracked == 1

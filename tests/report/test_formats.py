@@ -22,6 +22,7 @@ from fgcli.report.latex import latex
 from fgcli.report.markdown import markdown
 from fgcli.report.plots import _draw, draw_all
 from fgcli.report.terminal import show
+from fgcli.spectra.table_file import shipped_table, write_table
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b1m"
 HOSTILE = "a|b & c_d <script>alert(1)</script> $x$ \\y"
@@ -167,7 +168,8 @@ backend: TkAgg
 
 def test_figures_do_not_depend_on_the_configuration_of_matplotlib(tmp_path, sweep_folder):
     drawn: list[dict[str, bytes]] = []
-    table = f"fit-ns-coeffs --degree 5 --iterations 1 --sigma 0.5 --out {tmp_path}/table.json --plot ns.svg".split()
+    write_table(shipped_table(), tmp_path / "table.json")
+    table = ["fit-ns-coeffs", "--out", str(tmp_path / "table.json"), "--plot", "ns.svg"]
     both = f"for line in {['report', str(sweep_folder), '--figures', '.']}, {table}: app(line, standalone_mode=False)"
     for name, settings, backend in (("plain", "", None), ("own", CONFIGURATION, "no such backend")):
         folder = tmp_path / name

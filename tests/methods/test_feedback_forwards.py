@@ -1,0 +1,91 @@
+"""Feedback's forwards are of one state of layers and buffers, and what has no prediction is refused."""
+
+from typing import Any
+
+import identities
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from zoo import Net
+
+from fgcli import ForwardGradient, ModelRefused
+from fgcli.extend.options import EngineOptions
+from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.estimator import Batch
+from fgcli.gradient.feedback import Feedback
+from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.tangents import Tangents
+from fgcli.methods.feedback import LocalFeedback
+
+
+def unlearned() -> LocalFeedback:
+    return LocalFeedback(EngineOptions(feedback_learning="none"))
+
+
+def positions_and_dropout(m: Any, x: Tensor) -> Tensor:
+    h = m.enter(x) + m.places(torch.arange(x.shape[1]).unsqueeze(0))
+    return m.leave(m.dropout(m.middle(m.dropout(h.tanh())).tanh()).mean(1))
+
+
+@pytest.mark.parametrize("tangents", [1, 4])
+def test_a_correction_is_of_one_forward_where_layers_draw_and_sites_have_one_guess_for_the_batch(tangents: int) -> None:
+    torch.manual_seed(0)
+    model = Net(
+        positions_and_dropout,
+        enter=nn.Linear(3, 4),
+        places=nn.Embedding(2, 4),
+        middle=nn.Linear(4, 4),
+        leave=nn.Linear(4, 3),
+        dropout=nn.Dropout(),
+    ).double()
+    data = Batch(torch.randn(5, 2, 3).double(), torch.arange(5) % 3)
+    estimator = GuessEstimator(Isotropic(), feedback=Feedback(unlearned(), 0.5), tangents=Tangents(tangents))
+    estimator.bind(model, data.inputs)
+    assert not estimator.bound.sites["places"].has_samples
+    assert identities.of_feedback(estimator, model, F.cross_entropy, data) < 1e-12
+
+
+def test_a_streamed_chain_draws_the_same_in_both_forwards() -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(3) for layer in (nn.Linear(4, 4), nn.Tanh(), nn.Dropout())]
+    model, x, y = nn.Sequential(*layers, nn.Linear(4, 3)), torch.randn(5, 4), torch.arange(5) % 3
+    found = []
+    for memory in ("store", "replay"):
+        torch.manual_seed(5)
+        ForwardGradient(model, "wt", feedback="local", memory=memory).step(x, y, F.cross_entropy)
+        found.append([p.grad for p in model.parameters()])
+        model.zero_grad()
+    torch.testing.assert_close(*found)
+
+
+def test_buffers_change_once_a_step() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    gradient = ForwardGradient(model, "wt", feedback="local", correction=1.0)
+    gradient.step(torch.randn(5, 4), torch.arange(5) % 3, F.cross_entropy)
+    assert model.get_buffer("1.num_batches_tracked") == 1
+
+
+def test_recurrent_layers_draw_the_same_for_their_weights_gradient() -> None:
+    torch.manual_seed(0)
+    model = Net(
+        lambda m, x: m.leave(m.layers(x.transpose(0, 1))[0][-1]),
+        layers=nn.LSTM(3, 4, num_layers=2, dropout=0.5),
+        leave=nn.Linear(4, 3),
+    ).double()
+    data = Batch(torch.randn(5, 2, 3).double(), torch.arange(5) % 3)
+    estimator = GuessEstimator(Isotropic(), feedback=Feedback(unlearned()))
+    estimator.bind(model, data.inputs)
+    assert identities.of_feedback(estimator, model, F.cross_entropy, data) < 1e-12
+
+
+def test_where_nothing_is_predicted_only_a_correction_of_one_trains() -> None:
+    norms = [layer for _ in range(3) for layer in (nn.Linear(4, 4), nn.BatchNorm1d(4))]
+    model, x, y = nn.Sequential(*norms, nn.Linear(4, 3)), torch.randn(5, 4), torch.arange(5) % 3
+    said = (
+        r"site '2', which '0' leads to, has no sample's own input \(samples meet after site '0'\), .* set correction=1"
+    )
+    with pytest.raises(ModelRefused, match=said):
+        ForwardGradient(model, "wt", feedback="local", correction=0.5).step(x, y, F.cross_entropy)
+    ForwardGradient(model, "wt", feedback="local", correction=1.0).step(x, y, F.cross_entropy)
+    assert all(p.grad is not None for p in model.parameters())
