@@ -128,7 +128,7 @@ class Feedback:
     def _swept(self, sweeps: Sweeps, seen: "_Batch") -> dict[str, list[Tensor]]:
         """b at every site: what the rule predicts, pulled back by as many sweeps as it asks for."""
         cut, network = sweeps.cut, seen.network
-        exact = sweeps.from_output() if self.rule.exact_last else {}
+        exact = {name: one for name, one in sweeps.from_output().items() if name not in seen.places}
         ends = {name: end for name, end in cut.ends.items() if sweeps.is_attached(name)}
         known = {name: through(ends[name], exact[name]) for name in ends if name in exact}
         cotangents = {name: seen.predict(end) for name, end in ends.items() if name in seen.places} | known

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
-from fgcli.errors import UsageError
+from fgcli.errors import UsageError, unknown
 from fgcli.files import cache_folder, from_json, read_regular, write_atomically
-from fgcli.spectra.coefficient_sets import PAPER
+from fgcli.spectra.coefficient_sets import NAMES, PAPER
 from fgcli.spectra.coefficients import CoefficientTable, FitOptions, StepFit, instability, measure
 from fgcli.spectra.step_polynomial import StepPolynomial
 
@@ -127,6 +127,8 @@ def find_table(named: str | os.PathLike[str] | None = None) -> CoefficientTable:
         return shipped_table()
     if isinstance(named, str) and named.startswith("{"):
         return parse_table(named.encode(), "the coefficient table written out")
+    if isinstance(named, str) and Path(named).name == named and "." not in named and not Path(named).exists():
+        raise unknown("coefficient set", named, (*NAMES, SHIPPED))
     if named is not None:
         return read_table(Path(named))
     path = active_path()

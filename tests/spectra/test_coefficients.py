@@ -193,6 +193,12 @@ def test_missing_file(tmp_path: Path) -> None:
         table_file.find_table(tmp_path / "absent.json")
 
 
+def test_a_name_that_is_no_set_and_no_file() -> None:
+    with pytest.raises(UsageError, match=r"unknown coefficient set 'signcut'; did you mean 'sign-cut'\? known .*muon"):
+        table_file.find_table("signcut")
+    assert table_file.find_table("paper") is table_file.shipped_table()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
