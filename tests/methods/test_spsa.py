@@ -50,7 +50,7 @@ def test_the_difference_becomes_the_directional_derivative(name: str, options: d
     batch = batch_for(model, 6)
     exact = estimated(WeightPerturbation(WeightPerturbationOptions(**{"draws": "rademacher"} | options)), model, batch)
     assert exact.directional_derivative is not None
-    errors = []
+    errors, found = [], exact
     for epsilon in (1e-2, 1e-3, 1e-5):
         found = estimated(Spsa(SpsaOptions(epsilon=epsilon, **options)), model, batch)
         assert found.directional_derivative is not None

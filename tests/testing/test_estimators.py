@@ -15,7 +15,8 @@ def test_every_built_in_passes(name: str) -> None:
     entry = load_registry().entry("estimator", name)
     perturbs = name == "weight-perturbation"
     differences = "epsilon" in entry.options.model_fields  # unbiased for epsilon to 0 alone (tests/methods/test_spsa)
-    options = entry.options(epsilon=1e-4) if differences else entry.options()
+    smaller: dict[str, Any] = {"epsilon": 1e-4} if differences else {}
+    options = entry.options(**smaller)
     check_estimator(lambda: entry.load()(options), any_network=True, unbiased=not (perturbs or differences))
     if perturbs:  # estimates are the means of those of 100 directions, and so a 100th of 30,000 shows a bias of 5 %
         check_estimator(lambda: entry.load()(entry.options(tangents=100)), any_network=True, unbiased=True)
