@@ -180,9 +180,7 @@ network(
     masked_tokens,
 )  # fmt: skip
 network("GPT-2, tied", "transformers", gpt2, tokens)
-network(
-    "GPT-NeoX", "transformers", transformer("GPTNeoXForCausalLM", "GPTNeoXConfig", **TEXT | {"bos_token_id": 1}), tokens
-)
+network("GPT-NeoX", "transformers", transformer("GPTNeoXForCausalLM", "GPTNeoXConfig", bos_token_id=1, **TEXT), tokens)
 network(
     "OPT", "transformers",
     transformer(

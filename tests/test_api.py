@@ -402,7 +402,11 @@ def test_inputs_in_float64_for_a_model_in_float32_are_one_line() -> None:
 def test_a_guess_space_beyond_the_machine_s_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fgcli.methods.orthogonal.krylov.machine_memory", lambda: 10_000)
     model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
-    for options, instead in (({}, ", or use solver=mean$"), ({"solver": "mean"}, "set a smaller k or batch$")):
+    solvers: list[tuple[dict[str, Any], str]] = [
+        ({}, ", or use solver=mean$"),
+        ({"solver": "mean"}, "set a smaller k or batch$"),
+    ]
+    for options, instead in solvers:
         gradient = ForwardGradient(model, "wperp", k="rank", **options)
         with pytest.raises(GuessFault, match=rf"site '0': .* GiB, and this machine has .*{instead}"):
             gradient.step(torch.ones(64, 1, 8), torch.zeros(64, dtype=torch.long), F.cross_entropy)

@@ -48,7 +48,8 @@ def test_the_difference_becomes_the_directional_derivative(name: str, options: d
     """Of the same directions, with an error of order ε²: a tenth of ε has a hundredth of the error."""
     model = MODELS[name]
     batch = batch_for(model, 6)
-    exact = estimated(WeightPerturbation(WeightPerturbationOptions(**{"draws": "rademacher"} | options)), model, batch)
+    signs: dict[str, Any] = {"draws": "rademacher"} | options
+    exact = estimated(WeightPerturbation(WeightPerturbationOptions(**signs)), model, batch)
     assert exact.directional_derivative is not None
     errors, found = [], exact
     for epsilon in (1e-2, 1e-3, 1e-5):

@@ -19,7 +19,8 @@ def test_every_built_in_passes(name: str) -> None:
     options = entry.options(**smaller)
     check_estimator(lambda: entry.load()(options), any_network=True, unbiased=not (perturbs or differences))
     if perturbs:  # estimates are the means of those of 100 directions, and so a 100th of 30,000 shows a bias of 5 %
-        check_estimator(lambda: entry.load()(entry.options(tangents=100)), any_network=True, unbiased=True)
+        several: dict[str, Any] = {"tangents": 100}
+        check_estimator(lambda: entry.load()(entry.options(**several)), any_network=True, unbiased=True)
 
 
 @pytest.mark.parametrize("claim", GUESSES[:3], ids=lambda claim: claim.name)
