@@ -57,8 +57,8 @@ class Recipe(Options):
     feedback: str | None = _key(
         "Feedback",
         None,
-        "Rule that predicts each layer's gradient from the output's: direct, local, none, one of the literature's "
-        "(feedback-alignment, sign-symmetry, direct-feedback-alignment, fdfa), or a plugin's.",
+        "Rule that predicts each layer's gradient from the output's: direct, local, none, or another that "
+        "is registered (docs/feedback.md).",
     )
     feedback_learning: Literal["tangents", "bootstrap", "fixed", "none"] | None = _key(
         "Feedback", None, "What the rule's matrices learn from; `fixed`: they are random; `none`: they are 0."

@@ -140,7 +140,7 @@ class Tail:
         layouts = [layout for some in self.layouts.values() for layout in some]
         ends = Ends(value.detach(), [self._once(layout, e) for layout, e in zip(layouts, found, strict=True)])
         duals = [one if t is None else forward_ad.make_dual(one, t) for one, t in pairs]
-        return {"sites": duals, "rest": rest, "ends": ends}
+        return {"last": duals, "rest": rest, "ends": ends}
 
     def _once(self, layout: "Layout", e: Tensor) -> Tensor:
         """The sum over the rows in which the batch is repeated."""

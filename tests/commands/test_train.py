@@ -159,7 +159,10 @@ BAD = {
     "lr negative": ("--lr -1", "--lr is -1"),
     "lr nan": ("--lr nan", "--lr is 'nan'; it must be a finite number"),
     "lr inf": ("--lr inf", "--lr is 'inf'; it must be a finite number"),
-    "loss": ("--loss mes", "unknown loss 'mes'; did you mean 'mse'? known losses: bce, cross-entropy, mse; one of"),
+    "loss": (
+        "--loss mes",
+        "unknown loss 'mes'; did you mean 'mse'? known losses: bce, cross-entropy, error-rate, mse; one of",
+    ),
     "loss for other targets": (
         "--loss mse",
         "loss mse takes targets that are numbers; those of dataset 'mnist1d' are 10 classes: use --loss cross-entropy",

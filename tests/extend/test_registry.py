@@ -88,13 +88,22 @@ def test_every_built_in_has_valid_defaults(built_in: Entry) -> None:
 
 def test_the_built_ins_are_those_of_the_issue() -> None:
     found = load_registry()
-    assert found.names("estimator") == ["backprop", "backprop-checkpoint", "weight-perturbation"]
+    assert found.names("estimator") == [
+        "backprop",
+        "backprop-checkpoint",
+        "fzoo",
+        "mezo",
+        "spsa",
+        "weight-perturbation",
+    ]
     perturbations = ["activation-perturbation", "activation-perturbation-relu"]
     assert found.names("guess method") == [*perturbations, "wperp", "wperp-bottom", "wperp-ns", "wpre", "wt"]
+    fixed = ["direct-feedback-alignment", "fdfa", "feedback-alignment", "sign-symmetry"]
+    assert found.names("feedback rule") == sorted(["direct", "local", *fixed])
     assert found.names("dataset") == ["digits", "mnist-5k", "mnist1d"]
     assert found.names("model") == ["convnet", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
     assert found.names("optimizer") == ["adam", "adamw", "sgd"]
-    assert found.names("loss") == ["bce", "cross-entropy", "mse"]
+    assert found.names("loss") == ["bce", "cross-entropy", "error-rate", "mse"]
     assert found.names("lr_schedule") == ["constant", "cosine", "linear-warmup", "step"]
 
 
