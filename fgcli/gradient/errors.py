@@ -17,7 +17,7 @@ class GuessFault(RuntimeError):
 
 
 class UnknownSite(Exception):
-    """A use that the look at the model did not come by: a branch on values leads there, say."""
+    """A use or a parameter that the look at the model did not come by: a branch on values leads there, say."""
 
 
 class LossRefused(ValueError):

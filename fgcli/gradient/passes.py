@@ -114,7 +114,7 @@ class OneTangent:
         return site
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return _stand_in(name, parameter, self.directions)
+        return _stand_in(self.network, name, parameter, self.directions)
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         return func(*args, **kwargs)
@@ -239,7 +239,7 @@ class SeveralTangents:
         return torch.cat([added, torch.zeros_like(added[:1])])
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return _stand_in(name, parameter, self.directions)
+        return _stand_in(self.network, name, parameter, self.directions)
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         outputs = self._drawn(func, args, kwargs)
@@ -352,7 +352,14 @@ def _dual(s: Tensor, arriving: Tensor | None, added: Tensor | None) -> Tensor:
     return forward_ad.make_dual(s, added.clone() if arriving is None else arriving + added)
 
 
-def _stand_in(name: str, parameter: Tensor, directions: Mapping[str, Tensor]) -> Tensor:
+def refuse_unseen(network: Network, name: str, parameter: Tensor) -> None:
+    """UnknownSite for a trained parameter that the look did not see met elementwise: it would have no gradient."""
+    if parameter.requires_grad and name not in network.pieces and name not in network.beside:
+        raise UnknownSite(name)
+
+
+def _stand_in(network: Network, name: str, parameter: Tensor, directions: Mapping[str, Tensor]) -> Tensor:
+    refuse_unseen(network, name, parameter)
     direction = directions.get(name)
     return parameter.detach() if direction is None else forward_ad.make_dual(parameter.detach(), direction)
 

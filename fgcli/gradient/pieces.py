@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.nested import leaves, primal_of, rebuilt, tangent_of
 from fgcli.gradient.operations import input_gradient, linear_part
-from fgcli.gradient.passes import Seen, site_of
+from fgcli.gradient.passes import Seen, refuse_unseen, site_of
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.upstream import CutNetwork, End
@@ -133,6 +133,7 @@ class Pieces(CutNetwork):
         super().__init__(model, inputs, network)
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        refuse_unseen(self.network, name, parameter)
         if not parameter.requires_grad:
             return parameter.detach()
         return self.parameters.setdefault(name, parameter.detach().requires_grad_())

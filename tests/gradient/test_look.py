@@ -1,6 +1,6 @@
 """What a look at a model finds, what it takes as one sample, and what it refuses by name."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,14 +10,16 @@ from networks import batch_for, cross_entropy
 from torch import Tensor, nn
 from zoo import Net, ids, random, vectors, weight
 
-from fgcli.extend.options import GuessOptions, Options
+from fgcli.extend.options import EngineOptions, GuessOptions, Options
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Estimator
+from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.look import few, look
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
+from fgcli.methods.feedback import LocalFeedback
 from fgcli.methods.options import OrthogonalOptions
 from fgcli.methods.orthogonal import orthogonal
 from fgcli.methods.perturbation import MaskedActivationPerturbation
@@ -325,6 +327,36 @@ def test_a_branch_that_the_first_look_did_not_take_is_found_when_it_is_taken(met
     assert set(estimator.bound.sites) == {"first", "high", "low"}
     assert estimator.bound.pieces == ("scale",)
     assert estimator.bound.unused == ()
+
+
+class Scaling(nn.Module):
+    """Another elementwise parameter, and no other layer, for other values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 3), nn.Linear(3, 3)
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        return self.last(h if bool(x.sum() > 0) else h * self.scale)
+
+
+@pytest.mark.parametrize("memory", ["store", "replay"])
+@pytest.mark.parametrize("feedback", [False, True])
+def test_a_parameter_of_a_branch_that_has_no_layer_of_its_own_is_trained_when_it_is_met(
+    memory: Literal["store", "replay"], feedback: bool
+) -> None:
+    torch.manual_seed(0)
+    model = Scaling().double()
+    rule = Feedback(LocalFeedback(EngineOptions(feedback="local"))) if feedback else None
+    estimator = GuessEstimator(Isotropic(), memory=memory, feedback=rule)
+    assert estimator.bind(model, X.double()).unused == ("scale",)
+    batch = Batch(-X.double(), None)
+    found = estimator.estimate(model, smooth, batch, RNG).gradients["scale"]
+    assert found.any()
+    if feedback:  # exact from there on
+        torch.testing.assert_close(found, backward(model, smooth, batch)["scale"])
 
 
 def test_a_look_leaves_generators_buffers_and_graph_mode() -> None:
