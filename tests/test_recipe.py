@@ -184,6 +184,10 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
         "method wt: tangents is 3; with draws antithetic it must be even",
     ),
     (
+        {"feedback_learning": "none"},
+        "method wt: feedback_learning is none; it is of feedback: set feedback, or leave it out",
+    ),
+    (
         {"combine": "orthogonal", "options": {"draws": "rademacher"}},
         "method wt: draws is rademacher; combine orthogonal makes its own of Gaussian ones",
     ),

@@ -145,8 +145,11 @@ class EngineOptions(TangentOptions):
                 f"tangents is {self.tangents}; with feedback and correction 0 no guess is made: set correction, or "
                 "leave tangents out"
             )
-        if self.feedback == "none" and self.correction:
-            raise ValueError(f"correction is {self.correction:g}; it is of feedback: set feedback, or leave it out")
+        for name in ("correction", "feedback_learning", "feedback_rate", "feedback_every"):
+            value = getattr(self, name)
+            if self.feedback == "none" and value != EngineOptions.model_fields[name].default:
+                shown = f"{value:g}" if isinstance(value, float) else value
+                raise ValueError(f"{name} is {shown}; it is of feedback: set feedback, or leave it out")
         return self
 
 

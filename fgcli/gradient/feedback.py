@@ -302,4 +302,6 @@ class _Batch:
         """Show the rule the pull-back through the layer behind a place."""
         place, e, _ = self._place(end)
         gradient = by_row(end.site.by_sample(u, self.samples), self.tokens)
-        self.feedback.gather(self.feedback.rule.learn_from_layer(place, e, gradient), self.share)
+        # e of a part's mean loss is larger than that of the batch's: all parts are to weigh alike.
+        means = self.feedback.rule.learn_from_layer(place, e * self.share, gradient * self.share)
+        self.feedback.gather(means, self.share)

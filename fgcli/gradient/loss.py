@@ -79,9 +79,28 @@ def output_gradient(
         raise LossRefused("the model gives no floating-point tensor, so that its loss has no derivative")
     with torch.enable_grad(), full_precision(once[0]):
         losses = differentiable(loss(rebuilt(outputs, once), targets))
+        _refuse_others(losses, once)
         e = torch.autograd.grad(losses.mean(), once, allow_unused=True, materialize_grads=True)
     parts = [layout.by_sample(one, samples) for layout, one in zip(layouts, e, strict=True)]
     return OutputGradient(losses.detach(), parts, layouts, samples)
+
+
+def _refuse_others(losses: Tensor, outputs: Sequence[Tensor]) -> None:
+    """LossRefused where the loss depends on a trained tensor beside the outputs, whose gradient would be lost."""
+    own, seen, ahead = {id(one) for one in outputs}, set(), [losses.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in own:
+            raise LossRefused(
+                f"the loss depends on a trained tensor of shape {list(variable.shape)} beside the model's outputs (a "
+                "penalty on a weight, say), whose gradient would be lost: let the loss use its arguments only, with "
+                "the optimizer's weight_decay for a penalty, or use backprop"
+            )
+        ahead += [following for following, _ in node.next_functions]
 
 
 def differentiable(losses: Any) -> Tensor:

@@ -18,6 +18,7 @@ from fgcli.gradient.loss import output_gradient
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import Tangents
+from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
 RNG = Streams(3).at(7)
@@ -34,6 +35,24 @@ def in_batch_negatives(outputs: Tensor, _: Any) -> Tensor:
 
 def ignoring(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, torch.where(targets == 0, -100, targets))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [GuessEstimator(Isotropic()), WeightPerturbation(WeightPerturbationOptions())],
+    ids=["guess", "weights"],
+)
+def test_a_loss_that_depends_on_a_weight_is_refused(estimator: Any) -> None:
+    """Its penalty's gradient would be lost."""
+    batch = batch_for(MODEL, 6)
+    weight = next(MODEL.parameters())
+
+    def penalised(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets) + weight.square().sum()
+
+    estimator.bind(MODEL, batch.inputs)
+    with pytest.raises(LossRefused, match=r"a trained tensor of shape \[4, 5\] beside the model's outputs"):
+        estimator.estimate(MODEL, penalised, batch, RNG)
 
 
 WEIGHTS = torch.tensor([0.1, 2.0, 1.0, 0.5], dtype=torch.float64)

@@ -20,7 +20,7 @@ from fgcli.methods.feedback import LocalFeedback
 
 
 def unlearned() -> LocalFeedback:
-    return LocalFeedback(EngineOptions(feedback_learning="none"))
+    return LocalFeedback(EngineOptions(feedback="local", feedback_learning="none"))
 
 
 def positions_and_dropout(m: Any, x: Tensor) -> Tensor:
