@@ -62,9 +62,10 @@ class ForwardGradient:
             x: the inputs: a tensor [batch, ...], a tuple of positional or a mapping of keyword arguments.
             y: the targets, as `loss_fn` takes them.
             loss_fn: (outputs, targets) -> the loss, or a loss a sample [batch], whose mean is it then. Any loss that
-                `backward` could take, one in which the samples of a batch see each other too. `outputs` is what the
-                model gives: a tensor, a tuple, a dict, a dataclass. None: the model gives its own loss, as those of
-                transformers do whose inputs hold `labels`; y is left out then.
+                `backward` could take, one in which the samples of a batch see each other too, but for one that
+                depends on a weight by itself (a penalty). `outputs` is what the model gives: a tensor, a tuple, a dict,
+                a dataclass. None: the model gives its own loss, as those of transformers do whose inputs hold
+                `labels`; y is left out then.
 
         Returns:
             The loss, a detached tensor without axes. The gradient is that of it.
