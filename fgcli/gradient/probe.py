@@ -105,6 +105,9 @@ class _Probe(OneTangent):
         self.after = f"site '{site.name}'"
         return _ramp_of_first(s) if self.perturbed and site.has_samples else None
 
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return parameter.detach()  # whichever: inputs that are moved may lead another way
+
     def arrive(self, site: Site, given: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Site:
         layouts = [self.settled(*one) for one in zip(site.layouts, given, tangents, strict=True)]
         self.sites[site.name] = replace(site, layouts=tuple(layouts))
