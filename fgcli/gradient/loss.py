@@ -79,13 +79,13 @@ def output_gradient(
         raise LossRefused("the model gives no floating-point tensor, so that its loss has no derivative")
     with torch.enable_grad(), full_precision(once[0]):
         losses = differentiable(loss(rebuilt(outputs, once), targets))
-        _refuse_others(losses, once)
+        refuse_others(losses, once)
         e = torch.autograd.grad(losses.mean(), once, allow_unused=True, materialize_grads=True)
     parts = [layout.by_sample(one, samples) for layout, one in zip(layouts, e, strict=True)]
     return OutputGradient(losses.detach(), parts, layouts, samples)
 
 
-def _refuse_others(losses: Tensor, outputs: Sequence[Tensor]) -> None:
+def refuse_others(losses: Tensor, outputs: Sequence[Tensor] = ()) -> None:
     """LossRefused where the loss depends on a trained tensor beside the outputs, whose gradient would be lost."""
     own, seen, ahead = {id(one) for one in outputs}, set(), [losses.grad_fn]
     while ahead:

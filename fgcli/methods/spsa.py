@@ -26,6 +26,7 @@ from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.errors import LossRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few
+from fgcli.gradient.loss import refuse_others
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
@@ -55,6 +56,13 @@ class Spsa:
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
         refuse(model, GUESSES)
+        for dtype in {one.dtype for one in model.parameters() if one.requires_grad}:
+            least = torch.finfo(dtype).eps
+            if self.epsilon < least:
+                raise OptionRefused(
+                    f"epsilon is {self.epsilon:g}; weights in {str(dtype).removeprefix('torch.')} would not be moved "
+                    f"by it: set epsilon to at least {least:.2g}, better the default"
+                )
         try:
             self._untrained = untrained_rows(model, few(example, 2))
         except Exception:  # the forward takes no batch of another size
@@ -83,7 +91,7 @@ class Spsa:
             buffers.restore()  # which are those of one forward, of the last
             moved = _Moved(self, rng, range(k, k + 1), distance)
             outputs = run(model, batch.inputs, moved)
-            with full_precision(batch.device):
+            with full_precision(batch.device), torch.enable_grad():
                 return _losses(loss(rebuilt(outputs, [wide(one) for one in leaves(outputs)]), batch.targets))
 
         if self.two_sided:
@@ -156,4 +164,5 @@ def _losses(losses: Any) -> Tensor:
         raise LossRefused(
             f"the loss gave {type(losses).__name__}; it must give a tensor of numbers: the mean, or a loss a sample"
         )
+    refuse_others(losses)
     return losses.detach() if losses.is_floating_point() else losses.detach().float()

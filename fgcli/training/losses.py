@@ -40,7 +40,7 @@ def classification(options: Options, dataset: Dataset) -> Objective:
     """
     if dataset.train_targets.is_floating_point():
         _refuse("cross-entropy", "classes", dataset, "mse")
-    return Objective(cross_entropy, dataset.classes, lambda outputs, targets: (outputs.argmax(1) == targets).float())
+    return Objective(cross_entropy, dataset.classes, _largest_is_right)
 
 
 def error_rate(options: Options, dataset: Dataset) -> Objective:
@@ -58,9 +58,9 @@ def error_rate(options: Options, dataset: Dataset) -> Objective:
     """
     if dataset.train_targets.is_floating_point():
         _refuse("error-rate", "classes", dataset, "mse")
-    correct = classification(options, dataset).correct
-    assert correct is not None
-    return Objective(lambda outputs, targets: 1 - correct(outputs, targets), dataset.classes, correct)
+    return Objective(
+        lambda outputs, targets: 1 - _largest_is_right(outputs, targets), dataset.classes, _largest_is_right
+    )
 
 
 def regression(options: Options, dataset: Dataset) -> Objective:
@@ -138,6 +138,11 @@ def _like(outputs: Tensor, targets: Tensor) -> Tensor:
     """Targets [batch] or [batch, d] in the shape [batch, d] or [batch, d, classifiers] of the outputs."""
     columns = targets.to(outputs.dtype).reshape(len(targets), -1)
     return columns if outputs.dim() == 2 else columns.unsqueeze(2).expand_as(outputs)
+
+
+def _largest_is_right(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 where the largest logit is the target's [batch]."""
+    return (outputs.argmax(1) == targets).float()
 
 
 def _refuse(loss: str, wanted: str, dataset: Dataset, other: str) -> NoReturn:

@@ -135,3 +135,14 @@ def test_watching_ends_with_ctrl_c_and_leaves_the_report(folder, monkeypatch):
     assert "11 finished, 1 unfinished" in shown
     assert "wt-width64-seed0" in shown
     assert "trials/new: not among the trials of sweep.yaml" in shown
+
+
+def test_a_file_that_is_no_page_is_not_written_over(folder: Path) -> None:
+    recipe = folder / "sweep.yaml"
+    before = recipe.read_bytes()
+    done = fg("report", "sweep", "--html", str(recipe))
+    assert done.exit_code == 2
+    assert done.stderr == f"fg: --html is {recipe}, which exists and is no page; give another name, or remove it\n"
+    assert recipe.read_bytes() == before
+    for _ in range(2):
+        assert fg("report", "sweep", "--html", "page.html").exit_code == 0

@@ -1,6 +1,6 @@
 """What a look at a model finds, what it takes as one sample, and what it refuses by name."""
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -10,18 +10,14 @@ from networks import batch_for, cross_entropy
 from torch import Tensor, nn
 from zoo import Net, ids, random, vectors, weight
 
-from fgcli.extend.options import EngineOptions, GuessOptions, Options
+from fgcli.extend.options import GuessOptions, Options
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Estimator
-from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.look import few, look
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
-from fgcli.methods.feedback import LocalFeedback
-from fgcli.methods.options import OrthogonalOptions
-from fgcli.methods.orthogonal import orthogonal
 from fgcli.methods.perturbation import MaskedActivationPerturbation
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
@@ -293,70 +289,6 @@ class Branching(nn.Module):
 def test_refused_by_guesses_that_need_the_upstream_jacobian_as_a_matrix(model: nn.Module, message: str) -> None:
     with pytest.raises(ModelRefused, match=message):
         GuessEstimator(MaskedActivationPerturbation(GuessOptions())).bind(model, X)
-
-
-class Deciding(nn.Module):
-    """Another layer for other values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.low, self.high = nn.Linear(4, 3), nn.Linear(3, 3), nn.Linear(3, 3)
-        self.scale = nn.Parameter(torch.ones(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.first(x))
-        return self.high(h) if bool(x.sum() > 0) else self.low(h) * self.scale
-
-
-@pytest.mark.parametrize("method", [Isotropic(), orthogonal(OrthogonalOptions(k="rank"))])
-def test_a_branch_that_the_first_look_did_not_take_is_found_when_it_is_taken(method: Any) -> None:
-    torch.manual_seed(0)
-    model = Deciding().double()
-    estimator = GuessEstimator(method, tangents=Tangents(6, "orthogonal"))
-    coverage = estimator.bind(model, X.double())
-    assert coverage.sites == ("first", "high")
-    assert set(coverage.unused) == {"low.weight", "low.bias", "scale"}
-    for inputs in (X.double(), -X.double(), X.double()):
-        batch = Batch(inputs, None)
-        found = estimator.estimate(model, smooth, batch, RNG).gradients
-        expected = backward(model, smooth, batch)
-        found.pop("scale", None)
-        for name, gradient in found.items():
-            torch.testing.assert_close(gradient, expected[name], rtol=1e-6, atol=1e-9)
-        assert all(not g.any() for name, g in expected.items() if name not in found and name != "scale")
-    assert set(estimator.bound.sites) == {"first", "high", "low"}
-    assert estimator.bound.pieces == ("scale",)
-    assert estimator.bound.unused == ()
-
-
-class Scaling(nn.Module):
-    """Another elementwise parameter, and no other layer, for other values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 3), nn.Linear(3, 3)
-        self.scale = nn.Parameter(torch.ones(3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = torch.tanh(self.first(x))
-        return self.last(h if bool(x.sum() > 0) else h * self.scale)
-
-
-@pytest.mark.parametrize("memory", ["store", "replay"])
-@pytest.mark.parametrize("feedback", [False, True])
-def test_a_parameter_of_a_branch_that_has_no_layer_of_its_own_is_trained_when_it_is_met(
-    memory: Literal["store", "replay"], feedback: bool
-) -> None:
-    torch.manual_seed(0)
-    model = Scaling().double()
-    rule = Feedback(LocalFeedback(EngineOptions(feedback="local"))) if feedback else None
-    estimator = GuessEstimator(Isotropic(), memory=memory, feedback=rule)
-    assert estimator.bind(model, X.double()).unused == ("scale",)
-    batch = Batch(-X.double(), None)
-    found = estimator.estimate(model, smooth, batch, RNG).gradients["scale"]
-    assert found.any()
-    if feedback:  # exact from there on
-        torch.testing.assert_close(found, backward(model, smooth, batch)["scale"])
 
 
 def test_a_look_leaves_generators_buffers_and_graph_mode() -> None:

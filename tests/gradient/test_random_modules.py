@@ -1,7 +1,7 @@
 """Random small module trees: every method's gradient is that of `backward`, or the model is refused.
 
 Aliases, tied weights, frozen parts, embeddings, residual sums, branches on values, elementwise parameters,
-convolutions, normalisation, dropout. FG_EXAMPLES sets the number of examples (2,000 were run by hand).
+convolutions, normalisation, dropout. FG_EXAMPLES sets the number of examples.
 """
 
 import os

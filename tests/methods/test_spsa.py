@@ -169,7 +169,7 @@ def test_a_loss_without_a_derivative_is_estimated_and_one_that_is_flat_gives_no_
     found = estimated(Spsa(MezoOptions(epsilon=0.5)), model, batch, wrong)
     assert found.losses.dtype == torch.float32
     assert found.gradients["weight"].norm() > 0
-    flat = estimated(Spsa(FzooOptions(epsilon=1e-9)), model, batch, wrong)
+    flat = estimated(Spsa(FzooOptions(epsilon=1e-6)), model, batch, wrong)
     assert not flat.gradients["weight"].any()
     with pytest.raises(LossRefused, match="the loss gave float; it must give a tensor"):
         estimated(Spsa(SpsaOptions()), model, batch, lambda *_: 1.0)
@@ -229,3 +229,13 @@ def test_in_low_precision_a_step_must_be_longer_than_its_rounding(dtype: torch.d
     low = estimated(LowPrecision(found, dtype), model, batch).gradients["0.weight"]
     high = estimated(exact, model, batch).gradients["0.weight"]
     assert float((low - high).norm()) < 0.1 * float(high.norm())
+
+
+@pytest.mark.parametrize("options", [MezoOptions, SpsaOptions])
+def test_what_would_say_nothing_in_silence_is_refused(options: Any) -> None:
+    """A step that moves no weight, and a penalty on a weight, whose difference is not taken."""
+    model, batch = nn.Linear(3, 4), Batch(torch.ones(2, 3), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(OptionRefused, match="epsilon is 1e-08; weights in float32 would not be moved by it"):
+        Spsa(options(epsilon=1e-8)).bind(model, batch.inputs)
+    with pytest.raises(LossRefused, match=r"depends on a trained tensor of shape \[4, 3\] beside"):
+        estimated(Spsa(options()), model, batch, lambda o, t: cross_entropy(o, t) + model.weight.square().sum())
