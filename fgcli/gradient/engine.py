@@ -222,8 +222,9 @@ class GuessEstimator:
         share: float,
     ) -> None:
         """A part's own estimate, whose forwards have one state of layers and buffers."""
-        back = self._state_of(model, part.device)
         rng, alpha = sum_of_parts.rng, feedback.correction
+        again = bool(alpha) or self._streams  # a second forward
+        back = self._state_of(model, part.device) if again else lambda: None
         trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
 
         def add(site: Site, seen: Seen, b: Tensor, of_parameters: Mapping[str, Tensor]) -> None:

@@ -61,7 +61,7 @@ class NamedStep:
 def named_steps(name: str, sigmas: Sequence[float], applications: int) -> tuple[NamedStep, ...]:
     """A set of ORTHOGONALISERS, or `sign-cut`, at each of the σ. UsageError for another name, σ, or number."""
     if name not in (*ORTHOGONALISERS, SIGN_CUT):
-        raise UsageError(f"set is {name!r}; it must be one of {', '.join(NAMES)}")
+        raise UsageError(f"--set is {name!r}; it must be one of {', '.join(NAMES)}")
     options = FitOptions(applications=applications, sigmas=tuple(sigmas))
     steps = []
     for sigma in options.sigmas:

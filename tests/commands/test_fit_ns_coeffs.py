@@ -254,7 +254,7 @@ def test_a_named_set_as_json_and_as_a_figure(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--set", "cubic"), "set is 'cubic'; it must be one of paper, muon"),
+        (("--set", "cubic"), "--set is 'cubic'; it must be one of paper, muon"),
         (("--set", "muon", "--degree", "5"), "--degree is of a fit, and the set 'muon' is not fitted"),
         (("--set", "cans", "--out", "x.json"), "--out is of a fit"),
         (("--set", "sign-cut", "--sigma", "1"), "σ is 1;"),
