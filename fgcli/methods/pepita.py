@@ -28,6 +28,7 @@ from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few, look
 from fgcli.gradient.loss import output_gradient
+from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import wide
 from fgcli.gradient.randomness import StepRng, layers_again
@@ -51,8 +52,8 @@ class Pepita:
         """As Estimator has it. ModelRefused for a network in which a layer's activations are not the next one's input."""
         refuse(model, GUESSES)
         network = self.network = look(model, example)
-        if not isinstance(example, Tensor) or not example.is_floating_point():
-            raise ModelRefused("its inputs are no tensor of numbers, to which pepita adds the error: use --feedback direct")
+        if len(leaves(example)) != 1:
+            raise ModelRefused("its inputs are no one tensor of numbers, to which the error is added: use --feedback direct")
         if network.mixes or not network.is_chain:
             why = f"samples are not told apart ({network.mixes})" if network.mixes else "its layers are no chain"
             raise ModelRefused(f"{why}; pepita compares each layer's activations in two passes: use --feedback direct")
@@ -73,7 +74,7 @@ class Pepita:
         guessed = tuple(site.name for site in network.guessed)
         return Coverage(guessed, frozen=(*network.pieces, *network.beside), unused=network.unused)
 
-    def _forward(self, model: nn.Module, inputs: Tensor, samples: int) -> tuple[Any, dict[str, Seen]]:
+    def _forward(self, model: nn.Module, inputs: Any, samples: int) -> tuple[Any, dict[str, Seen]]:
         assert self.network is not None
         seen: dict[str, Seen] = {}
 
@@ -90,16 +91,18 @@ class Pepita:
         outputs, clean = self._forward(model, batch.inputs, batch.size)
         of_loss = output_gradient(loss, outputs, batch.targets, self.network.output_layouts, batch.size)
         e = of_loss.parts[0]  # of the mean loss: a sample's own is as often larger as there are samples
-        inputs = batch.inputs + (batch.size * e.flatten(1) @ self.matrix(rng, batch.inputs[0], e).T).view_as(batch.inputs)
+        (x,) = leaves(batch.inputs)
+        added = batch.size * e.flatten(1) @ self.matrix(rng, x[0], e).T
         again()
-        _, changed = self._forward(model, inputs, batch.size)
+        _, changed = self._forward(model, rebuilt(batch.inputs, [x + added.view_as(x)]), batch.size)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         sites, gradients = list(self.network.sites.values()), dict[str, Tensor]()
         last = sites[-1]
         self._add(gradients, changed[last.name].gradients(last, e, trained))
         for site, following in pairwise(sites):
             moved = (clean[following.name].use.x - changed[following.name].use.x) / batch.size
-            self._add(gradients, changed[site.name].gradients(site, wide(moved.view(changed[site.name].shapes[0])), trained))
+            moved = wide(moved.view(changed[site.name].shapes[0]))
+            self._add(gradients, changed[site.name].gradients(site, moved, trained))
         return Estimate(of_loss.losses, gradients)
 
     def matrix(self, rng: StepRng, inputs: Tensor, e: Tensor) -> Tensor:
