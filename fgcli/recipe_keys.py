@@ -86,8 +86,8 @@ class Recipe(Options):
     local_losses: Count | str | None = _key(
         "Data and model",
         None,
-        "Train blocks of the model by losses of their own: a head at every N-th layer, or at the modules of these names "
-        "(NAME,NAME), and no derivative from one block to the next.",
+        "Train blocks of the model by losses of their own: a head at every N-th layer, or at the modules of these "
+        "names (NAME,NAME), and no derivative from one block to the next.",
     )
     local_head: Literal["projection", "group"] = _key(
         "Data and model",

@@ -29,10 +29,10 @@ from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.feedback_rule import FeedbackRule, Place
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import first_tensor, leaves, mapped, primal_of, tangent_of
+from fgcli.gradient.own_loss import own_loss
 from fgcli.gradient.passes import Seen
 from fgcli.gradient.pieces import Noise, NoisyPass, Pieces, Sweeps, by_row, through
 from fgcli.gradient.precision import wide
-from fgcli.gradient.own_loss import own_loss
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.streamed import Streamed
@@ -322,8 +322,8 @@ class _Batch:
         if not isinstance(given, Tensor) or tuple(given.shape) != shape:
             found = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise OptionRefused(
-                f"feedback: {called} of {type(self.feedback.rule).__name__} gave {found} at site '{site}'; it must give "
-                f"{list(shape)}, for {self.e.shape[1]} outputs"
+                f"feedback: {called} of {type(self.feedback.rule).__name__} gave {found} at site '{site}'; it must "
+                f"give {list(shape)}, for {self.e.shape[1]} outputs"
             )
 
     def learn_from_layer(self, end: End, u: list[Tensor]) -> None:

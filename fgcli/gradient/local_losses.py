@@ -5,10 +5,10 @@ sum of all heads' losses and of the model's own. A tangent that starts in a bloc
 has a directional derivative of its own, δ_{b,h} = ⟨∂L_h/∂(its logits), their tangent⟩, free of the noise of all other
 blocks (LG-FG-A: Ren et al. 2023, arXiv:2210.03310).
 
-A head may give its logits as a sum of parts, one for each position (a patch) and group of channels, z = Σ_{p,g} z_{p,g}:
-then δ_{b,h} = Σ_{p,g} δ_{b,h,p,g}, and a unit of the network that reaches some of these parts only takes their δ alone.
-That is Ren et al.'s replicated loss: the value is one loss's, the directional derivative is the part's own. The estimate
-is as unbiased as with the whole δ, whose other terms are independent of the unit's guess.
+A head may give its logits as a sum of parts, one for each position (a patch) and group of channels, z = Σ z_{p,g}: then
+δ_{b,h} = Σ δ_{b,h,p,g}, and a unit of the network that reaches some of these parts only takes their δ alone. That is Ren
+et al.'s replicated loss: the value is one loss's, the directional derivative is the part's own. The estimate is as
+unbiased as with the whole δ, whose other terms are independent of the unit's guess.
 """
 
 import copy
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from fgcli.gradient.errors import ModelRefused, OptionRefused, UnknownSite
 from fgcli.gradient.estimator import Loss
-from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.look import few
+from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.nested import batch_size, leaves, tangent_of
 from fgcli.gradient.passes import OneTangent
 from fgcli.gradient.precision import wide
@@ -38,7 +38,7 @@ TRIES = 2
 
 
 class LocalHead(nn.Module):
-    """A local classifier: a layer's output [batch, ...] -> the parts of its logits [batch, positions · groups, outputs].
+    """A local classifier: a layer's output [batch, ...] -> parts of its logits [batch, positions · groups, outputs].
 
     The logits are the sum of the parts.
     """

@@ -1,4 +1,4 @@
-"""Directional gradient descent: the derivative along one candidate direction, which is an approximation of the gradient.
+"""Directional gradient descent: the derivative along one candidate direction, an approximation of the gradient.
 
 Silver, Goyal, Danihelka, Hessel and van Hasselt 2022, ICLR, "Learning by directional gradient descent". With u in the
 space of all parameters,
@@ -6,14 +6,14 @@ space of all parameters,
     ĝ = ⟨g, u⟩ u / ‖u‖²
 
 the projection of the batch's gradient onto u: whatever u is, it never points up the loss (⟨ĝ, g⟩ ≥ 0), and it is the
-gradient itself where u points along it. The authors' directions are approximations for recurrent networks, or noise; here
-they are what learned feedback predicts, or the mean of the estimates so far.
+gradient itself where u points along it. The authors' directions are approximations for recurrent networks, or noise;
+here they are what learned feedback predicts, or the mean of the estimates so far.
 
 Cost: one pass with tangents of the weights, and what makes the direction: for `local` and `direct` a step of feedback.
 
 What is not true of it: that it is unbiased. For a direction that is a function of the batch its bias is what of g is
-orthogonal to u, and along `random` u its mean is g / n, n the number of weights. It corrects the length and the sign of a
-prediction, never its direction. With Adam, which scales each weight, the length is nearly lost again.
+orthogonal to u, and along `random` u its mean is g / n, n the number of weights. It corrects the length and the sign of
+a prediction, never its direction. With Adam, which scales each weight, the length is nearly lost again.
 """
 
 from typing import Any
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.extend.options import EngineOptions
+from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
-from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.randomness import StepRng, layers_again

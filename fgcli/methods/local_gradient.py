@@ -6,8 +6,8 @@ of the model's own loss,
 
     ĝ_j = ⟨g_j, y_j⟩ y_j / ‖y_j‖²
 
-⟨g_j, y_j⟩ comes from one pass with the tangent y_j at h_j, through the blocks behind it. Within the block ĝ_j goes on by
-reverse mode, as in the authors' code. The heads are trained by their own losses, the last block by the model's.
+⟨g_j, y_j⟩ comes from one pass with the tangent y_j at h_j, through the blocks behind it. Within the block ĝ_j goes on
+by reverse mode, as in the authors' code. The heads are trained by their own losses, the last block by the model's.
 
 Cost: a forward and a reverse pass within each block, which never pass two blocks, and the tangents: `directions=blocks`
 takes a dual pass for each block, `joint` one, whose δ is the sum over the blocks, which are then projected together.

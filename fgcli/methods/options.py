@@ -178,9 +178,7 @@ class DirectionalOptions(Options):
         "running mean of the estimates with a share of noise (`momentum`), or noise alone (`random`, a control).",
     )
     decay: float = Field(default=0.9, ge=0, lt=1, description="`momentum`: share of the mean that a step keeps.")
-    noise: float = Field(
-        default=0.3, gt=0, description="`momentum`: length of the noise, where the mean has length 1."
-    )
+    noise: float = Field(default=0.3, gt=0, description="`momentum`: length of the noise, where the mean has length 1.")
 
 
 class SofoOptions(Options):

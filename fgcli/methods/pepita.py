@@ -1,15 +1,15 @@
 """PEPITA: a second forward on inputs that the error has changed, in place of the backward pass.
 
-Dellaferrera and Kreiman 2022, arXiv:2201.11665. With h_l the activations of layer l on the inputs x, e = ∂L/∂(output) of
-a sample, F a fixed random matrix, and h'_l those on x + F e,
+Dellaferrera and Kreiman 2022, arXiv:2201.11665. With h_l the activations of layer l on the inputs x, e = ∂L/∂(output)
+of a sample, F a fixed random matrix, and h'_l those on x + F e,
 
     ∂/∂W_l := (h_l - h'_l) h'_{l-1}ᵀ    (h'_0 = x + F e)    ∂/∂W_last := e h'_{last-1}ᵀ
 
 Cost: two forward passes and the products of the weights' gradients; the activations of both are kept.
 
-What is not true of it: that it follows the gradient. To first order h_l - h'_l = -J_l F e, J_l the Jacobian of layer l by
-the inputs: the error goes through the layers before l forwards, where backpropagation brings it through those behind l.
-It aligns in training, as feedback alignment does, and does so worse the deeper the network is. Its hidden layers' lengths
+What is not true of it: that it follows the gradient. To first order h_l - h'_l = -J_l F e, J_l the Jacobian of layer l
+by the inputs: the error goes through the layers before l forwards, where backpropagation brings it through those behind
+l. It aligns in training, as feedback alignment does, and worse the deeper the network is. Its hidden layers' lengths
 scale with F, so that a learning rate suits one `scale`, or an optimiser that scales each weight (Adam).
 
 The authors' code takes the second forward's error for the last layer; their paper, and this, the first one's.
@@ -49,11 +49,13 @@ class Pepita:
         self.network: Network | None = None
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
-        """As Estimator has it. ModelRefused for a network in which a layer's activations are not the next one's input."""
+        """As Estimator has it. ModelRefused where a layer's activations are not the next one's input."""
         refuse(model, GUESSES)
         network = self.network = look(model, example)
         if len(leaves(example)) != 1:
-            raise ModelRefused("its inputs are no one tensor of numbers, to which the error is added: use --feedback direct")
+            raise ModelRefused(
+                "its inputs are no one tensor of numbers, to which the error is added: use --feedback direct"
+            )
         if network.mixes or not network.is_chain:
             why = f"samples are not told apart ({network.mixes})" if network.mixes else "its layers are no chain"
             raise ModelRefused(f"{why}; pepita compares each layer's activations in two passes: use --feedback direct")

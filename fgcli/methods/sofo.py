@@ -1,8 +1,8 @@
 """SOFO: a Gauss-Newton step in a random subspace, from K tangents of the network's output.
 
-Yu et al. 2024, "Second-order forward-mode optimization of recurrent neural networks for neuroscience" (NeurIPS). V has K
-orthonormal random directions of all parameters as columns, J is the Jacobian of the outputs of the batch, H the Hessian of
-the mean loss by the outputs, G = JᵀHJ:
+Yu et al. 2024, "Second-order forward-mode optimization of recurrent neural networks for neuroscience" (NeurIPS). V has
+K orthonormal random directions of all parameters as columns, J is the Jacobian of the outputs of the batch, H the
+Hessian of the mean loss by the outputs, G = JᵀHJ:
 
     step = V (VᵀGV + λ s_max I)⁻¹ Vᵀg        s_max the largest eigenvalue of VᵀGV
 
@@ -13,8 +13,8 @@ samples see each other too.
 Cost: a dual pass with K tangents of the weights, the memory of K times the weights for V, and of K outputs.
 
 What is not true of it: that its gradients estimate the gradient. They are a step: use it with `--optimizer sgd`, whose
-learning rate near 1 is a whole Gauss-Newton step; Adam's scaling would undo it. In the span of K directions of n it sees
-K / n of the gradient's square on average, so that it needs K large, or curvature that is low in rank. With piecewise
+learning rate near 1 is a whole Gauss-Newton step; Adam's scaling would undo it. In the span of K directions of n it
+sees K / n of the gradient's square on average, so that it needs K large, or curvature that is low in rank. With piecewise
 linear losses (L1) H is 0, and there is no step.
 
 The authors draw the directions as here, or learn a sketch of G to choose them; that is not here.
@@ -67,7 +67,9 @@ class Sofo:
                 tangents_together(model, Batch(inputs, None), parameters, v)
         except (RuntimeError, NotImplementedError) as cause:
             text = str(cause).splitlines()[0][:160]
-            raise ModelRefused(f"torch.func cannot carry {self.number} tangents through it ({text}): use wperp") from cause
+            raise ModelRefused(
+                f"torch.func cannot carry {self.number} tangents through it ({text}): use wperp"
+            ) from cause
         finally:
             again()
             buffers.restore()

@@ -1,9 +1,9 @@
 """Heads of local losses for any model: where they are put, and what they are.
 
 projection   z = M a, the layer's output flattened, without a bias: Mono-Forward's (Gong et al. 2025, arXiv:2501.09238).
-group        z = Σ_{p,g} M_g a_{p,g} / positions: the mean over positions, then a linear layer, taken apart by position and
-             by group of channels, so that each part has a directional derivative of its own: LG-FG-A's (Ren et al. 2023,
-             arXiv:2210.03310), without a bias. Its value and its gradient are those of the whole.
+group        z = Σ_{p,g} M_g a_{p,g} / positions: the mean over positions, then a linear layer, taken apart by position
+             and by group of channels, so that each part has a directional derivative of its own: LG-FG-A's (Ren et al.
+             2023, arXiv:2210.03310), without a bias. Its value and its gradient are those of the whole.
 """
 
 import math

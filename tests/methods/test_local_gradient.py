@@ -77,5 +77,5 @@ def test_each_block_has_the_projection_of_its_gradient_onto_that_of_its_head(dir
 
 
 def test_it_needs_local_losses() -> None:
-    with pytest.raises(ModelRefused, match="has no local losses.*set --local-losses"):
+    with pytest.raises(ModelRefused, match=r"has no local losses.*set --local-losses"):
         LocalGradient(LocalGradientOptions()).bind(nn.Linear(3, 2), torch.zeros(2, 3))

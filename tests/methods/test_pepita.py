@@ -65,25 +65,19 @@ def test_a_convolution_has_its_own_product_with_the_changed_input() -> None:
     torch.testing.assert_close(found["0.weight"], expected)
 
 
-@pytest.mark.parametrize(
-    ("model", "said"),
-    [
-        (residual(), "its layers are no chain"),
-        (
-            nn.Sequential(nn.Conv2d(2, 2, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(2, 3)),
-            "between site '0' and '3' lies more",
-        ),
-        (nn.Sequential(nn.Flatten(), nn.Linear(32, 3), nn.LogSoftmax(1)), None),
-    ],
-)
-def test_where_the_definition_does_not_allow_it_it_is_refused(model: nn.Module, said: str | None) -> None:
-    x = torch.randn(3, 2, 4, 4, dtype=next(model.parameters()).dtype)
-    if said is None:  # as many outputs, though not its last layer's
-        model, x = nn.Sequential(nn.Flatten(), nn.Linear(32, 4), nn.AvgPool1d(2)), x
-        said = "its output is not that of its last layer"
+CONV = nn.Conv2d(1, 2, 3)
+REFUSED = {
+    "its layers are no chain": (residual(), batch_for(residual(), 3).inputs),
+    "between site '0' and '3' lies more": (
+        nn.Sequential(CONV, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(2, 3)),
+        torch.zeros(3, 1, 4, 4),
+    ),
+    "its output is not that of its last layer": (nn.Sequential(nn.Linear(4, 4), nn.AvgPool1d(2)), torch.zeros(3, 4)),
+}
+
+
+@pytest.mark.parametrize("said", REFUSED)
+def test_where_the_definition_does_not_allow_it_it_is_refused(said: str) -> None:
+    model, x = REFUSED[said]
     with pytest.raises(ModelRefused, match=said):
-        Pepita(PepitaOptions()).bind(model, x if not said.startswith("its layers") else _inputs(x))
-
-
-def _inputs(x: torch.Tensor) -> torch.Tensor:
-    return torch.randn(3, 2, 6, 6, dtype=x.dtype)
+        Pepita(PepitaOptions()).bind(model, x)
