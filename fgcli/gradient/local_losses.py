@@ -6,8 +6,8 @@ has a directional derivative of its own, δ_{b,h} = ⟨∂L_h/∂(its logits), t
 blocks (LG-FG-A: Ren et al. 2023, arXiv:2210.03310).
 
 A head may give its logits as a sum of parts, one for each position (a patch) and group of channels, z = Σ z_{p,g}: then
-δ_{b,h} = Σ δ_{b,h,p,g}, and a unit of the network that reaches some of these parts only takes their δ alone. That is Ren
-et al.'s replicated loss: the value is one loss's, the directional derivative is the part's own. The estimate is as
+δ_{b,h} = Σ δ_{b,h,p,g}, and a unit of the network that reaches some of these parts only takes their δ alone. That is
+Ren et al.'s replicated loss: the value is one loss's, the directional derivative is the part's own. The estimate is as
 unbiased as with the whole δ, whose other terms are independent of the unit's guess.
 """
 

@@ -14,8 +14,8 @@ Cost: a dual pass with K tangents of the weights, the memory of K times the weig
 
 What is not true of it: that its gradients estimate the gradient. They are a step: use it with `--optimizer sgd`, whose
 learning rate near 1 is a whole Gauss-Newton step; Adam's scaling would undo it. In the span of K directions of n it
-sees K / n of the gradient's square on average, so that it needs K large, or curvature that is low in rank. With piecewise
-linear losses (L1) H is 0, and there is no step.
+sees K / n of the gradient's square on average, so that it needs K large, or curvature that is low in rank. With
+piecewise linear losses (L1) H is 0, and there is no step.
 
 The authors draw the directions as here, or learn a sketch of G to choose them; that is not here.
 """
