@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgcli.errors import UsageError
+from fgcli.errors import RunError, UsageError
 from fgcli.files import write_atomically
-from fgcli.runs import lock
+from fgcli.runs import lease
 from fgcli.runs.record import as_json, name_of, read_record
 from fgcli.runs.rows import append_row, read_rows
 from fgcli.runs.run_directory import RunDirectory
@@ -60,7 +60,7 @@ class SweepDirectory:
         """Whether the folder is a sweep's; a new one, or an empty one, is not yet. UsageError for anything else."""
         if self.sweep_file.exists():
             return True
-        if self.path.exists() and (not self.path.is_dir() or any(one.name != lock.NAME for one in self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or not all(map(lease.is_lease, self.path.iterdir()))):
             raise UsageError(f"--out {self.path} is not an empty folder, and holds no sweep; give another one")
         return False
 
@@ -83,11 +83,19 @@ class SweepDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder, and keep every other bench out. UsageError where one works there already."""
+        """Make the folder, and keep every other bench out, on other hosts, too.
+
+        UsageError where one works there already. RunError where another has taken the folder over meanwhile.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        held = lock.acquire(self.path)
+        held = lease.acquire(self.path)
         try:
             yield
+        except BaseException as error:
+            if held.lost is not None:
+                said = f"stopped, as {held.lost} has taken {self.path} over: this one had given no sign for too long"
+                raise RunError(said) from error
+            raise
         finally:
             held.release()
 
