@@ -11,12 +11,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from fgcli.bench.executor import Outcome, Placement, Trial
 from fgcli.bench.forked import ForkServer
 from fgcli.bench.options import LocalOptions
-from fgcli.bench.process import cores, environment, open_log, spawned
+from fgcli.bench.process import Process, cores, end, environment, open_log, send, spawned
 from fgcli.errors import UsageError
 
 FORKS = sys.platform == "linux"
@@ -66,9 +65,9 @@ class LocalExecutor:
                     self._kill_stuck(running)
                     time.sleep(POLL_S)
         finally:
-            _end([one.process for one in running])
+            end([one.process for one in running], GRACE_S)
 
-    def _start(self, trial: Trial) -> "Process":
+    def _start(self, trial: Trial) -> Process:
         with open_log(trial) as log:
             if FORKS and trial.command[:3] == (sys.executable, "-m", "fgcli"):
                 self._server = self._server or ForkServer(environment(1))
@@ -85,19 +84,8 @@ class LocalExecutor:
             if self.patience_s is not None and one.silent_for() > self.patience_s:
                 with one.trial.log.open("ab") as log:
                     log.write(f"fg: killed, as it wrote nothing for {self.patience_s / 60:g} minutes\n".encode())
-                _signal(one.process, signal.SIGKILL)
+                send(one.process, signal.SIGKILL)
                 one.process.wait()
-
-
-class Process(Protocol):
-    """The process of a trial, the leader of its group: spawned or forked."""
-
-    @property
-    def pid(self) -> int: ...
-
-    def poll(self) -> int | None: ...
-
-    def wait(self) -> int: ...
 
 
 @dataclass(eq=False)
@@ -127,23 +115,3 @@ def _status(path: Path) -> os.stat_result | None:
         return path.stat()
     except FileNotFoundError:
         return None
-
-
-def _end(processes: list[Process]) -> None:
-    """Ask all to end, and kill those that do not, or at once where the user is impatient (a second Ctrl-C)."""
-    try:
-        for process in processes:
-            _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
-        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-    finally:
-        for process in processes:
-            _signal(process, signal.SIGKILL)
-            process.wait()
-
-
-def _signal(process: Process, number: int) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):  # a forked one that has ended since
-            os.killpg(process.pid, number)

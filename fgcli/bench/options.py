@@ -57,3 +57,19 @@ class SlurmOptions(Options):
         if any("\n" in line for line in self.lines):
             raise ValueError("lines has a line break within a line; give a list of lines")
         return self
+
+
+class RayOptions(Options):
+    """Options of `ray`."""
+
+    address: str = Field(default="auto", description="The cluster, HOST:PORT; `auto`: that of this machine.")
+    cpus: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="CPUs that a trial takes; by default its threads."
+    )
+    gpus: Annotated[float, Field(ge=0)] = Field(default=0, description="GPUs that a trial takes, 0.5 for two on one.")
+    jobs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Trials at once; by default as many as the cluster has room for."
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="How often a trial is started again when its worker or node is lost."
+    )

@@ -3,12 +3,16 @@
 import contextlib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from fgcli.bench.executor import Trial
+
+POLL_S = 0.05
 
 # Who starts a trial and is killed must not leave it behind: it writes where the next one does. Linux ends a process
 # with its parent where it was asked to; elsewhere the next start waits for what still runs (see `open_log`).
@@ -19,6 +23,17 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(137)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+class Process(Protocol):
+    """The process of a trial, the leader of its group: spawned or forked."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
 
 
 def cores() -> int:
@@ -71,3 +86,24 @@ def open_log(trial: Trial) -> BinaryIO:
         log.close()
         raise
     return log
+
+
+def end(processes: Sequence[Process], grace_s: float) -> None:
+    """Ask all to end, and kill those that do not, or at once where the user is impatient (a second Ctrl-C)."""
+    try:
+        for process in processes:
+            send(process, signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    finally:
+        for process in processes:
+            send(process, signal.SIGKILL)
+            process.wait()
+
+
+def send(process: Process, number: int) -> None:
+    """A signal to the process and its children, where it still runs."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # a forked one that has ended since
+            os.killpg(process.pid, number)
