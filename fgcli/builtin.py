@@ -1,6 +1,6 @@
 """All that is built in, through the same hooks as anybody's. Imports no torch."""
 
-from fgcli.bench.options import LocalOptions
+from fgcli.bench.options import LocalOptions, RayOptions, SlurmOptions
 from fgcli.data.options import (
     ArrayOptions,
     CsvOptions,
@@ -329,7 +329,16 @@ def fg_lr_schedules() -> list[Entry]:
 
 @hookimpl
 def fg_executors() -> list[Entry]:
-    return [Entry("local", "fgcli.bench.local:LocalExecutor", "Processes of this machine.", LocalOptions)]
+    return [
+        Entry("local", "fgcli.bench.local:LocalExecutor", "Processes of this machine.", LocalOptions),
+        Entry("slurm", "fgcli.bench.slurm:SlurmExecutor", "Job arrays of a SLURM cluster.", SlurmOptions),
+        Entry(
+            "ray",
+            "fgcli.bench.ray_cluster:RayExecutor",
+            "Tasks of a Ray cluster: pip install 'fgcli[ray]'.",
+            RayOptions,
+        ),
+    ]
 
 
 @hookimpl
