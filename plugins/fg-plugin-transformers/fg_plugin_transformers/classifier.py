@@ -79,13 +79,14 @@ def classifier(
     place = {"local_files_only": not options.download}
     with _quietly(transformers), _told(called, options):
         config = transformers.AutoConfig.from_pretrained(name, **place)
-        config.num_labels = classes
+        heads, config.num_labels = config.num_labels, classes
     with _quietly(transformers), _told(f"{called}: its weights", options):
         kind = transformers.AutoModelForSequenceClassification
         if options.weights == "random":
             network = kind.from_config(config)
         else:  # safetensors alone: nothing is unpickled
-            network = kind.from_pretrained(name, config=config, use_safetensors=True, dtype=torch.float32, **place)
+            read: dict[str, Any] = {"config": config, "use_safetensors": True, "dtype": torch.float32, **place}
+            network = kind.from_pretrained(name, **read, ignore_mismatched_sizes=heads != classes)  # then a new head
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and options.tokens > most:
         raise UsageError(f"--model-option tokens is {options.tokens}; {called} takes {most} at most")
