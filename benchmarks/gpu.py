@@ -4,9 +4,9 @@
     python benchmarks/gpu.py --device cpu --widths 32,64 --seconds 20
 
 First each method's gradients on the device are held to those on the CPU, in float64 and with the same noise: a
-difference above 1e-8 of the gradient's norm is an error, exit code 1. Then a row a method and width: three hidden layers,
-batch 512, AdamW; the median step and its ratio to backpropagation's, and what a step holds at its peak beyond what it
-found, with the gradients. Rows for which the time is up are left out, and said.
+difference above 1e-8 of the gradient's norm is an error, exit code 1. Then a row a method and width: three hidden
+layers, batch 512, AdamW; the median step and its ratio to backpropagation's, and what a step holds at its peak beyond
+what it found, with the gradients. Rows for which the time is up are left out, and said.
 """
 
 import argparse

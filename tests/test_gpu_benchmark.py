@@ -50,9 +50,9 @@ def test_other_gradients_than_the_cpus_are_an_error(gpu: Any, monkeypatch: pytes
 def test_a_difference_is_a_share_of_a_gradients_norm(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     exact, cpu = gpu.gradients, torch.device("cpu")
     other = torch.device("cpu", 0)
-    monkeypatch.setattr(
-        gpu,
-        "gradients",
-        lambda name, device: {k: g * (1 + 1e-3 * (device == other)) for k, g in exact(name, cpu).items()},
-    )
+
+    def longer_there(name: str, device: torch.device) -> dict[str, torch.Tensor]:
+        return {key: one * (1 + 1e-3 * (device == other)) for key, one in exact(name, cpu).items()}
+
+    monkeypatch.setattr(gpu, "gradients", longer_there)
     assert gpu.differences(other) == pytest.approx({"backprop": 1e-3, "wt": 1e-3})
