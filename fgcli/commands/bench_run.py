@@ -304,7 +304,8 @@ class _Bench:
             given[name] = value
         in_recipe = sweep.executor_options if self.executor_name == sweep.executor else {}
         owner = f"executor {entry.name}"
-        checked_options(owner, entry.options, in_recipe, f"{self.source.place(('executor_options',))}:")
+        place = self.source.place(("executor_options",))
+        checked_options(owner, entry.options, in_recipe, place, "executor_options.")
         options = checked_options(owner, entry.options, {**in_recipe, **given}, "--executor-option")
         try:
             return one.load()(options)
