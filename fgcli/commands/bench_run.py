@@ -125,6 +125,7 @@ class _Bench:
             sweep, self.source = parse_sweep(request.source), request.source
         self._asked_seeds = sweep.grid.seed if request.seeds is None else parse_seeds(request.seeds)
         _refuse_threads_twice(sweep, request.threads)
+        sweep = sweep.with_methods(self.registry.methods_of_files())
         sweep = sweep.with_seeds(self._asked_seeds).with_threads(request.threads)
         self.directory = SweepDirectory(request.out or Path("runs") / file.stem)
         self.sweep = self._widened(sweep)
