@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/fgcli report runs/demo --html runs/demo/report.html
 
 test: setup
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow'
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not cluster'
 
 # What starts many processes or installs packages: no change of a method needs it each time. CI runs it too.
 test-slow: setup

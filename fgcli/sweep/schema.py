@@ -66,6 +66,8 @@ class Sweep(Options):
     base: dict[str, Any] = Field(default={}, description="What all runs share: keys of a run's recipe.")
     grid: Grid = Field(description="The axes whose product is run.")
     tune: Tune | None = Field(default=None, description="A search of the learning rate before that.")
+    executor: str = Field(default="local", description="Who runs the trials; results are the same with any.")
+    executor_options: dict[str, Any] = Field(default={}, description="The executor's options.")
     views: list[AnyView] = Field(default=[], description="What the report shows.")
     plugin_methods: bool = Field(
         default=False, description="Methods of --plugin files are compared too, each under its name."
