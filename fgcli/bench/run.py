@@ -31,6 +31,8 @@ class Job:
     log: Path
     plugins: tuple[Path, ...] = ()
     """Plugin files that the trial needs."""
+    sinks: tuple[str, ...] = ()
+    """Flags that name its metric sinks."""
     settled: Callable[[Recipe], Recipe] = field(default=lambda recipe: recipe, compare=False)
     """Fills in, when a new run starts, what the recipe leaves open and the sweep has settled."""
 
@@ -51,7 +53,7 @@ class Job:
         command += [where, str(folder)]
         for plugin in self.plugins:
             command += ["--plugin", str(plugin)]
-        return Trial(self.name, tuple(command), folder, self.log, self.threads)
+        return Trial(self.name, (*command, *self.sinks), folder, self.log, self.threads)
 
 
 @dataclass(frozen=True)

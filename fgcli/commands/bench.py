@@ -44,6 +44,14 @@ def bench(
         list[str] | None,
         typer.Option("--executor-option", help="Option of the executor; repeatable.", metavar="KEY=VALUE"),
     ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option("--sink", help="Send every trial's metrics to this metric sink, too; repeatable.", metavar="NAME"),
+    ] = None,
+    sink_option: Annotated[
+        list[str] | None,
+        typer.Option("--sink-option", help="Option of a metric sink; repeatable.", metavar="NAME.KEY=VALUE"),
+    ] = None,
     plugin: Annotated[
         list[Path] | None,
         typer.Option("--plugin", help="Also use the plugin in this Python file, which is executed; repeatable."),
@@ -65,6 +73,8 @@ def bench(
         timing=timing,
         executor=executor,
         executor_options=tuple(executor_option or ()),
+        sinks=tuple(sink or ()),
+        sink_options=tuple(sink_option or ()),
         plugins=tuple(path.absolute() for path in plugin or ()),
         quiet=quiet,
     )

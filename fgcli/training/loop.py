@@ -18,6 +18,7 @@ from fgcli.runs.record import read_record
 from fgcli.runs.results import MetricsRow, Result
 from fgcli.runs.rows import STEP
 from fgcli.runs.run_directory import RunDirectory
+from fgcli.runs.sweep_directory import sweep_of
 from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint, store_of
 from fgcli.training.evaluation import evaluate, measuring
@@ -156,6 +157,8 @@ class Training:
             steps_per_epoch=self.steps_per_epoch,
             coverage=self.assembly.coverage,
             data=self.assembly.dataset.summary,
+            recipe=self.assembly.recipe.model_dump(mode="json"),
+            sweep=sweep_of(self.run_directory.path),
         )
 
     def _batches(self) -> Iterator[Tensor]:
