@@ -18,6 +18,7 @@ from typing import BinaryIO, Protocol
 from fgcli.bench.executor import Outcome, Placement, Trial
 from fgcli.bench.forked import ForkServer
 from fgcli.bench.options import LocalOptions
+from fgcli.cores import cores
 from fgcli.errors import UsageError
 
 FORKS = sys.platform == "linux"
@@ -35,11 +36,6 @@ if os.getppid() != int(sys.argv[1]):
     sys.exit(137)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment(threads: int) -> dict[str, str]:
