@@ -1,5 +1,6 @@
 """The estimates of several processes, beside one's: `python tests/several.py FOLDER RANK SIZE` is one of them."""
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,9 +12,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgcli import ForwardGradient
+from fgcli import ForwardGradient, OptionRefused
 
-SAMPLES, STEPS = 13, 3
+SAMPLES, STEPS = 13, 2
 """So that no process has as many samples as the other."""
 
 
@@ -45,7 +46,7 @@ class WithTable(Residual):
         return super().forward(x + self.table(torch.zeros(1, dtype=torch.long, device=x.device)))
 
 
-def chain() -> nn.Module:
+def chain() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 4))
 
 
@@ -96,34 +97,69 @@ CASES = {
 
 def estimates(case: Case, group: dist.ProcessGroup | None = None, device: str = "cpu") -> dict[str, Tensor]:
     """The parameters' gradients in each of some steps, between which the weights are moved, and what was sent."""
-    torch.manual_seed(5)
-    model = case.make().double().to(device)
-    x, y = torch.randn(SAMPLES, 6, dtype=torch.double), torch.randint(4, (SAMPLES,))
+    model, x, y = problem(case)
+    model.to(device)
     learner = ForwardGradient(model, case.method, seed=3, process_group=group, **case.options)
     found = {}
     for step in range(STEPS):
         model.zero_grad()
         learner.step(x.to(device), y.to(device), case.loss)
-        for name, parameter in model.named_parameters():
-            if parameter.grad is not None:
-                found[f"{step} {name}"] = parameter.grad.clone().cpu()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found |= {f"{step} {name}": gradient.clone().cpu() for name, gradient in gradients.items()}
         with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    parameter.sub_(0.05 * parameter.grad / parameter.grad.norm().clamp_min(1e-9))
+            for name, parameter in model.named_parameters():
+                if name in gradients:
+                    parameter.sub_(0.05 * gradients[name] / gradients[name].norm().clamp_min(1e-9))
     return found | {"sent": torch.tensor(learner.bytes_sent)}
+
+
+def problem(case: Case) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(5)
+    return case.make().double(), torch.randn(SAMPLES, 6, dtype=torch.double), torch.randint(4, (SAMPLES,))
+
+
+def spoilt(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Not finite for class 3, and of finite derivative."""
+    return losses(outputs, targets) + torch.where(targets == 3, torch.inf, 0.0)
+
+
+def fault(method: str, group: dist.ProcessGroup) -> bool:
+    """Whether this process sees that the last sample, which the other has, has no finite loss."""
+    model, x, y = problem(Case(method))
+    y = torch.where(torch.arange(SAMPLES) == SAMPLES - 1, 3, y.clamp(max=2))
+    ForwardGradient(model, method, process_group=group).step(x, y, spoilt)
+    return not all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def refused(change: str, rank: int, group: dist.ProcessGroup) -> str:
+    """What is said where the process of rank 1 has something else."""
+    model, x, y = problem(Case("wt"))
+    seed = 1 if change == "seed" and rank else 0
+    if change == "batch" and rank:
+        x = x + 1
+    if change == "model" and rank:
+        with torch.no_grad():
+            next(model.parameters()).add_(1)
+    try:
+        ForwardGradient(model, "wt", seed=seed, process_group=group).step(x, y, losses)
+    except OptionRefused as refusal:
+        return str(refusal)
+    return ""
 
 
 def main() -> None:
     folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    device = sys.argv[4] if len(sys.argv) > 4 else "cpu"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=size)
-    found = {}
-    for name, case in CASES.items():
-        if len(sys.argv) > 4:
-            print(rank, name, flush=True)
-        found[name] = estimates(case, dist.group.WORLD)
-    torch.save(found, folder / f"{rank}.pt")
+    group = dist.group.WORLD
+    assert group is not None
+    told = {
+        "faults": {method: fault(method, group) for method in ("weight-perturbation", "wt", "backprop")},
+        "refused": {change: refused(change, rank, group) for change in ("seed", "batch", "model")},
+    }
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+    torch.save({name: estimates(case, group, device) for name, case in CASES.items()}, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
