@@ -63,6 +63,12 @@ class Registry:
         """The names that `--method` takes, sorted."""
         return sorted({name for kind in METHOD_KINDS for name in self.names(kind)})
 
+    def methods_of_files(self) -> list[str]:
+        """The names of the methods that plugins given as files register, in their order."""
+        files = {str(path) for path in self.files}
+        found = [one for kind in METHOD_KINDS for one in self._found[kind] if one.origin.module in files]
+        return [one.entry.name for one in found]
+
     def registered(self, kind: Kind) -> list[Registered]:
         """All entries of a kind with their origins, in the order of names."""
         return sorted(self._found[kind], key=lambda one: (one.entry.name, str(one.origin)))

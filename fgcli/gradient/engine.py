@@ -26,6 +26,7 @@ from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Guess, GuessMethod, LinearMap, check_linear, checked_method
 from fgcli.gradient.guesser import Guesser, guesser_at, load_memories, memories_of
+from fgcli.gradient.local_losses import Locality, locality_of
 from fgcli.gradient.look import few, look
 from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.parts import SumOfParts, parts_of
@@ -88,6 +89,7 @@ class GuessEstimator:
         self._perturbed: tuple[str, ...] = ()
         self._pieces: tuple[str, ...] = ()
         self._exact: frozenset[str] = frozenset()
+        self._locality: Locality | None = None
         self._numbers = 0
         """That all guessed sites give for a sample."""
         self.processes = ALONE
@@ -102,14 +104,15 @@ class GuessEstimator:
         self.processes.refuse_unsplittable(model, example)
         if self.memory == "store" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
-        coverage = self._take_up(model, look(model, example))
-        if self._guesses:
-            refuse_unsplittable_guesses(self.processes, self._guessers)
+        coverage = self._take_up(model, look(model, example), example)
+        refuse_unsplittable_guesses(self.processes, self._guessers if self._guesses else {})
         if isinstance(self.method, GuessMethod):
             self._try(model, example if self.bound.mixes else few(example, 2))
+        if self.feedback is not None:
+            self.feedback.try_on(model, self.bound, example if self.bound.mixes else few(example, 2))
         return coverage
 
-    def _take_up(self, model: nn.Module, network: Network) -> Coverage:
+    def _take_up(self, model: nn.Module, network: Network, inputs: Any) -> Coverage:
         """Have a guess at every site of the network; those that had one keep their memory."""
         if not network.guessed:
             raise ModelRefused(
@@ -120,6 +123,7 @@ class GuessEstimator:
         if self.feedback is not None:
             for finding in unpredicted(network, self.feedback.places(network), self.feedback.correction):
                 raise ModelRefused(finding)
+        self._locality = locality_of(model, network, inputs, self.tangents)
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
         self._guessers = {
@@ -182,7 +186,7 @@ class GuessEstimator:
                 # A branch on values has led another way than the first look's: look at this batch as well, at a few of
                 # its samples, and where these do not go that way either, at all.
                 back()
-                self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)))
+                self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)), batch.inputs)
         return self._estimate(model, loss, batch, rng)
 
     def _state_of(self, model: nn.Module, device: torch.device) -> Callable[[], None]:
@@ -226,15 +230,9 @@ class GuessEstimator:
         return sum_of_parts.estimate(of_loss[0].losses if of_loss else None)
 
     def _with_feedback(
-        self,
-        feedback: Feedback,
-        model: nn.Module,
-        loss: Loss,
-        part: Batch,
-        of_loss: OutputGradient | None,
-        sum_of_parts: SumOfParts,
-        share: float,
-    ) -> None:
+        self, feedback: Feedback, model: nn.Module, loss: Loss, part: Batch, of_loss: OutputGradient | None,
+        sum_of_parts: SumOfParts, share: float,
+    ) -> None:  # fmt: skip
         """A part's own estimate, whose forwards have one state of layers and buffers."""
         rng, alpha = sum_of_parts.rng, feedback.correction
         again = bool(alpha) or self._streams  # a second forward
@@ -272,8 +270,9 @@ class GuessEstimator:
         self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], *, keep: bool = True
     ) -> Step:
         return Step(
-            model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep, exact=self._exact
-        )
+            model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep, exact=self._exact,
+            locality=self._locality,
+        )  # fmt: skip
 
     @property
     def _guesses(self) -> bool:
@@ -389,9 +388,7 @@ class GuessEstimator:
             back = self._state_of(model, batch.device)
             names = list(self._step(model, batch, rng, {}).guesses_not_finite())
             back()
-            for name in names:
-                return f"site '{name}': the guess is not finite"
-        return None
+        return f"site '{names[0]}': the guess is not finite" if names else None
 
     def state(self) -> dict[str, Tensor]:
         """As Estimator has it: the memories of the guesses."""

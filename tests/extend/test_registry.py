@@ -91,8 +91,12 @@ def test_the_built_ins_are_those_of_the_issue() -> None:
     assert found.names("estimator") == [
         "backprop",
         "backprop-checkpoint",
+        "directional",
         "fzoo",
+        "local-gradient",
         "mezo",
+        "pepita",
+        "sofo",
         "spsa",
         "weight-perturbation",
     ]
@@ -101,7 +105,9 @@ def test_the_built_ins_are_those_of_the_issue() -> None:
     fixed = ["direct-feedback-alignment", "fdfa", "feedback-alignment", "sign-symmetry"]
     assert found.names("feedback rule") == sorted(["direct", "local", *fixed])
     assert found.names("dataset") == ["digits", "mnist-5k", "mnist1d"]
-    assert found.names("model") == ["convnet", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
+    assert found.names("model") == sorted(
+        ["convnet", "mixer", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
+    )
     assert found.names("optimizer") == ["adam", "adamw", "sgd"]
     assert found.names("loss") == ["bce", "cross-entropy", "error-rate", "mse"]
     assert found.names("lr_schedule") == ["constant", "cosine", "linear-warmup", "step"]
