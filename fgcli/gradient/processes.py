@@ -38,12 +38,29 @@ class Processes:
         """Bytes that this process has given to `add`."""
 
     def device(self, device: torch.device) -> torch.device:
-        """Where this process computes: on CUDA, the GPU that it has taken."""
+        """Where this process computes.
+
+        Args:
+            device: where one process would.
+
+        Returns:
+            On CUDA, the GPU that this process has taken; else the same.
+        """
         own = self.size > 1 and device.type == "cuda"
         return torch.device("cuda", torch.cuda.current_device()) if own else device
 
     def own(self, batch: Batch) -> Batch:
-        """This process's rows. OptionRefused for a batch that has none for some process."""
+        """This process's rows.
+
+        Args:
+            batch: the whole batch.
+
+        Returns:
+            About as many samples as every other process has.
+
+        Raises:
+            OptionRefused: for a batch with fewer samples than processes.
+        """
         if self.size == 1:
             return batch
         if batch.size < self.size:
@@ -56,11 +73,26 @@ class Processes:
         return samples * rank // self.size
 
     def rng(self, rng: StepRng, samples: int) -> StepRng:
-        """What draws the noise of this process's rows of a batch."""
+        """What draws the noise of this process's rows: of what has a row a sample. Of the rest, `rng` itself does.
+
+        Args:
+            rng: the streams of the step.
+            samples: of the whole batch.
+
+        Returns:
+            Streams that give some rows of what `rng` gives for the whole batch.
+        """
         return rng if self.size == 1 else RowsRng(rng.streams, rng.step, samples, [self._start(samples, self.rank)])
 
     def loss(self, loss: Loss) -> Loss:
-        """The loss, held to what makes the mean over rows the mean over the processes' means, whenever it is taken."""
+        """The loss, held in each call to what splitting a batch takes: that it is the mean of its samples' own losses.
+
+        Args:
+            loss: any loss.
+
+        Returns:
+            The same, which raises LossRefused where samples see each other in it, it is a sum, or it weighs them.
+        """
         if self.size == 1:
             return loss
 
@@ -74,7 +106,15 @@ class Processes:
         return checked
 
     def refuse_unsplittable(self, model: nn.Module, example: Any) -> None:
-        """ModelRefused for a model whose rows are not computed alike in several processes and in one."""
+        """Refuse a model whose rows are not computed alike by several processes and by one. `bind` calls it.
+
+        Args:
+            model: the model.
+            example: inputs of a batch.
+
+        Raises:
+            ModelRefused: says why.
+        """
         if self.size == 1:
             return
         network = look(model, example)
@@ -92,7 +132,14 @@ class Processes:
                 raise ModelRefused(f"this model cannot be split over {self.size} processes: {reason}")
 
     def refuse_branch(self, site: str) -> None:
-        """ModelRefused for a forward that takes another way at some values, which not every process would see."""
+        """Refuse a forward that takes another way at some values, which not every process would see.
+
+        Args:
+            site: where.
+
+        Raises:
+            ModelRefused: where there are several processes.
+        """
         if self.size > 1:
             raise ModelRefused(
                 f"the forward takes another way at '{site}', as values have it; such a model cannot be split over "
@@ -119,7 +166,15 @@ class Processes:
                 group[key] = total.view(group[key].shape)
 
     def slopes(self, slopes: Tensor, losses: Tensor) -> Tensor:
-        """The sums of K slopes [K] over all processes; not finite where any process's losses are not."""
+        """Add up slopes, and nothing else.
+
+        Args:
+            slopes: this process's share [K].
+            losses: of its rows. Where they are not finite, no process's sum is.
+
+        Returns:
+            The sums over all processes [K].
+        """
         sums = {"": slopes}
         self.add(sums, told=[losses])
         return sums[""]
@@ -129,11 +184,14 @@ class Processes:
         self._together(lambda: dist.all_reduce(flat, group=self.group))
 
     def agree(self, what: Mapping[str, str], device: torch.device) -> None:
-        """OptionRefused where processes differ in something. Not a part of a step, and not counted.
+        """Refuse processes that differ in something. Not a part of a step, and not counted.
 
         Args:
             what: by its name, text that is to be the same.
             device: where the group's tensors are.
+
+        Raises:
+            OptionRefused: names the process and what differs.
         """
         if self.size == 1:
             return
@@ -147,7 +205,15 @@ class Processes:
                     raise OptionRefused(f"process {rank} has another {name} than process 0; all must have the same")
 
     def share(self, text: str, device: torch.device) -> str:
-        """The text of process 0."""
+        """Hand a text of the first process to all.
+
+        Args:
+            text: the first process's counts.
+            device: where the group's tensors are.
+
+        Returns:
+            That of the first process.
+        """
         if self.size == 1:
             return text
         own = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)

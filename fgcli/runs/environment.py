@@ -34,7 +34,8 @@ class Environment:
     ) -> "Environment":  # fmt: skip
         """`plugins` says where the run's method, dataset, model and optimiser are from; `code`, `data` and the initial
         `weights` have sums, "" for weights that the model drew."""
-        place = {"device": device, _DEVICE_NAME: device_name, _THREADS: threads, _PROCESSES: processes}
+        place = {"device": device, _DEVICE_NAME: device_name, _THREADS: threads}
+        place |= {_PROCESSES: processes} if processes > 1 else {}
         made_with = {_PLUGINS: dict(plugins), _COMMAND: command, _CODE: code, _DATA: data}
         made_with |= {_WEIGHTS: weights} if weights else {}
         return cls({**versions, **place, **made_with})
@@ -75,8 +76,15 @@ class Environment:
 
     @property
     def machine(self) -> str:
-        """Device and threads, which every time of the run depends on."""
-        return machine_text(self.content.get(_DEVICE_NAME), self.content.get(_THREADS))
+        """Device, threads and processes, which every time of the run depends on."""
+        text, processes = machine_text(self.content.get(_DEVICE_NAME), self.content.get(_THREADS)), self.processes
+        return text if processes == 1 else f"{text}, {processes} processes"
+
+    @property
+    def processes(self) -> int:
+        """The number of processes that the run was in."""
+        found = self.content.get(_PROCESSES)
+        return found if isinstance(found, int) else 1
 
     @property
     def command(self) -> str:
