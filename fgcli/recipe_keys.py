@@ -1,7 +1,7 @@
 """The keys of a recipe: what a file may say, and by that the flags of `fgcli train`. Imports no torch.
 
 Some options stand at the top for convenience: `k`, `tangents`, `combine`, `tangent_chunk`, `memory` and FEEDBACK of the
-method, `width`, `depth` and `bias` of the model. Each is None where that has no such option.
+method, `width`, `depth`, `bias` and `lora` of the model. Each is None where that has no such option.
 """
 
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -96,6 +96,9 @@ class Recipe(Options):
         "a directional derivative for each position and group of channels.",
     )
     local_groups: Count = _key("Data and model", 1, "Groups of channels of a `group` head.")
+    lora: str | None = _key(
+        "Data and model", None, "Train low-rank updates alone, of a plugin's model: `r=8,targets=query,value`."
+    )
     init_from: str | None = _key(
         "Data and model", None, "Begin with the weights of this run, or of this safetensors file."
     )
@@ -174,7 +177,7 @@ class Part(NamedTuple):
 PARTS: dict[Section, Part] = {
     "method": Part("options", ("k", "tangents", "combine", "tangent_chunk", "memory", *FEEDBACK)),
     "dataset": Part("dataset_options"),
-    "model": Part("model_options", ("width", "depth", "bias")),
+    "model": Part("model_options", ("width", "depth", "bias", "lora")),
     "loss": Part("loss_options"),
     "optimizer": Part("optimizer_options"),
     "lr_schedule": Part("lr_schedule_options"),

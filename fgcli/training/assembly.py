@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from fgcli.data.dataset import Dataset, check
+from fgcli.data.dataset import Dataset, Tokens, check
 from fgcli.devices import resolve_device
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, UsageError, exception_text
@@ -239,13 +239,21 @@ def make_objective(recipe: Recipe, registry: Registry, dataset: Dataset) -> Obje
 
 def _check_outputs(parts: _Parts, model: nn.Module, dataset: Dataset, objective: Objective) -> None:
     """UsageError that names the model, or the loss, and no method, where its outputs have not the loss's shape."""
-    inputs, targets = dataset.train_inputs[:2], dataset.train_targets[:2]
-    with torch.no_grad(), eval_mode(model):
-        outputs = parts.guarded("model", lambda: model(inputs))
-    if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), objective.outputs):
+    inputs, targets = _two(dataset)
+    try:
+        with torch.no_grad(), eval_mode(model):
+            outputs = parts.guarded("model", lambda: model(inputs))
+    except UsageError as error:
+        if not isinstance(dataset.preprocessing, Tokens) or error.__cause__ is None:
+            raise
+        mend = "use a model of texts, such as gpt-tiny"
+        raise UsageError(f"{error}; the inputs of dataset {dataset.name} are tokens: {mend}") from error
+    of_tokens = targets.shape[1:] if targets.dtype == torch.int64 else ()
+    shape = (len(inputs), *of_tokens, objective.outputs)
+    if not isinstance(outputs, Tensor) or outputs.shape != shape:
         found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         each = "a number for each of the classes" if dataset.train_targets.dtype == torch.int64 else "as its targets"
-        wanted = f"it must give [{len(inputs)}, {objective.outputs}], {each}"
+        wanted = f"it must give {list(shape)}, {each}"
         raise UsageError(f"{parts.called('model')} gave {found} for {len(inputs)} samples; {wanted}")
     with torch.no_grad():
         losses = parts.guarded("loss", lambda: objective.loss(outputs, targets))
@@ -263,6 +271,16 @@ def _refuse_with_local_losses(recipe: Recipe) -> None:
                 f"--{key} is {', '.join(given) if isinstance(given, list) else given}; it is of one loss for the whole "
                 "model: leave it out, or --local-losses"
             )
+
+
+def _two(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Two training samples; of tokens one with the largest, which not every model knows."""
+    inputs, targets = dataset.train_inputs, dataset.train_targets
+    if not isinstance(dataset.preprocessing, Tokens) or len(inputs) < 2:
+        return inputs[:2], targets[:2]
+    largest = int(inputs.amax(1).argmax())
+    chosen = [largest, (largest + 1) % len(inputs)]
+    return inputs[chosen], targets[chosen]
 
 
 def _check_derivative(parts: _Parts, model: nn.Module, dataset: Dataset, objective: Objective) -> None:

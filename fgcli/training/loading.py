@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fgcli.data.dataset import Dataset, Standardise
+from fgcli.data.dataset import Dataset, Standardise, Tokens
 from fgcli.errors import RunError, UsageError, exception_text
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry, load_registry
@@ -101,6 +101,9 @@ class Trained:
             kinds = ("numbers", "classes") if record.labels else ("classes", "numbers")
             raise UsageError(f"{called}: its targets are {kinds[0]}, and the network was trained for {kinds[1]}")
         found = self._numbered(found, called)
+        if record.tokens != isinstance(found.preprocessing, Tokens):
+            kinds = ("numbers", "tokens") if record.tokens else ("tokens", "numbers")
+            raise UsageError(f"{called}: its inputs are {kinds[0]}, and the network was trained on {kinds[1]}")
         step, other = self.model.preprocessing, found.preprocessing
         if torch.equal(step.mean, other.mean) and torch.equal(step.deviation, other.deviation):
             return found
@@ -154,7 +157,7 @@ class Trained:
     def classes_of(self, outputs: Tensor) -> Tensor | None:
         """The class that each output is for; None where it says none."""
         if self.record.labels and self.record.outputs == self.record.classes:
-            return outputs.argmax(1)
+            return outputs.argmax(-1)
         return (outputs[:, 0] > 0).long() if self.record.labels and self.record.outputs == 1 else None
 
 
@@ -169,7 +172,8 @@ def open_trained(path: Path, registry: Registry) -> Trained:
         dataset = load_dataset(whole, registry)
         record = model_record(dataset, make_objective(whole, registry, dataset))
     try:
-        preprocessing = Standardise(torch.tensor(record.mean), torch.tensor(record.deviation))
+        kind = Tokens if record.tokens else Standardise
+        preprocessing = kind(torch.tensor(record.mean), torch.tensor(record.deviation))
         example = torch.zeros(2, *record.input_shape)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{run.model_file} is damaged: {exception_text(error)}") from error

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from fgcli.data.dataset import Dataset
+from fgcli.data.dataset import Dataset, Tokens
 from fgcli.errors import UsageError
 from fgcli.extend.factory import is_reference
 from fgcli.extend.own_code import own_code
@@ -123,7 +123,8 @@ def model_record(dataset: Dataset, objective: Objective) -> ModelRecord:
     mean, deviation = (tuple(one.tolist()) if one.dim() else one.item() for one in (step.mean, step.deviation))
     labels = not dataset.train_targets.is_floating_point()
     shape, names = dataset.input_shape, dataset.class_names
-    return ModelRecord(shape, objective.outputs, dataset.classes, labels, mean, deviation, names)
+    tokens = isinstance(step, Tokens)
+    return ModelRecord(shape, objective.outputs, dataset.classes, labels, mean, deviation, names, tokens)
 
 
 def recipe_of(

@@ -104,9 +104,9 @@ def test_the_built_ins_are_those_of_the_issue() -> None:
     assert found.names("guess method") == [*perturbations, "wperp", "wperp-bottom", "wperp-ns", "wpre", "wt"]
     fixed = ["direct-feedback-alignment", "fdfa", "feedback-alignment", "sign-symmetry"]
     assert found.names("feedback rule") == sorted(["direct", "local", *fixed])
-    assert found.names("dataset") == ["digits", "mnist-5k", "mnist1d"]
+    assert found.names("dataset") == ["digits", "mnist-5k", "mnist1d", "movie-snippets", "news"]
     assert found.names("model") == sorted(
-        ["convnet", "mixer", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
+        ["convnet", "gpt-tiny", "mixer", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
     )
     assert found.names("optimizer") == ["adam", "adamw", "sgd"]
     assert found.names("loss") == ["bce", "cross-entropy", "error-rate", "mse"]

@@ -57,6 +57,7 @@ def child(process: "subprocess.Popen[str]", rank: int) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.skipif(cores() < 2, reason="two processes take two cores")
 def test_a_killed_process_is_named_and_the_run_goes_on_to_the_numbers_of_one(
