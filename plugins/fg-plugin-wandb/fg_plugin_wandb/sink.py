@@ -4,7 +4,6 @@ import os
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from fg_plugin_wandb import WandbOptions
 from fgcli import Plan, read_report
@@ -61,7 +60,8 @@ def _has_login() -> bool:
     """Whether a key is at hand: in the environment, or where `wandb login` has put it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    host = server.rpartition("//")[2].partition("/")[0].partition(":")[0]
     for file in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
         try:
             if file and netrc(file).authenticators(host):
