@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgcli import ForwardGradient, OptionRefused
+from fgcli.gradient.local_losses import LocalLosses
+from fgcli.models.local_heads import with_local_losses
 
 SAMPLES, STEPS = 13, 2
 """So that no process has as many samples as the other."""
@@ -50,6 +52,11 @@ def chain() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 4))
 
 
+def with_heads() -> nn.Module:
+    generator = torch.Generator().manual_seed(2)
+    return with_local_losses(chain(), "1,3", "projection", 1, (6,), 4, generator)
+
+
 @dataclass(frozen=True)
 class Case:
     method: str
@@ -77,6 +84,7 @@ CASES = {
     "activation-perturbation, table, 3": Case("activation-perturbation", {"tangents": 3}, WithTable),
     "local, table": Case("wt", {"feedback": "local"}, WithTable),
     "activation-perturbation, replay": Case("activation-perturbation", {"memory": "replay"}),
+    "local losses": Case("activation-perturbation", {"tangents": 2}, with_heads),
     "rademacher": Case("activation-perturbation", {"tangents": 2, "draws": "rademacher"}),
     "sitewise": Case("wt", {"tangents": 2, "combine": "sitewise"}),
     "wt": Case("wt"),
@@ -100,10 +108,10 @@ def estimates(case: Case, group: dist.ProcessGroup | None = None, device: str = 
     model, x, y = problem(case)
     model.to(device)
     learner = ForwardGradient(model, case.method, seed=3, process_group=group, **case.options)
-    found = {}
+    found, loss = {}, model.loss_of(case.loss) if isinstance(model, LocalLosses) else case.loss
     for step in range(STEPS):
         model.zero_grad()
-        learner.step(x.to(device), y.to(device), case.loss)
+        learner.step(x.to(device), y.to(device), loss)
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         found |= {f"{step} {name}": gradient.clone().cpu() for name, gradient in gradients.items()}
         with torch.no_grad():

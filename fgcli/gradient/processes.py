@@ -314,7 +314,7 @@ def _refuse_unlike_mean(loss: Loss, losses: Tensor, outputs: Any, targets: Any) 
     samples = len(rows[0]) if rows else 0
     if not samples or len(rows) != len(leaves(outputs)) or any(len(one) != samples for one in rows):
         raise LossRefused("the model's outputs have no sample a row, so that the loss cannot be split over processes")
-    batch = Batch(outputs, targets)
+    batch, size = Batch(outputs, targets), 1.0
     if samples == 1:  # twice the same has the same mean
 
         def twice(value: Any) -> Any:
@@ -327,8 +327,11 @@ def _refuse_unlike_mean(loss: Loss, losses: Tensor, outputs: Any, targets: Any) 
         first, rest = (batch.rows(one) for one in (slice(half), slice(half, samples)))
         a, b = loss(first.inputs, first.targets), loss(rest.inputs, rest.targets)
         found = torch.cat([a, b]) if a.dim() else (half * a + (samples - half) * b) / samples
+        size += 0.0 if a.dim() else float(torch.stack([a.abs(), b.abs()]).nan_to_num(0, 0).max())
         expected = losses
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-6, equal_nan=True):
+    if found.shape != expected.shape or not torch.allclose(
+        found, expected, rtol=1e-4, atol=1e-6 * size, equal_nan=True
+    ):
         raise LossRefused(
             "the loss of a batch is not the mean of its samples' own losses (samples see each other in it, or it is a "
             "sum, or weighs them), so that it cannot be split over processes: use one process, or a mean"

@@ -93,6 +93,8 @@ def _refuse(recipe: Recipe, rank: Rank) -> None:
 
 def agree(assembly: Assembly, step: int) -> None:
     """UsageError where the processes are not about to train the same."""
+    if assembly.processes.size == 1:
+        return
     recipe = assembly.recipe.model_copy(update={"device": "cpu", "threads": None})
     state = assembly.estimator.state() if step else {}
     same = {
