@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint docs lock clean
+.PHONY: setup demo test test-slow lint docs lock clean
 
 setup: $(READY)
 
@@ -20,7 +20,11 @@ demo: setup
 	$(BIN)/fgcli report runs/demo --html runs/demo/report.html
 
 test: setup
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not cluster'
+
+# What starts many processes or installs packages: no change of a method needs it each time. CI runs it too.
+test-slow: setup
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
 lint: setup
 	$(BIN)/ruff check .

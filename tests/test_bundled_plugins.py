@@ -19,6 +19,7 @@ def test_there_are_three() -> None:
     assert all((path / "README.md").exists() and list((path / "tests").glob("test_*.py")) for path in PLUGINS)
 
 
+@pytest.mark.slow
 def test_each_installs_and_passes_its_tests(tmp_path: Path) -> None:
     """But for the example, whose tests the commands of docs/plugins.md run, and which is what new-plugin writes."""
     copies = [packages.copy(plugin, tmp_path) for plugin in PLUGINS if plugin.name != "fg-plugin-example"]

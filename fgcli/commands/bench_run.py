@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fgcli.bench.alike import Alike, as_begun, refuse_other_code
-from fgcli.bench.executor import Executor, Placement, PlacesTrials
+from fgcli.bench.executor import Detached, Executor, Placement, PlacesTrials
 from fgcli.bench.measuring import time_steps
 from fgcli.bench.run import Failure, Job, Watcher, run_jobs
 from fgcli.bench.tuning import Group, choose, without_lr
@@ -54,8 +54,9 @@ class Request:
     seeds: str | None = None
     dry_run: bool = False
     timing: bool = False
-    executor: str = "local"
+    executor: str | None = None
     executor_options: tuple[str, ...] = ()
+    detach: bool = False
     plugins: tuple[Path, ...] = ()
     quiet: bool = False
 
@@ -66,7 +67,7 @@ class Request:
             value = getattr(self, name)
             flags += [] if value is None else [f"--{name}", value]
         flags += ["--timing"] * self.timing + ["--quiet"] * self.quiet
-        flags += ["--executor", self.executor] * (self.executor != "local")
+        flags += [] if self.executor is None else ["--executor", self.executor]
         for name, values in (("--only", self.only), ("--executor-option", self.executor_options)):
             flags += [part for value in values for part in (name, value)]
         return command_line("bench", self.recipe, *flags, plugins=self.plugins, own_code=own_code)
@@ -90,8 +91,13 @@ def run(request: Request) -> None:
     if request.dry_run:
         bench.estimate()
         return
-    with _stoppable(request.command(bench.directory.path, bench.own_code)), bench.directory.locked():
-        failures = bench.run()
+    command = request.command(bench.directory.path, bench.own_code)
+    try:
+        with _stoppable(command), bench.directory.locked():
+            failures = bench.run()
+    except Detached as detached:
+        print(f"{bench.directory.path}: {detached}; wait for them by: {command}")
+        return
     if failures:
         show_failures(failures)
         raise RunError(f"{len(failures)} of the trials failed; what is in {bench.directory.path} stays")
@@ -118,6 +124,7 @@ class _Bench:
             sweep, self.source = parse_sweep(request.source), request.source
         self._asked_seeds = sweep.grid.seed if request.seeds is None else parse_seeds(request.seeds)
         _refuse_threads_twice(sweep, request.threads)
+        sweep = sweep.with_methods(self.registry.methods_of_files())
         sweep = sweep.with_seeds(self._asked_seeds).with_threads(request.threads)
         self.directory = SweepDirectory(request.out or Path("runs") / file.stem)
         self.sweep = self._widened(sweep)
@@ -134,7 +141,8 @@ class _Bench:
         self.placement = self.executor.place(threads) if isinstance(self.executor, PlacesTrials) else None
 
     def run(self) -> dict[str, Failure]:
-        """Under the folder's lock."""
+        """Under the folder's lease."""
+        self._refuse_others_trials()
         self.sweep = self._widened(self.sweep)
         self.directory.record(dump_sweep(self.sweep), tuning=self.sweep.tune is not None)
         with BenchDisplay(quiet=self.request.quiet) as display:
@@ -254,18 +262,39 @@ class _Bench:
         except UsageError as error:
             raise UsageError(f"--seeds is {self.request.seeds!r}: {error}") from error
 
+    def _refuse_others_trials(self) -> None:
+        """Those of another executor may be under way, where this one cannot tell."""
+        for one in self.directory.submissions():
+            if one.executor != self.executor_name and (unfinished := one.unfinished()):
+                raise UsageError(
+                    f"{self.directory.path}: {len(unfinished)} trials were handed to executor {one.executor} (job "
+                    f"{one.job or one.name}) and may be under way; go on with --executor {one.executor}, or end that "
+                    f"job and remove {self.directory.submission_file(one.name)}"
+                )
+
+    @property
+    def executor_name(self) -> str:
+        return self.request.executor or self.sweep.executor
+
     def _make_executor(self) -> Executor:
-        request = self.request
-        one = self.registry.find("executor", request.executor, where="--executor")
+        """Of the flags, and of the recipe where these name no other. UsageError where options do not fit."""
+        request, sweep = self.request, self.sweep
+        where = "--executor" if request.executor else self.source.place(("executor",))
+        one = self.registry.find("executor", self.executor_name, where=where)
         entry = one.entry
         given = parse_assignments(request.executor_options, "--executor-option")
-        if request.jobs is not None:
-            if "jobs" not in entry.options.model_fields:
-                raise UsageError(f"--jobs is given, but executor {entry.name} has no option jobs; leave it out")
-            if "jobs" in given:
-                raise UsageError("--jobs and --executor-option jobs say the same; give one of them")
-            given["jobs"] = request.jobs
-        options = checked_options(f"executor {entry.name}", entry.options, given, "--executor-option")
+        for flag, name, value in (("--jobs", "jobs", request.jobs), ("--detach", "detach", request.detach or None)):
+            if value is None:
+                continue
+            if name not in entry.options.model_fields:
+                raise UsageError(f"{flag} is given, but executor {entry.name} has no option {name}; leave it out")
+            if name in given:
+                raise UsageError(f"{flag} and --executor-option {name} say the same; give one of them")
+            given[name] = value
+        in_recipe = sweep.executor_options if self.executor_name == sweep.executor else {}
+        owner = f"executor {entry.name}"
+        checked_options(owner, entry.options, in_recipe, f"{self.source.place(('executor_options',))}:")
+        options = checked_options(owner, entry.options, {**in_recipe, **given}, "--executor-option")
         try:
             return one.load()(options)
         except (UsageError, RunError):

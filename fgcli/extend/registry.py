@@ -64,6 +64,12 @@ class Registry:
         """The names that `--method` takes, sorted."""
         return sorted({name for kind in METHOD_KINDS for name in self.names(kind)})
 
+    def methods_of_files(self) -> list[str]:
+        """The names of the methods that plugins given as files register, in their order."""
+        files = {str(path) for path in self.files}
+        found = [one for kind in METHOD_KINDS for one in self._found[kind] if one.origin.module in files]
+        return [one.entry.name for one in found]
+
     def has_prefix(self, name: str) -> bool:
         """Whether a model is named so by its entry's prefix."""
         return find_prefixed(name, self._found["model"]) is not None

@@ -26,6 +26,7 @@ from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Guess, GuessMethod, LinearMap, check_linear, checked_method
 from fgcli.gradient.guesser import Guesser, guesser_at
+from fgcli.gradient.local_losses import Locality, locality_of
 from fgcli.gradient.look import few, look
 from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.parts import SumOfParts, parts_of
@@ -87,6 +88,7 @@ class GuessEstimator:
         self._perturbed: tuple[str, ...] = ()
         self._pieces: tuple[str, ...] = ()
         self._exact: frozenset[str] = frozenset()
+        self._locality: Locality | None = None
         self._numbers = 0
         """That all guessed sites give for a sample."""
 
@@ -95,12 +97,14 @@ class GuessEstimator:
         refuse(model, GUESSES)
         if self.memory == "store" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
-        coverage = self._take_up(model, look(model, example))
+        coverage = self._take_up(model, look(model, example), example)
         if isinstance(self.method, GuessMethod):
             self._try(model, example if self.bound.mixes else few(example, 2))
+        if self.feedback is not None:
+            self.feedback.try_on(model, self.bound, example if self.bound.mixes else few(example, 2))
         return coverage
 
-    def _take_up(self, model: nn.Module, network: Network) -> Coverage:
+    def _take_up(self, model: nn.Module, network: Network, inputs: Any) -> Coverage:
         """Have a guess at every site of the network; those that had one keep their memory."""
         if not network.guessed:
             raise ModelRefused(
@@ -111,6 +115,7 @@ class GuessEstimator:
         if self.feedback is not None:
             for finding in unpredicted(network, self.feedback.places(network), self.feedback.correction):
                 raise ModelRefused(finding)
+        self._locality = locality_of(model, network, inputs, self.tangents)
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
         self._guessers = {
@@ -172,7 +177,7 @@ class GuessEstimator:
                 # A branch on values has led another way than the first look's: look at this batch as well, at a few of
                 # its samples, and where these do not go that way either, at all.
                 back()
-                self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)))
+                self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)), batch.inputs)
         return self._estimate(model, loss, batch, rng)
 
     def _state_of(self, model: nn.Module, device: torch.device) -> Callable[[], None]:
@@ -258,8 +263,9 @@ class GuessEstimator:
         self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], *, keep: bool = True
     ) -> Step:
         return Step(
-            model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep, exact=self._exact
-        )
+            model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep, exact=self._exact,
+            locality=self._locality,
+        )  # fmt: skip
 
     @property
     def _needs_cut(self) -> bool:

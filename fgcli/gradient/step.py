@@ -22,6 +22,7 @@ from fgcli.gradient.draws import Drawn, Gram, Kept, joined
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.guesser import Guesser
+from fgcli.gradient.local_losses import Locality
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import leaves, tangent_of
 from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, has_shared, repeated
@@ -45,6 +46,8 @@ class Derivatives:
     """δ [samples] that what has one direction for the batch multiplies; of a single tangent, the sites' is in it."""
     at: Mapping[str, slice] = field(default_factory=dict)
     """With `combine` sitewise, the columns of each site."""
+    parts: Tensor | None = None
+    """With local losses, δ [samples, K, parts], along each tangent, of each part of each loss."""
 
     def of_site(self, name: str) -> Tensor:
         """The coefficients of a site [samples, K]."""
@@ -64,6 +67,7 @@ class Step:
         directions: of the parameters that no site covers, by name.
         exact: the sites whose gradient is taken from the output's, not guessed: no other lies on the way.
         keep: whether what the passes see and draw is kept, or only what the combination asks for.
+        locality: which of the local losses each site reaches, of a model that has some.
     """
 
     def __init__(
@@ -78,7 +82,10 @@ class Step:
         *,
         keep: bool = True,
         exact: Collection[str] = (),
+        locality: Locality | None = None,
     ) -> None:
+        self.locality = locality
+        self._parts: list[Tensor] = []
         self.model, self.network, self.guessers, self.tangents = model, network, guessers, tangents
         self.batch, self.rng, self.directions, self.keep = batch, rng, directions, keep
         self.samples = network.samples(batch.inputs)
@@ -141,7 +148,8 @@ class Step:
         along = delta.new_zeros(len(delta)) if along is None else along
         number = self.tangents.number
         at = {name: slice(i * number, (i + 1) * number) for i, name in enumerate(starts)} if sitewise else {}
-        return Derivatives(delta, self._coefficients(delta, at), along, at)
+        parts = torch.cat(self._parts, 1) if self._parts else None
+        return Derivatives(delta, self._coefficients(delta, at), along, at, parts)
 
     def _pass(
         self, loss: Loss, part: range, shared: bool, ahead: Mapping[str, Drawn], start: str = ""
@@ -168,7 +176,12 @@ class Step:
                 self._of_loss = output_gradient(loss, outputs, targets, layouts, self.samples, rows)
             if not self.last:
                 self._pull_to_last(one_pass.last, outputs, rows)
-            delta = self._of_loss.along([tangent_of(one) for one in leaves(outputs)], rows)
+            moved = [tangent_of(one) for one in leaves(outputs)]
+            delta = self._of_loss.along(moved, rows)
+            if self.locality is not None and part:
+                parts = self.locality.columns(self._of_loss, moved[0], rows)
+                alone = parts[:, len(part) :] if rows > len(part) else 0.0
+                self._parts.append(parts[:, : len(part)] - alone)
         if self.tangents.single or not part:
             return delta, delta[:, 0]
         if rows > len(part):
@@ -307,7 +320,8 @@ class Step:
                 along = along - inner.squeeze(1)
             else:
                 delta[:, found.at.get(name, slice(None))] -= inner
-        return replace(found, delta=delta, coefficients=self._coefficients(delta, found.at), along=along)
+        # Of all blocks together: b is subtracted from the whole δ.
+        return replace(found, delta=delta, coefficients=self._coefficients(delta, found.at), along=along, parts=None)
 
     def _of_site(self, site: Site, seen: Seen, drawn: Drawn, found: Derivatives) -> dict[str, Tensor]:
         with full_precision(self.batch.device):
@@ -317,8 +331,11 @@ class Step:
         """ĝ [samples, *shape]: the equation of the estimate."""
         if self._is_shared(site):
             return drawn.first() * found.along.sum()
+        apart = site.has_samples or self.network.mixes
+        if self.locality is not None and found.parts is not None and apart:
+            return self.locality.estimate(site.name, drawn.all(), found.parts)
         c = found.of_site(site.name)
-        return drawn.combined(c if site.has_samples or self.network.mixes else c.sum(0, keepdim=True))
+        return drawn.combined(c if apart else c.sum(0, keepdim=True))
 
     @property
     def guesses(self) -> dict[str, Tensor]:

@@ -102,7 +102,7 @@ class WeightPerturbation:
         self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, kind: "type[_Along] | None" = None
     ) -> Estimate:
         directions = {name: self._noise(rng, name, p, range(1))[0] for name, p in _trained(model).items()}
-        of_loss, tangents = _derivatives(model, loss, batch, directions, kind or _ByHand)
+        of_loss, tangents = derivatives_along(model, loss, batch, directions, kind or ByHand)
         delta = of_loss.along(tangents, 1)[:, 0]
         return Estimate(of_loss.losses, {name: delta.sum() * v for name, v in directions.items()}, delta)
 
@@ -131,12 +131,12 @@ class WeightPerturbation:
                     buffers.restore()
             chosen = {name: directions(name, part) for name in parameters}
             if self._one_by_one:
-                of_loss, moved = _derivatives(
-                    model, loss, batch, {n: v[0] for n, v in chosen.items()}, _ByHand, of_loss
+                of_loss, moved = derivatives_along(
+                    model, loss, batch, {n: v[0] for n, v in chosen.items()}, ByHand, of_loss
                 )
                 deltas.append(of_loss.along(moved, 1))
             else:
-                of_loss, delta = _derivatives_together(model, loss, batch, parameters, chosen, of_loss)
+                of_loss, delta = derivatives_together(model, loss, batch, parameters, chosen, of_loss)
                 deltas.append(delta)
         assert of_loss is not None
         delta = torch.cat(deltas, 1)
@@ -219,7 +219,7 @@ class _Tables(_Along):
         return parameter.detach()
 
 
-class _ByHand(_Along):
+class ByHand(_Along):
     """The same within a dual level. Layers' tangents are formed by hand: some devices have no formula for them."""
 
     def visit(self, use: Use) -> Outputs:
@@ -239,7 +239,7 @@ class _ByHand(_Along):
         return s if tangent is None else forward_ad.make_dual(s, tangent)
 
 
-class _Trial(_ByHand):
+class _Trial(ByHand):
     """The same, naming the place of an operation without a forward-mode formula."""
 
     after = "the model's input"
@@ -267,7 +267,7 @@ def _layouts(outputs: Outputs, size: int) -> tuple[list[Layout], int]:
     return [PLAIN if apart else NOWHERE] * len(values), size if apart else 1
 
 
-def _derivatives(
+def derivatives_along(
     model: nn.Module,
     loss: Loss,
     batch: Batch,
@@ -285,7 +285,7 @@ def _derivatives(
         return of_loss, [tangent_of(one) for one in leaves(outputs)]
 
 
-def _derivatives_together(
+def derivatives_together(
     model: nn.Module,
     loss: Loss,
     batch: Batch,
@@ -294,6 +294,21 @@ def _derivatives_together(
     of_loss: OutputGradient | None,
 ) -> tuple[OutputGradient, Tensor]:
     """e, and δ [samples, directions], by torch.func.vmap over jvp: the primal is computed once."""
+    outputs, tangents = tangents_together(model, batch, parameters, directions)
+    if of_loss is None:
+        of_loss = output_gradient(loss, outputs, batch.targets, *_layouts(outputs, batch.size))
+    number = len(next(iter(directions.values())))
+    # Outputs of a dual pass over repeated samples have the tangents of each direction in turn.
+    by_row = [one.flatten(0, 1) if of_loss.samples > 1 else one for one in tangents]
+    if of_loss.samples > 1:
+        return of_loss, of_loss.along(by_row, number)
+    return of_loss, torch.cat([of_loss.along([one[k] for one in tangents], 1) for k in range(number)], 1)
+
+
+def tangents_together(
+    model: nn.Module, batch: Batch, parameters: dict[str, Tensor], directions: dict[str, Tensor]
+) -> tuple[Outputs, list[Tensor]]:
+    """The model's outputs, and the tangents [directions, *shape] of each along several directions of the parameters."""
     device = batch.device.type
     # Autocast cannot do convolutions with several tangents of a weight, so that its precision is had by hand.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -310,12 +325,4 @@ def _derivatives_together(
 
     shared: Any = (None, 0)  # of the outputs, which all directions share, and of their tangents
     primal, tangents = torch.func.vmap(along, out_dims=shared, randomness="same")(directions)
-    if of_loss is None:
-        outputs = rebuilt(structure[0], primal)
-        of_loss = output_gradient(loss, outputs, batch.targets, *_layouts(outputs, batch.size))
-    number = len(next(iter(directions.values())))
-    # Outputs of a dual pass over repeated samples have the tangents of each direction in turn.
-    by_row = [one.flatten(0, 1) if of_loss.samples > 1 else one for one in tangents]
-    if of_loss.samples > 1:
-        return of_loss, of_loss.along(by_row, number)
-    return of_loss, torch.cat([of_loss.along([one[k] for one in tangents], 1) for k in range(number)], 1)
+    return rebuilt(structure[0], primal), list(tangents)

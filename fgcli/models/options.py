@@ -73,7 +73,7 @@ class GPTOptions(Options):
 
 
 class MixerOptions(Options):
-    """A patch mixer of blocks with local losses."""
+    """A patch mixer of blocks."""
 
     width: int = Field(default=64, ge=1, description="Channels of every block.")
     depth: int = Field(default=3, ge=1, description="Number of blocks.")

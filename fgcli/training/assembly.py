@@ -20,11 +20,13 @@ from fgcli.errors import FgError, UsageError, exception_text
 from fgcli.extend.registry import HOOKS, Registry
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss, SettlesOptions
+from fgcli.gradient.local_losses import LocalLosses
 from fgcli.gradient.low_precision import LowPrecision
 from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.gradient.precision import lacks
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.make import make_estimator
+from fgcli.models.local_heads import with_local_losses
 from fgcli.recipe import section_options
 from fgcli.recipe_keys import Recipe, Section
 from fgcli.training.losses import Objective
@@ -97,6 +99,9 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
     objective = make_objective(recipe, registry, dataset)
     model = make_model(recipe, registry, dataset.input_shape, objective.outputs, device)
     _check_outputs(parts, model, dataset, objective)
+    if isinstance(model, LocalLosses):
+        _refuse_with_local_losses(recipe)
+        objective = replace(objective, loss=model.loss_of(objective.loss))
     estimator = _estimator(parts)
     if getattr(estimator, "needs_derivative", True):
         _check_derivative(parts, model, dataset, objective)
@@ -133,6 +138,8 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
 
 def bound_subject(recipe: Recipe, registry: Registry, state: Assembly, step: int) -> Subject:
     """The recipe's method at another assembly's model, after `step` updates there. UsageError where it cannot work."""
+    if isinstance(state.model, LocalLosses):
+        raise UsageError("the run has local losses; moments and overlaps are of one loss for the whole model")
     parts = _Parts(recipe, registry)
     estimator = _estimator(parts)
     example = state.dataset.train_inputs[: recipe.batch_size]
@@ -204,6 +211,9 @@ def make_model(
     init = streams.generator("init")
     with streams.for_layers("init-layers", 0, init.device):  # where a model leaves weights to torch's own start
         made = parts.make("model", nn.Module, input_shape, outputs, init)
+        if recipe.local_losses is not None:
+            at, heads = recipe.local_losses, (recipe.local_head, recipe.local_groups)
+            made = with_local_losses(made, at, *heads, input_shape, outputs, streams.generator("local-heads"))
     return parts.guarded("model", lambda: made.to(device))  # fails for what is on the meta device, say
 
 
@@ -243,6 +253,16 @@ def _check_outputs(parts: _Parts, model: nn.Module, dataset: Dataset, objective:
         found = f"{losses.dtype} {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         wanted = f"it must give their losses [{len(inputs)}], or the mean of them [], floating point"
         raise UsageError(f"{parts.called('loss')} gave {found} for {len(inputs)} samples; {wanted}")
+
+
+def _refuse_with_local_losses(recipe: Recipe) -> None:
+    """UsageError for what is defined by the derivative of one loss through the whole model."""
+    for key, given in (("diagnostics", recipe.diagnostics), ("subspace", recipe.subspace)):
+        if given:
+            raise UsageError(
+                f"--{key} is {', '.join(given) if isinstance(given, list) else given}; it is of one loss for the whole "
+                "model: leave it out, or --local-losses"
+            )
 
 
 def _two(dataset: Dataset) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from fgcli.data.dataset import Dataset, Standardise, Tokens
 from fgcli.errors import RunError, UsageError, exception_text
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry, load_registry
+from fgcli.gradient.local_losses import LocalLosses
 from fgcli.gradient.randomness import Streams
 from fgcli.recipe import read_recipe
 from fgcli.recipe_keys import Recipe, Section
@@ -194,4 +195,6 @@ def open_trained(path: Path, registry: Registry) -> Trained:
         _log.warning("%s; the checkpoint before it is used", complaint)
     for file in changed_files(run.recorded_environment().code):
         _log.warning("%s has changed since %s was begun: the network may be another one", file, path)
+    if isinstance(network, LocalLosses):
+        model.network = network.plain.eval()
     return Trained(run, recipe, registry, record, checkpoint.step, model)

@@ -91,8 +91,12 @@ def test_the_built_ins_are_those_of_the_issue() -> None:
     assert found.names("estimator") == [
         "backprop",
         "backprop-checkpoint",
+        "directional",
         "fzoo",
+        "local-gradient",
         "mezo",
+        "pepita",
+        "sofo",
         "spsa",
         "weight-perturbation",
     ]
@@ -102,7 +106,7 @@ def test_the_built_ins_are_those_of_the_issue() -> None:
     assert found.names("feedback rule") == sorted(["direct", "local", *fixed])
     assert found.names("dataset") == ["digits", "mnist-5k", "mnist1d", "movie-snippets", "news"]
     assert found.names("model") == sorted(
-        ["convnet", "gpt-tiny", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
+        ["convnet", "gpt-tiny", "mixer", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
     )
     assert found.names("optimizer") == ["adam", "adamw", "sgd"]
     assert found.names("loss") == ["bce", "cross-entropy", "error-rate", "mse"]
