@@ -129,9 +129,8 @@ class GuessEstimator:
         self._guessers = {
             site.name: guesser_at(site, self.method) for site in network.guessed if site.name not in self._exact
         }
-        for name, guesser in self._guessers.items():
-            if name in before:
-                guesser.memory = before[name].memory
+        for name in before.keys() & self._guessers.keys():
+            self._guessers[name].memory = before[name].memory
         self.network = network
         perturbed, frozen = (network.pieces, ()) if self.uncovered == "perturb" else ((), network.pieces)
         perturbed = (*perturbed, *network.beside)  # without its elementwise part a gradient would be wrong
@@ -235,8 +234,7 @@ class GuessEstimator:
     ) -> None:  # fmt: skip
         """A part's own estimate, whose forwards have one state of layers and buffers."""
         rng, alpha = sum_of_parts.rng, feedback.correction
-        again = bool(alpha) or self._streams  # a second forward
-        back = self._state_of(model, part.device) if again else lambda: None
+        back = self._state_of(model, part.device) if alpha or self._streams else lambda: None  # for a second forward
         trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
 
         def add(site: Site, seen: Seen, b: Tensor, of_parameters: Mapping[str, Tensor]) -> None:
@@ -263,8 +261,7 @@ class GuessEstimator:
                 b = b + alpha * step.estimate_at(site.name, found)
             add(site, predicted.seen[site.name], b, add_pieces)
             add_pieces = {}
-        delta = None if found is None else found.delta.squeeze(1)
-        sum_of_parts.end(predicted.losses, share, delta, {} if step is None else step.statistics)
+        sum_of_parts.end(predicted.losses, share, found and found.delta.squeeze(1), step.statistics if step else {})
 
     def _step(
         self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], *, keep: bool = True

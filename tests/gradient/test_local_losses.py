@@ -165,7 +165,7 @@ def test_the_sum_over_a_basis_of_a_sites_tangents_is_its_exact_gradient() -> Non
         return Kept(y.view(1, *layer.output.shape))
 
     for guesser in estimator._guessers.values():
-        guesser.draw = basis
+        setattr(guesser, "draw", basis)  # noqa: B010
     for _ in range(PATCHES * WIDTH):
         columns.append(estimator.drawn(model, loss, batch, RNG)[1][name])
     taken: list[Tensor] = []
