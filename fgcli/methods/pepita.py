@@ -81,8 +81,8 @@ class Pepita:
         least = torch.finfo(dtype).eps ** 0.5
         if self.scale < least:
             raise OptionRefused(
-                f"scale is {self.scale:g}; in {str(dtype).removeprefix('torch.')} rounding is as large as such a change "
-                f"of the activations: set scale to at least {least:.2g}, or use precision float32"
+                f"scale is {self.scale:g}; in {str(dtype).removeprefix('torch.')} rounding is as large as such a "
+                f"change of the activations: set scale to at least {least:.2g}, or use precision float32"
             )
 
     def _forward(self, model: nn.Module, inputs: Any, samples: int) -> tuple[Any, dict[str, Seen]]:

@@ -66,7 +66,7 @@ def test_a_convolution_has_its_own_product_with_the_changed_input() -> None:
 
 
 def test_in_low_precision_a_change_that_rounding_reaches_is_refused() -> None:
-    with pytest.raises(OptionRefused, match="scale is 0.05; in bfloat16 rounding is as large .* at least 0.088"):
+    with pytest.raises(OptionRefused, match=r"scale is 0.05; in bfloat16 rounding is as large .* at least 0.088"):
         Pepita(PepitaOptions()).refuse_precision(torch.bfloat16)
     Pepita(PepitaOptions(scale=0.1)).refuse_precision(torch.bfloat16)
 
