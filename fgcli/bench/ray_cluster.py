@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,9 @@ from fgcli.extend.extras import require
 
 POLL_S = 0.5
 """Between two looks of Python's at signals, while Ray waits."""
+
+CONNECT_S = 20.0
+"""For the cluster's head to answer."""
 
 
 class RayExecutor:
@@ -81,8 +85,11 @@ class RayExecutor:
         if not ray.is_initialized():
             address = self.options.address
             try:
+                if ":" in address and "://" not in address:  # Ray itself would try for minutes
+                    host, _, port = address.rpartition(":")
+                    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 raise UsageError(
                     f"--executor ray: there is no cluster at {address}; start one with `ray start --head`, or give its "
                     f"address as --executor-option address=HOST:PORT ({' '.join(str(error).split())[:200]})"

@@ -12,7 +12,7 @@ TIMEOUT_S = 120.0
 """For a controller that does not answer."""
 _LIVE = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
          "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}  # fmt: skip
-_FIELDS = (("Name", 100), ("JobArrayID", 40), ("State", 20), ("exit_code", 12), ("Reason", 100))
+_FIELDS = (("Name", 100), ("JobArrayID", 40), ("State", 20), ("Exit_Code", 12), ("Reason", 100))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,13 +27,17 @@ WARNED = 128 + signal.SIGUSR1
 
 def written(trial: Trial) -> dict[str, Any]:
     """The trial as it is recorded with what is submitted."""
-    return asdict(trial) | {"run_dir": str(trial.run_dir), "log": str(trial.log)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(trial).items()}
 
 
 def read(content: Mapping[str, Any]) -> Trial:
     """The trial that was recorded so."""
-    commands = {key: tuple(content[key]) for key in ("command", "again")}
-    return Trial(**{**content, **commands, "run_dir": Path(content["run_dir"]), "log": Path(content["log"])})
+    made: dict[str, Any] = {
+        field.name: Path(value) if field.type is Path else tuple(value) if isinstance(value, list | tuple) else value
+        for field in fields(Trial)
+        if (value := content[field.name]) is not None
+    }
+    return Trial(**made)
 
 
 def run(trial: Trial, starts: int, requeue: tuple[str, ...]) -> int:

@@ -17,6 +17,7 @@ from fgcli.bench.run import Failure, Job, Watcher, run_jobs
 from fgcli.bench.tuning import Group, choose, without_lr
 from fgcli.commands.bench_display import BenchDisplay, show_failures
 from fgcli.commands.bench_estimate import show_estimate
+from fgcli.commands.sinks import make_sinks
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.entry_options import checked_options
 from fgcli.extend.factory import is_reference
@@ -56,9 +57,17 @@ class Request:
     timing: bool = False
     executor: str | None = None
     executor_options: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
+    sink_options: tuple[str, ...] = ()
     detach: bool = False
     plugins: tuple[Path, ...] = ()
     quiet: bool = False
+
+    @property
+    def sink_flags(self) -> tuple[str, ...]:
+        """What every trial is told of metric sinks."""
+        pairs = (("--sink", self.sinks), ("--sink-option", self.sink_options))
+        return tuple(part for name, values in pairs for value in values for part in (name, value))
 
     def command(self, out: Path, own_code: bool) -> str:
         """The same once more, in the folder `out`."""
@@ -70,6 +79,7 @@ class Request:
         flags += [] if self.executor is None else ["--executor", self.executor]
         for name, values in (("--only", self.only), ("--executor-option", self.executor_options)):
             flags += [part for value in values for part in (name, value)]
+        flags += self.sink_flags
         return command_line("bench", self.recipe, *flags, plugins=self.plugins, own_code=own_code)
 
 
@@ -112,11 +122,13 @@ class _Bench:
     directory: SweepDirectory = field(init=False)
     executor: Executor = field(init=False)
     placement: Placement | None = field(init=False)
+    _names_of: tuple[Sweep, dict[str, tuple[PlannedTrial, Path]]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """All that can be refused is refused here, before anything is written."""
         request = self.request
         self.registry = load_registry(request.plugins)
+        make_sinks(self.registry, request.sinks, request.sink_options)  # refuses what it does not know
         file = find(request.recipe, where="RECIPE")
         if request.source is None:
             sweep, self.source = read_sweep(file)
@@ -130,7 +142,7 @@ class _Bench:
         self.sweep = self._widened(sweep)
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
-        recipes = resolve_trials(self.sweep, self.source, self.registry)
+        recipes = self._recipes = resolve_trials(self.sweep, self.source, self.registry)
         names = [name for one in recipes.values() for name in (one.dataset, one.model, one.loss, one.lr_schedule)]
         self.own_code = any(map(is_reference, names))
         begun = [folder for _, folder in self._begun()]
@@ -166,12 +178,16 @@ class _Bench:
 
     def estimate(self) -> None:
         """--dry-run."""
-        first: dict[str, object] = {} if self.sweep.tune is None else {"lr": self.sweep.tune.lr[0]}
         trials = self._limited(self.trials)
         groups = {trial.group for trial in trials}
         search = [(one, self._made(one, tuning=True)) for one in self._search(groups)]
-        pairs = [(trial, self._made(trial, first)) for trial in trials]
+        pairs = [(trial, self._made(trial, self._first_lr)) for trial in trials]
         show_estimate(search, pairs, self.placement)
+
+    @property
+    def _first_lr(self) -> dict[str, object]:
+        """Where the learning rate is still to be searched for."""
+        return {} if self.sweep.tune is None else {"lr": self.sweep.tune.lr[0]}
 
     def _widened(self, sweep: Sweep) -> Sweep:
         recorded = read_sweep(self.directory.sweep_file)[0] if self.directory.holds_sweep() else None
@@ -226,28 +242,36 @@ class _Bench:
 
     def _made(self, trial: PlannedTrial, overrides: dict[str, object] | None = None, *, tuning: bool = False) -> Job:
         directory = self.directory
+        recipe = None if tuning or (overrides and overrides != self._first_lr) else self._recipes.get(trial.name)
+        recipe = recipe or resolve_trial(trial, self.source, self.registry, overrides)
 
         def settled(recipe: Recipe) -> Recipe:
-            begun = [self._named()[name] for name, _ in self._begun()]
-            return as_begun(recipe, [folder for one, folder in begun if one.label == trial.label])
+            named = self._named().values() if None in recipe.options.values() else ()
+            folders = (folder for one, folder in named if one.label == trial.label)
+            return as_begun(recipe, (one for one in folders if RunDirectory(one).recipe_file.exists()))
 
         return Job(
             name=f"tuning-{trial.name}" if tuning else trial.name,
-            recipe=resolve_trial(trial, self.source, self.registry, overrides),
+            recipe=recipe,
             recipe_file=directory.recipe_file(trial.name, tuning=tuning),
             run=directory.run(trial.name, tuning=tuning),
             log=directory.log(trial.name, tuning=tuning),
             plugins=self.request.plugins,
+            sinks=self.request.sink_flags,
             settled=settled,
         )
 
     def _named(self) -> dict[str, tuple[PlannedTrial, Path]]:
         """All trials and those of the search, by name, with their run directories."""
+        if self._names_of is not None and self._names_of[0] is self.sweep:
+            return self._names_of[1]
         search = {
             f"tuning-{one.name}": (one, self.directory.run(one.name, tuning=True).path)
             for one in plan_tuning(self.sweep)
         }
-        return search | {one.name: (one, self.directory.run(one.name).path) for one in plan(self.sweep)}
+        named = search | {one.name: (one, self.directory.run(one.name).path) for one in plan(self.sweep)}
+        self._names_of = (self.sweep, named)
+        return named
 
     def _begun(self) -> list[tuple[str, Path]]:
         """Trials with a run, finished or not, and its directory."""
@@ -293,7 +317,8 @@ class _Bench:
             given[name] = value
         in_recipe = sweep.executor_options if self.executor_name == sweep.executor else {}
         owner = f"executor {entry.name}"
-        checked_options(owner, entry.options, in_recipe, f"{self.source.place(('executor_options',))}:")
+        place = self.source.place(("executor_options",))
+        checked_options(owner, entry.options, in_recipe, place, "executor_options.")
         options = checked_options(owner, entry.options, {**in_recipe, **given}, "--executor-option")
         try:
             return one.load()(options)

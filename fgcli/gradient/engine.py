@@ -25,13 +25,14 @@ from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Guess, GuessMethod, LinearMap, check_linear, checked_method
-from fgcli.gradient.guesser import Guesser, guesser_at
+from fgcli.gradient.guesser import Guesser, guesser_at, load_memories, memories_of
 from fgcli.gradient.local_losses import Locality, locality_of
 from fgcli.gradient.look import few, look
 from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.parts import SumOfParts, parts_of
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.processes import ALONE, Processes, refuse_unsplittable_guesses
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives, Step
@@ -89,14 +90,22 @@ class GuessEstimator:
         self._pieces: tuple[str, ...] = ()
         self._exact: frozenset[str] = frozenset()
         self._locality: Locality | None = None
-        self._numbers = 0  # that all guessed sites give for a sample
+        self._numbers = 0
+        """That all guessed sites give for a sample."""
+        self.processes = ALONE
+
+    def split_over(self, processes: Processes) -> None:
+        """As Splits has it."""
+        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
         refuse(model, GUESSES)
+        self.processes.refuse_unsplittable(model, example)
         if self.memory == "store" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
         coverage = self._take_up(model, look(model, example), example)
+        refuse_unsplittable_guesses(self.processes, self._guessers if self._guesses else {})
         if isinstance(self.method, GuessMethod):
             self._try(model, example if self.bound.mixes else few(example, 2))
         if self.feedback is not None:
@@ -171,7 +180,8 @@ class GuessEstimator:
         for whole in (False, True):
             try:
                 return self._estimate(model, loss, batch, rng)
-            except UnknownSite:
+            except UnknownSite as branch:
+                self.processes.refuse_branch(str(branch))
                 # A branch on values has led another way than the first look's: look at this batch as well, at a few of
                 # its samples, and where these do not go that way either, at all.
                 back()
@@ -190,10 +200,14 @@ class GuessEstimator:
 
     def _estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         """ĝ = b + α Σ_k c_k (δ_k - Σ_j ⟨b_j, y_jk⟩) y_k, without feedback b = 0 and α = 1."""
-        rows = self._parts(batch)
-        parts = [batch.rows(one) for one in rows] if len(rows) > 1 else [batch]
-        of_loss = of_whole_loss(model, self.bound, loss, batch, parts)
-        sum_of_parts = SumOfParts(self._guessers, rng, len(parts))
+        own, loss = self.processes.own(batch), self.processes.loss(loss)
+        first = self.method.first_samples if isinstance(self.method, GuessMethod) and self._guesses else 0
+        if self.processes.size > 1 and first:
+            self.linear_maps(model, batch.rows(slice(first)).inputs, rng.step)
+        rows = self._parts(own)
+        parts = [own.rows(one) for one in rows] if len(rows) > 1 else [own]
+        of_loss = of_whole_loss(model, self.bound, loss, own, parts)
+        sum_of_parts = SumOfParts(self._guessers, self.processes.rng(rng, batch.size), len(parts))
         directions = self._directions(model, rng)
         if self.feedback is not None:
             self.feedback.begin()
@@ -201,29 +215,23 @@ class GuessEstimator:
             share, of_part = part.size / batch.size, of_loss[number] if of_loss else None
             if self.feedback is not None:
                 self._with_feedback(self.feedback, model, loss, part, of_part, sum_of_parts, share)
-                continue
-            replayed = self.memory == "replay" and not self._needs_cut
-            step = self._step(model, part, sum_of_parts.rng, directions, keep=not replayed)
-            found = step.derivatives(loss, of_part)
-            for gradients in step.second_pass(found) if replayed else step.gradients(found):
-                sum_of_parts.add(gradients, share)
-            sum_of_parts.end(step.losses, share, found.delta.squeeze(1), step.statistics)
+            else:
+                replayed = self.memory == "replay" and not self._needs_cut
+                step = self._step(model, part, sum_of_parts.rng, directions, keep=not replayed)
+                found = step.derivatives(loss, of_part)
+                for gradients in step.second_pass(found) if replayed else step.gradients(found):
+                    sum_of_parts.add(gradients, share)
+                sum_of_parts.end(step.losses, share, found.delta.squeeze(1), step.statistics)
+            sum_of_parts.rng.advance(part.size)
+        sum_of_parts.finish(self.processes, {} if self.feedback is None else self.feedback.means)
         if self.feedback is not None:
             self.feedback.end(batch.size)
-        known, deltas = sum_of_parts.losses, sum_of_parts.deltas
-        losses = of_loss[0].losses if of_loss else known[0] if len(known) == 1 else torch.cat(known)
-        return Estimate(losses, sum_of_parts.gradients, torch.cat(deltas) if deltas else None)
+        return sum_of_parts.estimate(of_loss[0].losses if of_loss else None)
 
     def _with_feedback(
-        self,
-        feedback: Feedback,
-        model: nn.Module,
-        loss: Loss,
-        part: Batch,
-        of_loss: OutputGradient | None,
-        sum_of_parts: SumOfParts,
-        share: float,
-    ) -> None:
+        self, feedback: Feedback, model: nn.Module, loss: Loss, part: Batch, of_loss: OutputGradient | None,
+        sum_of_parts: SumOfParts, share: float,
+    ) -> None:  # fmt: skip
         """A part's own estimate, whose forwards have one state of layers and buffers."""
         rng, alpha = sum_of_parts.rng, feedback.correction
         back = self._state_of(model, part.device) if alpha or self._streams else lambda: None  # for a second forward
@@ -264,6 +272,11 @@ class GuessEstimator:
         )  # fmt: skip
 
     @property
+    def _guesses(self) -> bool:
+        """Whether anything is guessed."""
+        return self.feedback is None or bool(self.feedback.correction)
+
+    @property
     def _needs_cut(self) -> bool:
         return any(one.needs_cut for one in self._guessers.values())
 
@@ -276,14 +289,13 @@ class GuessEstimator:
     def _parts(self, batch: Batch) -> list[slice]:
         """Rows of the batch that are taken together; all, wherever parts would have other guesses."""
         network, size = self.bound, batch.size
-        guesses = self.feedback is None or bool(self.feedback.correction)
         apart = (
             self.memory == "replay"
             and batch.device.type == "cpu"
             and network.by_rows
             and not (network.mixes or network.drawing or network.buffers or network.own_loss)
             and all(site.has_samples for site in network.guessed)
-            and all(one.takes_parts or not guesses for one in self._guessers.values())
+            and all(one.takes_parts or not self._guesses for one in self._guessers.values())
         )
         if not apart:
             return [slice(0, size)]
@@ -373,28 +385,12 @@ class GuessEstimator:
             back = self._state_of(model, batch.device)
             names = list(self._step(model, batch, rng, {}).guesses_not_finite())
             back()
-            for name in names:
-                return f"site '{name}': the guess is not finite"
-        return None
+        return f"site '{names[0]}': the guess is not finite" if names else None
 
     def state(self) -> dict[str, Tensor]:
         """As Estimator has it: the memories of the guesses."""
-        memories = {
-            f"{name}/{key}": value
-            for name, guesser in self._guessers.items()
-            for key, value in guesser.memory.tensors.items()
-        }
-        return memories | ({} if self.feedback is None else self.feedback.state())
+        return memories_of(self._guessers) | ({} if self.feedback is None else self.feedback.state())
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """As Estimator has it."""
-        for guesser in self._guessers.values():
-            guesser.memory.clear()
-            guesser.forget()
-        if self.feedback is not None:
-            state = self.feedback.load_state(state)
-        for key, value in state.items():
-            name, _, entry = key.rpartition("/")
-            if name not in self._guessers:
-                raise ModelRefused(f"the state holds {key}, but the model has no site '{name}'; it is another model's")
-            self._guessers[name].memory[entry] = value
+        load_memories(self._guessers, state if self.feedback is None else self.feedback.load_state(state))

@@ -50,7 +50,8 @@ def _is_same_in_rows(model: nn.Module, inputs: Any, network: Network, again: Cal
 
             def note(site: Site, _: Seen, s: Tensor, seen: list[Tensor] = seen, rows: int = rows) -> Tensor | None:
                 seen.append(s)
-                return _ramp(s).expand(rows, *s.shape) if site.has_samples else None
+                # In the first row alone: in a mean over the batch, alike tangents would hide that rows meet.
+                return _ramp_of(0, s.new_empty(rows, *s.shape)) if site.has_samples else None
 
             one_pass = SeveralTangents(network, note, {}, SAMPLES, rows, rows)
             again()

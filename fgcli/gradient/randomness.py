@@ -150,6 +150,39 @@ class StepRng:
             return self
         return Streams(self.generator("part", str(number)).initial_seed()).at(self.step)
 
+    @property
+    def shared(self) -> "StepRng":
+        """The streams of what has one draw for the whole batch."""
+        return self
+
+    def in_parts(self, parts: int) -> "StepRng":
+        """The streams for a batch that is taken in parts, with the draws of the whole.
+
+        Args:
+            parts: their number.
+
+        Returns:
+            Streams that `advance` moves on.
+        """
+        return ContinuedRng(self.streams, self.step) if parts > 1 else self
+
+    def advance(self, samples: int) -> None:
+        """Go on to the next part.
+
+        Args:
+            samples: of the part that is done.
+        """
+
+    def normal_(self, z: Tensor, purpose: str, site: str) -> None:
+        """Fill z with standard normal noise.
+
+        Args:
+            z: what is filled; its first axis is the samples, if what is drawn has any.
+            purpose: what is drawn.
+            site: where it is drawn.
+        """
+        z.normal_(generator=self.generator(purpose, site, z.device))
+
     def normal(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Standard normal noise.
 
@@ -205,6 +238,5 @@ class ContinuedRng(StepRng):
         generator.set_state(self._starts[key])
         return generator
 
-    def advance(self) -> None:
-        """Go on to the next part."""
+    def advance(self, samples: int) -> None:
         self._starts.clear()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CPUS = 3
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 ADDRESS = "127.0.0.1:6379"
 _SHARED = ["--block", "--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats"]
 
@@ -20,7 +20,10 @@ class RayNodes:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._network = subprocess.Popen(["unshare", "-n", "sh", "-c", "ip link set lo up && exec sleep infinity"])
+        script = "ip link set lo up && echo up && exec sleep infinity"
+        self._network = subprocess.Popen(["unshare", "-n", "sh", "-c", script], stdout=subprocess.PIPE, text=True)
+        assert self._network.stdout is not None
+        assert self._network.stdout.readline() == "up\n"  # before, commands would be in the network of all
         self._nodes: list[subprocess.Popen[bytes]] = []
 
     def command(self, *words: str) -> list[str]:
@@ -52,7 +55,7 @@ class RayNodes:
             except subprocess.TimeoutExpired:
                 os.killpg(node.pid, signal.SIGKILL)
         self._network.kill()
-        self._network.wait()
+        self._network.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self, *flags: str) -> None:

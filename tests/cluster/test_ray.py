@@ -16,7 +16,7 @@ from processes import alive, parent
 from cluster.conftest import BENCH, held, process_of, results, until
 from cluster.ray_nodes import ADDRESS, RayNodes, missing
 
-RAY = [*BENCH, "--out", "r", "--executor", "ray", "--executor-option", f"address={ADDRESS}"]
+RAY = [*BENCH, "--executor", "ray"]
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def ray() -> Iterator[RayNodes]:
 
 
 def bench(ray: RayNodes, *flags: str) -> "subprocess.Popen[str]":
-    command = ray.command(sys.executable, "-m", "fgcli", *RAY, *flags)
+    given = flags or ("--out", "r", "--executor-option", f"address={ADDRESS}")
+    command = ray.command(sys.executable, "-m", "fgcli", *RAY, *given)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -50,7 +51,8 @@ def test_a_sweep_survives_ctrl_c_a_lost_worker_and_a_lost_node_and_ends_as_the_l
         ("jobs=7", "--jobs 7 with 1 CPUs a trial needs 7 cores, and the Ray cluster has 6"),
         ("address=127.0.0.1:6666", "--executor ray: there is no cluster at 127.0.0.1:6666; start one with"),
     ):
-        code, said = ended(bench(ray, "--out", "refused", "--executor-option", option))
+        address = [] if "address" in option else ["--executor-option", f"address={ADDRESS}"]
+        code, said = ended(bench(ray, "--out", "refused", "--executor-option", option, *address))
         assert (code, message in said, Path("refused").exists()) == (2, True, False), said
 
     out = Path("r")

@@ -55,6 +55,6 @@ def test_streams_go_on_from_part_to_part_as_one_draw(dtype: torch.dtype, last: i
     for size in (DRAWN_AT_ONCE, 3 * DRAWN_AT_ONCE, last):
         parts.append(rng.normal("guess", "a", (size, 3), like))
         assert torch.equal(rng.normal("guess", "a", (size, 3), like), parts[-1])
-        rng.advance()
+        rng.advance(size)
     whole = Streams(1).at(2).normal("guess", "a", (4 * DRAWN_AT_ONCE + last, 3), like)
     assert torch.equal(torch.cat(parts), whole)

@@ -40,6 +40,8 @@ class Space:
 class OrthogonalMean(GuessMethod):
     """y_b = W̃_bᵀ U z, z ~ N(0, I_k)."""
 
+    first_samples = SAMPLES
+
     def __init__(self, options: OrthogonalOptions) -> None:
         self.k, self._refresh = options.k, options.refresh
 
