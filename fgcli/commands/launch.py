@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fgcli.cores import cores
 from fgcli.errors import RunError, UsageError
@@ -90,7 +91,9 @@ def _started(number: int, meeting: Meeting, environment: dict[str, str]) -> Iter
     try:
         for rank in range(number):
             # The first has the outputs; the others' errors are told if they are the cause of the end.
-            outputs = {} if rank == 0 else {"stdout": subprocess.DEVNULL, "stderr": meeting.open_errors(rank)}
+            outputs: dict[str, Any] = (
+                {} if rank == 0 else {"stdout": subprocess.DEVNULL, "stderr": meeting.open_errors(rank)}
+            )
             processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "fgcli", *sys.argv[1:]],
