@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from networks import batch_for, chain, cross_entropy, residual
 from torch import nn
 
-from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.options import PepitaOptions
@@ -63,6 +63,12 @@ def test_a_convolution_has_its_own_product_with_the_changed_input() -> None:
     h, c = torch.relu(conv(x)).detach(), conv(changed)
     (expected,) = torch.autograd.grad(c, [conv.weight], (h - torch.relu(c).detach()) / 4)
     torch.testing.assert_close(found["0.weight"], expected)
+
+
+def test_in_low_precision_a_change_that_rounding_reaches_is_refused() -> None:
+    with pytest.raises(OptionRefused, match=r"scale is 0.05; in bfloat16 rounding is as large .* at least 0.088"):
+        Pepita(PepitaOptions()).refuse_precision(torch.bfloat16)
+    Pepita(PepitaOptions(scale=0.1)).refuse_precision(torch.bfloat16)
 
 
 CONV = nn.Conv2d(1, 2, 3)
