@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -150,6 +150,11 @@ class StepRng:
             return self
         return Streams(self.generator("part", str(number)).initial_seed()).at(self.step)
 
+    @property
+    def of_batch(self) -> "StepRng":
+        """These streams, for what is drawn once for a batch that is taken in parts."""
+        return self
+
     def normal(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Standard normal noise.
 
@@ -164,6 +169,16 @@ class StepRng:
         """
         generator = self.generator(purpose, site, like.device)
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+    def fill_normal(self, values: Tensor, purpose: str, site: str) -> None:
+        """Fill values [samples, ...], each sample's own, with N(0, 1).
+
+        Args:
+            values: what is filled, in place.
+            purpose: what is drawn.
+            site: where it is drawn.
+        """
+        values.normal_(generator=self.generator(purpose, site, values.device))
 
     def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Random signs, a quarter of the time of normal noise: eight are of one random number.
@@ -186,12 +201,17 @@ class StepRng:
 
 @dataclass(frozen=True)
 class ContinuedRng(StepRng):
-    """The same streams for a batch in parts: each begins where the part before has left it.
+    """The same streams for a batch in parts: together the parts draw what the whole batch does.
 
-    Within a part a key draws the same again. Together the parts draw what the whole batch does, where that is N(0, I)
-    or signs on the CPU and all parts but the last have a multiple of DRAWN_AT_ONCE samples.
+    Where the CPU draws numbers by blocks, and a part has whole ones of them, it begins where the part before has left
+    the stream. Elsewhere the whole batch's numbers are drawn for each part, which takes its own of them.
+
+    Within a part a key draws the same again.
     """
 
+    parts: Sequence[slice] = ()
+    """Of the batch, by samples, one after the other."""
+    _passed: list[int] = field(default_factory=list)
     _generators: dict[tuple[str, str], torch.Generator] = field(default_factory=dict)
     _starts: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
@@ -205,6 +225,36 @@ class ContinuedRng(StepRng):
         generator.set_state(self._starts[key])
         return generator
 
+    @property
+    def of_batch(self) -> StepRng:
+        return StepRng(self.streams, self.step)
+
+    def fill_normal(self, values: Tensor, purpose: str, site: str) -> None:
+        if self._continues(values.shape, values.device):
+            super().fill_normal(values, purpose, site)
+            return
+        whole = values.new_empty(self._whole(values.shape))
+        self.of_batch.fill_normal(whole, purpose, site)
+        values.copy_(whole[self._part])
+
+    def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        if self._continues(shape, like.device):
+            return super().signs(purpose, site, shape, like)
+        return self.of_batch.signs(purpose, site, self._whole(shape), like)[self._part]
+
     def advance(self) -> None:
         """Go on to the next part."""
+        self._passed.append(1)
         self._starts.clear()
+
+    @property
+    def _part(self) -> slice:
+        return self.parts[len(self._passed)]
+
+    def _whole(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return self.parts[-1].stop, *shape[1:]
+
+    def _continues(self, shape: Sequence[int], device: torch.device) -> bool:
+        each, last = math.prod(shape[1:]), self.parts[-1]
+        blocks = all(part.start * each % DRAWN_AT_ONCE == 0 for part in self.parts)
+        return device.type == "cpu" and blocks and (last.stop - last.start) * each >= DRAWN_AT_ONCE

@@ -8,7 +8,7 @@ What has one direction for the whole batch (parameters that no site covers, site
 a single guess. Beside several it has a tangent of its own.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -24,12 +24,13 @@ from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import leaves, tangent_of
+from fgcli.gradient.part_draws import Draws
 from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, has_shared, repeated
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.upstream import CutNetwork, UpstreamJacobian
+from fgcli.gradient.upstream import CutNetwork, UpstreamJacobian, UpstreamOfParts
 from fgcli.gradient.uses import Outputs, Pass, run
 
 
@@ -64,6 +65,7 @@ class Step:
         directions: of the parameters that no site covers, by name.
         exact: the sites whose gradient is taken from the output's, not guessed: no other lies on the way.
         keep: whether what the passes see and draw is kept, or only what the combination asks for.
+        ahead: guesses that are there already: of sites that all parts of a batch have one of.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Step:
         *,
         keep: bool = True,
         exact: Collection[str] = (),
+        ahead: Mapping[str, Drawn] | None = None,
     ) -> None:
         self.model, self.network, self.guessers, self.tangents = model, network, guessers, tangents
         self.batch, self.rng, self.directions, self.keep = batch, rng, directions, keep
@@ -88,7 +91,7 @@ class Step:
         """What the guesses tell of this batch, by site."""
         self.seen: dict[str, Seen] = {}
         self.draws: dict[str, list[Drawn]] = {}
-        self.exact = exact
+        self.exact, self.ahead = exact, ahead or {}
         self.last: dict[str, tuple[Seen, Tensor]] = {}
         """Of the sites of `exact`: their use, and the gradient there [samples, *shape]."""
         self._grams: dict[str, Gram] = {}
@@ -227,7 +230,8 @@ class Step:
         """The guesses at a site for some of the tangents, at s [samples, *shape]."""
         guesser, layer = self.guessers[site.name], self._layer(site, s, weight)
         linear = self._linear(layer, upstream) if isinstance(guesser.guess, GuessMethod) else None
-        return guesser.draw(layer, upstream, linear, self.rng, self.tangents, part)
+        rng = self.rng if site.has_samples else self.rng.of_batch
+        return guesser.draw(layer, upstream, linear, rng, self.tangents, part)
 
     def linear(self, site: Site, s: Tensor, weight: Tensor, upstream: UpstreamJacobian | None = None) -> LinearMap:
         """The guess of a site as a linear map at s [samples, *shape]."""
@@ -240,11 +244,12 @@ class Step:
 
     def _layer(self, site: Site, s: Tensor, weight: Tensor) -> Layer:
         following = None if site.link is None else self.parameters[site.link.next_weight].detach()
-        return Layer(site.name, tuple(s.shape[1:]), weight, self.rng.step, following, s)
+        shared = not (site.has_samples or self.network.mixes)
+        return Layer(site.name, tuple(s.shape[1:]), weight, self.rng.step, following, s, shared)
 
     def cut(self) -> Iterator[tuple[Site, Tensor, Tensor, UpstreamJacobian]]:
         """Site, s, weight and W̃ of the guesses that need the cut network, whose products no dual level allows."""
-        wanted = [one.site for one in self.guessers.values() if one.needs_cut]
+        wanted = [one.site for name, one in self.guessers.items() if one.needs_cut and name not in self.ahead]
         if not wanted:
             return
         self._go_back()
@@ -254,8 +259,26 @@ class Step:
             if site.name in cut.going:
                 yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)
 
-    def _draws_ahead(self, part: range) -> dict[str, Drawn]:
+    def drawn_once(self, parts: Sequence[slice], draws: Draws) -> dict[str, Drawn]:
+        """The guesses of sites without samples whose W̃ is of the cut network, for the step's batch in parts."""
         found: dict[str, Drawn] = {}
+
+        def cut(rows: slice) -> CutNetwork:
+            with draws(rows), self._buffers.apart():
+                return CutNetwork(self.model, self.batch.rows(rows).inputs, self.network)
+
+        for one in self.guessers.values():
+            if one.needs_cut and not one.site.has_samples:
+                few = cut(slice(0, 1))
+                if one.site.name in few.going:
+                    s, weight = wide(few.s(one.site)), few.uses[one.site.name].weight
+                    with full_precision(s):
+                        drawn = self._draw(one.site, s, weight, range(1), UpstreamOfParts(one.site, parts, cut))
+                        found[one.site.name] = Kept(drawn.all())
+        return found
+
+    def _draws_ahead(self, part: range) -> dict[str, Drawn]:
+        found = dict(self.ahead)
         for site, s, weight, upstream in self.cut():
             with full_precision(s):
                 drawn = self._draw(site, s, weight, part, upstream)
@@ -284,11 +307,11 @@ class Step:
     def gradients(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
         """The weights' gradients, a site at a time: each use's own vjp with ĝ = Σ_k c_k y_k."""
         yield from self._without_guess(found)
-        for name, seen in self.seen.items():
+        for name in list(self.seen):
+            seen = self.seen.pop(name)
             if name in self.draws:
                 site = self.network.sites[name]
-                drawn = joined(self.draws.pop(name))
-                yield self._of_site(site, seen, drawn, found)
+                yield self._of_site(site, seen, joined(self.draws.pop(name)), found)
 
     def _without_guess(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
         yield {name: found.along.sum() * direction for name, direction in self.directions.items()}
