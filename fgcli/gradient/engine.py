@@ -79,7 +79,8 @@ class GuessEstimator:
         self._perturbed: tuple[str, ...] = ()
         self._pieces: tuple[str, ...] = ()
         self._exact: frozenset[str] = frozenset()
-        self._measured: Measured | None = None
+        self._measured: dict[bool, Measured | None] = {}
+        """What few samples have shown, by whether a second pass makes the guesses again."""
         self._once = 0
         """Bytes that the noise of a site without samples takes for each of them."""
         self._whole: Plan | None = None
@@ -88,7 +89,7 @@ class GuessEstimator:
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
         refuse(model, GUESSES)
-        self._measured = None
+        self._measured = {}
         if self.memory != "replay" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
         coverage = self._take_up(model, look(model, example))
@@ -214,16 +215,21 @@ class GuessEstimator:
         at_once = Plan(size, self.memory == "replay" and has_passes)
         if self.memory == "store" or size < FEW or size * network.numbers <= FLOOR[self.memory]:
             return at_once
-        self._measured = self._measured or self._measure(model, loss, batch, replayed=at_once.replayed)
-        if self._measured is None:
-            return at_once
-        rows = self._measured.rows(size, gradients=self.memory == "auto")
-        if self.memory == "auto" and has_passes:
-            return Plan(size, replayed=rows < size)
+        rows = self._rows(model, loss, batch, replayed=at_once.replayed)
+        replayed = at_once.replayed or (has_passes and rows < size)
+        if replayed and not at_once.replayed:
+            rows = self._rows(model, loss, batch, replayed=True)
         guesses = self.feedback is None or bool(self.feedback.correction)
-        if network.has_parts and all(one.takes_parts or not guesses for one in self._guessers.values()):
-            return Plan(min(rows, ROWS) if self.memory == "replay" else rows, at_once.replayed)
-        return at_once
+        if not network.has_parts or not all(one.takes_parts or not guesses for one in self._guessers.values()):
+            rows = size
+        return Plan(min(rows, ROWS) if self.memory == "replay" else rows, replayed)
+
+    def _rows(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> int:
+        """Samples that may be taken at once."""
+        if replayed not in self._measured:
+            self._measured[replayed] = self._measure(model, loss, batch, replayed=replayed)
+        seen = self._measured[replayed]
+        return batch.size if seen is None else seen.rows(batch.size, gradients=self.memory == "auto")
 
     def _measure(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> Measured | None:
         """What this estimate, and what it is held to, hold of a few samples. None where these alone do not go."""

@@ -16,6 +16,8 @@ def parts_of(samples: int, size: int) -> list[slice]:
 
     Where they may have DRAWN_AT_ONCE of them, each begins at a multiple of it, so that draws go on from part to part.
     """
+    if samples <= size:
+        return [slice(0, samples)]
     unit = DRAWN_AT_ONCE if size >= DRAWN_AT_ONCE else 1
     units = -(-samples // unit)
     number = -(-units // (size // unit))

@@ -233,7 +233,7 @@ def test_where_jacobians_have_no_matrix_parts_have_its_numbers_and_leave_its_sta
 
 
 def test_memory_grows_by_the_gradients_alone_in_a_residual_net(monkeypatch: pytest.MonkeyPatch) -> None:
-    width, size, generator = 16, 128, torch.Generator().manual_seed(0)
+    width, size, generator = 16, 512, torch.Generator().manual_seed(0)
     measured_anew(monkeypatch)
     peaks: dict[tuple[str, int], int] = {}
     for depth in (2, 6):
@@ -242,8 +242,9 @@ def test_memory_grows_by_the_gradients_alone_in_a_residual_net(monkeypatch: pyte
         for memory in ("store", "replay"):
             estimator = GuessEstimator(GUESSES["transpose"](), uncovered="freeze", memory=memory)
             estimator.bind(model, batch.inputs[:3])
-            peaks[memory, depth] = peak_of(partial(estimator.estimate, model, cross_entropy, batch, RNG), CPU)
+            call = partial(estimator.estimate, model, cross_entropy, batch, RNG)
+            call()  # which looks at few samples first
+            peaks[memory, depth] = peak_of(call, CPU)
     gradients = 8 * 4 * (2 * width * width + 2 * width)  # of four more blocks, in bytes
-    activation = 8 * 16 * width  # of one of their eight layers, in a part of 16 samples
-    assert peaks["replay", 6] - peaks["replay", 2] < gradients + 3 * activation
+    assert peaks["replay", 6] - peaks["replay", 2] < gradients + 8 * 6_000  # the states of eight more sites' streams
     assert peaks["store", 6] > 2 * peaks["store", 2]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from exact import backward, smooth, summed
+from parts import in_parts
 from zoo import ZOO, inputs_of, made
 
 from fgcli.gradient.engine import GuessEstimator
