@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint docs lock clean
+.PHONY: setup demo test test-slow test-cluster lint docs lock clean
 
 setup: $(READY)
 
@@ -20,7 +20,18 @@ demo: setup
 	$(BIN)/fgcli report runs/demo --html runs/demo/report.html
 
 test: setup
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not cluster'
+
+# What starts many processes or installs packages: no change of a method needs it each time. CI runs it too.
+test-slow: setup
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
+
+# Real SLURM and Ray on this machine; as root. Installs what they need.
+test-cluster: setup
+	(command -v slurmd && command -v munged && command -v ip) >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
+	  slurmctld slurmd slurm-client munge iproute2; }
+	$(BIN)/python -c 'import ray' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check 'ray>=2.40'
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: setup
 	$(BIN)/ruff check .

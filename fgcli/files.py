@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,6 +77,12 @@ def put_in_place(temporary: Path, path: Path) -> None:
 def temporary_name(path: Path) -> Path:
     """Where a process writes a file before it gets its name: hidden, in the same folder."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def half_written(path: Path) -> list[Path]:
+    """What killed processes left of a file that they were writing."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.\d+\.tmp")
+    return [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -4,8 +4,9 @@ The order of precedence is flag, file, default.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
@@ -30,6 +31,16 @@ class Source:
     values: Mapping[Path, Position] = field(default_factory=dict)
     keys: Mapping[Path, Position] = field(default_factory=dict)
 
+    @cached_property
+    def values_below(self) -> Mapping[Path, Sequence[Path]]:
+        """The paths of values by each path that they begin with."""
+        return _by_beginning(self.values)
+
+    @cached_property
+    def keys_below(self) -> Mapping[Path, Sequence[Path]]:
+        """The paths of keys by each path that they begin with."""
+        return _by_beginning(self.keys)
+
     def place(self, path: Path, *, key: bool = False) -> str:
         """file:line:column of the value at `path`, or of its key. What stands nowhere, as it is missing, is where its
         mapping stands."""
@@ -37,6 +48,14 @@ class Source:
         while path and path not in positions:
             path = path[:-1]
         return f"{self.name}:{positions[path].line}:{positions[path].column}" if path else self.name
+
+
+def _by_beginning(paths: Iterable[Path]) -> dict[Path, list[Path]]:
+    found: dict[Path, list[Path]] = {}
+    for path in paths:
+        for length in range(len(path) + 1):
+            found.setdefault(path[:length], []).append(path)
+    return found
 
 
 class _Given(NamedTuple):

@@ -1,12 +1,12 @@
 """The keys of a recipe: what a file may say, and by that the flags of `fgcli train`. Imports no torch.
 
 Some options stand at the top for convenience: `k`, `tangents`, `combine`, `tangent_chunk`, `memory` and FEEDBACK of the
-method, `width`, `depth` and `bias` of the model. Each is None where that has no such option.
+method, `width`, `depth`, `bias` and `lora` of the model. Each is None where that has no such option.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fgcli.extend.entry import Rank
 from fgcli.extend.options import Options
@@ -83,6 +83,22 @@ class Recipe(Options):
     width: Count | None = _key("Data and model", None, "Units of every hidden layer.")
     depth: Count | None = _key("Data and model", None, "Number of hidden layers.")
     bias: bool | None = _key("Data and model", None, "Give every layer a bias.")
+    local_losses: Count | str | None = _key(
+        "Data and model",
+        None,
+        "Train blocks of the model by losses of their own: a head at every N-th layer, or at the modules of these "
+        "names (NAME,NAME), and no derivative from one block to the next.",
+    )
+    local_head: Literal["projection", "group"] = _key(
+        "Data and model",
+        "projection",
+        "Heads of local losses: `projection` of a layer's flattened output, or `group`: its mean over positions, with "
+        "a directional derivative for each position and group of channels.",
+    )
+    local_groups: Count = _key("Data and model", 1, "Groups of channels of a `group` head.")
+    lora: str | None = _key(
+        "Data and model", None, "Train low-rank updates alone, of a plugin's model: `r=8,targets=query,value`."
+    )
     init_from: str | None = _key(
         "Data and model", None, "Begin with the weights of this run, or of this safetensors file."
     )
@@ -133,6 +149,16 @@ class Recipe(Options):
     subspace_k: Count = _key("Diagnostics", 10, "Number of Hessian eigenvectors that span the subspace.")
     subspace_every: Count = _key("Diagnostics", 8, "Updates between two computations of the subspace.")
 
+    @model_validator(mode="after")
+    def _heads_suit(self) -> Self:
+        given = {"local_head": self.local_head, "local_groups": self.local_groups}
+        for name, value in given.items():
+            if self.local_losses is None and value != Recipe.model_fields[name].default:
+                raise ValueError(f"{name} is {value}; it is of local losses: set local_losses, or leave it out")
+        if self.local_head == "projection" and self.local_groups > 1:
+            raise ValueError(f"local_groups is {self.local_groups}; groups are of local_head group: set it too")
+        return self
+
 
 FEEDBACK = (
     "output_gradient", "feedback", "feedback_learning", "feedback_rate", "feedback_every", "correction",
@@ -151,7 +177,7 @@ class Part(NamedTuple):
 PARTS: dict[Section, Part] = {
     "method": Part("options", ("k", "tangents", "combine", "tangent_chunk", "memory", *FEEDBACK)),
     "dataset": Part("dataset_options"),
-    "model": Part("model_options", ("width", "depth", "bias")),
+    "model": Part("model_options", ("width", "depth", "bias", "lora")),
     "loss": Part("loss_options"),
     "optimizer": Part("optimizer_options"),
     "lr_schedule": Part("lr_schedule_options"),

@@ -62,4 +62,8 @@ ESTIMATORS = [
     Claim("spsa", {"tangents": 4}),
     Claim("mezo", {"tangents": 4}),
     Claim("fzoo"),
+    Claim("pepita"),
+    Claim("directional"),
+    Claim("local-gradient"),
+    Claim("sofo"),
 ]

@@ -1,5 +1,6 @@
 """The tests see the built-ins alone, whatever plugins are installed; none has a time limit, all are repeatable."""
 
+import gc
 import os
 import sys
 
@@ -14,3 +15,10 @@ sys.dont_write_bytecode = False
 
 settings.register_profile("fg", deadline=None, derandomize=True)
 settings.load_profile("fg")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: Python's collector need not look at it again and again, a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

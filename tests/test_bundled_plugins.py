@@ -14,11 +14,13 @@ from fgcli.commands.new_plugin import Kind, write_plugin
 PLUGINS = sorted(path.parent for path in (packages.ROOT / "plugins").glob("*/pyproject.toml"))
 
 
-def test_there_are_three() -> None:
-    assert {path.name for path in PLUGINS} >= {"fg-plugin-example", "fg-plugin-singhal", "fg-plugin-tensorboard"}
+def test_there_are_five() -> None:
+    names = {f"fg-plugin-{name}" for name in ("example", "singhal", "tensorboard", "mlflow", "wandb")}
+    assert {path.name for path in PLUGINS} >= names
     assert all((path / "README.md").exists() and list((path / "tests").glob("test_*.py")) for path in PLUGINS)
 
 
+@pytest.mark.slow
 def test_each_installs_and_passes_its_tests(tmp_path: Path) -> None:
     """But for the example, whose tests the commands of docs/plugins.md run, and which is what new-plugin writes."""
     copies = [packages.copy(plugin, tmp_path) for plugin in PLUGINS if plugin.name != "fg-plugin-example"]

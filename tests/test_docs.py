@@ -59,6 +59,7 @@ def test_the_shown_package_is_the_one_in_plugins() -> None:
         assert FILES[name] == (ROOT / "plugins" / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_from_an_empty_folder_to_an_installed_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("hatchling", reason="the packages are built with hatchling")
     assert len(COMMANDS) == 7

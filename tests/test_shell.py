@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tiny_runs import FLAGS
 
 from fgcli.commands.bench_run import Request
@@ -51,6 +52,7 @@ def shell(command: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["bash", "-c", f"{FG}; {command}"], env=own | variables, capture_output=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_printed_command_resumes_a_run_with_a_plugin_file_and_a_model_of_ones_own(tmp_path, monkeypatch):
     """The plugin's folder has a space in its name; the run's name is no text."""
     monkeypatch.chdir(tmp_path)

@@ -22,6 +22,7 @@ ALLOWED = {
     ("fgcli/runs/lock.py", "socket"),  # its gethostname, which asks nobody
     ("fgcli/bench/forked.py", "socket"),  # a pair of this machine's, between a bench and its fork server
     ("fgcli/bench/fork_server.py", "socket"),
+    ("fgcli/bench/ray_cluster.py", "socket"),  # whether the cluster that the user names answers
     ("fgcli/data/arrays.py", "numpy.load"),  # which refuses objects unless it is told to unpickle them
 }
 

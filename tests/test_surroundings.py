@@ -52,6 +52,7 @@ def test_a_training_without_home_cache_terminal_and_room(monkeypatch: pytest.Mon
     assert "\ntrain accuracy:" in process.stdout
 
 
+@pytest.mark.slow
 def test_a_report_without_home_cache_terminal_and_room(workplace: Path) -> None:
     """A process of its own: matplotlib looks for its cache when it is imported."""
     fake_run(workplace / "run")
@@ -64,6 +65,7 @@ def test_a_report_without_home_cache_terminal_and_room(workplace: Path) -> None:
     assert list((workplace / "figures").glob("*.svg"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", [None, "--html", "--figures", "--csv", "--json", "--markdown", "--latex"])
 def test_a_report_of_a_folder_whose_name_is_no_text(workplace: Path, flag: str | None) -> None:
     """Its name is escaped: two runs with one label, which is told apart by it, and something that is no run."""

@@ -10,7 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fgcli import yaml_reader
 from fgcli.errors import UsageError
+from fgcli.recipe import dump
+from fgcli.recipe_keys import Recipe
 from fgcli.yaml_reader import MAX_BYTES, MAX_DEPTH, Position, read_text, read_yaml, scalar
 
 
@@ -210,3 +213,28 @@ class _Quoting(yaml.SafeDumper):
 
 
 _Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+LINES = st.builds(
+    "{}{}:{}".format,
+    st.sampled_from(["", "", "  ", "    ", "   ", "- "]),
+    st.sampled_from(["a", "b", "lr", "null", "true", "_x", "c d", "7"]),
+    st.sampled_from(
+        ["", " 1", " 1e-3", " null", " {}", " []", " wt", " -.inf", " ...", " a/b", " -", " [1]", "x", " '1'"]
+    ),
+)
+
+
+@given(st.lists(LINES, max_size=9).map("\n".join), st.booleans())
+def test_plain_lines_are_read_as_by_the_whole_parser(text: str, newline: bool) -> None:
+    text += "\n" * newline
+    found = yaml_reader._plain(text)
+    if found is not None:
+        node = yaml_reader._Loader(text, "r.yaml").get_single_node()
+        assert found == yaml_reader._Builder("r.yaml").document(node)
+
+
+def test_a_recipe_that_was_written_is_of_plain_lines() -> None:
+    found = yaml_reader._plain(dump(Recipe(options={"solver": "ritz", "k": None})))
+    assert found is not None
+    assert Recipe.model_validate(found.data).options == {"solver": "ritz", "k": None}

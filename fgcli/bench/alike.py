@@ -1,6 +1,6 @@
 """Holds a sweep's runs to be made alike: with the same code of the user's, data, and options of methods. No torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
@@ -68,7 +68,7 @@ class Alike(Watcher):
         self._watcher.failed(failure, again=again)
 
 
-def as_begun(recipe: Recipe, siblings: Sequence[Path]) -> Recipe:
+def as_begun(recipe: Recipe, siblings: Iterable[Path]) -> Recipe:
     """The recipe with what its method's open options came to in a run of the same label that was begun before."""
     for folder in siblings:
         options = _recipe(folder).get("options")
@@ -80,11 +80,8 @@ def as_begun(recipe: Recipe, siblings: Sequence[Path]) -> Recipe:
 
 def _now(recipes: Sequence[Recipe], registry: Registry) -> dict[str, str]:
     """What runs of the recipes would be made with, as far as it is known before they are run."""
-    plugins = {
-        f"{section} {getattr(recipe, section)}": str(registry.find(section, getattr(recipe, section)).origin)
-        for recipe in recipes
-        for section in _SECTIONS
-    }
+    named = {(section, getattr(recipe, section)) for recipe in recipes for section in _SECTIONS}
+    plugins = {f"{section} {name}": str(registry.find(section, name).origin) for section, name in sorted(named)}
     found = {name: origin for name, origin in plugins.items() if not origin.startswith("fgcli ")}
     found["fg"] = __version__
     for package in VERSIONS:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from fgcli.runs.run_directory import RunDirectory
+from fgcli.runs.sweep_directory import SweepDirectory
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -19,6 +22,13 @@ class Trial:
     """Where both outputs of the process go, after what is there."""
     threads: int
     """CPU threads that the process uses; it finds them in OMP_NUM_THREADS, set before it starts."""
+    again: tuple[str, ...] = ()
+    """In place of `command` once `run_dir` holds a run that was begun: for executors that start a trial more than once
+    by themselves."""
+
+    def command_now(self) -> tuple[str, ...]:
+        """`command`, or `again` where a run was begun."""
+        return self.again if self.again and RunDirectory(self.run_dir).recipe_file.exists() else self.command
 
 
 @dataclass(frozen=True)
@@ -73,3 +83,26 @@ class PlacesTrials(Protocol):
             UsageError: where there is no room for one.
         """
         ...
+
+
+@runtime_checkable
+class Attaches(Protocol):
+    """What an executor may have beside `run` whose trials go on when the bench that started them has ended."""
+
+    def attach(self, directory: SweepDirectory) -> frozenset[str]:
+        """Called before each `run`, which gets these trials once more and gives their outcomes.
+
+        Args:
+            directory: the sweep's; what was started is recorded there, by `submit`.
+
+        Returns:
+            The names of the trials that an earlier bench has started, and that are still under way.
+
+        Raises:
+            RunError: where that cannot be told.
+        """
+        ...
+
+
+class Detached(Exception):
+    """Raised by an executor's `run`: its trials are under way, and this bench does not wait for them."""

@@ -4,20 +4,19 @@ On Linux a fork server (fgcli.bench.fork_server) starts them. Elsewhere fork is 
 """
 
 import contextlib
-import fcntl
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
 
 from fgcli.bench.executor import Outcome, Placement, Trial
 from fgcli.bench.forked import ForkServer
 from fgcli.bench.options import LocalOptions
+from fgcli.bench.process import Process, end, environment, open_log, send, spawned
+from fgcli.cores import cores
 from fgcli.errors import UsageError
 
 FORKS = sys.platform == "linux"
@@ -25,26 +24,6 @@ FORKS = sys.platform == "linux"
 POLL_S = 0.05
 GRACE_S = 10.0
 """From asking a process to end to killing it."""
-
-# A killed bench must not leave trials behind that write where the next one does. Linux ends a process with its parent
-# where it was asked to; elsewhere the next bench waits for what still runs (see `_open_log`).
-_DIE_WITH_PARENT = """\
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(137)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def environment(threads: int) -> dict[str, str]:
-    """The variables of a process that may use that many threads; torch reads them when it is imported."""
-    return os.environ | {"OMP_NUM_THREADS": str(threads)}
 
 
 class LocalExecutor:
@@ -87,15 +66,15 @@ class LocalExecutor:
                     self._kill_stuck(running)
                     time.sleep(POLL_S)
         finally:
-            _end([one.process for one in running])
+            end([one.process for one in running], GRACE_S)
 
-    def _start(self, trial: Trial) -> "Process":
-        with _open_log(trial) as log:
+    def _start(self, trial: Trial) -> Process:
+        with open_log(trial) as log:
             if FORKS and trial.command[:3] == (sys.executable, "-m", "fgcli"):
                 self._server = self._server or ForkServer(environment(1))
                 with contextlib.suppress(OSError):  # the server could not start; the trial's own log will say why
                     return self._server.start(trial.threads, trial.command[3:], log)
-            return _spawned(trial, log)
+            return spawned(trial.command, trial.threads, log)
 
     def _jobs(self, threads: int) -> int:
         return self.jobs or max(1, cores() // threads)
@@ -106,19 +85,8 @@ class LocalExecutor:
             if self.patience_s is not None and one.silent_for() > self.patience_s:
                 with one.trial.log.open("ab") as log:
                     log.write(f"fg: killed, as it wrote nothing for {self.patience_s / 60:g} minutes\n".encode())
-                _signal(one.process, signal.SIGKILL)
+                send(one.process, signal.SIGKILL)
                 one.process.wait()
-
-
-class Process(Protocol):
-    """The process of a trial, the leader of its group: spawned or forked."""
-
-    @property
-    def pid(self) -> int: ...
-
-    def poll(self) -> int | None: ...
-
-    def wait(self) -> int: ...
 
 
 @dataclass(eq=False)
@@ -148,51 +116,3 @@ def _status(path: Path) -> os.stat_result | None:
         return path.stat()
     except FileNotFoundError:
         return None
-
-
-def _spawned(trial: Trial, log: BinaryIO) -> subprocess.Popen[bytes]:
-    command = list(trial.command)
-    if sys.platform == "linux":
-        command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *command]
-    # A session of its own: Ctrl-C reaches this process alone, which ends the trials in its own way.
-    return subprocess.Popen(
-        command,
-        env=environment(trial.threads),
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-
-
-def _open_log(trial: Trial) -> BinaryIO:
-    """The log, locked. The process inherits the lock with its output: while one of an earlier bench is still alive, a
-    second one of the same trial waits here."""
-    log = trial.log.open("ab")
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks: the run directory's own may do
-            fcntl.flock(log, fcntl.LOCK_EX)
-    except BaseException:
-        log.close()
-        raise
-    return log
-
-
-def _end(processes: list[Process]) -> None:
-    """Ask all to end, and kill those that do not, or at once where the user is impatient (a second Ctrl-C)."""
-    try:
-        for process in processes:
-            _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
-        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-    finally:
-        for process in processes:
-            _signal(process, signal.SIGKILL)
-            process.wait()
-
-
-def _signal(process: Process, number: int) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):  # a forked one that has ended since
-            os.killpg(process.pid, number)

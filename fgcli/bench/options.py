@@ -1,9 +1,10 @@
-"""Options of the built-in executor. Imports no torch."""
+"""Options of the built-in executors. Imports no torch."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from fgcli.bench.slurm_commands import seconds
 from fgcli.extend.options import Options
 
 
@@ -15,4 +16,60 @@ class LocalOptions(Options):
     )
     patience: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Minutes without a written byte after which a trial is killed; by default never."
+    )
+
+
+class SlurmOptions(Options):
+    """Options of `slurm`."""
+
+    partition: str | None = Field(default=None, description="The partition; by default the cluster's own default.")
+    time: Annotated[int, Field(ge=1)] | str | None = Field(
+        default=None,
+        description="Time limit of a trial, in minutes or as sbatch has it, `2:00:00`: a trial that reaches it is "
+        "queued again and goes on.",
+    )
+    memory: Annotated[int, Field(ge=1)] | str | None = Field(
+        default=None, description="Memory of a trial, in MiB or as sbatch has it, `4G`."
+    )
+    gres: str | None = Field(default=None, description="Further resources of a trial: `gpu:1`.")
+    lines: list[str] = Field(
+        default=[], description="Further lines of the batch script, before the program; `#SBATCH` ones, too."
+    )
+    jobs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Trials at once; by default as many as SLURM starts."
+    )
+    lead: Annotated[int, Field(ge=1)] = Field(
+        default=120,
+        description="Seconds before the time limit at which a trial writes a checkpoint, to be queued again.",
+    )
+    poll: Annotated[float, Field(gt=0)] = Field(default=15, description="Seconds between two questions to squeue.")
+    detach: bool = Field(default=False, description="Submit and do not wait; the same as `--detach`.")
+
+    @property
+    def seconds(self) -> float | None:
+        """The time limit."""
+        return None if self.time is None else seconds(str(self.time))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.time is not None and not self.seconds:
+            raise ValueError(f"time is {self.time!r}; it must be minutes, HH:MM:SS or D-HH:MM:SS, above 0")
+        if any("\n" in line for line in self.lines):
+            raise ValueError("lines has a line break within a line; give a list of lines")
+        return self
+
+
+class RayOptions(Options):
+    """Options of `ray`."""
+
+    address: str = Field(default="auto", description="The cluster, HOST:PORT; `auto`: that of this machine.")
+    cpus: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="CPUs that a trial takes; by default its threads."
+    )
+    gpus: Annotated[float, Field(ge=0)] = Field(default=0, description="GPUs that a trial takes, 0.5 for two on one.")
+    jobs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Trials at once; by default as many as the cluster has room for."
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="How often a trial is started again when its worker or node is lost."
     )

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from fgcli.bench.executor import Executor, Outcome, Trial
+from fgcli.bench.executor import Attaches, Detached, Executor, Outcome, Trial
 from fgcli.errors import FgError, RunError
 from fgcli.extend.explain import shown
 from fgcli.files import write_atomically
 from fgcli.recipe import dump
 from fgcli.recipe_keys import Recipe
+from fgcli.runs import lock
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import FailedAttempt, StartedAgain, SweepDirectory
 
@@ -31,6 +32,8 @@ class Job:
     log: Path
     plugins: tuple[Path, ...] = ()
     """Plugin files that the trial needs."""
+    sinks: tuple[str, ...] = ()
+    """Flags that name its metric sinks."""
     settled: Callable[[Recipe], Recipe] = field(default=lambda recipe: recipe, compare=False)
     """Fills in, when a new run starts, what the recipe leaves open and the sweep has settled."""
 
@@ -42,16 +45,22 @@ class Job:
         """What an executor starts: a new run, or the rest of one that was begun. `afresh` drops what was begun."""
         folder = self.run.path
         if folder.exists() and (afresh or not self.run.recipe_file.exists()):
+            lock.refuse_in_use(folder)
             shutil.rmtree(folder)
         self.run.result_file.unlink(missing_ok=True)  # damaged: a whole one is not run again
         goes_on = folder.exists()
-        where = "--resume" if goes_on else "--out"
         write_atomically(self.recipe_file, dump(self.recipe if goes_on else self.settled(self.recipe)))
-        command = [sys.executable, "-m", "fgcli", "train", "--quiet", "--recipe", str(self.recipe_file)]
-        command += [where, str(folder)]
-        for plugin in self.plugins:
-            command += ["--plugin", str(plugin)]
-        return Trial(self.name, tuple(command), folder, self.log, self.threads)
+        return self.as_it_is(goes_on=goes_on)
+
+    def as_it_is(self, *, goes_on: bool = True) -> Trial:
+        """The trial, with nothing of its files touched: it may be under way."""
+        begin, again = self._command("--out"), self._command("--resume")
+        return Trial(self.name, again if goes_on else begin, self.run.path, self.log, self.threads, again)
+
+    def _command(self, where: str) -> tuple[str, ...]:
+        recipe = ("--recipe", str(self.recipe_file), where, str(self.run.path))
+        plugins = (part for plugin in self.plugins for part in ("--plugin", str(plugin)))
+        return (sys.executable, "-m", "fgcli", "train", "--quiet", *recipe, *plugins, *self.sinks)
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,8 @@ def run_jobs(
 ) -> dict[str, Failure]:
     """Run what is not finished; a trial that fails is tried once more after the others. Returns what failed, by name.
 
-    Whatever ends this early (Ctrl-C, an executor that raises) ends the trials that run.
+    Whatever ends this early (Ctrl-C, an executor that raises) ends the trials that run, unless the executor is one that
+    attaches to them again. Detached where it does not wait for them.
     """
     failures: dict[str, Failure] = {}
     todo = list(jobs)
@@ -87,7 +97,8 @@ def run_jobs(
         todo = [job for job in todo if not job.run.is_finished()]
         by_name = {job.name: job for job in todo}
         began: dict[str, int] = {}
-        offered = _offered(todo, attempt, failures, began, directory, watcher)
+        under_way = executor.attach(directory) if isinstance(executor, Attaches) else frozenset[str]()
+        offered = _offered(todo, under_way, attempt, failures, began, directory, watcher)
         for name, exit_code in _outcomes(offered, set(by_name), executor):
             job = by_name.pop(name)
             if exit_code == 0 and job.run.is_finished():
@@ -105,6 +116,7 @@ def run_jobs(
 
 def _offered(
     todo: Sequence[Job],
+    under_way: frozenset[str],
     attempt: int,
     failures: Mapping[str, Failure],
     began: dict[str, int],
@@ -113,6 +125,10 @@ def _offered(
 ) -> Iterator[Trial]:
     """The trials, each made ready when it is asked for. Notes in `began` where its log goes on."""
     for job in todo:
+        if job.name in under_way:
+            watcher.started(job, attempt)
+            yield job.as_it_is()
+            continue
         before = failures.get(job.name)
         # What was killed goes on; what failed by itself may have failed for what it left behind.
         killed = before is None or before.exit_code is None or not 0 < before.exit_code < 128
@@ -135,7 +151,7 @@ def _outcomes(trials: Iterator[Trial], names: set[str], executor: Executor) -> I
                 raise RunError(f"the executor gave an outcome of {outcome.trial.name}, which does not run")
             names.remove(outcome.trial.name)
             yield outcome.trial.name, outcome.exit_code
-    except (FgError, OSError):
+    except (FgError, OSError, Detached):
         raise
     except Exception as cause:
         raise RunError(f"the executor failed: {type(cause).__name__}: {cause}") from cause

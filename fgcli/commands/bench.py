@@ -39,11 +39,29 @@ def bench(
     timing: Annotated[
         bool, typer.Option("--timing", help="After the trials, measure step times, memory and operations.")
     ] = False,
-    executor: Annotated[str, typer.Option("--executor", help="Who runs the trials.", metavar="NAME")] = "local",
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            help="Who runs the trials (default the recipe's, or local).",
+            metavar="NAME",
+        ),
+    ] = None,
     executor_option: Annotated[
         list[str] | None,
         typer.Option("--executor-option", help="Option of the executor; repeatable.", metavar="KEY=VALUE"),
     ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option("--sink", help="Send every trial's metrics to this metric sink, too; repeatable.", metavar="NAME"),
+    ] = None,
+    sink_option: Annotated[
+        list[str] | None,
+        typer.Option("--sink-option", help="Option of a metric sink; repeatable.", metavar="NAME.KEY=VALUE"),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once the trials are submitted, for executors that can.")
+    ] = False,
     plugin: Annotated[
         list[Path] | None,
         typer.Option("--plugin", help="Also use the plugin in this Python file, which is executed; repeatable."),
@@ -65,6 +83,9 @@ def bench(
         timing=timing,
         executor=executor,
         executor_options=tuple(executor_option or ()),
+        sinks=tuple(sink or ()),
+        sink_options=tuple(sink_option or ()),
+        detach=detach,
         plugins=tuple(path.absolute() for path in plugin or ()),
         quiet=quiet,
     )

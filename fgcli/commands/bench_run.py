@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fgcli.bench.alike import Alike, as_begun, refuse_other_code
-from fgcli.bench.executor import Executor, Placement, PlacesTrials
+from fgcli.bench.executor import Detached, Executor, Placement, PlacesTrials
 from fgcli.bench.measuring import time_steps
 from fgcli.bench.run import Failure, Job, Watcher, run_jobs
 from fgcli.bench.tuning import Group, choose, without_lr
 from fgcli.commands.bench_display import BenchDisplay, show_failures
 from fgcli.commands.bench_estimate import show_estimate
+from fgcli.commands.sinks import make_sinks
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.entry_options import checked_options
 from fgcli.extend.factory import is_reference
@@ -54,10 +55,19 @@ class Request:
     seeds: str | None = None
     dry_run: bool = False
     timing: bool = False
-    executor: str = "local"
+    executor: str | None = None
     executor_options: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
+    sink_options: tuple[str, ...] = ()
+    detach: bool = False
     plugins: tuple[Path, ...] = ()
     quiet: bool = False
+
+    @property
+    def sink_flags(self) -> tuple[str, ...]:
+        """What every trial is told of metric sinks."""
+        pairs = (("--sink", self.sinks), ("--sink-option", self.sink_options))
+        return tuple(part for name, values in pairs for value in values for part in (name, value))
 
     def command(self, out: Path, own_code: bool) -> str:
         """The same once more, in the folder `out`."""
@@ -66,9 +76,10 @@ class Request:
             value = getattr(self, name)
             flags += [] if value is None else [f"--{name}", value]
         flags += ["--timing"] * self.timing + ["--quiet"] * self.quiet
-        flags += ["--executor", self.executor] * (self.executor != "local")
+        flags += [] if self.executor is None else ["--executor", self.executor]
         for name, values in (("--only", self.only), ("--executor-option", self.executor_options)):
             flags += [part for value in values for part in (name, value)]
+        flags += self.sink_flags
         return command_line("bench", self.recipe, *flags, plugins=self.plugins, own_code=own_code)
 
 
@@ -90,8 +101,13 @@ def run(request: Request) -> None:
     if request.dry_run:
         bench.estimate()
         return
-    with _stoppable(request.command(bench.directory.path, bench.own_code)), bench.directory.locked():
-        failures = bench.run()
+    command = request.command(bench.directory.path, bench.own_code)
+    try:
+        with _stoppable(command), bench.directory.locked():
+            failures = bench.run()
+    except Detached as detached:
+        print(f"{bench.directory.path}: {detached}; wait for them by: {command}")
+        return
     if failures:
         show_failures(failures)
         raise RunError(f"{len(failures)} of the trials failed; what is in {bench.directory.path} stays")
@@ -106,11 +122,13 @@ class _Bench:
     directory: SweepDirectory = field(init=False)
     executor: Executor = field(init=False)
     placement: Placement | None = field(init=False)
+    _names_of: tuple[Sweep, dict[str, tuple[PlannedTrial, Path]]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """All that can be refused is refused here, before anything is written."""
         request = self.request
         self.registry = load_registry(request.plugins)
+        make_sinks(self.registry, request.sinks, request.sink_options)  # refuses what it does not know
         file = find(request.recipe, where="RECIPE")
         if request.source is None:
             sweep, self.source = read_sweep(file)
@@ -118,12 +136,13 @@ class _Bench:
             sweep, self.source = parse_sweep(request.source), request.source
         self._asked_seeds = sweep.grid.seed if request.seeds is None else parse_seeds(request.seeds)
         _refuse_threads_twice(sweep, request.threads)
+        sweep = sweep.with_methods(self.registry.methods_of_files())
         sweep = sweep.with_seeds(self._asked_seeds).with_threads(request.threads)
         self.directory = SweepDirectory(request.out or Path("runs") / file.stem)
         self.sweep = self._widened(sweep)
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
-        recipes = resolve_trials(self.sweep, self.source, self.registry)
+        recipes = self._recipes = resolve_trials(self.sweep, self.source, self.registry)
         names = [name for one in recipes.values() for name in (one.dataset, one.model, one.loss, one.lr_schedule)]
         self.own_code = any(map(is_reference, names))
         begun = [folder for _, folder in self._begun()]
@@ -134,7 +153,8 @@ class _Bench:
         self.placement = self.executor.place(threads) if isinstance(self.executor, PlacesTrials) else None
 
     def run(self) -> dict[str, Failure]:
-        """Under the folder's lock."""
+        """Under the folder's lease."""
+        self._refuse_others_trials()
         self.sweep = self._widened(self.sweep)
         self.directory.record(dump_sweep(self.sweep), tuning=self.sweep.tune is not None)
         with BenchDisplay(quiet=self.request.quiet) as display:
@@ -158,12 +178,16 @@ class _Bench:
 
     def estimate(self) -> None:
         """--dry-run."""
-        first: dict[str, object] = {} if self.sweep.tune is None else {"lr": self.sweep.tune.lr[0]}
         trials = self._limited(self.trials)
         groups = {trial.group for trial in trials}
         search = [(one, self._made(one, tuning=True)) for one in self._search(groups)]
-        pairs = [(trial, self._made(trial, first)) for trial in trials]
+        pairs = [(trial, self._made(trial, self._first_lr)) for trial in trials]
         show_estimate(search, pairs, self.placement)
+
+    @property
+    def _first_lr(self) -> dict[str, object]:
+        """Where the learning rate is still to be searched for."""
+        return {} if self.sweep.tune is None else {"lr": self.sweep.tune.lr[0]}
 
     def _widened(self, sweep: Sweep) -> Sweep:
         recorded = read_sweep(self.directory.sweep_file)[0] if self.directory.holds_sweep() else None
@@ -218,28 +242,36 @@ class _Bench:
 
     def _made(self, trial: PlannedTrial, overrides: dict[str, object] | None = None, *, tuning: bool = False) -> Job:
         directory = self.directory
+        recipe = None if tuning or (overrides and overrides != self._first_lr) else self._recipes.get(trial.name)
+        recipe = recipe or resolve_trial(trial, self.source, self.registry, overrides)
 
         def settled(recipe: Recipe) -> Recipe:
-            begun = [self._named()[name] for name, _ in self._begun()]
-            return as_begun(recipe, [folder for one, folder in begun if one.label == trial.label])
+            named = self._named().values() if None in recipe.options.values() else ()
+            folders = (folder for one, folder in named if one.label == trial.label)
+            return as_begun(recipe, (one for one in folders if RunDirectory(one).recipe_file.exists()))
 
         return Job(
             name=f"tuning-{trial.name}" if tuning else trial.name,
-            recipe=resolve_trial(trial, self.source, self.registry, overrides),
+            recipe=recipe,
             recipe_file=directory.recipe_file(trial.name, tuning=tuning),
             run=directory.run(trial.name, tuning=tuning),
             log=directory.log(trial.name, tuning=tuning),
             plugins=self.request.plugins,
+            sinks=self.request.sink_flags,
             settled=settled,
         )
 
     def _named(self) -> dict[str, tuple[PlannedTrial, Path]]:
         """All trials and those of the search, by name, with their run directories."""
+        if self._names_of is not None and self._names_of[0] is self.sweep:
+            return self._names_of[1]
         search = {
             f"tuning-{one.name}": (one, self.directory.run(one.name, tuning=True).path)
             for one in plan_tuning(self.sweep)
         }
-        return search | {one.name: (one, self.directory.run(one.name).path) for one in plan(self.sweep)}
+        named = search | {one.name: (one, self.directory.run(one.name).path) for one in plan(self.sweep)}
+        self._names_of = (self.sweep, named)
+        return named
 
     def _begun(self) -> list[tuple[str, Path]]:
         """Trials with a run, finished or not, and its directory."""
@@ -254,18 +286,40 @@ class _Bench:
         except UsageError as error:
             raise UsageError(f"--seeds is {self.request.seeds!r}: {error}") from error
 
+    def _refuse_others_trials(self) -> None:
+        """Those of another executor may be under way, where this one cannot tell."""
+        for one in self.directory.submissions():
+            if one.executor != self.executor_name and (unfinished := one.unfinished()):
+                raise UsageError(
+                    f"{self.directory.path}: {len(unfinished)} trials were handed to executor {one.executor} (job "
+                    f"{one.job or one.name}) and may be under way; go on with --executor {one.executor}, or end that "
+                    f"job and remove {self.directory.submission_file(one.name)}"
+                )
+
+    @property
+    def executor_name(self) -> str:
+        return self.request.executor or self.sweep.executor
+
     def _make_executor(self) -> Executor:
-        request = self.request
-        one = self.registry.find("executor", request.executor, where="--executor")
+        """Of the flags, and of the recipe where these name no other. UsageError where options do not fit."""
+        request, sweep = self.request, self.sweep
+        where = "--executor" if request.executor else self.source.place(("executor",))
+        one = self.registry.find("executor", self.executor_name, where=where)
         entry = one.entry
         given = parse_assignments(request.executor_options, "--executor-option")
-        if request.jobs is not None:
-            if "jobs" not in entry.options.model_fields:
-                raise UsageError(f"--jobs is given, but executor {entry.name} has no option jobs; leave it out")
-            if "jobs" in given:
-                raise UsageError("--jobs and --executor-option jobs say the same; give one of them")
-            given["jobs"] = request.jobs
-        options = checked_options(f"executor {entry.name}", entry.options, given, "--executor-option")
+        for flag, name, value in (("--jobs", "jobs", request.jobs), ("--detach", "detach", request.detach or None)):
+            if value is None:
+                continue
+            if name not in entry.options.model_fields:
+                raise UsageError(f"{flag} is given, but executor {entry.name} has no option {name}; leave it out")
+            if name in given:
+                raise UsageError(f"{flag} and --executor-option {name} say the same; give one of them")
+            given[name] = value
+        in_recipe = sweep.executor_options if self.executor_name == sweep.executor else {}
+        owner = f"executor {entry.name}"
+        place = self.source.place(("executor_options",))
+        checked_options(owner, entry.options, in_recipe, place, "executor_options.")
+        options = checked_options(owner, entry.options, {**in_recipe, **given}, "--executor-option")
         try:
             return one.load()(options)
         except (UsageError, RunError):

@@ -64,7 +64,8 @@ def _subject(
     from fgcli.extend.factory import find_maker, is_reference
     from fgcli.recipe import parse_assignments, resolve
 
-    if is_reference(name) and (maker := find_maker(name, where="MODEL")) is not None:
+    own = is_reference(name) and not registry.has_prefix(name)
+    if own and (maker := find_maker(name, where="MODEL")) is not None:
         for flag, value in (("--dataset", dataset), ("--model-option", options)):
             if value:
                 raise UsageError(f"{flag} is given, but {name} makes its own inputs; leave it out")

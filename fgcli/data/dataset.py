@@ -60,12 +60,48 @@ class Standardise(nn.Module):
         return f"(x - {self.mean.item():.4g}) / {self.deviation.item():.4g}"
 
 
+class Tokens(Standardise):
+    """In place of `Standardise` where inputs are tokens: int64 `[n, length]`, -1 behind the end of a text."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Tokens [batch, length] of any number type, as int64.
+
+        Args:
+            inputs: whole numbers.
+
+        Returns:
+            int64, of the same shape.
+        """
+        return inputs.long()
+
+    def undo(self, inputs: Tensor) -> Tensor:
+        """Nothing was done.
+
+        Args:
+            inputs: tokens.
+
+        Returns:
+            The same.
+        """
+        return inputs
+
+    def extra_repr(self) -> str:
+        """What inputs are.
+
+        Returns:
+            Words.
+        """
+        return "are tokens"
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A classification or regression task, whole in memory, on the CPU.
 
-    Inputs are floating point, `[n, ...features]`. Targets are classes: int64, `[n]`, from 0 to `classes - 1`; or
-    numbers: of the inputs' type, `[n]` or `[n, d]`, where `classes` is 1 or d, how many outputs a model has.
+    Inputs are floating point, `[n, ...features]`; or tokens, int64 `[n, length]`, where `preprocessing` is `Tokens`.
+    Targets are classes: int64, `[n]`, from 0 to `classes - 1`; or numbers: float32 or of the inputs' type, `[n]` or
+    `[n, d]`, where `classes` is 1 or d, how many outputs a model has. Of tokens they may be a class for each: int64,
+    `[n, length]`, for models that give `[n, length, classes]`.
     `preprocessing` says how the inputs were standardised, so that a trained network can be given others.
     """
 
@@ -89,6 +125,8 @@ class Dataset:
         train, test = len(self.train_inputs), len(self.test_inputs)
         if self.train_targets.is_floating_point():
             targets = f"{self.classes} {'number' if self.classes == 1 else 'numbers'} a target"
+        elif self.train_targets.dim() == 2:
+            targets = f"one of {self.classes} classes for each token"
         else:
             named = self.class_names if len(self.class_names) <= 10 else (*self.class_names[:9], "…")
             targets = f"{self.classes} classes" + (f" ({', '.join(named)})" if named else "")
@@ -125,6 +163,10 @@ class _Split:
         self._check_inputs()
         self._check_targets()
 
+    @property
+    def _has_tokens(self) -> bool:
+        return isinstance(self.dataset.preprocessing, Tokens)
+
     def _refuse(self, what: str) -> NoReturn:
         raise UsageError(f"dataset {self.dataset.name!r}, {self.name} split: {what}")
 
@@ -134,7 +176,8 @@ class _Split:
                 self._refuse(f"{what} are a {type(given).__name__}; they must be a tensor")
         if self.inputs.dim() < 2:
             self._refuse(f"inputs have shape {list(self.inputs.shape)}; they must be [n, ...features]")
-        if self.targets.dim() != 1 and not (self.targets.is_floating_point() and self.targets.dim() == 2):
+        whole = self._has_tokens and self.targets.shape == self.inputs.shape
+        if self.targets.dim() != 1 and not whole and not (self.targets.is_floating_point() and self.targets.dim() == 2):
             allowed = "[n], or of floating point [n, d]"
             self._refuse(f"targets have shape {list(self.targets.shape)}; they must be {allowed}")
         if len(self.inputs) != len(self.targets):
@@ -147,6 +190,13 @@ class _Split:
             self._refuse(f"an input has shape {list(self.inputs.shape[1:])}; it must hold at least 1 number")
 
     def _check_inputs(self) -> None:
+        if self._has_tokens:
+            if self.inputs.dtype != torch.int64 or self.inputs.dim() != 2:
+                found = f"{self.inputs.dtype} {list(self.inputs.shape)}"
+                self._refuse(f"inputs are {found}; tokens must be torch.int64 [n, length]")
+            if (bad := (self.inputs < -1).any(dim=1)).any():
+                self._refuse(f"input {_first(bad)} holds {self.inputs[bad].min()}; tokens are 0 or more, -1 at the end")
+            return
         if not self.inputs.is_floating_point():
             self._refuse(f"inputs are {self.inputs.dtype}; they must be floating point: convert with .float()")
         values = self.inputs.flatten(1)
@@ -166,8 +216,9 @@ class _Split:
             self._refuse(f"labels are {targets.dtype}; they must be torch.int64: convert with .long()")
         outside = (targets < 0) | (targets >= classes)
         if outside.any():
-            index = _first(outside)
-            self._refuse(f"label {targets[index].item()} at index {index}; {allowed}")
+            index = tuple(outside.nonzero()[0].tolist())
+            place = index[0] if len(index) == 1 else list(index)
+            self._refuse(f"label {targets[index].item()} at index {place}; {allowed}")
 
     def _check_numbers(self) -> None:
         targets, classes = self.targets, self.dataset.classes
@@ -177,7 +228,7 @@ class _Split:
                 f"targets are numbers, {size} in each, and classes is {classes}; it must be {size}, or targets labels: "
                 "convert with .long()"
             )
-        if targets.dtype != self.inputs.dtype:
+        if targets.dtype != (torch.float32 if self._has_tokens else self.inputs.dtype):
             self._refuse(f"targets are {targets.dtype}, inputs {self.inputs.dtype}; they must be of one type")
         bad = (~targets.reshape(len(targets), -1).isfinite()).any(dim=1)
         if bad.any():

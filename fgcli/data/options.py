@@ -139,3 +139,42 @@ class HubOptions(OwnOptions):
 
     target: str | None = Field(default=None, description="Column of the targets; by default the one of class labels.")
     columns: list[str] = Field(default=[], description="Columns of the inputs; by default all others.")
+
+
+class TextOptions(Options):
+    """Texts as the bytes of UTF-8."""
+
+    length: int = Field(
+        default=256,
+        ge=1,
+        description="Bytes of a sample: longer texts are cut, -1 stands behind the end of shorter ones.",
+    )
+    train_samples: int | None = Field(default=None, ge=1, description="Train on the first of the samples only.")
+    test_samples: int | None = Field(default=None, ge=1, description="Test on the first of the samples only.")
+
+
+class RatedTextOptions(TextOptions):
+    """Texts with the mean of people's ratings, from -4 to 4."""
+
+    targets: Literal["classes", "ratings", "next-byte"] = Field(
+        default="classes",
+        description="`classes`: positive where the rating is above 0, else negative; `ratings`; or the `next-byte` "
+        "after each, of all texts with a line break between, for a language model.",
+    )
+    source: str | None = Field(default=None, description="The file that pip fetched, if it is not in the cache folder.")
+
+
+class JsonLinesOptions(TextOptions):
+    """A .jsonl file: a JSON object a line, with a text and a class."""
+
+    text: str = Field(default="text", description="Key of the text.")
+    target: str = Field(default="label", description="Key of the class: text, or a whole number.")
+    targets: Literal["classes", "next-byte"] = Field(
+        default="classes",
+        description="`classes`, or the `next-byte` after each, of all texts with a line break between.",
+    )
+    test_file: str | None = Field(default=None, description="Another file, with the test samples.")
+    test_fraction: float = Field(
+        default=0.2, ge=0.01, le=0.99, description="Share of the texts kept for testing, without a test_file."
+    )
+    seed: Seed = Field(default=0, description="Seed of that split (not of the run).")

@@ -38,7 +38,7 @@ def own_dataset(
     inputs = [as_inputs(split.inputs, f"{name}: the inputs") for split in splits]
     targets, names = _targets(name, [split.targets for split in splits], options, class_names)
     if test is None:
-        chosen = _divided(name, targets[0], options)
+        chosen = divided(name, targets[0], options.test_fraction, options.seed)
         inputs, targets = [inputs[0][index] for index in chosen], [targets[0][index] for index in chosen]
     step = _standardise(inputs[0], options)
     columns = targets[0].shape[1] if targets[0].dim() == 2 else 1
@@ -75,17 +75,17 @@ def _targets(
     return numbers, [str(int(one) if numeric else one) for one in found]
 
 
-def _divided(name: str, targets: Tensor, options: OwnOptions) -> tuple[list[int], list[int]]:
+def divided(name: str, targets: Tensor, test_fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """The numbers of the training and of the test samples, with the same shares of each class."""
     from sklearn.model_selection import train_test_split
 
     stratify = None if targets.is_floating_point() else targets
     try:
         train, test = train_test_split(
-            range(len(targets)), test_size=options.test_fraction, stratify=stratify, random_state=options.seed
+            range(len(targets)), test_size=test_fraction, stratify=stratify, random_state=seed
         )
     except ValueError as error:
-        raise UsageError(f"{name}: no split with test_fraction {options.test_fraction:g}: {error}") from error
+        raise UsageError(f"{name}: no split with test_fraction {test_fraction:g}: {error}") from error
     return list(train), list(test)
 
 

@@ -1,4 +1,5 @@
-"""Datasets that are named by the path of a file or folder: `--dataset flowers.csv`. Imports no torch."""
+"""What is named by where it is: datasets by a path, `--dataset flowers.csv`, and models whose entry has a prefix,
+`--model hf:FOLDER`. Imports no torch."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +21,28 @@ class PathEntry(Entry):
         """What gives the dataset of the options."""
         target = super().load()
         return lambda options: target(options, Path(self.name))
+
+
+@dataclass(frozen=True)
+class PrefixedEntry(Entry):
+    """`PREFIX:WHAT`, as an entry of the model that has the prefix."""
+
+    def __post_init__(self) -> None:
+        """Its name is the whole."""
+
+    def load(self) -> Callable[..., Any]:
+        """What gives the model of the options."""
+        target, what = super().load(), self.name.partition(":")[2]
+        return lambda options, *given: target(options, what, *given)
+
+
+def find_prefixed(name: str, models: Iterable[Registered]) -> Registered | None:
+    """The model whose prefix the name begins with; None where there is none."""
+    prefix, colon, what = name.partition(":")
+    for one in models:
+        if colon and what and one.entry.prefix == prefix:
+            return one._replace(entry=PrefixedEntry(name, one.entry.target, one.entry.summary, one.entry.options))
+    return None
 
 
 def find_data(name: str, readers: Iterable[Registered]) -> Registered | None:

@@ -31,6 +31,8 @@ class Entry:
     suffixes: tuple[str, ...] = ()
     """Of a dataset that is read from a path, which its target is called with after its options: how such a path ends.
     `/` is any folder, `/NAME` one that holds a file of that name."""
+    prefix: str = ""
+    """Of a model that is named `PREFIX:WHAT`, which its target is called with after its options: a folder, say."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and _NAME.fullmatch(self.name)):

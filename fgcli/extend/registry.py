@@ -6,7 +6,7 @@ from typing import Literal
 
 from fgcli.errors import UsageError, unknown
 from fgcli.extend import factory
-from fgcli.extend.data_path import find_data
+from fgcli.extend.data_path import find_data, find_prefixed
 from fgcli.extend.entry import Entry
 from fgcli.extend.plugin_file import add_file
 from fgcli.extend.plugins import ALLOWED, BUILT_IN_DISTRIBUTION, Broken, Origin, Plugins, Registered, load_plugins
@@ -56,12 +56,23 @@ class Registry:
         }
 
     def names(self, kind: Kind) -> list[str]:
-        """The registered names of a kind, sorted; without kinds of files, which are named by their paths."""
-        return sorted({one.entry.name for one in self._found[kind] if not one.entry.suffixes})
+        """The registered names of a kind, sorted; without those that are named by a path or with a prefix."""
+        entries = [one.entry for one in self._found[kind]]
+        return sorted({entry.name for entry in entries if not entry.suffixes and not entry.prefix})
 
     def method_names(self) -> list[str]:
         """The names that `--method` takes, sorted."""
         return sorted({name for kind in METHOD_KINDS for name in self.names(kind)})
+
+    def methods_of_files(self) -> list[str]:
+        """The names of the methods that plugins given as files register, in their order."""
+        files = {str(path) for path in self.files}
+        found = [one for kind in METHOD_KINDS for one in self._found[kind] if one.origin.module in files]
+        return [one.entry.name for one in found]
+
+    def has_prefix(self, name: str) -> bool:
+        """Whether a model is named so by its entry's prefix."""
+        return find_prefixed(name, self._found["model"]) is not None
 
     def registered(self, kind: Kind) -> list[Registered]:
         """All entries of a kind with their origins, in the order of names."""
@@ -77,6 +88,8 @@ class Registry:
     def find(self, kind: Kind | Literal["method"], name: str, *, where: str = "") -> Registered:
         """The entry of that name with its origin; errors as in `entry`."""
         kinds = METHOD_KINDS if kind == "method" else (kind,)
+        if kind == "model" and (model := find_prefixed(name, self._found[kind])):
+            return model
         distribution, _, own_name = name.rpartition(":")
         found = [
             one
@@ -98,6 +111,9 @@ class Registry:
         if found[0].entry.suffixes:
             prefix = f"{where}: " if where else ""
             raise UsageError(f"{prefix}{kind} {name!r} is a kind of file; give the path of one")
+        if found[0].entry.prefix:
+            prefix, named = f"{where}: " if where else "", f"{found[0].entry.prefix}:NAME_OR_FOLDER"
+            raise UsageError(f"{prefix}{kind} {name!r} needs a name or a folder: {named}")
         return found[0]
 
     def method(self, name: str, *, where: str = "") -> tuple[MethodKind, Entry]:

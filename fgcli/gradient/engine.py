@@ -26,13 +26,15 @@ from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Guess, GuessMethod, LinearMap, check_linear, checked_method
-from fgcli.gradient.guesser import Guesser, guesser_at
+from fgcli.gradient.guesser import Guesser, guesser_at, load_memories, memories_of
 from fgcli.gradient.in_parts import InParts
+from fgcli.gradient.local_losses import Locality, locality_of
 from fgcli.gradient.look import few, look
 from fgcli.gradient.memory import FEW, FLOOR, ROWS, Measured, Plan, Policy, ProductsAlone, measured
 from fgcli.gradient.nested import batch_size
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.processes import ALONE, Processes, refuse_unsplittable_guesses
 from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives, Step
@@ -85,19 +87,29 @@ class GuessEstimator:
         """Bytes that the noise of a site without samples takes for each of them."""
         self._whole: Plan | None = None
         """Of a trial: what is done in any case."""
+        self._locality: Locality | None = None
+        self.processes = ALONE
+
+    def split_over(self, processes: Processes) -> None:
+        """As Splits has it."""
+        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
         refuse(model, GUESSES)
         self._measured = {}
+        self.processes.refuse_unsplittable(model, example)
         if self.memory != "replay" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
-        coverage = self._take_up(model, look(model, example))
+        coverage = self._take_up(model, look(model, example), example)
+        refuse_unsplittable_guesses(self.processes, self._guessers if self._guesses else {})
         if isinstance(self.method, GuessMethod):
             self._try(model, example if self.bound.mixes else few(example, 2))
+        if self.feedback is not None:
+            self.feedback.try_on(model, self.bound, example if self.bound.mixes else few(example, 2))
         return coverage
 
-    def _take_up(self, model: nn.Module, network: Network) -> Coverage:
+    def _take_up(self, model: nn.Module, network: Network, inputs: Any) -> Coverage:
         """Have a guess at every site of the network; those that had one keep their memory."""
         if not network.guessed:
             raise ModelRefused(
@@ -108,14 +120,14 @@ class GuessEstimator:
         if self.feedback is not None:
             for finding in unpredicted(network, self.feedback.places(network), self.feedback.correction):
                 raise ModelRefused(finding)
+        self._locality = locality_of(model, network, inputs, self.tangents)
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
         self._guessers = {
             site.name: guesser_at(site, self.method) for site in network.guessed if site.name not in self._exact
         }
-        for name, guesser in self._guessers.items():
-            if name in before:
-                guesser.memory = before[name].memory
+        for name in before.keys() & self._guessers.keys():
+            self._guessers[name].memory = before[name].memory
         self.network = network
         perturbed, frozen = (network.pieces, ()) if self.uncovered == "perturb" else ((), network.pieces)
         perturbed = (*perturbed, *network.beside)  # without its elementwise part a gradient would be wrong
@@ -166,11 +178,12 @@ class GuessEstimator:
         for whole in (False, True):
             try:
                 return self._estimate(model, loss, batch, rng, {})
-            except UnknownSite:
+            except UnknownSite as branch:
+                self.processes.refuse_branch(str(branch))
                 # A branch on values has led another way than the first look's: look at this batch as well, at a few of
                 # its samples, and where these do not go that way either, at all.
                 back()
-                self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)))
+                self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)), batch.inputs)
         return self._estimate(model, loss, batch, rng, {})
 
     def _state_of(self, model: nn.Module, device: torch.device) -> Callable[[], None]:
@@ -180,24 +193,36 @@ class GuessEstimator:
         self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, gradients: dict[str, Tensor]
     ) -> Estimate:
         """The estimate, whose gradients are put in there."""
+        own = self.processes.own(batch)
+        first = self.method.first_samples if isinstance(self.method, GuessMethod) and self._guesses else 0
+        if self.processes.size > 1 and first:
+            self.linear_maps(model, batch.rows(slice(first)).inputs, rng.step)
+        plan = self._whole or self._plan(model, loss, own)
         in_parts = InParts(
             model,
             self.bound,
-            loss,
+            self.processes.loss(loss),
             self._guessers,
             self.feedback,
             partial(self._step, model),
+            self.processes,
             pieces=self._pieces,
             streams=self._streams,
         )
-        plan = self._whole or self._plan(model, loss, batch)
-        return in_parts.estimate(batch, rng, plan, self._directions(model, rng), gradients)
+        return in_parts.estimate(own, batch.size, rng, plan, self._directions(model, rng), gradients)
 
     def _step(
         self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], **more: Any
     ) -> Step:
         guessers, tangents, exact = self._guessers, self.tangents, self._exact
-        return Step(model, self.bound, guessers, tangents, batch, rng, directions, exact=exact, **more)
+        return Step(
+            model, self.bound, guessers, tangents, batch, rng, directions, exact=exact, locality=self._locality, **more
+        )
+
+    @property
+    def _guesses(self) -> bool:
+        """Whether anything is guessed."""
+        return self.feedback is None or bool(self.feedback.correction)
 
     @property
     def _needs_cut(self) -> bool:
@@ -219,8 +244,7 @@ class GuessEstimator:
         replayed = at_once.replayed or (has_passes and rows < size)
         if replayed and not at_once.replayed:
             rows = self._rows(model, loss, batch, replayed=True)
-        guesses = self.feedback is None or bool(self.feedback.correction)
-        if not network.has_parts or not all(one.takes_parts or not guesses for one in self._guessers.values()):
+        if not network.has_parts or not all(one.takes_parts or not self._guesses for one in self._guessers.values()):
             rows = size
         return Plan(min(rows, ROWS) if self.memory == "replay" else rows, replayed)
 
@@ -245,7 +269,7 @@ class GuessEstimator:
             output_gradient=output_gradient,
             feedback=self.feedback,
         )
-        trial._take_up(model, self.bound)
+        trial._take_up(model, self.bound, batch.inputs)
         trial._whole = Plan(FEW, replayed)
 
         def estimate(samples: int, gradients: dict[str, Tensor]) -> None:
@@ -350,28 +374,12 @@ class GuessEstimator:
             back = self._state_of(model, batch.device)
             names = list(self._step(model, batch, rng, {}).guesses_not_finite())
             back()
-            for name in names:
-                return f"site '{name}': the guess is not finite"
-        return None
+        return f"site '{names[0]}': the guess is not finite" if names else None
 
     def state(self) -> dict[str, Tensor]:
         """As Estimator has it: the memories of the guesses."""
-        memories = {
-            f"{name}/{key}": value
-            for name, guesser in self._guessers.items()
-            for key, value in guesser.memory.tensors.items()
-        }
-        return memories | ({} if self.feedback is None else self.feedback.state())
+        return memories_of(self._guessers) | ({} if self.feedback is None else self.feedback.state())
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """As Estimator has it."""
-        for guesser in self._guessers.values():
-            guesser.memory.clear()
-            guesser.forget()
-        if self.feedback is not None:
-            state = self.feedback.load_state(state)
-        for key, value in state.items():
-            name, _, entry = key.rpartition("/")
-            if name not in self._guessers:
-                raise ModelRefused(f"the state holds {key}, but the model has no site '{name}'; it is another model's")
-            self._guessers[name].memory[entry] = value
+        load_memories(self._guessers, state if self.feedback is None else self.feedback.load_state(state))

@@ -12,6 +12,7 @@ Of the sites that only the output is reached from, the gradient is exact, and so
 Where the outputs are a sequence of tokens, rows are tokens: e is a token's, and what a rule learns is shared by them.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -22,15 +23,17 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
+from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.errors import GuessFault, OptionRefused
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.feedback_rule import FeedbackRule, Place
 from fgcli.gradient.loss import OutputGradient, output_gradient
-from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
+from fgcli.gradient.nested import first_tensor, leaves, mapped, primal_of, tangent_of
+from fgcli.gradient.own_loss import own_loss
 from fgcli.gradient.passes import Seen
 from fgcli.gradient.pieces import Noise, NoisyPass, Pieces, Sweeps, by_row, through
 from fgcli.gradient.precision import wide
-from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.streamed import Streamed
 from fgcli.gradient.upstream import End
@@ -66,7 +69,8 @@ class Feedback:
 
     def __init__(self, rule: FeedbackRule, correction: float = 0.0) -> None:
         self.rule, self.correction, self.steps = rule, correction, 0
-        self._means: dict[str, Tensor] = {}
+        self.means: dict[str, Tensor] = {}
+        """What the rule learns of the present batch."""
         self._norms: dict[str, float] = {}
 
     def places(self, network: Network) -> list[str]:
@@ -80,13 +84,22 @@ class Feedback:
         """Whether a site can be let go of as soon as the forward has come a few uses further."""
         return self.rule.layers is not None and self.rule.exact_last
 
+    def try_on(self, model: nn.Module, network: Network, inputs: Any) -> None:
+        """Predict once, of which nothing is kept. OptionRefused for what has not the shape of a layer's input."""
+        again, buffers = layers_again(first_tensor(inputs).device), BufferState(model)
+        loss = own_loss if network.own_loss else _sum
+        with torch.no_grad():
+            copy.deepcopy(self).predict(model, network, loss, Batch(inputs, None), Streams(0).at(0))
+        again()
+        buffers.restore()
+
     def begin(self) -> None:
         """Before the parts of a batch."""
-        self._means = {}
+        self.means = {}
 
     def end(self, samples: int) -> None:
         """After them."""
-        self.rule.update(self._means, samples, self.steps)
+        self.rule.update(self.means, samples, self.steps)
         self.begin()
         self.steps += 1
 
@@ -149,11 +162,11 @@ class Feedback:
 
     def preview(self, model: nn.Module, network: Network, loss: Loss, batch: Batch, rng: StepRng) -> Prediction:
         """What `predict` says of a batch, of which nothing is learned; the arguments are those of `predict`."""
-        before = self._means, dict(self._norms)
+        before = self.means, dict(self._norms)
         try:
             return self.predict(model, network, loss, batch, rng)
         finally:
-            self._means, self._norms = before
+            self.means, self._norms = before
 
     def stream(
         self,
@@ -204,7 +217,7 @@ class Feedback:
         """Means over a part's samples."""
         for name, mean in means.items():
             weighted = mean if share == 1 else mean * share
-            self._means[name] = self._means[name] + weighted if name in self._means else weighted
+            self.means[name] = self.means[name] + weighted if name in self.means else weighted
 
     def notice_growth(self, name: str, predicted: Tensor, e: Tensor) -> None:
         """GuessFault where a prediction has outgrown those of the first steps by far."""
@@ -239,6 +252,10 @@ class Feedback:
                 rest[key] = value
         self.rule.load_state(of_rule)
         return rest
+
+
+def _sum(outputs: Any, _: Any) -> Tensor:
+    return torch.stack([one.sum() for one in leaves(outputs)]).sum()
 
 
 class _Batch:
@@ -285,6 +302,7 @@ class _Batch:
         """What the rule says at the end of a piece, in the shapes of what ends there."""
         place, e, like = self._place(end)
         predicted = self.feedback.rule.predict(place, e)
+        self._check(place.name, "predict", predicted, (len(e), place.dim))
         self.feedback.notice_growth(place.name, predicted, e)
         return end.site.natural(predicted.reshape(like.shape), [one.shape for one in end.tensors])
 
@@ -296,7 +314,18 @@ class _Batch:
                 "layer or convolution: use feedback direct or local"
             )
         place, _, _ = self._place(end)
-        return through(end, gradient, self.feedback.rule.weight(place, end.use.args[1].detach()))
+        weight = end.use.args[1].detach()
+        instead = self.feedback.rule.weight(place, weight)
+        self._check(place.name, "weight", instead, tuple(weight.shape))
+        return through(end, gradient, instead)
+
+    def _check(self, site: str, called: str, given: Any, shape: tuple[int, ...]) -> None:
+        if not isinstance(given, Tensor) or tuple(given.shape) != shape:
+            found = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise OptionRefused(
+                f"feedback: {called} of {type(self.feedback.rule).__name__} gave {found} at site '{site}'; it must "
+                f"give {list(shape)}, for {self.e.shape[1]} outputs"
+            )
 
     def learn_from_layer(self, end: End, u: list[Tensor]) -> None:
         """Show the rule the pull-back through the layer behind a place."""

@@ -1,24 +1,25 @@
 """The estimate of one batch, part after part, in which only the sum outlives a part."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.buffers import state_of
-from fgcli.gradient.draws import Drawn
+from fgcli.gradient.draws import Drawn, Kept
 from fgcli.gradient.estimator import Batch, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.memory import Plan
-from fgcli.gradient.part_draws import draws_of_parts
+from fgcli.gradient.part_draws import Draws, draws_of_parts
 from fgcli.gradient.parts import SumOfParts, parts_of
 from fgcli.gradient.passes import Seen
-from fgcli.gradient.precision import wide
+from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.processes import Processes
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Step
+from fgcli.gradient.upstream import CutNetwork, UpstreamOfParts
 from fgcli.gradient.whole_loss import of_whole_loss
 
 
@@ -32,6 +33,7 @@ class InParts:
         guessers: by site.
         feedback: how the gradient is predicted; None: not at all.
         step: Step, with all arguments that are the same for each part.
+        processes: that have the batch's rows.
         pieces: trained parameters that lie in no site.
         streams: whether feedback lets go of each site as it is done.
     """
@@ -44,22 +46,30 @@ class InParts:
         guessers: Mapping[str, Guesser],
         feedback: Feedback | None,
         step: Callable[..., Step],
+        processes: Processes,
         *,
         pieces: tuple[str, ...],
         streams: bool,
     ) -> None:
         self.model, self.network, self.loss, self.guessers, self.feedback = model, network, loss, guessers, feedback
-        self.step, self.pieces, self.streams = step, pieces, streams
+        self.step, self.processes, self.pieces, self.streams = step, processes, pieces, streams
         self.trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
         self._guesses = feedback is None or bool(feedback.correction)
 
     def estimate(
-        self, batch: Batch, rng: StepRng, plan: Plan, directions: Mapping[str, Tensor], gradients: dict[str, Tensor]
+        self,
+        batch: Batch,
+        samples: int,
+        rng: StepRng,
+        plan: Plan,
+        directions: Mapping[str, Tensor],
+        gradients: dict[str, Tensor],
     ) -> Estimate:
         """The estimate of a batch.
 
         Args:
-            batch: the batch.
+            batch: this process's rows of it.
+            samples: of all processes.
             rng: the streams of the step.
             plan: how much of it is taken at once.
             directions: of parameters that no site covers.
@@ -68,27 +78,27 @@ class InParts:
         rows = parts_of(batch.size, plan.rows)
         draws = draws_of_parts(self.network, batch, rows)
         of_loss = of_whole_loss(self.model, self.network, self.loss, batch, rows, draws)
-        sum_of_parts = SumOfParts(self.guessers, rng, rows, gradients)
+        sum_of_parts = SumOfParts(self.guessers, self.processes.rng(rng, samples), rows, gradients)
         ahead: dict[str, Drawn] = {}
         if len(rows) > 1 and self._guesses:
             once = self.step(batch, rng, {}, keep=False)
-            ahead = once.drawn_once(rows, draws)
+            ahead = drawn_once(once, rows, draws)
             sum_of_parts.note(once.statistics, 1.0)
         if self.feedback is not None:
             self.feedback.begin()
         for number, part in enumerate(rows):
             with draws(part):
                 own = batch.rows(part) if len(rows) > 1 else batch
-                share, of_part = own.size / batch.size, of_loss[number] if of_loss else None
+                share, of_part = own.size / samples, of_loss[number] if of_loss else None
                 if self.feedback is None:
                     self._add(own, of_part, sum_of_parts, share, directions, ahead, replayed=plan.replayed)
                 else:
                     self._add_with_feedback(self.feedback, own, of_part, sum_of_parts, share, ahead)
+            sum_of_parts.rng.advance(own.size)
+        sum_of_parts.finish(self.processes, {} if self.feedback is None else self.feedback.means)
         if self.feedback is not None:
-            self.feedback.end(batch.size)
-        known, deltas = sum_of_parts.losses, sum_of_parts.deltas
-        losses = of_loss[0].losses if of_loss else known[0] if len(known) == 1 else torch.cat(known)
-        return Estimate(losses, gradients, torch.cat(deltas) if deltas else None)
+            self.feedback.end(samples)
+        return sum_of_parts.estimate(of_loss[0].losses if of_loss else None)
 
     def _add(
         self,
@@ -147,3 +157,22 @@ class InParts:
             add_pieces = {}
         delta = None if found is None else found.delta.squeeze(1)
         sum_of_parts.end(predicted.losses, share, delta, {} if step is None else step.statistics)
+
+
+def drawn_once(step: Step, parts: Sequence[slice], draws: Draws) -> dict[str, Drawn]:
+    """The guesses of sites without samples whose W̃ is of the cut network, for the step's batch in parts."""
+    found: dict[str, Drawn] = {}
+
+    def cut(rows: slice) -> CutNetwork:
+        with draws(rows):
+            return CutNetwork(step.model, step.batch.rows(rows).inputs, step.network)
+
+    for one in step.guessers.values():
+        if one.needs_cut and not one.site.has_samples:
+            few = cut(slice(0, 1))
+            if one.site.name in few.going:
+                s, weight = wide(few.s(one.site)), few.uses[one.site.name].weight
+                with full_precision(s):
+                    drawn = step.draw(one.site, s, weight, range(1), UpstreamOfParts(one.site, parts, cut))
+                    found[one.site.name] = Kept(drawn.all())
+    return found

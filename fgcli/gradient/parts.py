@@ -3,12 +3,15 @@
 The numbers are those of the batch taken whole, to the order of sums over parts, or to the bit where it is one part.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
+import torch
 from torch import Tensor
 
+from fgcli.gradient.estimator import Estimate
 from fgcli.gradient.guesser import Guesser
-from fgcli.gradient.randomness import DRAWN_AT_ONCE, ContinuedRng, StepRng
+from fgcli.gradient.processes import Processes
+from fgcli.gradient.randomness import DRAWN_AT_ONCE, StepRng
 
 
 def parts_of(samples: int, size: int) -> list[slice]:
@@ -29,7 +32,7 @@ class SumOfParts:
     """The sum of the parts' estimates, each weighted by its share of the batch.
 
     Args:
-        guessers: by site; at the end of the last part their memories take what the guesses tell of the batch.
+        guessers: by site; their memories take what the guesses tell of the batch.
         rng: the streams of the step.
         parts: rows of each.
         gradients: what the sum is put in, by parameter.
@@ -38,8 +41,7 @@ class SumOfParts:
     def __init__(
         self, guessers: Mapping[str, Guesser], rng: StepRng, parts: Sequence[slice], gradients: dict[str, Tensor]
     ) -> None:
-        self._guessers, self._left = guessers, len(parts)
-        self.rng = ContinuedRng(rng.streams, rng.step, parts) if len(parts) > 1 else rng
+        self._guessers, self.rng = guessers, rng.in_parts(parts)
         self.gradients = gradients
         self.losses: list[Tensor] = []
         self.deltas: list[Tensor] = []
@@ -65,12 +67,6 @@ class SumOfParts:
         if delta is not None:
             self.deltas.append(delta.mul_(share))
         self.note(statistics or {}, share)
-        if isinstance(self.rng, ContinuedRng):
-            self.rng.advance()
-        self._left -= 1
-        if not self._left:
-            for (site, key), mean in self._means.items():
-                self._guessers[site].memory[key] = mean
 
     def note(self, statistics: Mapping[str, Mapping[str, Tensor]], share: float) -> None:
         """Means over samples that the guesses tell, by site."""
@@ -78,3 +74,15 @@ class SumOfParts:
             for key, value in means.items():
                 weighted = value if share == 1 else value * share
                 self._means[site, key] = self._means[site, key] + weighted if (site, key) in self._means else weighted
+
+    def estimate(self, losses: Tensor | None) -> Estimate:
+        """Of all parts; `losses` in place of theirs, where samples see each other."""
+        if losses is None:
+            losses = self.losses[0] if len(self.losses) == 1 else torch.cat(self.losses)
+        return Estimate(losses, self.gradients, torch.cat(self.deltas) if self.deltas else None)
+
+    def finish(self, processes: Processes, more: MutableMapping[str, Tensor]) -> None:
+        """After the last part: add up over the processes, `more` too; the guesses' memories take their means."""
+        processes.add(self.gradients, self._means, more, told=[*self.losses, *self.deltas])
+        for (site, key), mean in self._means.items():
+            self._guessers[site].memory[key] = mean

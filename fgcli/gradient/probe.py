@@ -21,10 +21,12 @@ SAMPLES = 3
 
 def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> Network:
     """The network, with the order of samples that are folded, or with its batch as one sample where samples meet."""
-    # Samples that meet before the first site do no harm: that pass only tells where samples are.
-    for perturbed in (False, True):
+    # Samples that meet before the first site do no harm: that pass only tells where samples are. Then each sample moves
+    # in its turn, since a dropout's mask, or a ReLU's, may end the way of one of them.
+    met: list[str] = []
+    for perturbed, moved in ((False, 0), *((True, sample) for sample in range(SAMPLES))):
         again()
-        probe = _Probe(network, perturbed)
+        probe = _Probe(network, perturbed, moved)
         with torch.no_grad(), forward_ad.dual_level():
             try:
                 outputs = leaves(run(model, inputs if perturbed else mapped(_first_moves, inputs), probe))
@@ -33,8 +35,9 @@ def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], 
             pairs = zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
             layouts = [probe.settled(*one) for one in pairs]
         network = replace(network, sites={**network.sites, **probe.sites}, output_layouts=tuple(layouts))
-    if probe.met:
-        return network.as_one_sample(probe.met[0])
+        met += probe.met if perturbed else []
+    if met:
+        return network.as_one_sample(met[0])
     return replace(network, by_rows=_is_same_in_rows(model, inputs, network, again))
 
 
@@ -47,7 +50,8 @@ def _is_same_in_rows(model: nn.Module, inputs: Any, network: Network, again: Cal
 
             def note(site: Site, _: Seen, s: Tensor, seen: list[Tensor] = seen, rows: int = rows) -> Tensor | None:
                 seen.append(s)
-                return _ramp(s).expand(rows, *s.shape) if site.has_samples else None
+                # In the first row alone: in a mean over the batch, alike tangents would hide that rows meet.
+                return _ramp_of(0, s.new_empty(rows, *s.shape)) if site.has_samples else None
 
             one_pass = SeveralTangents(network, note, {}, SAMPLES, rows, rows)
             again()
@@ -72,13 +76,13 @@ def _are_near(one: Tensor, other: Tensor) -> bool:
 
 def _first_moves(value: Any) -> Any:
     """A tensor of inputs with a tangent of its first sample."""
-    return forward_ad.make_dual(value, _ramp_of_first(value)) if leaves(value) and value.dim() else value
+    return forward_ad.make_dual(value, _ramp_of(0, value)) if leaves(value) and value.dim() else value
 
 
-def _ramp_of_first(values: Tensor) -> Tensor:
-    """0, but for the first of [samples, ...]: there a direction that no norm flattens."""
+def _ramp_of(sample: int, values: Tensor) -> Tensor:
+    """0, but for one of [samples, ...]: there a direction that no norm flattens."""
     ramp = torch.zeros_like(values)
-    ramp[0] = _ramp(values[0])
+    ramp[sample] = _ramp(values[sample])
     return ramp
 
 
@@ -87,23 +91,24 @@ def _ramp(values: Tensor) -> Tensor:
 
 
 class _Probe(OneTangent):
-    """A dual pass in which the first sample alone is perturbed, and that names what has no forward-mode formula.
+    """A dual pass in which one sample alone is perturbed, and that names what has no forward-mode formula.
 
     Args:
         network: what is known so far.
         perturbed: whether sites perturb it; else only the inputs do.
+        moved: which sample.
     """
 
-    def __init__(self, network: Network, perturbed: bool) -> None:
-        super().__init__(network, self._first_alone, {}, SAMPLES)
-        self.perturbed = perturbed
+    def __init__(self, network: Network, perturbed: bool, moved: int) -> None:
+        super().__init__(network, self._one_alone, {}, SAMPLES)
+        self.perturbed, self.moved = perturbed, moved
         self.after = "the model's input"
         self.sites: dict[str, Site] = {}
         self.met: list[str] = []
 
-    def _first_alone(self, site: Site, seen: Seen, s: Tensor) -> Tensor | None:
+    def _one_alone(self, site: Site, seen: Seen, s: Tensor) -> Tensor | None:
         self.after = f"site '{site.name}'"
-        return _ramp_of_first(s) if self.perturbed and site.has_samples else None
+        return _ramp_of(self.moved, s) if self.perturbed and site.has_samples else None
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         return parameter.detach()  # whichever: inputs that are moved may lead another way
@@ -114,13 +119,20 @@ class _Probe(OneTangent):
         return self.sites[site.name]
 
     def settled(self, layout: Layout, value: Tensor, tangent: Tensor | None) -> Layout:
-        """The layout in which the first sample alone has a tangent; noted where there is none."""
+        """The layout in which the moved sample alone has a tangent; noted where there is none."""
         interleaved = replace(layout, interleaved=True)
         for one in (layout, interleaved) if layout.folded else (layout,):
-            if tangent is None or not _others_move(one.by_sample(tangent, SAMPLES)):
+            if tangent is None or not self._others_move(one.by_sample(tangent, SAMPLES)):
                 return one
         self.met.append(f"samples meet after {self.after}")
         return layout
+
+    def _others_move(self, tangents: Tensor) -> bool:
+        """Whether another sample has a tangent; NaN (a slope of inf, times 0) is one."""
+        moves = tangents.nan_to_num(1.0) != 0
+        if len(tangents) == SAMPLES:
+            moves[self.moved] = False
+        return bool(moves.any())
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         with naming(func, self.after):
@@ -129,12 +141,6 @@ class _Probe(OneTangent):
     def visit(self, use: Use) -> Outputs:
         with naming(use.func, self.after):
             return super().visit(use)
-
-
-def _others_move(tangents: Tensor) -> bool:
-    """Whether samples other than the first have a tangent; NaN (a slope of inf, times 0) is one."""
-    others = tangents[1:] if len(tangents) == SAMPLES else tangents
-    return bool((others.nan_to_num(1.0) != 0).any())
 
 
 @contextmanager

@@ -151,9 +151,37 @@ class StepRng:
         return Streams(self.generator("part", str(number)).initial_seed()).at(self.step)
 
     @property
-    def of_batch(self) -> "StepRng":
-        """These streams, for what is drawn once for a batch that is taken in parts."""
+    def shared(self) -> "StepRng":
+        """The streams of what has one draw for the whole batch."""
         return self
+
+    def in_parts(self, parts: Sequence[slice]) -> "StepRng":
+        """The streams for a batch that is taken in parts, with the draws of the whole.
+
+        Args:
+            parts: its rows.
+
+        Returns:
+            Streams that `advance` moves on.
+        """
+        return ContinuedRng(self.streams, self.step, parts) if len(parts) > 1 else self
+
+    def advance(self, samples: int) -> None:
+        """Go on to the next part.
+
+        Args:
+            samples: of the part that is done.
+        """
+
+    def normal_(self, z: Tensor, purpose: str, site: str) -> None:
+        """Fill z with standard normal noise.
+
+        Args:
+            z: what is filled; its first axis is the samples, if what is drawn has any.
+            purpose: what is drawn.
+            site: where it is drawn.
+        """
+        z.normal_(generator=self.generator(purpose, site, z.device))
 
     def normal(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Standard normal noise.
@@ -169,16 +197,6 @@ class StepRng:
         """
         generator = self.generator(purpose, site, like.device)
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
-
-    def fill_normal(self, values: Tensor, purpose: str, site: str) -> None:
-        """Fill values [samples, ...], each sample's own, with N(0, 1).
-
-        Args:
-            values: what is filled, in place.
-            purpose: what is drawn.
-            site: where it is drawn.
-        """
-        values.normal_(generator=self.generator(purpose, site, values.device))
 
     def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """Random signs, a quarter of the time of normal noise: eight are of one random number.
@@ -226,24 +244,23 @@ class ContinuedRng(StepRng):
         return generator
 
     @property
-    def of_batch(self) -> StepRng:
+    def shared(self) -> StepRng:
         return StepRng(self.streams, self.step)
 
-    def fill_normal(self, values: Tensor, purpose: str, site: str) -> None:
-        if self._continues(values.shape, values.device):
-            super().fill_normal(values, purpose, site)
+    def normal_(self, z: Tensor, purpose: str, site: str) -> None:
+        if self._continues(z.shape, z.device):
+            super().normal_(z, purpose, site)
             return
-        whole = values.new_empty(self._whole(values.shape))
-        self.of_batch.fill_normal(whole, purpose, site)
-        values.copy_(whole[self._part])
+        whole = z.new_empty(self._whole(z.shape))
+        self.shared.normal_(whole, purpose, site)
+        z.copy_(whole[self._part])
 
     def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         if self._continues(shape, like.device):
             return super().signs(purpose, site, shape, like)
-        return self.of_batch.signs(purpose, site, self._whole(shape), like)[self._part]
+        return self.shared.signs(purpose, site, self._whole(shape), like)[self._part]
 
-    def advance(self) -> None:
-        """Go on to the next part."""
+    def advance(self, samples: int) -> None:
         self._passed.append(1)
         self._starts.clear()
 

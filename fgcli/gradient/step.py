@@ -8,7 +8,7 @@ What has one direction for the whole batch (parameters that no site covers, site
 a single guess. Beside several it has a tangent of its own.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,15 +22,15 @@ from fgcli.gradient.draws import Drawn, Gram, Kept, joined
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.guesser import Guesser
+from fgcli.gradient.local_losses import Locality
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import leaves, tangent_of
-from fgcli.gradient.part_draws import Draws
 from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, has_shared, repeated
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.upstream import CutNetwork, UpstreamJacobian, UpstreamOfParts
+from fgcli.gradient.upstream import CutNetwork, UpstreamJacobian
 from fgcli.gradient.uses import Outputs, Pass, run
 
 
@@ -46,6 +46,8 @@ class Derivatives:
     """δ [samples] that what has one direction for the batch multiplies; of a single tangent, the sites' is in it."""
     at: Mapping[str, slice] = field(default_factory=dict)
     """With `combine` sitewise, the columns of each site."""
+    parts: Tensor | None = None
+    """With local losses, δ [samples, K, parts], along each tangent, of each part of each loss."""
 
     def of_site(self, name: str) -> Tensor:
         """The coefficients of a site [samples, K]."""
@@ -66,6 +68,7 @@ class Step:
         exact: the sites whose gradient is taken from the output's, not guessed: no other lies on the way.
         keep: whether what the passes see and draw is kept, or only what the combination asks for.
         ahead: guesses that are there already: of sites that all parts of a batch have one of.
+        locality: which of the local losses each site reaches, of a model that has some.
     """
 
     def __init__(
@@ -81,7 +84,10 @@ class Step:
         keep: bool = True,
         exact: Collection[str] = (),
         ahead: Mapping[str, Drawn] | None = None,
+        locality: Locality | None = None,
     ) -> None:
+        self.locality = locality
+        self._parts: list[Tensor] = []
         self.model, self.network, self.guessers, self.tangents = model, network, guessers, tangents
         self.batch, self.rng, self.directions, self.keep = batch, rng, directions, keep
         self.samples = network.samples(batch.inputs)
@@ -144,7 +150,8 @@ class Step:
         along = delta.new_zeros(len(delta)) if along is None else along
         number = self.tangents.number
         at = {name: slice(i * number, (i + 1) * number) for i, name in enumerate(starts)} if sitewise else {}
-        return Derivatives(delta, self._coefficients(delta, at), along, at)
+        parts = torch.cat(self._parts, 1) if self._parts else None
+        return Derivatives(delta, self._coefficients(delta, at), along, at, parts)
 
     def _pass(
         self, loss: Loss, part: range, shared: bool, ahead: Mapping[str, Drawn], start: str = ""
@@ -171,7 +178,12 @@ class Step:
                 self._of_loss = output_gradient(loss, outputs, targets, layouts, self.samples, rows)
             if not self.last:
                 self._pull_to_last(one_pass.last, outputs, rows)
-            delta = self._of_loss.along([tangent_of(one) for one in leaves(outputs)], rows)
+            moved = [tangent_of(one) for one in leaves(outputs)]
+            delta = self._of_loss.along(moved, rows)
+            if self.locality is not None and part:
+                parts = self.locality.columns(self._of_loss, moved[0], rows)
+                alone = parts[:, len(part) :] if rows > len(part) else 0.0
+                self._parts.append(parts[:, : len(part)] - alone)
         if self.tangents.single or not part:
             return delta, delta[:, 0]
         if rows > len(part):
@@ -215,23 +227,22 @@ class Step:
         with torch.no_grad(), full_precision(s):
             drawn = ahead.get(site.name)
             if drawn is None:
-                drawn = self._draw(site, wide(s), at.use.weight, range(1) if alone else part)
+                drawn = self.draw(site, wide(s), at.use.weight, range(1) if alone else part)
             if self.keep:
                 self.draws.setdefault(site.name, []).append(drawn)
             elif first and not alone and self.tangents.combine != "mean":
                 every = range(self.tangents.number)
-                whole = drawn if part == every else self._draw(site, wide(s), at.use.weight, every)
+                whole = drawn if part == every else self.draw(site, wide(s), at.use.weight, every)
                 self._grams[site.name] = whole.gram(self.tangents)
             return drawn.all() if self._by_row and not alone else drawn.first()
 
-    def _draw(
+    def draw(
         self, site: Site, s: Tensor, weight: Tensor, part: range, upstream: UpstreamJacobian | None = None
     ) -> Drawn:
         """The guesses at a site for some of the tangents, at s [samples, *shape]."""
         guesser, layer = self.guessers[site.name], self._layer(site, s, weight)
         linear = self._linear(layer, upstream) if isinstance(guesser.guess, GuessMethod) else None
-        rng = self.rng if site.has_samples else self.rng.of_batch
-        return guesser.draw(layer, upstream, linear, rng, self.tangents, part)
+        return guesser.draw(layer, upstream, linear, self.rng, self.tangents, part)
 
     def linear(self, site: Site, s: Tensor, weight: Tensor, upstream: UpstreamJacobian | None = None) -> LinearMap:
         """The guess of a site as a linear map at s [samples, *shape]."""
@@ -259,29 +270,11 @@ class Step:
             if site.name in cut.going:
                 yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)
 
-    def drawn_once(self, parts: Sequence[slice], draws: Draws) -> dict[str, Drawn]:
-        """The guesses of sites without samples whose W̃ is of the cut network, for the step's batch in parts."""
-        found: dict[str, Drawn] = {}
-
-        def cut(rows: slice) -> CutNetwork:
-            with draws(rows), self._buffers.apart():
-                return CutNetwork(self.model, self.batch.rows(rows).inputs, self.network)
-
-        for one in self.guessers.values():
-            if one.needs_cut and not one.site.has_samples:
-                few = cut(slice(0, 1))
-                if one.site.name in few.going:
-                    s, weight = wide(few.s(one.site)), few.uses[one.site.name].weight
-                    with full_precision(s):
-                        drawn = self._draw(one.site, s, weight, range(1), UpstreamOfParts(one.site, parts, cut))
-                        found[one.site.name] = Kept(drawn.all())
-        return found
-
     def _draws_ahead(self, part: range) -> dict[str, Drawn]:
         found = dict(self.ahead)
         for site, s, weight, upstream in self.cut():
             with full_precision(s):
-                drawn = self._draw(site, s, weight, part, upstream)
+                drawn = self.draw(site, s, weight, part, upstream)
                 if not isinstance(drawn, Kept) and len(part) == self.tangents.number:
                     # Not the map, which holds W̃ and all that its operations have computed.
                     gram = drawn.gram(self.tangents) if self.tangents.are_orthogonal else None
@@ -330,7 +323,8 @@ class Step:
                 along = along - inner.squeeze(1)
             else:
                 delta[:, found.at.get(name, slice(None))] -= inner
-        return replace(found, delta=delta, coefficients=self._coefficients(delta, found.at), along=along)
+        # Of all blocks together: b is subtracted from the whole δ.
+        return replace(found, delta=delta, coefficients=self._coefficients(delta, found.at), along=along, parts=None)
 
     def _of_site(self, site: Site, seen: Seen, drawn: Drawn, found: Derivatives) -> dict[str, Tensor]:
         with full_precision(self.batch.device):
@@ -340,8 +334,11 @@ class Step:
         """ĝ [samples, *shape]: the equation of the estimate."""
         if self._is_shared(site):
             return drawn.first() * found.along.sum()
+        apart = site.has_samples or self.network.mixes
+        if self.locality is not None and found.parts is not None and apart:
+            return self.locality.estimate(site.name, drawn.all(), found.parts)
         c = found.of_site(site.name)
-        return drawn.combined(c if site.has_samples or self.network.mixes else c.sum(0, keepdim=True))
+        return drawn.combined(c if apart else c.sum(0, keepdim=True))
 
     @property
     def guesses(self) -> dict[str, Tensor]:
@@ -362,7 +359,7 @@ class Step:
                 return
             with torch.no_grad(), full_precision(s):
                 every = range(1) if self._is_shared(site) else range(self.tangents.number)
-                drawn = self._draw(site, wide(s), seen.use.weight, every)
+                drawn = self.draw(site, wide(s), seen.use.weight, every)
                 added.append(self._of_site(site, seen, drawn, found))
 
         # Slopes are derivatives, which only a dual level has.
@@ -380,7 +377,7 @@ class Step:
             if site.name not in self.guessers or not bool(s.isfinite().all()):
                 return
             with torch.no_grad(), full_precision(s):
-                drawn = ahead.get(site.name) or self._draw(site, wide(s), seen.use.weight, every)
+                drawn = ahead.get(site.name) or self.draw(site, wide(s), seen.use.weight, every)
                 if not bool(drawn.all().isfinite().all()):
                     found.append(site.name)
 

@@ -74,7 +74,7 @@ class Tangents:
             if self.draws == "rademacher":
                 one.copy_(rng.signs(key, name, shape, like))
             else:
-                rng.fill_normal(one, key, name)
+                rng.normal_(one, key, name)
             if self.draws == "antithetic" and k % 2:
                 one.neg_()
         return z

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from fgcli.gradient.checks import ANY_METHOD, refuse
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.uses import call
 from fgcli.methods.backprop import exact
@@ -25,14 +26,18 @@ class BackpropCheckpoint:
     """
 
     def __init__(self, options: CheckpointOptions) -> None:
-        self._segments = options.segments
+        self._segments, self.processes = options.segments, ALONE
+
+    def split_over(self, processes: Processes) -> None:
+        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, ANY_METHOD)
+        self.processes.refuse_unsplittable(model, example)
         return Coverage(tuple(name for name, p in model.named_parameters() if p.requires_grad))
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        return exact(model, partial(self._outputs, model), loss, batch)
+        return exact(model, partial(self._outputs, model), loss, batch, self.processes)
 
     def _outputs(self, model: nn.Module, inputs: Any) -> Any:
         if isinstance(model, nn.Sequential) and isinstance(inputs, Tensor):

@@ -159,3 +159,42 @@ class PreconditionedOptions(GuessOptions):
         default=64,
         description="Conjugate gradient iterations at most, where W̃ is known by its products alone; each costs two.",
     )
+
+
+class PepitaOptions(Options):
+    """Options of PEPITA."""
+
+    scale: float = Field(
+        default=0.05, gt=0, description="Of the random matrix F, whose entries have variance 2 · scale² / inputs."
+    )
+
+
+class DirectionalOptions(Options):
+    """Options of directional gradient descent."""
+
+    direction: Literal["local", "direct", "momentum", "random"] = Field(
+        default="local",
+        description="The candidate direction: the gradient that learned feedback predicts (`local`, `direct`), the "
+        "running mean of the estimates with a share of noise (`momentum`), or noise alone (`random`, a control).",
+    )
+    decay: float = Field(default=0.9, ge=0, lt=1, description="`momentum`: share of the mean that a step keeps.")
+    noise: float = Field(default=0.3, gt=0, description="`momentum`: length of the noise, where the mean has length 1.")
+
+
+class SofoOptions(Options):
+    """Options of SOFO."""
+
+    tangents: Count = Field(default=32, description="K, the dimension of the random subspace of one step.")
+    damping: float = Field(
+        default=1e-3, ge=0, description="λ, as a share of the largest eigenvalue of the K × K matrix."
+    )
+
+
+class LocalGradientOptions(Options):
+    """Options of forward gradients along the gradients of local losses."""
+
+    directions: Literal["blocks", "joint"] = Field(
+        default="blocks",
+        description="`blocks`: a pass with tangents for each block, which projects its gradient alone; `joint`: one "
+        "pass for all, the projection of all blocks' gradients together.",
+    )

@@ -19,6 +19,7 @@ from fgcli.gradient.nested import first_tensor, leaves, rebuilt, tangent_of
 from fgcli.gradient.operations import TABLES, following_backward, linear_part, padding_row
 from fgcli.gradient.precision import full_precision
 from fgcli.gradient.probe import naming, without_formula
+from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
@@ -43,6 +44,11 @@ class WeightPerturbation:
         """By the table's name, the row that no lookup trains."""
         self._one_by_one = False
         """Whether torch.func cannot follow the model, so that each tangent has a pass of its own."""
+        self.processes = ALONE
+
+    def split_over(self, processes: Processes) -> None:
+        """As Splits has it. All that is added up over the processes are the slopes."""
+        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
@@ -62,6 +68,7 @@ class WeightPerturbation:
             raise
         except Exception:  # the forward takes no batch of another size (one fixed graph, say)
             self._try(model, example)
+        self.processes.refuse_unsplittable(model, example)
         return Coverage(sites=())
 
     @torch.no_grad()
@@ -75,7 +82,7 @@ class WeightPerturbation:
 
         try:
             try:
-                self._single(model, loss, batch, rng, _Trial)
+                self._single(model, loss, batch, rng, ALONE, _Trial)
             except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
                 raise without_formula("an operation", "one of its layers", cause) from cause
             again()
@@ -84,7 +91,7 @@ class WeightPerturbation:
             if not self.tangents.single:
                 self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
                 try:
-                    self._estimate_several(model, loss, batch, rng)
+                    self._estimate_several(model, loss, batch, rng, ALONE)
                 except RuntimeError:
                     self._one_by_one = True
         finally:
@@ -95,16 +102,18 @@ class WeightPerturbation:
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         """As Estimator has it."""
         if not self.tangents.single:
-            return self._estimate_several(model, loss, batch, rng)
-        return self._single(model, loss, batch, rng)
+            return self._estimate_several(model, loss, batch, rng, self.processes)
+        return self._single(model, loss, batch, rng, self.processes, ByHand)
 
     def _single(
-        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, kind: "type[_Along] | None" = None
+        self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes, kind: "type[_Along]"
     ) -> Estimate:
+        batch, loss = processes.own(whole), processes.loss(loss)
         directions = {name: self._noise(rng, name, p, range(1))[0] for name, p in _trained(model).items()}
-        of_loss, tangents = _derivatives(model, loss, batch, directions, kind or _ByHand)
-        delta = of_loss.along(tangents, 1)[:, 0]
-        return Estimate(of_loss.losses, {name: delta.sum() * v for name, v in directions.items()}, delta)
+        of_loss, tangents = derivatives_along(model, loss, batch, directions, kind)
+        delta = of_loss.along(tangents, 1) * (batch.size / whole.size)
+        slope = processes.slopes(delta.sum(0), of_loss.losses)[0]
+        return Estimate(of_loss.losses, {name: slope * v for name, v in directions.items()}, delta[:, 0])
 
     def _noise(self, rng: StepRng, name: str, parameter: Tensor, part: range) -> Tensor:
         """Directions of one parameter, [len(part), *its shape]."""
@@ -113,7 +122,10 @@ class WeightPerturbation:
             noise[:, self._padding[name]] = 0
         return noise
 
-    def _estimate_several(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+    def _estimate_several(
+        self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes
+    ) -> Estimate:
+        batch, loss = processes.own(whole), processes.loss(loss)
         tangents, every = self.tangents, range(self.tangents.number)
         parameters = {name: p.detach() for name, p in _trained(model).items()}
         kept = {} if self.memory == "replay" else {n: self._noise(rng, n, p, every) for n, p in parameters.items()}
@@ -131,21 +143,22 @@ class WeightPerturbation:
                     buffers.restore()
             chosen = {name: directions(name, part) for name in parameters}
             if self._one_by_one:
-                of_loss, moved = _derivatives(
-                    model, loss, batch, {n: v[0] for n, v in chosen.items()}, _ByHand, of_loss
+                of_loss, moved = derivatives_along(
+                    model, loss, batch, {n: v[0] for n, v in chosen.items()}, ByHand, of_loss
                 )
                 deltas.append(of_loss.along(moved, 1))
             else:
-                of_loss, delta = _derivatives_together(model, loss, batch, parameters, chosen, of_loss)
+                of_loss, delta = derivatives_together(model, loss, batch, parameters, chosen, of_loss)
                 deltas.append(delta)
         assert of_loss is not None
-        delta = torch.cat(deltas, 1)
+        delta = torch.cat(deltas, 1) * (batch.size / whole.size)
+        slopes = processes.slopes(delta.sum(0), of_loss.losses)
         gram, n = None, sum(p.numel() for p in parameters.values())
         with full_precision(delta):
             if tangents.combine != "mean":
                 grams = [gram_of(directions(name, every).flatten(1).unsqueeze(1)) for name in parameters]
                 gram = torch.stack(grams).sum(0)
-            (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, n)
+            (c,) = tangents.coefficients(slopes.unsqueeze(0), gram, n)
             gradients = {name: _summed(c, directions(name, every)) for name in parameters}
         return Estimate(of_loss.losses, gradients, delta)
 
@@ -219,7 +232,7 @@ class _Tables(_Along):
         return parameter.detach()
 
 
-class _ByHand(_Along):
+class ByHand(_Along):
     """The same within a dual level. Layers' tangents are formed by hand: some devices have no formula for them."""
 
     def visit(self, use: Use) -> Outputs:
@@ -239,7 +252,7 @@ class _ByHand(_Along):
         return s if tangent is None else forward_ad.make_dual(s, tangent)
 
 
-class _Trial(_ByHand):
+class _Trial(ByHand):
     """The same, naming the place of an operation without a forward-mode formula."""
 
     after = "the model's input"
@@ -267,7 +280,7 @@ def _layouts(outputs: Outputs, size: int) -> tuple[list[Layout], int]:
     return [PLAIN if apart else NOWHERE] * len(values), size if apart else 1
 
 
-def _derivatives(
+def derivatives_along(
     model: nn.Module,
     loss: Loss,
     batch: Batch,
@@ -285,7 +298,7 @@ def _derivatives(
         return of_loss, [tangent_of(one) for one in leaves(outputs)]
 
 
-def _derivatives_together(
+def derivatives_together(
     model: nn.Module,
     loss: Loss,
     batch: Batch,
@@ -294,6 +307,21 @@ def _derivatives_together(
     of_loss: OutputGradient | None,
 ) -> tuple[OutputGradient, Tensor]:
     """e, and δ [samples, directions], by torch.func.vmap over jvp: the primal is computed once."""
+    outputs, tangents = tangents_together(model, batch, parameters, directions)
+    if of_loss is None:
+        of_loss = output_gradient(loss, outputs, batch.targets, *_layouts(outputs, batch.size))
+    number = len(next(iter(directions.values())))
+    # Outputs of a dual pass over repeated samples have the tangents of each direction in turn.
+    by_row = [one.flatten(0, 1) if of_loss.samples > 1 else one for one in tangents]
+    if of_loss.samples > 1:
+        return of_loss, of_loss.along(by_row, number)
+    return of_loss, torch.cat([of_loss.along([one[k] for one in tangents], 1) for k in range(number)], 1)
+
+
+def tangents_together(
+    model: nn.Module, batch: Batch, parameters: dict[str, Tensor], directions: dict[str, Tensor]
+) -> tuple[Outputs, list[Tensor]]:
+    """The model's outputs, and the tangents [directions, *shape] of each along several directions of the parameters."""
     device = batch.device.type
     # Autocast cannot do convolutions with several tangents of a weight, so that its precision is had by hand.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -310,12 +338,4 @@ def _derivatives_together(
 
     shared: Any = (None, 0)  # of the outputs, which all directions share, and of their tangents
     primal, tangents = torch.func.vmap(along, out_dims=shared, randomness="same")(directions)
-    if of_loss is None:
-        outputs = rebuilt(structure[0], primal)
-        of_loss = output_gradient(loss, outputs, batch.targets, *_layouts(outputs, batch.size))
-    number = len(next(iter(directions.values())))
-    # Outputs of a dual pass over repeated samples have the tangents of each direction in turn.
-    by_row = [one.flatten(0, 1) if of_loss.samples > 1 else one for one in tangents]
-    if of_loss.samples > 1:
-        return of_loss, of_loss.along(by_row, number)
-    return of_loss, torch.cat([of_loss.along([one[k] for one in tangents], 1) for k in range(number)], 1)
+    return rebuilt(structure[0], primal), list(tangents)

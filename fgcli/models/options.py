@@ -59,8 +59,21 @@ class TransformerOptions(Options):
     patch: int = Field(default=4, ge=1, description="Side of a patch; it divides the input's.")
 
 
+class GPTOptions(Options):
+    """Causal self-attention over tokens."""
+
+    width: int = Field(default=128, ge=1, description="Size of a token's vector.")
+    depth: int = Field(default=4, ge=1, description="Number of blocks.")
+    bias: bool = Field(default=False, description="Give every layer a bias.")
+    heads: int = Field(default=4, ge=1, description="Heads of the attention; they divide the width.")
+    predicts: Literal["next", "class"] = Field(
+        default="next", description="The `next` token after each, or a `class` of the text, from its tokens' mean."
+    )
+    vocabulary: int = Field(default=256, ge=1, description="Different tokens of the inputs: 256 of bytes.")
+
+
 class MixerOptions(Options):
-    """A patch mixer of blocks with local losses."""
+    """A patch mixer of blocks."""
 
     width: int = Field(default=64, ge=1, description="Channels of every block.")
     depth: int = Field(default=3, ge=1, description="Number of blocks.")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fgcli.errors import UsageError
 from fgcli.models.layers import Patches, linear
-from fgcli.models.options import TransformerOptions
+from fgcli.models.options import GPTOptions, TransformerOptions
 
 
 class Transformer(nn.Module):
@@ -28,9 +28,9 @@ class Transformer(nn.Module):
             raise UsageError(f"model option heads is {options.heads}; it must divide the width, {width}")
         self.patches = Patches(input_shape, options.patch)
         self.embed = linear(self.patches.dim, width, options.bias, generator)
-        positions = _sinusoids(self.patches.count, width).to(generator.device)
+        positions = sinusoids(self.patches.count, width).to(generator.device)
         self.register_buffer("positions", positions, persistent=False)
-        self.blocks = nn.Sequential(*(_Block(options, generator) for _ in range(options.depth)))
+        self.blocks = nn.Sequential(*(Block(options, generator) for _ in range(options.depth)))
         self.norm = nn.LayerNorm(width, device=generator.device)
         self.output = linear(width, classes, options.bias, generator)
 
@@ -39,9 +39,20 @@ class Transformer(nn.Module):
         return self.output(self.norm(self.blocks(x)).mean(1))
 
 
-class _Block(nn.Module):
-    def __init__(self, options: TransformerOptions, generator: torch.Generator) -> None:
+class Block(nn.Module):
+    """[batch, tokens, width] to the same: attention and an MLP, each behind a LayerNorm and added to its input.
+
+    Args:
+        options: width, heads and bias.
+        generator: of the weights.
+        causal: whether a token sees those before it alone.
+    """
+
+    def __init__(
+        self, options: TransformerOptions | GPTOptions, generator: torch.Generator, *, causal: bool = False
+    ) -> None:
         super().__init__()
+        self.causal = causal
         width, bias = options.width, options.bias
         self.heads = options.heads
         self.norm1, self.norm2 = (nn.LayerNorm(width, device=generator.device) for _ in range(2))
@@ -51,12 +62,21 @@ class _Block(nn.Module):
         self.outer = linear(2 * width, width, bias, generator)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens, mixed.
+
+        Args:
+            x: [batch, tokens, width].
+
+        Returns:
+            Of the same shape.
+        """
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        x = x + self.attended(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        attention = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        x = x + self.attended(attention.transpose(1, 2).flatten(2))
         return x + self.outer(F.gelu(self.inner(self.norm2(x))))
 
 
-def _sinusoids(count: int, width: int) -> Tensor:
+def sinusoids(count: int, width: int) -> Tensor:
     """[count, width]: sines in the even columns, cosines in the odd ones, wavelengths from 2π to 10,000 · 2π."""
     columns = torch.arange(width)
     angles = torch.arange(count).unsqueeze(1) / 10_000 ** (columns.div(2, rounding_mode="floor") * 2 / width)

@@ -18,3 +18,5 @@ class ModelRecord:
     """Inputs are standardised by (x - mean) / deviation; nested lists where these are no single numbers."""
     deviation: float | tuple[Any, ...]
     class_names: tuple[str, ...] = ()
+    tokens: bool = False
+    """Whether inputs are tokens, of which there is no mean."""

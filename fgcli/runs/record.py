@@ -6,6 +6,7 @@ their keys beside its own. Imports no torch.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
@@ -23,7 +24,7 @@ RecordT = TypeVar("RecordT")
 def as_json(record: Any) -> dict[str, Any]:
     """The record's fields by name, in their order."""
     content: dict[str, Any] = {}
-    hints = get_type_hints(type(record), include_extras=True)
+    hints = _hints(type(record), extras=True)
     for field in fields(record):
         value = getattr(record, field.name)
         if value == field.default and UNLESS_DEFAULT in get_args(hints[field.name]):
@@ -37,22 +38,27 @@ def read_record(kind: type[RecordT], content: object, file: Path) -> RecordT:
     """The record in an object of a JSON file; other keys are ignored. RunError for a missing or malformed field."""
     if not isinstance(content, Mapping):
         raise RunError(f"{file} holds {shown(content)} instead of an object")
-    hints, values = get_type_hints(kind), dict[str, Any]()
+    hints, values = _hints(kind), dict[str, Any]()
     for field in fields(kind):  # pyright: ignore[reportArgumentType]
         hint, name = hints[field.name], field.name
         if is_dataclass(hint):
             values[name] = read_record(hint, content, file)  # pyright: ignore[reportArgumentType]
         elif name in content:
-            values[name] = _checked(content[name], hint, f"{file} has {shown(content[name])} as {name}")
+            values[name] = _checked(content[name], hint, name, file)
         elif field.default is MISSING:
             raise RunError(f"{file} has no {name}")
     return kind(**values)
 
 
-def _checked(value: object, hint: Any, fault: str) -> Any:
+@cache
+def _hints(kind: type, *, extras: bool = False) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=extras)
+
+
+def _checked(value: object, hint: Any, name: str, file: Path) -> Any:
     members = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     if not any(_is_of(value, get_origin(member) or member) for member in members):
-        raise RunError(fault)
+        raise RunError(f"{file} has {shown(value)} as {name}")
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -72,7 +78,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
 def quantities(kind: type) -> dict[str, Quantity]:
     """The quantities that a record holds, by key, in the order of its fields."""
     found: dict[str, Quantity] = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
+    for name, hint in _hints(kind, extras=True).items():
         if is_dataclass(hint):
             found |= quantities(hint)  # pyright: ignore[reportArgumentType]
         for quantity in get_args(hint)[1:]:

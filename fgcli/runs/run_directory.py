@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.errors import RunError, UsageError, WriteError
-from fgcli.files import read_json, to_json, write_atomically, writing
+from fgcli.files import half_written, read_json, to_json, write_atomically, writing
 from fgcli.runs import lock
 from fgcli.runs.diagnostics import DiagnosticsRow
 from fgcli.runs.environment import Environment
@@ -205,10 +205,9 @@ def _is_free(run: RunDirectory) -> bool:
         return not names
     if run.checkpoints.is_dir() and any(run.checkpoints.iterdir()):
         return False
-    written = run.environment_file.name, run.model_file.name, run.recipe_file.name
-    half_written = re.compile(rf"\.({'|'.join(map(re.escape, written))})\.\d+\.tmp")
+    written = run.environment_file, run.model_file, run.recipe_file
     ours = {lock.NAME, run.checkpoints.name, run.environment_file.name, run.model_file.name}
-    return all(name in ours or half_written.fullmatch(name) for name in names)
+    return names <= ours | {entry.name for file in written for entry in half_written(file)}
 
 
 def check_free(path: Path) -> None:
@@ -314,6 +313,9 @@ def open_unfinished(path: Path, *, longer: bool = False) -> RunDirectory:
     try:
         if run.result_file.exists() != finished:
             raise UsageError(f"--resume {path}: another process has worked there meanwhile; look again")
+        for file in (run.recipe_file, run.environment_file, run.model_file, run.result_file):
+            for left in half_written(file):
+                left.unlink(missing_ok=True)
     except BaseException:
         run.release()
         raise

@@ -62,10 +62,23 @@ def resolve_trials(sweep: Sweep, source: Source, registry: Registry) -> dict[str
     """The recipe of every trial, by its name, checked as `fgcli train` would; where the learning rate is still to be
     searched for, with the first candidate. UsageError, with the place in the sweep, for the first that is refused.
     """
-    for trial in plan_tuning(sweep):
-        resolve_trial(trial, source, registry)
+    _resolve_all(plan_tuning(sweep), source, registry, {})
     first_lr = {} if sweep.tune is None else {"lr": sweep.tune.lr[0]}
-    return {trial.name: resolve_trial(trial, source, registry, first_lr) for trial in plan(sweep)}
+    return _resolve_all(plan(sweep), source, registry, first_lr)
+
+
+def _resolve_all(
+    trials: Sequence[PlannedTrial], source: Source, registry: Registry, overrides: Mapping[str, object]
+) -> dict[str, Recipe]:
+    """Of those that differ in the seed alone, the first is looked at."""
+    resolved: dict[str, Recipe] = {}
+    firsts: dict[tuple[str, ...], Recipe] = {}
+    for trial in trials:
+        alike = (trial.label, *(as_key(value) for key, value in trial.axes.items() if key != SEED))
+        if alike not in firsts:
+            firsts[alike] = resolve_trial(trial, source, registry, overrides)
+        resolved[trial.name] = firsts[alike].model_copy(update={SEED: trial.axes[SEED]})
+    return resolved
 
 
 def resolve_trial(
@@ -78,18 +91,18 @@ def resolve_trial(
 def _as_recipe(trial: PlannedTrial, source: Source) -> Source:
     """The trial as the recipe of one run, every part of it at its place in the sweep's file."""
 
-    def moved(positions: Mapping[Path, Any], *, keys: bool) -> dict[Path, Any]:
+    def moved(positions: Mapping[Path, Any], below: Mapping[Path, Sequence[Path]], *, keys: bool) -> dict[Path, Any]:
         found: dict[Path, Any] = {}
         for path, origin in trial.places.items():
-            for place, position in positions.items():
-                if place[: len(origin)] == origin:
-                    found[(*path, *place[len(origin) :])] = position
+            for place in below.get(origin, ()):
+                found[(*path, *place[len(origin) :])] = positions[place]
             # The key of an axis stands before its list; a plain name among the methods has none.
             if path not in found and (keys or path == ("method",)):
                 found[path] = positions.get(origin[:-1], positions.get(origin[:-2]))
         return {path: position for path, position in found.items() if position is not None}
 
-    values, keys = moved(source.values, keys=False), moved(source.keys, keys=True)
+    values = moved(source.values, source.values_below, keys=False)
+    keys = moved(source.keys, source.keys_below, keys=True)
     return Source(source.name, trial.overrides, values, keys)
 
 

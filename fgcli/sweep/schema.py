@@ -66,10 +66,22 @@ class Sweep(Options):
     base: dict[str, Any] = Field(default={}, description="What all runs share: keys of a run's recipe.")
     grid: Grid = Field(description="The axes whose product is run.")
     tune: Tune | None = Field(default=None, description="A search of the learning rate before that.")
+    executor: str = Field(default="local", description="Who runs the trials; results are the same with any.")
+    executor_options: dict[str, Any] = Field(default={}, description="The executor's options.")
     views: list[AnyView] = Field(default=[], description="What the report shows.")
+    plugin_methods: bool = Field(
+        default=False, description="Methods of --plugin files are compared too, each under its name."
+    )
 
     def labels(self) -> list[str]:
         return [method.label for method in self.grid.methods]
+
+    def with_methods(self, names: list[str]) -> "Sweep":
+        """The same with methods under their own names, where the sweep takes them and has none of that label."""
+        if not self.plugin_methods:
+            return self
+        more = [Method(label=name, method=name) for name in names if name not in self.labels()]  # pyright: ignore
+        return self.model_copy(update={"grid": self.grid.model_copy(update={METHODS: [*self.grid.methods, *more]})})
 
     def with_seeds(self, seeds: list[int]) -> "Sweep":
         """The same over other seeds."""

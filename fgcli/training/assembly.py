@@ -13,18 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from fgcli.data.dataset import Dataset, check
+from fgcli.data.dataset import Dataset, Tokens, check
 from fgcli.devices import resolve_device
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, UsageError, exception_text
 from fgcli.extend.registry import HOOKS, Registry
-from fgcli.gradient.errors import ModelRefused, OptionRefused
+from fgcli.gradient.errors import LossRefused, ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss, SettlesOptions
+from fgcli.gradient.local_losses import LocalLosses
 from fgcli.gradient.low_precision import LowPrecision
 from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.gradient.precision import lacks
+from fgcli.gradient.processes import ALONE, Processes, split
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.make import make_estimator
+from fgcli.models.local_heads import with_local_losses
 from fgcli.recipe import section_options
 from fgcli.recipe_keys import Recipe, Section
 from fgcli.training.losses import Objective
@@ -56,6 +59,8 @@ class Assembly:
     """Takes part in every step of the optimiser, where the recipe asks for it."""
     recorder: Recorder | None = None
     """Records diagnostics, where the recipe asks for them."""
+    processes: Processes = ALONE
+    """That train together."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,13 +86,13 @@ def settle(recipe: Recipe, registry: Registry) -> Recipe:
     )
 
 
-def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) -> Assembly:
+def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None, processes: Processes = ALONE) -> Assembly:
     """Build what a settled recipe names, and set torch's number of threads. `data`: those of `load_dataset`.
 
     UsageError for a device that is absent, data that cannot be trained on or is smaller than a batch, and a model that
-    the method cannot train.
+    the method cannot train, or that the processes cannot train together.
     """
-    device = resolve_device(recipe.device)
+    device = processes.device(resolve_device(recipe.device))
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     streams = Streams(recipe.seed)
@@ -97,9 +102,14 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
     objective = make_objective(recipe, registry, dataset)
     model = make_model(recipe, registry, dataset.input_shape, objective.outputs, device)
     _check_outputs(parts, model, dataset, objective)
+    if isinstance(model, LocalLosses):
+        _refuse_with_local_losses(recipe)
+        objective = replace(objective, loss=model.loss_of(objective.loss))
     estimator = _estimator(parts)
     if getattr(estimator, "needs_derivative", True):
         _check_derivative(parts, model, dataset, objective)
+    if processes.size > 1:
+        _check_split(parts, model, dataset, objective, processes)
     if recipe.precision != "float32":
         dtype = getattr(torch, recipe.precision)
         if reason := lacks(device, dtype):
@@ -108,7 +118,7 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
     if recipe.micro_batch is not None:
         estimator = MicroBatched(estimator, recipe.micro_batch)
     example = dataset.train_inputs[: recipe.batch_size]
-    coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example))
+    coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example, processes))
     optimizer = parts.make("optimizer", torch.optim.Optimizer, model.parameters(), recipe.lr)
     steps_per_epoch, total_steps = _steps(recipe, dataset)
     schedule = parts.make("lr_schedule", LRScheduler, optimizer, total_steps, steps_per_epoch)
@@ -127,12 +137,14 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
         recorder = make_recorder(recipe, Subject(model, objective.loss, twin, twin_coverage), dataset, streams)
     return Assembly(
         recipe, device, dataset, objective, model, estimator, coverage, optimizer, schedule, streams, method, subspace,
-        recorder,
+        recorder, processes,
     )  # fmt: skip
 
 
 def bound_subject(recipe: Recipe, registry: Registry, state: Assembly, step: int) -> Subject:
     """The recipe's method at another assembly's model, after `step` updates there. UsageError where it cannot work."""
+    if isinstance(state.model, LocalLosses):
+        raise UsageError("the run has local losses; moments and overlaps are of one loss for the whole model")
     parts = _Parts(recipe, registry)
     estimator = _estimator(parts)
     example = state.dataset.train_inputs[: recipe.batch_size]
@@ -183,8 +195,11 @@ class _Parts:
             raise UsageError(f"{self.called(section)} failed: {fault} (`fgcli --debug ...` shows where)") from cause
 
 
-def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor) -> Coverage:
+def _bound(
+    recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor, processes: Processes = ALONE
+) -> Coverage:
     try:
+        split(estimator, processes)
         coverage = estimator.bind(model, example)
     except ModelRefused as refusal:
         raise UsageError(f"method {recipe.method} cannot train model {recipe.model}: {refusal}") from refusal
@@ -204,6 +219,9 @@ def make_model(
     init = streams.generator("init")
     with streams.for_layers("init-layers", 0, init.device):  # where a model leaves weights to torch's own start
         made = parts.make("model", nn.Module, input_shape, outputs, init)
+        if recipe.local_losses is not None:
+            at, heads = recipe.local_losses, (recipe.local_head, recipe.local_groups)
+            made = with_local_losses(made, at, *heads, input_shape, outputs, streams.generator("local-heads"))
     return parts.guarded("model", lambda: made.to(device))  # fails for what is on the meta device, say
 
 
@@ -221,13 +239,21 @@ def make_objective(recipe: Recipe, registry: Registry, dataset: Dataset) -> Obje
 
 def _check_outputs(parts: _Parts, model: nn.Module, dataset: Dataset, objective: Objective) -> None:
     """UsageError that names the model, or the loss, and no method, where its outputs have not the loss's shape."""
-    inputs, targets = dataset.train_inputs[:2], dataset.train_targets[:2]
-    with torch.no_grad(), eval_mode(model):
-        outputs = parts.guarded("model", lambda: model(inputs))
-    if not isinstance(outputs, Tensor) or outputs.shape != (len(inputs), objective.outputs):
+    inputs, targets = _two(dataset)
+    try:
+        with torch.no_grad(), eval_mode(model):
+            outputs = parts.guarded("model", lambda: model(inputs))
+    except UsageError as error:
+        if not isinstance(dataset.preprocessing, Tokens) or error.__cause__ is None:
+            raise
+        mend = "use a model of texts, such as gpt-tiny"
+        raise UsageError(f"{error}; the inputs of dataset {dataset.name} are tokens: {mend}") from error
+    of_tokens = targets.shape[1:] if targets.dtype == torch.int64 else ()
+    shape = (len(inputs), *of_tokens, objective.outputs)
+    if not isinstance(outputs, Tensor) or outputs.shape != shape:
         found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         each = "a number for each of the classes" if dataset.train_targets.dtype == torch.int64 else "as its targets"
-        wanted = f"it must give [{len(inputs)}, {objective.outputs}], {each}"
+        wanted = f"it must give {list(shape)}, {each}"
         raise UsageError(f"{parts.called('model')} gave {found} for {len(inputs)} samples; {wanted}")
     with torch.no_grad():
         losses = parts.guarded("loss", lambda: objective.loss(outputs, targets))
@@ -235,6 +261,26 @@ def _check_outputs(parts: _Parts, model: nn.Module, dataset: Dataset, objective:
         found = f"{losses.dtype} {list(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         wanted = f"it must give their losses [{len(inputs)}], or the mean of them [], floating point"
         raise UsageError(f"{parts.called('loss')} gave {found} for {len(inputs)} samples; {wanted}")
+
+
+def _refuse_with_local_losses(recipe: Recipe) -> None:
+    """UsageError for what is defined by the derivative of one loss through the whole model."""
+    for key, given in (("diagnostics", recipe.diagnostics), ("subspace", recipe.subspace)):
+        if given:
+            raise UsageError(
+                f"--{key} is {', '.join(given) if isinstance(given, list) else given}; it is of one loss for the whole "
+                "model: leave it out, or --local-losses"
+            )
+
+
+def _two(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Two training samples; of tokens one with the largest, which not every model knows."""
+    inputs, targets = dataset.train_inputs, dataset.train_targets
+    if not isinstance(dataset.preprocessing, Tokens) or len(inputs) < 2:
+        return inputs[:2], targets[:2]
+    largest = int(inputs.amax(1).argmax())
+    chosen = [largest, (largest + 1) % len(inputs)]
+    return inputs[chosen], targets[chosen]
 
 
 def _check_derivative(parts: _Parts, model: nn.Module, dataset: Dataset, objective: Objective) -> None:
@@ -249,6 +295,23 @@ def _check_derivative(parts: _Parts, model: nn.Module, dataset: Dataset, objecti
             f"{parts.called('loss')} has no derivative, which {parts.called('method')} needs: use another loss, or a "
             "zero-order method (`fgcli methods` lists them)"
         )
+
+
+def _check_split(parts: _Parts, model: nn.Module, dataset: Dataset, objective: Objective, processes: Processes) -> None:
+    """UsageError where batches, or their loss, cannot be split over the processes."""
+    samples, size = len(dataset.train_inputs), parts.recipe.batch_size
+    if 0 < samples % size < processes.size:
+        raise UsageError(
+            f"--processes is {processes.size}; the last batch of an epoch has {samples % size} of the {samples} "
+            "training samples, fewer than processes: give another --batch-size"
+        )
+    inputs, targets = dataset.train_inputs[:4], dataset.train_targets[:4]
+    with torch.no_grad(), eval_mode(model):
+        outputs = parts.guarded("model", lambda: model(inputs))
+        try:
+            processes.loss(objective.loss)(outputs, targets)
+        except LossRefused as refusal:
+            raise UsageError(f"{parts.called('loss')} with --processes {processes.size}: {refusal}") from refusal
 
 
 def _steps(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:

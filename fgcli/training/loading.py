@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fgcli.data.dataset import Dataset, Standardise
+from fgcli.data.dataset import Dataset, Standardise, Tokens
 from fgcli.errors import RunError, UsageError, exception_text
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry, load_registry
+from fgcli.gradient.local_losses import LocalLosses
 from fgcli.gradient.randomness import Streams
 from fgcli.recipe import read_recipe
 from fgcli.recipe_keys import Recipe, Section
@@ -100,6 +101,9 @@ class Trained:
             kinds = ("numbers", "classes") if record.labels else ("classes", "numbers")
             raise UsageError(f"{called}: its targets are {kinds[0]}, and the network was trained for {kinds[1]}")
         found = self._numbered(found, called)
+        if record.tokens != isinstance(found.preprocessing, Tokens):
+            kinds = ("numbers", "tokens") if record.tokens else ("tokens", "numbers")
+            raise UsageError(f"{called}: its inputs are {kinds[0]}, and the network was trained on {kinds[1]}")
         step, other = self.model.preprocessing, found.preprocessing
         if torch.equal(step.mean, other.mean) and torch.equal(step.deviation, other.deviation):
             return found
@@ -153,7 +157,7 @@ class Trained:
     def classes_of(self, outputs: Tensor) -> Tensor | None:
         """The class that each output is for; None where it says none."""
         if self.record.labels and self.record.outputs == self.record.classes:
-            return outputs.argmax(1)
+            return outputs.argmax(-1)
         return (outputs[:, 0] > 0).long() if self.record.labels and self.record.outputs == 1 else None
 
 
@@ -168,7 +172,8 @@ def open_trained(path: Path, registry: Registry) -> Trained:
         dataset = load_dataset(whole, registry)
         record = model_record(dataset, make_objective(whole, registry, dataset))
     try:
-        preprocessing = Standardise(torch.tensor(record.mean), torch.tensor(record.deviation))
+        kind = Tokens if record.tokens else Standardise
+        preprocessing = kind(torch.tensor(record.mean), torch.tensor(record.deviation))
         example = torch.zeros(2, *record.input_shape)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{run.model_file} is damaged: {exception_text(error)}") from error
@@ -190,4 +195,6 @@ def open_trained(path: Path, registry: Registry) -> Trained:
         _log.warning("%s; the checkpoint before it is used", complaint)
     for file in changed_files(run.recorded_environment().code):
         _log.warning("%s has changed since %s was begun: the network may be another one", file, path)
+    if isinstance(network, LocalLosses):
+        model.network = network.plain.eval()
     return Trained(run, recipe, registry, record, checkpoint.step, model)

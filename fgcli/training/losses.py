@@ -20,7 +20,7 @@ class Objective:
     loss: Callable[[Tensor, Tensor], Tensor]
     """(outputs, targets) -> the losses of the samples [batch], or their mean []. The gradient is that of the mean."""
     outputs: int
-    """How many numbers the model gives for a sample."""
+    """How many numbers the model gives for a sample, or for each token where targets are classes of tokens."""
     correct: Callable[[Tensor, Tensor], Tensor] | None = None
     """(outputs, targets) -> the share of each sample's targets that is right [batch]; None: there is no accuracy."""
 
@@ -108,8 +108,11 @@ def binary_classification(options: Options, dataset: Dataset) -> Objective:
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Per-sample losses [batch] of logits [batch, classes] and classes [batch].
 
-    Logits of several classifiers, [batch, classes, classifiers], give the mean of their losses.
+    Logits of several classifiers, [batch, classes, classifiers], give the mean of their losses; of tokens, [batch,
+    length, classes] and classes [batch, length], the mean over the tokens.
     """
+    if targets.dim() == 2:
+        return F.cross_entropy(outputs.movedim(2, 1), targets, reduction="none").mean(1)
     if outputs.dim() == 2:
         return F.cross_entropy(outputs, targets, reduction="none")
     return F.cross_entropy(outputs, targets.unsqueeze(1).expand(-1, outputs.shape[2]), reduction="none").mean(1)
@@ -141,7 +144,9 @@ def _like(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _largest_is_right(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 where the largest logit is the target's [batch]."""
+    """1 where the largest logit is the target's [batch]; of tokens, the share of them."""
+    if targets.dim() == 2:
+        return (outputs.argmax(2) == targets).float().mean(1)
     return (outputs.argmax(1) == targets).float()
 
 

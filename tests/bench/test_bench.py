@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import fg
 
-from fgcli.runs.sweep_directory import SweepDirectory
+from fgcli.runs.sweep_directory import Submission, SweepDirectory
 from fgcli.sweep.read import read_sweep
 
 ALL = ["backprop-seed0", "wt-seed0", "backprop-seed1", "wt-seed1"]
@@ -31,6 +31,15 @@ def test_everything_once_and_nothing_again(stubbed):
     assert "4 of 4 trials are finished" in result.stdout
     assert stubbed().exit_code == 0
     assert started() == []
+
+
+def test_every_trial_is_told_of_the_sinks_that_are_known(stubbed):
+    result = stubbed("--sink", "tracke")
+    assert (result.exit_code, "did you mean 'tracker'?" in result.stderr) == (2, True)
+    assert not D.exists()
+    flags = ["--sink", "tracker", "--sink-option", "tracker.times=2"]
+    assert stubbed(*flags).exit_code == 0
+    assert Path("sinks.txt").read_text().splitlines() == [" ".join(flags)] * 4
 
 
 def test_a_trial_has_its_threads_whatever_runs_beside_it(stubbed):
@@ -241,3 +250,30 @@ def test_runs_are_for_train_and_sweeps_for_bench():
         True,
     )
     assert "RECIPE: unknown recipe 'tabel3'; did you mean 'table3'" in fg("bench", "tabel3").stderr
+
+
+def test_the_executor_may_stand_in_the_recipe_and_flags_go_over_it(stub):
+    sweep = Path("sweep.yaml")
+    more = "executor: stub\nexecutor_options: {fails: wt, times: 1}\n"
+    sweep.write_text(sweep.read_text(encoding="utf-8") + more, encoding="utf-8")
+    bench = ["bench", "sweep.yaml", "--out", "d", "--plugin", str(stub)]
+    assert fg(*bench, "--executor-option", "times=9", "--only", "W̃ᵀ").exit_code == 1
+    started()
+    assert fg(*bench).exit_code == 0
+    first = ["backprop-seed0 new", "wt-seed0 resumed", "backprop-seed1 new", "wt-seed1 resumed"]
+    assert started() == [*first, "wt-seed0 new", "wt-seed1 new"]
+    sweep.write_text(sweep.read_text(encoding="utf-8").replace("fails: wt", "fial: wt"), encoding="utf-8")
+    message = "fg: sweep.yaml:14:19: unknown option 'fial' of executor stub; did you mean 'fails'?"
+    assert fg(*bench).stderr.startswith(message)
+    assert fg(*bench, "--executor", "local", "--dry-run").exit_code == 0  # whose options are others
+
+
+def test_trials_that_another_executor_has_under_way_are_left_to_it(stubbed):
+    assert stubbed("--limit", "0").exit_code == 0
+    trial = {"name": "wt-seed0", "run_dir": "d/trials/wt-seed0"}
+    SweepDirectory(D).submit(Submission("slurm", "fg-d-1", (trial,), "7"))
+    result = stubbed()
+    assert (result.exit_code, started()) == (2, [])
+    assert "1 trials were handed to executor slurm (job 7) and may be under way; go on with --executor" in result.stderr
+    SweepDirectory(D).forget(SweepDirectory(D).submissions()[0])
+    assert stubbed().exit_code == 0

@@ -18,7 +18,7 @@ from fgcli.bench.forked import Forked, ForkServer
 from fgcli.bench.local import LocalExecutor, environment
 from fgcli.bench.options import LocalOptions
 
-pytestmark = pytest.mark.skipif(not local.FORKS, reason="trials are new processes here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not local.FORKS, reason="trials are new processes here")]
 
 PLUGIN = """
 import random

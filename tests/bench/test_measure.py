@@ -188,6 +188,7 @@ def test_an_estimate_is_from_finished_runs_where_there_are_some(tmp_path, monkey
     assert "7 of 8 trials are missing: about 45 s of computing without the 2 of unknown time;" in shown
 
 
+@pytest.mark.slow
 def test_measure_asks_a_process(tmp_path) -> None:
     (row,) = measuring.measure("probe", [job(tmp_path, "one", method="wt", epochs=1)])
     assert row["seconds"] > 0

@@ -43,6 +43,7 @@ def content(run: Path) -> tuple[Any, ...]:
     return untimed(result), untimed(rows), (run / "recipe.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_ends_as_if_nothing_had_been(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is the network used by any of its processes, or anything stopped by a trial that is killed each time."""
     monkeypatch.setattr(local, "cores", lambda: 2)

@@ -22,7 +22,11 @@ STREAMS = Streams(5)
 CHECKED = {"bias", "variance", "mse", "covariance_norm", "norm_ratio", "effective_rank"}
 
 
-@pytest.mark.parametrize("claim", GUESSES, ids=lambda claim: claim.name)
+# What is tested is the diagnostics: one solver of each method is enough.
+ONE_EACH = list({claim.method: claim for claim in reversed(GUESSES)}.values())
+
+
+@pytest.mark.parametrize("claim", ONE_EACH, ids=lambda claim: claim.name)
 def test_draws_agree_with_the_exact_moments(claim: Claim) -> None:
     """From 16,000 guesses at samples: few draws of large batches, as a draw costs time by itself."""
     batches = BATCHES if "svd" in claim.name or "bottom" in claim.name else LARGE

@@ -31,8 +31,11 @@ def learned(correction: float, tangents: Tangents | None = None) -> Subject:
     return made
 
 
-@pytest.mark.parametrize("tangents", [Tangents(), Tangents(3), Tangents(2, combine="sitewise")], ids=str)
-@pytest.mark.parametrize("correction", [0.3, 1.0])
+@pytest.mark.parametrize(
+    ("correction", "tangents"),
+    [(1.0, Tangents()), (0.3, Tangents(3)), (0.3, Tangents(2, combine="sitewise"))],
+    ids=str,
+)
 def test_draws_agree_with_the_closed_form(correction: float, tangents: Tangents) -> None:
     layers = moments(learned(correction, tangents), [BATCH], 200, STREAMS)
     assert len(layers) == 3

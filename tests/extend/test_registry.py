@@ -91,8 +91,12 @@ def test_the_built_ins_are_those_of_the_issue() -> None:
     assert found.names("estimator") == [
         "backprop",
         "backprop-checkpoint",
+        "directional",
         "fzoo",
+        "local-gradient",
         "mezo",
+        "pepita",
+        "sofo",
         "spsa",
         "weight-perturbation",
     ]
@@ -100,8 +104,10 @@ def test_the_built_ins_are_those_of_the_issue() -> None:
     assert found.names("guess method") == [*perturbations, "wperp", "wperp-bottom", "wperp-ns", "wpre", "wt"]
     fixed = ["direct-feedback-alignment", "fdfa", "feedback-alignment", "sign-symmetry"]
     assert found.names("feedback rule") == sorted(["direct", "local", *fixed])
-    assert found.names("dataset") == ["digits", "mnist-5k", "mnist1d"]
-    assert found.names("model") == ["convnet", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
+    assert found.names("dataset") == ["digits", "mnist-5k", "mnist1d", "movie-snippets", "news"]
+    assert found.names("model") == sorted(
+        ["convnet", "gpt-tiny", "mixer", "mixer-local", "mlp", "resmlp", "resnet-tiny", "transformer-tiny"]
+    )
     assert found.names("optimizer") == ["adam", "adamw", "sgd"]
     assert found.names("loss") == ["bce", "cross-entropy", "error-rate", "mse"]
     assert found.names("lr_schedule") == ["constant", "cosine", "linear-warmup", "step"]

@@ -66,11 +66,11 @@ def check_draws(dtype: torch.dtype, sizes: list[int]) -> None:
         torch.empty(ends[-1], 3, dtype=dtype),
         Streams(1).at(2).signs("s", "a", (ends[-1], 3), torch.zeros(1)),
     )
-    Streams(1).at(2).fill_normal(whole, "guess", "a")
+    Streams(1).at(2).normal_(whole, "guess", "a")
     for size, end in zip(sizes, ends, strict=True):
         for _ in range(2):
             part = torch.empty(size, 3, dtype=dtype)
-            rng.fill_normal(part, "guess", "a")
+            rng.normal_(part, "guess", "a")
             assert torch.equal(part, whole[end - size : end])
             assert torch.equal(rng.signs("s", "a", (size, 3), torch.zeros(1)), signs[end - size : end])
-        rng.advance()
+        rng.advance(size)

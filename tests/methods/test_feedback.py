@@ -291,7 +291,7 @@ def test_replay_in_a_chain_holds_what_does_not_grow_with_depth():
         feedback.stream(model, found, F.cross_entropy, data, Streams(0).at(0), count, lambda: None)
         return most
 
-    assert held(24) == held(12)
+    assert held(12) == held(6)
 
 
 class TokenModel(nn.Module):

@@ -168,6 +168,7 @@ backend: TkAgg
 """
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_the_configuration_of_matplotlib(tmp_path, sweep_folder):
     drawn: list[dict[str, bytes]] = []
     shipped, fonts = shipped_table(), Path(matplotlib.get_cachedir())

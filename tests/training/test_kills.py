@@ -48,10 +48,10 @@ def ended(path: Path) -> Ended:
 RANDOM = Random(7)
 # 12 steps. Model, environment, recipe, then four checkpoints of two files: one replace a file, two fsync, three for
 # tensors.
-KILLS = [("wperp", partial(at_step, step, [SIGKILL])) for step in RANDOM.sample(range(1, 13), 8)]
-KILLS += [("wperp", partial(kill_at_call, "replace", call, before=True)) for call in RANDOM.sample(range(4, 13), 3)]
-KILLS += [("wperp", partial(kill_at_call, "replace", call, before=False)) for call in RANDOM.sample(range(4, 12), 3)]
-KILLS += [("wperp", partial(kill_at_call, "fsync", call, before=True)) for call in RANDOM.sample(range(8, 23), 3)]
+KILLS = [("wperp", partial(at_step, step, [SIGKILL])) for step in RANDOM.sample(range(1, 13), 4)]
+KILLS += [("wperp", partial(kill_at_call, "replace", call, before=True)) for call in RANDOM.sample(range(4, 13), 2)]
+KILLS += [("wperp", partial(kill_at_call, "replace", call, before=False)) for call in RANDOM.sample(range(4, 12), 2)]
+KILLS += [("wperp", partial(kill_at_call, "fsync", call, before=True)) for call in RANDOM.sample(range(8, 23), 2)]
 KILLS += [(name, partial(at_step, 5, [SIGKILL])) for name in ("weight-perturbation", "backprop")]
 KILLS += [("backprop", partial(kill_at_call, "replace", 7, before=True))]
 

@@ -109,7 +109,7 @@ def test_moments_are_those_of_the_state_and_the_warm_start(tmp_path):
     }
 
 
-@pytest.mark.parametrize("step", [1, 4, 8])
+@pytest.mark.parametrize("step", [4])
 def test_a_resumed_run_ends_with_the_same_rows(tmp_path, step):
     changes = {"method": "wperp", "k": 3, "diagnostics": ["bias", "cosine"], "diagnostics_every": 1, "eval_every": 2}
     run(tmp_path / "whole", **changes)

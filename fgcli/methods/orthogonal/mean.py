@@ -44,6 +44,7 @@ class OrthogonalMean(GuessMethod):
     """y_b = W̃_bᵀ U z, z ~ N(0, I_k)."""
 
     takes_products_alone = True
+    first_samples = SAMPLES
 
     def __init__(self, options: OrthogonalOptions) -> None:
         self.k, self._refresh = options.k, options.refresh

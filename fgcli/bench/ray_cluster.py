@@ -1,0 +1,119 @@
+"""The executor `ray`: trials as tasks of a Ray cluster, with CPUs and GPUs as resources. Imports no torch."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from fgcli.bench import ray_task, task
+from fgcli.bench.executor import Outcome, Placement, Trial
+from fgcli.bench.options import RayOptions
+from fgcli.errors import UsageError
+from fgcli.extend.extras import require
+
+POLL_S = 0.5
+"""Between two looks of Python's at signals, while Ray waits."""
+
+CONNECT_S = 20.0
+"""For the cluster's head to answer."""
+
+
+class RayExecutor:
+    """Hands trials to Ray, which starts each again where its worker or node is lost."""
+
+    def __init__(self, options: RayOptions) -> None:
+        require("ray", "ray", what="executor ray")
+        self.options = options
+
+    def place(self, threads: int) -> Placement:
+        """UsageError where there is no cluster, or no room in it."""
+        ray = self._connected()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus, gpus = self._cpus(threads), self.options.gpus
+        for name, asked in (("CPU", cpus), ("GPU", gpus)):
+            largest = max((node.get(name, 0) for node in nodes), default=0)
+            if asked > largest:
+                raise UsageError(
+                    f"--executor ray: a trial needs {asked:g} {name}s, and the largest node has {largest:g}; give "
+                    f"option {name.lower()}s, or --threads, that fit one"
+                )
+        total = sum(node.get("CPU", 0) for node in nodes)
+        if self.options.jobs is not None and self.options.jobs * cpus > total:
+            raise UsageError(
+                f"--jobs {self.options.jobs} with {cpus:g} CPUs a trial needs {self.options.jobs * cpus:g} cores, and "
+                f"the Ray cluster has {total:g}; at most {int(total // cpus)} jobs, or fewer --threads"
+            )
+        room = [min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes]
+        at_once = self.options.jobs or max(1, int(sum(room)))
+        used = sum(1 for times in room if times)
+        return Placement(at_once, f"up to {at_once} trials at once by Ray, on {used} node{'s' * (used > 1)}")
+
+    def run(self, trials: Iterable[Trial]) -> Iterator[Outcome]:
+        """Closing the iterator ends what runs, each with a checkpoint where it takes no longer than some seconds."""
+        ray = self._connected()
+        variables = {name: value for name, value in os.environ.items() if name == "PYTHONPATH" or name[:3] == "FG_"}
+        waiting = iter(trials)
+        running: dict[Any, Trial] = {}
+        try:
+            while True:
+                while self.options.jobs is None or len(running) < self.options.jobs:
+                    trial = next(waiting, None)
+                    if trial is None:
+                        break
+                    started = ray.remote(ray_task.run).options(
+                        name=trial.name,
+                        num_cpus=self._cpus(trial.threads),
+                        num_gpus=self.options.gpus,
+                        max_retries=self.options.retries,
+                    )
+                    running[started.remote(task.written(trial), os.getcwd(), variables)] = trial
+                if not running:
+                    return
+                if ray.wait(list(running), timeout=POLL_S)[0]:
+                    for one in ray.wait(list(running), num_returns=len(running), timeout=0)[0]:
+                        yield Outcome(trial := running.pop(one), _exit_code(ray, one, trial))
+        finally:
+            _end(ray, list(running))
+
+    def _cpus(self, threads: int) -> float:
+        return threads if self.options.cpus is None else self.options.cpus
+
+    def _connected(self) -> Any:
+        import ray
+
+        if not ray.is_initialized():
+            address = self.options.address
+            try:
+                if ":" in address and "://" not in address:  # Ray itself would try for minutes
+                    host, _, port = address.rpartition(":")
+                    socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            except (OSError, ValueError) as error:
+                raise UsageError(
+                    f"--executor ray: there is no cluster at {address}; start one with `ray start --head`, or give its "
+                    f"address as --executor-option address=HOST:PORT ({' '.join(str(error).split())[:200]})"
+                ) from error
+        return ray
+
+
+def _times(node: dict[str, float], name: str, asked: float) -> float:
+    return node.get(name, 0) // asked if asked else float("inf")
+
+
+def _exit_code(ray: Any, one: Any, trial: Trial) -> int:
+    try:
+        return ray.get(one)
+    except ray.exceptions.RayError as error:  # the worker, or its node, was lost each time
+        with trial.log.open("ab") as log:
+            log.write(f"fg: Ray gave the trial up: {' '.join(str(error).split())[:1000]}\n".encode())
+        return -9
+
+
+def _end(ray: Any, running: list[Any]) -> None:
+    """Ask all to end; what does not is killed with its worker."""
+    for one in running:
+        ray.cancel(one, force=False)
+    if running:
+        for one in ray.wait(running, num_returns=len(running), timeout=ray_task.GRACE_S + 5)[1]:
+            ray.cancel(one, force=True)

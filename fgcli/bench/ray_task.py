@@ -1,0 +1,40 @@
+"""A trial on a worker of Ray's: in a process of its own, which ends with the worker. Imports neither torch nor Ray."""
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fgcli.bench import task
+from fgcli.bench.process import end, open_log, spawned
+from fgcli.runs.run_directory import RunDirectory
+
+POLL_S = 0.1
+GRACE_S = 10.0
+"""For a checkpoint, from asking a trial to end to killing it."""
+
+
+def run(content: Mapping[str, Any], folder: str, variables: Mapping[str, str]) -> int:
+    """Begin a trial, or go on with it, to its end: also after an earlier worker was lost.
+
+    Args:
+        content: the trial, as `task.written` has it.
+        folder: the working directory of the bench, on a file system that all nodes share.
+        variables: of the environment, beside the worker's.
+
+    Returns:
+        The exit code.
+    """
+    os.chdir(folder)
+    trial = task.read(content)
+    with open_log(trial) as log:
+        if RunDirectory(trial.run_dir).is_finished():
+            return 0
+        process = spawned(trial.command_now(), trial.threads, log, variables=variables)
+        try:
+            # Not `wait`: Ray cancels by an exception, which comes between two instructions of Python's.
+            while (code := process.poll()) is None:
+                time.sleep(POLL_S)
+            return code
+        finally:
+            end([process], GRACE_S)

@@ -1,0 +1,84 @@
+"""`--executor slurm` on a real SLURM of two nodes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import parent
+from tiny_runs import fg
+
+from cluster.conftest import BENCH, held, process_of, results, until
+from cluster.slurm_cluster import SlurmCluster
+
+SLURM = [*BENCH, "--out", "s", "--executor", "slurm", "--executor-option", "poll=1"]
+
+
+def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_one(
+    slurm: SlurmCluster, reference: dict[str, tuple[Any, ...]]
+) -> None:
+    Path("hold").touch()
+    done = fg(*SLURM, "--detach")
+    assert done.exit_code == 0, done.stderr
+    assert "s: 12 trials are with SLURM, job " in done.stdout
+    refused = fg(*BENCH, "--out", "s")
+    assert refused.exit_code == 2
+    assert "12 trials were handed to executor slurm (job " in refused.stderr
+
+    # A bench that waits for them, and is killed.
+    bench = subprocess.Popen([sys.executable, "-m", "fgcli", *SLURM], stdout=subprocess.PIPE, text=True)
+    assert bench.stdout is not None
+    assert "s: up to 6 trials at once by SLURM, 1 CPU each" in bench.stdout.readline()
+    out = Path("s")
+    until(lambda: len(held(out)) == 6)
+    bench.kill()
+    bench.wait()
+
+    # Nobody watches while a training is killed, a whole task, one is asked to stop, and a node dies.
+    begun = {run: (run / "environment.json").read_bytes() for run in held(out)}
+    first, second, third = (run for run in begun if slurm.node_of(process_of(run)) == "n1")
+    os.kill(parent(process_of(third)), signal.SIGUSR1)
+    os.kill(process_of(first), signal.SIGKILL)
+    os.kill(parent(process_of(second)), signal.SIGKILL)
+    assert slurm.kill_node("n2") >= 6
+    Path("hold").unlink()
+
+    done = fg(*SLURM)
+    assert done.exit_code == 0, done.stderr + done.stdout
+    assert "12 of 12 trials are finished" in done.stdout
+    assert results(out) == reference
+    assert not (out / "failed.jsonl").exists()
+    assert "fg: queued again, as it was killed" in log(first)
+    assert "fg: queued again, as the time limit is near" in log(third)
+    for run, environment in begun.items():
+        assert (run / "environment.json").read_bytes() == environment, "resumed, not begun again"
+    assert list((out / "submitted").iterdir()) == []
+    assert fg(*BENCH, "--out", "s").exit_code == 0  # nothing is missing
+
+
+def log(run: Path) -> str:
+    return Path(f"s/logs/{run.name}.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["partition=nope"], "--executor slurm: there is no partition nope; known partitions: main"),
+        (
+            ["time=2"],
+            "a time limit of 120 s is too short: a trial writes a checkpoint 120 s before it (option lead)",
+        ),
+        (["gres=gpu:1"], "--gres=gpu:1 --signal=B:USR1@120 --requeue --open-mode=append --export=ALL is refused: "),
+        (["jobs=7"], "--jobs 7 with 1 threads a trial needs 7 cores, and SLURM has 6 there; at most 6 jobs, or fewer"),
+    ],
+)
+def test_refused_before_anything_is_submitted(slurm: SlurmCluster, options: list[str], message: str) -> None:
+    flags = [part for option in options for part in ("--executor-option", option)]
+    done = fg("bench", "sweep.yaml", "--out", "refused", "--executor", "slurm", *flags)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not Path("refused").exists()
