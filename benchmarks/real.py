@@ -25,6 +25,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tests"))
 MIB = 2**20
 SAMPLES = 16
 METHODS = {
@@ -50,13 +51,12 @@ STEPS, ENOUGH_S = 5, 6.0
 
 def made(name: str) -> tuple[Any, Any, Any]:
     """Model, inputs and targets of a network."""
-    import timm
     import torch
-    import transformers
-    from peft import LoraConfig, get_peft_model
 
     name, _, form = name.partition(", ")
     if name in ("BERT", "MiniLM size"):
+        import transformers
+
         width, layers, heads = (128, 4, 2) if name == "BERT" else (384, 6, 12)
         config = transformers.BertConfig(
             hidden_size=width,
@@ -69,14 +69,21 @@ def made(name: str) -> tuple[Any, Any, Any]:
         model: Any = transformers.BertForSequenceClassification(config)
         ids = torch.randint(1, 30_522, (SAMPLES, 64))
         inputs: Any = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    elif name == "ViT-tiny":
-        model, inputs = timm.create_model("vit_tiny_patch16_224", num_classes=2), torch.randn(SAMPLES, 3, 224, 224)
     else:
-        model, inputs = (
-            timm.create_model("resnet10t", num_classes=2, norm_layer="groupnorm"),
-            torch.randn(SAMPLES, 3, 96, 96),
-        )
+        from torchvision_stub import torchvision_or_stub  # pyright: ignore[reportMissingImports]
+
+        with torchvision_or_stub():  # timm's models have no use for it
+            import timm
+
+            if name == "ViT-tiny":
+                model = timm.create_model("vit_tiny_patch16_224", num_classes=2)
+                inputs = torch.randn(SAMPLES, 3, 224, 224)
+            else:
+                model = timm.create_model("resnet10t", num_classes=2, norm_layer="groupnorm")
+                inputs = torch.randn(SAMPLES, 3, 96, 96)
     if form == "LoRA":
+        from peft import LoraConfig, get_peft_model
+
         model = get_peft_model(model, LoraConfig(r=8, target_modules=["query", "value", "qkv"]))
     return model.train(), inputs, torch.arange(SAMPLES) % 2
 

@@ -11,6 +11,7 @@ within one use, one segment, or the loss alone a vjp is the chain rule's last lo
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any, Literal
 
@@ -238,7 +239,7 @@ class GuessEstimator:
         network, size = self.bound, batch.size
         has_passes = self.feedback is None and not self._needs_cut
         at_once = Plan(size, self.memory == "replay" and has_passes)
-        if self.memory == "store" or size < FEW or size * network.numbers <= FLOOR[self.memory]:
+        if self.memory == "store" or network.mixes or size < FEW or size * network.numbers <= FLOOR[self.memory]:
             return at_once
         rows = self._rows(model, loss, batch, replayed=at_once.replayed)
         replayed = at_once.replayed or (has_passes and rows < size)
@@ -258,7 +259,6 @@ class GuessEstimator:
     def _measure(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> Measured | None:
         """What this estimate, and what it is held to, hold of a few samples. None where these alone do not go."""
         back = self._state_of(model, batch.device)
-        known = {} if self.feedback is None else self.feedback.state()
         method = ProductsAlone() if getattr(self.method, "takes_products_alone", False) else self.method
         output_gradient = "exact" if self.is_exact else "guess"
         trial = GuessEstimator(
@@ -267,7 +267,7 @@ class GuessEstimator:
             tangents=self.tangents,
             memory=self.memory,
             output_gradient=output_gradient,
-            feedback=self.feedback,
+            feedback=deepcopy(self.feedback),
         )
         trial._take_up(model, self.bound, batch.inputs)
         trial._whole = Plan(FEW, replayed)
@@ -290,8 +290,6 @@ class GuessEstimator:
             return None
         finally:
             back()
-            if self.feedback is not None:
-                self.feedback.load_state(known)
 
     def _directions(self, model: nn.Module, rng: StepRng) -> dict[str, Tensor]:
         """Of the parameters that no site covers."""

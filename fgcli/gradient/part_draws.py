@@ -52,7 +52,7 @@ class DrawsOfWhole(TorchFunctionMode):
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or not p:
             return F.dropout(input, p, training, inplace)
-        shares = self._drawn(input.shape, input.stride(), input, p)
+        shares = self._drawn(input.shape, input.stride(), input, p, inplace=inplace)
         return input.mul_(shares) if inplace else input * shares
 
     def _attention(
@@ -83,8 +83,10 @@ class DrawsOfWhole(TorchFunctionMode):
         shares = self._drawn(products.shape, products.stride(), query, dropout_p)
         return (torch.ops.aten._safe_softmax(products, -1) * shares) @ value
 
-    def _drawn(self, shape: torch.Size, strides: Sequence[int], like: Tensor, p: float) -> Tensor:
-        """What F.dropout makes of ones: the part's rows of it."""
+    def _drawn(
+        self, shape: torch.Size, strides: Sequence[int], like: Tensor, p: float, *, inplace: bool = False
+    ) -> Tensor:
+        """What F.dropout makes of ones: the part's rows of it. A device may draw otherwise in place."""
         each = shape[0] // (self.part.stop - self.part.start)
         states = (bytes(one.get_state().numpy()) for one in default_generators(like.device))
         key = (tuple(states), shape[1:], p, like.dtype)
@@ -94,7 +96,7 @@ class DrawsOfWhole(TorchFunctionMode):
             order = sorted(range(len(shape)), key=lambda axis: (shape[0] > 1 or axis > 0, -strides[axis]))
             back = sorted(range(len(shape)), key=lambda axis: order[axis])
             ones = torch.ones([whole[axis] for axis in order], dtype=like.dtype, device=like.device).permute(back)
-            kept = F.dropout(ones, p, inplace=True) != 0
+            kept = F.dropout(ones, p, inplace=inplace) != 0
             self.known[key] = kept, layers_again(like.device)
         kept, after = self.known[key]
         after()
