@@ -282,6 +282,7 @@ class GuessEstimator:
                 batch,
                 estimate,
                 once=self._once + self.bound.numbers_drawn,
+                streams=len(self._guessers) * self.tangents.number,
                 inference=self.memory == "replay",
             )
         except UnknownSite:

@@ -35,6 +35,8 @@ ROWS = 512
 """Samples of a part at most, with memory=replay: no more are faster."""
 FEW = 4
 """Samples that a batch has to have, to be looked at."""
+STATE = 5_056
+"""Bytes of the state of a random stream."""
 NEAR = 1.1
 """Times what single samples hold: no smaller parts are taken to come nearer to that."""
 
@@ -62,6 +64,9 @@ class Measured:
     once: int
     """Bytes that are held for each sample of the whole batch while parts are taken."""
 
+    states: int = 0
+    """Bytes of what all parts have, however many samples there are: the states of random streams."""
+
     def rows(self, samples: int, *, gradients: bool) -> int:
         """Samples of a part of a batch; `gradients`: whether those are counted in the limit already."""
         limit = self.limit.most(samples) + (0 if gradients else self.gradients)
@@ -70,7 +75,7 @@ class Measured:
 
         def of_part(rows: int) -> int:
             # The sum over the parts before is there.
-            return self.ours.most(rows, self.gradients) + self.once * samples
+            return self.ours.most(rows, self.gradients) + self.once * samples + self.states
 
         limit = max(limit, NEAR * of_part(1))
         fewest, most = 1, samples
@@ -99,6 +104,7 @@ def measured(
     estimate: Callable[[int, dict[str, Tensor]], None],
     *,
     once: int,
+    streams: int,
     inference: bool,
 ) -> Measured:
     """Look at what an estimate holds, and backpropagation, or inference.
@@ -109,6 +115,7 @@ def measured(
         batch: the batch, whose first samples are taken.
         estimate: makes an estimate of so many of them, and puts the gradients there.
         once: bytes for each sample of the batch, beside the model's outputs, that all parts have.
+        streams: random streams that go on from part to part.
         inference: whether that is the limit.
     """
     trained = [one for one in model.parameters() if one.requires_grad]
@@ -123,4 +130,4 @@ def measured(
                 torch.autograd.grad(loss(given, some.targets).mean(), trained, allow_unused=True)
 
     ours = growth(estimate)
-    return Measured(ours, growth(other), sum(one.nbytes for one in trained), once + max(outputs))
+    return Measured(ours, growth(other), sum(one.nbytes for one in trained), once + max(outputs), STATE * streams)
