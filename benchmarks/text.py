@@ -204,8 +204,8 @@ def table(rows: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     base = rows.get("held|backprop")
-    for one in (row for key, row in rows.items() if key.startswith("held|") and base):
-        times = f"{one['step_s'] / base['step_s']:.2f}"
+    for one in (row for key, row in rows.items() if key.startswith("held|")):
+        times = f"{one['step_s'] / base['step_s']:.2f}" if base else ""
         cells = [one["method"], f"{1e3 * one['step_s']:.0f}", times, f"{one['bytes'] / 2**20:.1f}"]
         lines.append(f"| {' | '.join(cells)} | {one['first_s']:.1f} |")
     curve = " | ".join(f"at {second:g} s" for second in EVALUATED_AT)

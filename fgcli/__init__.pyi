@@ -27,6 +27,7 @@ from fgcli.gradient.errors import GuessFault as GuessFault
 from fgcli.gradient.errors import LossRefused as LossRefused
 from fgcli.gradient.errors import ModelRefused as ModelRefused
 from fgcli.gradient.errors import OptionRefused as OptionRefused
+from fgcli.gradient.errors import ProcessGone as ProcessGone
 from fgcli.gradient.estimator import Batch as Batch
 from fgcli.gradient.estimator import Coverage as Coverage
 from fgcli.gradient.estimator import Estimate as Estimate
@@ -34,6 +35,7 @@ from fgcli.gradient.estimator import Estimator as Estimator
 from fgcli.gradient.estimator import FindsFaults as FindsFaults
 from fgcli.gradient.estimator import Loss as Loss
 from fgcli.gradient.estimator import SettlesOptions as SettlesOptions
+from fgcli.gradient.estimator import Splits as Splits
 from fgcli.gradient.feedback_rule import FeedbackRule as FeedbackRule
 from fgcli.gradient.feedback_rule import Place as Place
 from fgcli.gradient.guess import GuessMethod as GuessMethod
@@ -44,6 +46,7 @@ from fgcli.gradient.guess import Memory as Memory
 from fgcli.gradient.guess import Needs as Needs
 from fgcli.gradient.guess import SampledGuess as SampledGuess
 from fgcli.gradient.look import look as look
+from fgcli.gradient.processes import Processes as Processes
 from fgcli.gradient.randomness import StepRng as StepRng
 from fgcli.gradient.randomness import Streams as Streams
 from fgcli.gradient.sites import Network as Network

@@ -1,7 +1,7 @@
 """fg in a training loop of one's own: `from fgcli import ForwardGradient`."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,12 @@ from fgcli.gradient.estimator import Batch, Coverage, Estimator
 from fgcli.gradient.guess import Guess
 from fgcli.gradient.nested import batch_size, first_tensor, mapped
 from fgcli.gradient.own_loss import OwnLoss, own_loss
+from fgcli.gradient.processes import Processes, digest_of, split
 from fgcli.gradient.randomness import Streams, layers_again
 from fgcli.methods.make import make_estimator
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
 
 
 class ForwardGradient:
@@ -27,6 +31,9 @@ class ForwardGradient:
         method: a name that `fgcli methods` lists, or the instance of a guess method or of an estimator.
         seed: with the number of steps so far, it names every draw. torch's own generators are not used, except by
             layers that draw from them (Dropout).
+        process_group: of torch.distributed, whose processes estimate each batch together. Every one of them gives
+            `step` the same whole batch, and computes its own rows of it; all get the gradient that one process would.
+            They must have the same weights, seed and options, which is checked. None: this process alone.
         options: the method's, by the names that `fgcli methods` lists (`k`, `tangents`, `combine`, `uncovered`, ...).
 
     Raises:
@@ -38,7 +45,13 @@ class ForwardGradient:
     """
 
     def __init__(
-        self, model: nn.Module, method: str | Guess | Estimator = "wperp", *, seed: int = 0, **options: Any
+        self,
+        model: nn.Module,
+        method: str | Guess | Estimator = "wperp",
+        *,
+        seed: int = 0,
+        process_group: "dist.ProcessGroup | None" = None,
+        **options: Any,
     ) -> None:
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise UsageError(f"seed is {seed!r}; it must be a whole number from 0 to below 2^63")
@@ -48,7 +61,10 @@ class ForwardGradient:
         self.coverage: Coverage | None = None
         """How each parameter is trained; known after the first step."""
         self._estimator = _estimator(method, options)
+        self._processes = Processes(process_group)
+        split(self._estimator, self._processes)
         self._method = method if isinstance(method, str) else type(method).__name__
+        self._said = f"{self._method} {seed} {options}"
         self._seed = seed
         self._bound_to: object = None
         self._state: dict[str, Tensor] = {}  # to be taken up by the next `bind`
@@ -68,12 +84,16 @@ class ForwardGradient:
                 `labels`; y is left out then.
 
         Returns:
-            The loss, a detached tensor without axes. The gradient is that of it.
+            The loss, a detached tensor without axes. The gradient is that of it. With a process group, the loss of this
+            process's rows; the gradient is that of the whole batch's.
 
         Raises:
             ModelRefused: for a model that the method cannot train; names the layer and what to use instead.
             LossRefused: for a loss without a derivative.
             UsageError: for inputs that are none.
+            OptionRefused: where the processes of a group differ in weights, seed, options or the first batch, and for a
+                batch with fewer samples than processes.
+            ProcessGone: where a process of the group does not answer any more.
         """
         if not leaves_of(x) or batch_size(x) < 1:
             raise UsageError(
@@ -93,7 +113,7 @@ class ForwardGradient:
         if loss_fn is None and y is not None:
             raise UsageError("y is given, but no loss_fn: give both, or neither to a model that gives its own loss")
         model = OwnLoss(self.model) if loss_fn is None else self.model
-        self._bind(model, x)
+        self._bind(model, x, y)
         rng = Streams(self._seed).at(self.steps)
         estimate = self._estimator.estimate(model, loss_fn or own_loss, Batch(x, y), rng)
         for name, parameter in self.model.named_parameters():
@@ -102,6 +122,11 @@ class ForwardGradient:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         self.steps += 1
         return estimate.losses.mean()
+
+    @property
+    def bytes_sent(self) -> int:
+        """What this process has given to the others of its group, in all steps so far."""
+        return self._processes.sent
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed loop needs beside model and optimiser.
@@ -130,7 +155,7 @@ class ForwardGradient:
         self._seed, self.steps, self._state = state["seed"], state["steps"], dict(state["kept"])
         self._bound_to = None
 
-    def _bind(self, model: nn.Module, x: Any) -> None:
+    def _bind(self, model: nn.Module, x: Any, y: Any) -> None:
         """Let the estimator look the model over, unless all that it looks at is as it was."""
         parameters, modules = self.model.named_parameters(), self.model.modules()
         trained = tuple((name, one.device, one.dtype) for name, one in parameters if one.requires_grad)
@@ -139,12 +164,27 @@ class ForwardGradient:
         seen = (given, trained, looks, model is self.model)
         if seen == self._bound_to:
             return
+        self._agree(x, y)
         state = self._state if self._bound_to is None else self._estimator.state()
         again = layers_again(first_tensor(x).device)  # Dropout draws in a step what it would have without this look
         self.coverage = self._estimator.bind(model, x)
         again()
         self._estimator.load_state(state)
         self._bound_to = seen
+
+    def _agree(self, x: Any, y: Any) -> None:
+        if self._processes.size == 1:
+            return
+        device = first_tensor(x).device
+        same = {
+            "method, seed or option": f"{self._said} {self._seed}",
+            "number of steps so far": str(self.steps),
+            "batch": digest_of(leaves_of((x, y) if y is not None else x)),
+            "model": digest_of([*self.model.parameters(), *self.model.buffers()]),
+            "mode": str([one.training for one in self.model.modules()]),
+            "state": digest_of(self._state.values()),
+        }
+        self._processes.agree(same, device)
 
 
 def _estimator(method: str | Guess | Estimator, options: dict[str, Any]) -> Estimator:

@@ -29,6 +29,9 @@ class Stub:
             with open("started.txt", "a") as file:
                 resumed = "--resume" in trial.command
                 file.write(f"{trial.name} {'resumed' if resumed else 'new'}\\n")
+            if "--sink" in trial.command:
+                with open("sinks.txt", "a") as file:
+                    print(*trial.command[trial.command.index("--sink"):], file=file)
             trial.run_dir.mkdir(exist_ok=resumed)
             recipe = dict(read_recipe(trial.command[trial.command.index("--recipe") + 1]).data)
             (trial.run_dir / "recipe.yaml").touch()
@@ -52,4 +55,9 @@ class Stub:
 @hookimpl
 def fg_executors():
     return [Entry("stub", "stub:Stub", "Trains nothing.", StubOptions)]
+
+
+@hookimpl
+def fg_metric_sinks():
+    return [Entry("tracker", "stub:Stub", "Is never made.", StubOptions)]
 """

@@ -14,8 +14,9 @@ from fgcli.commands.new_plugin import Kind, write_plugin
 PLUGINS = sorted(path.parent for path in (packages.ROOT / "plugins").glob("*/pyproject.toml"))
 
 
-def test_there_are_three() -> None:
-    assert {path.name for path in PLUGINS} >= {"fg-plugin-example", "fg-plugin-singhal", "fg-plugin-tensorboard"}
+def test_there_are_five() -> None:
+    names = {f"fg-plugin-{name}" for name in ("example", "singhal", "tensorboard", "mlflow", "wandb")}
+    assert {path.name for path in PLUGINS} >= names
     assert all((path / "README.md").exists() and list((path / "tests").glob("test_*.py")) for path in PLUGINS)
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from fgcli.bench.executor import Outcome, Placement, Trial
 from fgcli.bench.forked import ForkServer
 from fgcli.bench.options import LocalOptions
-from fgcli.bench.process import Process, cores, end, environment, open_log, send, spawned
+from fgcli.bench.process import Process, end, environment, open_log, send, spawned
+from fgcli.cores import cores
 from fgcli.errors import UsageError
 
 FORKS = sys.platform == "linux"

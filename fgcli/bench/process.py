@@ -36,11 +36,6 @@ class Process(Protocol):
     def wait(self) -> int: ...
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def environment(threads: int) -> dict[str, str]:
     """The variables of a process that may use that many threads; torch reads them when it is imported."""
     return os.environ | {"OMP_NUM_THREADS": str(threads)}

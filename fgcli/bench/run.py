@@ -32,6 +32,8 @@ class Job:
     log: Path
     plugins: tuple[Path, ...] = ()
     """Plugin files that the trial needs."""
+    sinks: tuple[str, ...] = ()
+    """Flags that name its metric sinks."""
     settled: Callable[[Recipe], Recipe] = field(default=lambda recipe: recipe, compare=False)
     """Fills in, when a new run starts, what the recipe leaves open and the sweep has settled."""
 
@@ -58,7 +60,7 @@ class Job:
     def _command(self, where: str) -> tuple[str, ...]:
         recipe = ("--recipe", str(self.recipe_file), where, str(self.run.path))
         plugins = (part for plugin in self.plugins for part in ("--plugin", str(plugin)))
-        return (sys.executable, "-m", "fgcli", "train", "--quiet", *recipe, *plugins)
+        return (sys.executable, "-m", "fgcli", "train", "--quiet", *recipe, *plugins, *self.sinks)
 
 
 @dataclass(frozen=True)

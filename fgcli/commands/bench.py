@@ -51,6 +51,14 @@ def bench(
         list[str] | None,
         typer.Option("--executor-option", help="Option of the executor; repeatable.", metavar="KEY=VALUE"),
     ] = None,
+    sink: Annotated[
+        list[str] | None,
+        typer.Option("--sink", help="Send every trial's metrics to this metric sink, too; repeatable.", metavar="NAME"),
+    ] = None,
+    sink_option: Annotated[
+        list[str] | None,
+        typer.Option("--sink-option", help="Option of a metric sink; repeatable.", metavar="NAME.KEY=VALUE"),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once the trials are submitted, for executors that can.")
     ] = False,
@@ -75,6 +83,8 @@ def bench(
         timing=timing,
         executor=executor,
         executor_options=tuple(executor_option or ()),
+        sinks=tuple(sink or ()),
+        sink_options=tuple(sink_option or ()),
         detach=detach,
         plugins=tuple(path.absolute() for path in plugin or ()),
         quiet=quiet,

@@ -17,6 +17,7 @@ from fgcli.bench.run import Failure, Job, Watcher, run_jobs
 from fgcli.bench.tuning import Group, choose, without_lr
 from fgcli.commands.bench_display import BenchDisplay, show_failures
 from fgcli.commands.bench_estimate import show_estimate
+from fgcli.commands.sinks import make_sinks
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.entry_options import checked_options
 from fgcli.extend.factory import is_reference
@@ -56,9 +57,17 @@ class Request:
     timing: bool = False
     executor: str | None = None
     executor_options: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
+    sink_options: tuple[str, ...] = ()
     detach: bool = False
     plugins: tuple[Path, ...] = ()
     quiet: bool = False
+
+    @property
+    def sink_flags(self) -> tuple[str, ...]:
+        """What every trial is told of metric sinks."""
+        pairs = (("--sink", self.sinks), ("--sink-option", self.sink_options))
+        return tuple(part for name, values in pairs for value in values for part in (name, value))
 
     def command(self, out: Path, own_code: bool) -> str:
         """The same once more, in the folder `out`."""
@@ -70,6 +79,7 @@ class Request:
         flags += [] if self.executor is None else ["--executor", self.executor]
         for name, values in (("--only", self.only), ("--executor-option", self.executor_options)):
             flags += [part for value in values for part in (name, value)]
+        flags += self.sink_flags
         return command_line("bench", self.recipe, *flags, plugins=self.plugins, own_code=own_code)
 
 
@@ -118,6 +128,7 @@ class _Bench:
         """All that can be refused is refused here, before anything is written."""
         request = self.request
         self.registry = load_registry(request.plugins)
+        make_sinks(self.registry, request.sinks, request.sink_options)  # refuses what it does not know
         file = find(request.recipe, where="RECIPE")
         if request.source is None:
             sweep, self.source = read_sweep(file)
@@ -246,6 +257,7 @@ class _Bench:
             run=directory.run(trial.name, tuning=tuning),
             log=directory.log(trial.name, tuning=tuning),
             plugins=self.request.plugins,
+            sinks=self.request.sink_flags,
             settled=settled,
         )
 

@@ -1,5 +1,6 @@
 """`fgcli train`: one run, from flags and a recipe to a run directory."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.errors import UsageError
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.files import to_json
-from fgcli.recipe import Source, resolve
-from fgcli.recipe_keys import LENGTH
+from fgcli.recipe import Source, read_recipe, resolve
+from fgcli.recipe_keys import LENGTH, Recipe
+from fgcli.runs.meeting import GONE, Meeting, Rank
 
 if TYPE_CHECKING:  # these import torch
     from fgcli.runs.results import Result
@@ -39,6 +41,16 @@ def train(
             "DIR",
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            help="Train in this many processes of this machine.",
+            metavar="N",
+            min=1,
+            rich_help_panel="Device",
+        ),
+    ] = None,
     seeds: Annotated[
         str | None, _output("--seeds", "A run for each of these seeds, and a table with intervals.", "N-N,N,…")
     ] = None,
@@ -55,7 +67,13 @@ def train(
     from fgcli.commands.sinks import make_sinks
 
     if seeds is not None:
-        others = {"--resume": resume, "--sink": sink, "--sink-option": sink_option, "--json": json or None}
+        others = {
+            "--processes": processes,
+            "--resume": resume,
+            "--sink": sink,
+            "--sink-option": sink_option,
+            "--json": json or None,
+        }
         if given := [name for name, value in others.items() if value is not None]:
             raise UsageError(f"--seeds and {given[0]} are both given; leave out {given[0]}, or give one --seed")
         from fgcli.commands.sweep_of_flags import run_seeds
@@ -67,31 +85,74 @@ def train(
     overrides = run_flags.overrides()
     registry = load_registry(run_flags.plugins)
     sinks = make_sinks(registry, sink or [], sink_option or [])
-    make = _prepare(run_flags.source(), overrides, run_flags.out, resume, registry)
-    _train(make, sinks, json=json, quiet=quiet)
+    rank = Rank.of(os.environ)
+    if rank is None and processes is not None and processes > 1:
+        from fgcli.commands.launch import launch
+
+        recipe = _recipe_of(run_flags.source(), overrides, run_flags.out, resume, registry)
+        raise typer.Exit(launch(processes, recipe.threads, recipe.batch_size))
+    if rank is not None and processes not in (None, rank.size):
+        raise UsageError(f"--processes is {processes}, and torchrun has started {rank.size}; leave it out")
+    make = _prepare(run_flags.source(), overrides, run_flags.out, resume, registry, rank)
+    if rank is None or rank.size == 1:
+        _train(make, sinks, json=json, quiet=quiet)
+    else:
+        _train_together(rank, make, sinks, json=json, quiet=quiet)
+
+
+def _recipe_of(
+    source: Source | None, overrides: dict[str, object], out: Path | None, resume: Path | None, registry: Registry
+) -> Recipe:
+    """What shall be trained. What can be refused before torch is loaded, which takes seconds, is refused here."""
+    from fgcli.runs.run_directory import RunDirectory, check_free, check_resumable
+
+    if resume is not None:
+        check_resumable(resume, longer=any(overrides.get(key) is not None for key in LENGTH))
+        source = source or read_recipe(RunDirectory(resume).recipe_file)
+    elif out is not None:
+        check_free(out)
+    return resolve(source, overrides, registry)
 
 
 def _prepare(
-    source: Source | None, overrides: dict[str, object], out: Path | None, resume: Path | None, registry: Registry
-) -> "Callable[[Reporter], Training]":
+    source: Source | None, overrides: dict[str, object], out: Path | None, resume: Path | None, registry: Registry,
+    rank: Rank | None,
+) -> "Callable[[Reporter], Training]":  # fmt: skip
     """What makes the training, once a reporter is there. Most of what is refused is refused here."""
-    from fgcli.runs.run_directory import check_free, check_resumable
+    recipe = None
+    if rank is None or rank.rank == 0:  # another finds what the first has made
+        recipe = _recipe_of(source, overrides, out, resume, registry)
+    from fgcli.training import several, start
 
+    join = several.alone if rank is None else several.joining(rank)
     if resume is None:
-        # Refused, if at all, before torch is loaded, which takes seconds.
-        resolved = resolve(source, overrides, registry)
-        if out is not None:
-            check_free(out)
-        from fgcli.training.start import begin
-
-        return partial(begin, resolved, out, registry)
-    check_resumable(resume, longer=any(overrides.get(key) is not None for key in LENGTH))
-    from fgcli.training import start
-
-    return partial(start.resume, resume, source, overrides, registry)
+        return partial(start.begin, recipe or resolve(source, overrides, registry), out, registry, join=join)
+    return partial(start.resume, resume, source, overrides, registry, join=join)
 
 
-def _train(make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool, quiet: bool) -> None:
+def _train_together(
+    rank: Rank, make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool, quiet: bool
+) -> None:
+    """This process's part of a run in several. Only the first shows and writes anything."""
+    from fgcli.gradient.errors import ProcessGone
+    from fgcli.training.reporter import Silent
+    from fgcli.training.several import PeerLost
+
+    try:
+        if rank.rank:
+            make(Silent()).follow()
+        else:
+            _train(make, sinks, json=json, quiet=quiet, meeting=rank.meeting)
+    except (PeerLost, ProcessGone) as gone:
+        # fg's launcher knows which process it was; under torchrun, which names it too, the first one speaks.
+        if rank.meeting is not None or rank.rank:
+            raise typer.Exit(GONE) from gone
+        raise PeerLost(str(gone)) from gone
+
+
+def _train(
+    make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool, quiet: bool, meeting: Meeting | None = None
+) -> None:
     from fgcli.commands.display import Display, WarningsOnly, show_result
     from fgcli.training.interrupts import Interrupted
     from fgcli.training.sinks import SinkReporter
@@ -101,6 +162,8 @@ def _train(make: "Callable[[Reporter], Training]", sinks: "Sinks", *, json: bool
     printed = redirect_stdout(sys.stderr) if json else nullcontext()
     with printed, WarningsOnly() if quiet else Display(to_stderr=json) as display:
         training = make(display)
+        if meeting is not None:
+            meeting.say_resume_command(training.run_directory.resume_command)
         training.reporter = reporter = SinkReporter(display, sinks)
         try:
             result = training.run()

@@ -50,7 +50,7 @@ def _samples(split: Any, target: str, columns: list[str], path: Path) -> Samples
         return samples_of({key: numpy.asarray(split[key][:]) for key in (*columns, target)}, target, columns, str(path))
     inputs = numpy.asarray(split[columns[0]][:])
     if inputs.dtype.kind not in "biuf":
-        raise UsageError(f"{path}: column {columns[0]!r} holds no numbers of one shape; choose columns")
+        raise UsageError(f"{path}: column {columns[0]!r} holds no numbers of one shape; choose columns, or pad it")
     if split.features[columns[0]].__class__.__name__ == "Image":  # [n, height, width(, channels)]
         inputs = inputs[:, None] if inputs.ndim == 3 else numpy.moveaxis(inputs, 3, 1)
     return Samples(inputs[:, None] if inputs.ndim == 1 else inputs, numpy.asarray(split[target][:]))

@@ -22,3 +22,7 @@ class UnknownSite(Exception):
 
 class LossRefused(ValueError):
     """A loss that has no derivative where one is needed. The message says what it gave and what it must give."""
+
+
+class ProcessGone(RuntimeError):
+    """Another of the processes that estimate together does not answer any more."""

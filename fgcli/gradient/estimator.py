@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.nested import batch_size, first_tensor, mapped
 from fgcli.gradient.randomness import StepRng
+
+if TYPE_CHECKING:
+    from fgcli.gradient.processes import Processes
 
 Loss = Callable[[Any, Any], Tensor]
 """(the model's outputs, targets) -> the mean loss, or a loss a sample [batch], whose mean it is then."""
@@ -70,7 +73,8 @@ class Estimate:
     """What one batch tells about the gradient of the mean loss."""
 
     losses: Tensor
-    """[batch], or the mean loss alone where the loss gives no more, without axes; detached."""
+    """[batch], or the mean loss alone where the loss gives no more, without axes; detached. Of several processes, each
+    has those of its own rows, and so it is with δ."""
     gradients: dict[str, Tensor]
     """By parameter name, of the mean over the batch. A frozen parameter is absent."""
     directional_derivative: Tensor | None = None
@@ -146,6 +150,22 @@ class FindsFaults(Protocol):
 
         Returns:
             One clause that names the site and the fault, or None.
+        """
+        ...
+
+
+@runtime_checkable
+class Splits(Protocol):
+    """An estimator whose batches several processes may estimate together, each of which is given the whole batch."""
+
+    def split_over(self, processes: "Processes") -> None:
+        """Take one's own rows from now on, and add up over the processes. Called before `bind`.
+
+        Args:
+            processes: which take their rows, draw the noise of them, and add up.
+
+        Raises:
+            OptionRefused: for options that cannot be split.
         """
         ...
 

@@ -69,7 +69,8 @@ class Feedback:
 
     def __init__(self, rule: FeedbackRule, correction: float = 0.0) -> None:
         self.rule, self.correction, self.steps = rule, correction, 0
-        self._means: dict[str, Tensor] = {}
+        self.means: dict[str, Tensor] = {}
+        """What the rule learns of the present batch."""
         self._norms: dict[str, float] = {}
 
     def places(self, network: Network) -> list[str]:
@@ -94,11 +95,11 @@ class Feedback:
 
     def begin(self) -> None:
         """Before the parts of a batch."""
-        self._means = {}
+        self.means = {}
 
     def end(self, samples: int) -> None:
         """After them."""
-        self.rule.update(self._means, samples, self.steps)
+        self.rule.update(self.means, samples, self.steps)
         self.begin()
         self.steps += 1
 
@@ -161,11 +162,11 @@ class Feedback:
 
     def preview(self, model: nn.Module, network: Network, loss: Loss, batch: Batch, rng: StepRng) -> Prediction:
         """What `predict` says of a batch, of which nothing is learned; the arguments are those of `predict`."""
-        before = self._means, dict(self._norms)
+        before = self.means, dict(self._norms)
         try:
             return self.predict(model, network, loss, batch, rng)
         finally:
-            self._means, self._norms = before
+            self.means, self._norms = before
 
     def stream(
         self,
@@ -216,10 +217,12 @@ class Feedback:
         """Means over a part's samples."""
         for name, mean in means.items():
             weighted = mean if share == 1 else mean * share
-            self._means[name] = self._means[name] + weighted if name in self._means else weighted
+            self.means[name] = self.means[name] + weighted if name in self.means else weighted
 
     def notice_growth(self, name: str, predicted: Tensor, e: Tensor) -> None:
         """GuessFault where a prediction has outgrown those of the first steps by far."""
+        if not e.isfinite().all():  # the loss has gone astray, and no prediction is to blame
+            return
         size = float(predicted.norm() / e.norm().clamp_min(torch.finfo(e.dtype).tiny))
         if self.steps < WARM_UP:
             self._norms[name] = max(self._norms.get(name, 0.0), size)

@@ -30,6 +30,8 @@ class Layer:
     """W_{i+1} [d_out, d_in] where W̃ is that matrix behind the slope of an elementwise activation."""
     output: Tensor | None = None
     """s_i [batch, *shape] of the present batch. None in `prepare`."""
+    shared: bool = False
+    """Whether s_i is one for the whole batch (a position embedding's), [1, *shape], so that W̃ reaches all samples."""
 
     @property
     def dim(self) -> int:
@@ -101,6 +103,9 @@ class GuessMethod(ABC):
     reached from have nothing above them: there the engine draws N(0, I) for a method that needs anything."""
     whole_batch: ClassVar[bool] = False
     """Whether the guess for a sample depends on the others of its batch, which is then taken in no parts."""
+    first_samples: int = 0
+    """How many of a batch's first samples `linearize` may look at for what all samples share, where `prepare` could not
+    make that yet. Of several processes, each lets `linearize` see them first."""
 
     def prepare(self, layer: Layer, memory: Memory) -> Any:
         """What all samples share, once per parameter update.

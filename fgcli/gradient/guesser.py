@@ -1,9 +1,11 @@
 """A site with the guess that is made there: prepared once an update, linearized once a batch, drawn from a key."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fgcli.gradient.draws import Drawn, Kept, Mapped
 from fgcli.gradient.errors import ModelRefused
@@ -64,6 +66,7 @@ class Guesser:
             above, ready = self._above(layer, upstream), self._ready(layer)
             generators = (rng.generator(tangents.key("guess", k), layer.name, s.device) for k in part)
             return Kept(torch.stack([sampled(self.guess, layer, above, ready, one) for one in generators]))
+        rng = rng if self.site.has_samples else rng.shared
         drawn = Mapped(linear, tangents.noise(rng, "guess", layer.name, part, (len(s), linear.noise_dim), s))
         if tangents.single:
             return Kept(drawn.first().unsqueeze(0))  # not as columns: a map of one vector takes less
@@ -103,3 +106,21 @@ def guesser_at(site: Site, method: Guess) -> Guesser:
             "activation-perturbation"
         )
     return Guesser(site, method, needs_cut=site.link is None)
+
+
+def memories_of(guessers: Mapping[str, Guesser]) -> dict[str, Tensor]:
+    """What the guesses keep, by site and name."""
+    kept = {name: guesser.memory.tensors for name, guesser in guessers.items()}
+    return {f"{name}/{key}": value for name, tensors in kept.items() for key, value in tensors.items()}
+
+
+def load_memories(guessers: Mapping[str, Guesser], state: Mapping[str, Tensor]) -> None:
+    """Have the guesses keep this, and nothing else. ModelRefused for what is of no site here."""
+    for guesser in guessers.values():
+        guesser.memory.clear()
+        guesser.forget()
+    for key, value in state.items():
+        name, _, entry = key.rpartition("/")
+        if name not in guessers:
+            raise ModelRefused(f"the state holds {key}, but the model has no site '{name}'; it is another model's")
+        guessers[name].memory[entry] = value

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Estimator, FindsFaults, Loss
 from fgcli.gradient.nested import mapped
 from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.processes import Processes, split
 from fgcli.gradient.randomness import StepRng
 
 
@@ -17,6 +18,10 @@ class LowPrecision:
 
     def __init__(self, estimator: Estimator, dtype: torch.dtype) -> None:
         self.estimator, self.dtype = estimator, dtype
+
+    def split_over(self, processes: Processes) -> None:
+        """As Splits has it; OptionRefused for an estimator that cannot be split."""
+        split(self.estimator, processes)
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it; OptionRefused also from an estimator that has `refuse_precision`, of a dtype."""

@@ -74,7 +74,7 @@ class Tangents:
             if self.draws == "rademacher":
                 one.copy_(rng.signs(key, name, shape, like))
             else:
-                one.normal_(generator=rng.generator(key, name, like.device))
+                rng.normal_(one, key, name)
             if self.draws == "antithetic" and k % 2:
                 one.neg_()
         return z

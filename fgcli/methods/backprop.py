@@ -11,6 +11,7 @@ from fgcli.extend.options import Options
 from fgcli.gradient.checks import ANY_METHOD, refuse
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.loss import differentiable
+from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.uses import call
 
@@ -19,14 +20,18 @@ class Backprop:
     """The exact gradient of the mean loss."""
 
     def __init__(self, options: Options) -> None:
-        pass
+        self.processes = ALONE
+
+    def split_over(self, processes: Processes) -> None:
+        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, ANY_METHOD)
+        self.processes.refuse_unsplittable(model, example)
         return Coverage(sites=())
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        return exact(model, partial(call, model), loss, batch)
+        return exact(model, partial(call, model), loss, batch, self.processes)
 
     def state(self) -> dict[str, Tensor]:
         return {}
@@ -35,10 +40,17 @@ class Backprop:
         pass
 
 
-def exact(model: nn.Module, forward: Callable[[Any], Any], loss: Loss, batch: Batch) -> Estimate:
+def exact(
+    model: nn.Module, forward: Callable[[Any], Any], loss: Loss, whole: Batch, processes: Processes = ALONE
+) -> Estimate:
     """The gradient of the mean loss by reverse mode; `forward` gives the model's outputs of a batch's inputs."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    batch, loss = processes.own(whole), processes.loss(loss)
     with torch.enable_grad():
         losses = differentiable(loss(forward(batch.inputs), batch.targets))
         gradients = torch.autograd.grad(losses.mean(), list(parameters.values()), materialize_grads=True)
-    return Estimate(losses.detach(), dict(zip(parameters, gradients, strict=True)))
+    sums = dict(zip(parameters, gradients, strict=True))
+    if batch is not whole:
+        sums = {name: gradient * (batch.size / whole.size) for name, gradient in sums.items()}
+    processes.add(sums, told=[losses.detach()])
+    return Estimate(losses.detach(), sums)

@@ -29,6 +29,7 @@ from fgcli.gradient.look import few
 from fgcli.gradient.loss import refuse_others
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
+from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.uses import Outputs, Use, Uses, run
@@ -52,6 +53,11 @@ class Spsa:
         self.number = options.tangents
         self.noise = WeightNoise(options, Tangents(options.tangents, draws=options.draws))
         self._untrained: dict[str, int] = {}
+        self.processes = ALONE
+
+    def split_over(self, processes: Processes) -> None:
+        """As Splits has it. All that is added up over the processes are the differences, one a direction."""
+        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
@@ -67,6 +73,7 @@ class Spsa:
             self._untrained = untrained_rows(model, few(example, 2))
         except Exception:  # the forward takes no batch of another size
             self._untrained = untrained_rows(model, example)
+        self.processes.refuse_unsplittable(model, example)
         return Coverage(sites=())
 
     def refuse_precision(self, dtype: torch.dtype) -> None:
@@ -84,6 +91,8 @@ class Spsa:
 
         δ [batch], or [batch, K] of several directions; None where it is normalised.
         """
+        samples, batch, loss = batch.size, self.processes.own(batch), self.processes.loss(loss)
+        share = batch.size / samples
         again, buffers = layers_again(batch.device), BufferState(model)
 
         def losses_at(k: int, distance: float) -> Tensor:
@@ -103,12 +112,13 @@ class Spsa:
             losses = losses_at(0, 0.0)
             differences = (moved - losses) / self.epsilon
         by_direction = differences.reshape(self.number, -1)
-        weights = by_direction.double().mean(1) / self.number
+        slopes = self.processes.slopes(by_direction.double().mean(1) * share, losses)
+        weights = slopes / self.number
         if self.normalise:
-            spread = by_direction.double().mean(1).std(correction=0)
+            spread = slopes.std(correction=0)
             # Losses that do not differ say nothing.
             weights = weights / spread if spread > 0 else torch.zeros_like(weights)
-        delta = by_direction.T / by_direction.shape[1]
+        delta = by_direction.T * share / by_direction.shape[1]
         parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         gradients = {name: self._combined(rng, name, p, weights.tolist()) for name, p in parameters.items()}
         return Estimate(losses, gradients, None if self.normalise else delta.squeeze(1))

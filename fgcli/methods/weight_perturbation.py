@@ -19,6 +19,7 @@ from fgcli.gradient.nested import first_tensor, leaves, rebuilt, tangent_of
 from fgcli.gradient.operations import TABLES, following_backward, linear_part, padding_row
 from fgcli.gradient.precision import full_precision
 from fgcli.gradient.probe import naming, without_formula
+from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
@@ -43,6 +44,11 @@ class WeightPerturbation:
         """By the table's name, the row that no lookup trains."""
         self._one_by_one = False
         """Whether torch.func cannot follow the model, so that each tangent has a pass of its own."""
+        self.processes = ALONE
+
+    def split_over(self, processes: Processes) -> None:
+        """As Splits has it. All that is added up over the processes are the slopes."""
+        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
@@ -52,7 +58,7 @@ class WeightPerturbation:
                 "combine sitewise is of guesses at layers' outputs; here use combine orthogonal or mean"
             )
         if not self.tangents.single:
-            if self.memory == "store":
+            if self.memory != "replay":
                 keep_freed_memory()
             sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
             self.tangents.refuse_above(sizes)
@@ -62,6 +68,7 @@ class WeightPerturbation:
             raise
         except Exception:  # the forward takes no batch of another size (one fixed graph, say)
             self._try(model, example)
+        self.processes.refuse_unsplittable(model, example)
         return Coverage(sites=())
 
     @torch.no_grad()
@@ -75,7 +82,7 @@ class WeightPerturbation:
 
         try:
             try:
-                self._single(model, loss, batch, rng, _Trial)
+                self._single(model, loss, batch, rng, ALONE, _Trial)
             except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
                 raise without_formula("an operation", "one of its layers", cause) from cause
             again()
@@ -84,7 +91,7 @@ class WeightPerturbation:
             if not self.tangents.single:
                 self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
                 try:
-                    self._estimate_several(model, loss, batch, rng)
+                    self._estimate_several(model, loss, batch, rng, ALONE)
                 except RuntimeError:
                     self._one_by_one = True
         finally:
@@ -95,16 +102,18 @@ class WeightPerturbation:
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         """As Estimator has it."""
         if not self.tangents.single:
-            return self._estimate_several(model, loss, batch, rng)
-        return self._single(model, loss, batch, rng)
+            return self._estimate_several(model, loss, batch, rng, self.processes)
+        return self._single(model, loss, batch, rng, self.processes, ByHand)
 
     def _single(
-        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, kind: "type[_Along] | None" = None
+        self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes, kind: "type[_Along]"
     ) -> Estimate:
+        batch, loss = processes.own(whole), processes.loss(loss)
         directions = {name: self._noise(rng, name, p, range(1))[0] for name, p in _trained(model).items()}
-        of_loss, tangents = derivatives_along(model, loss, batch, directions, kind or ByHand)
-        delta = of_loss.along(tangents, 1)[:, 0]
-        return Estimate(of_loss.losses, {name: delta.sum() * v for name, v in directions.items()}, delta)
+        of_loss, tangents = derivatives_along(model, loss, batch, directions, kind)
+        delta = of_loss.along(tangents, 1) * (batch.size / whole.size)
+        slope = processes.slopes(delta.sum(0), of_loss.losses)[0]
+        return Estimate(of_loss.losses, {name: slope * v for name, v in directions.items()}, delta[:, 0])
 
     def _noise(self, rng: StepRng, name: str, parameter: Tensor, part: range) -> Tensor:
         """Directions of one parameter, [len(part), *its shape]."""
@@ -113,7 +122,10 @@ class WeightPerturbation:
             noise[:, self._padding[name]] = 0
         return noise
 
-    def _estimate_several(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+    def _estimate_several(
+        self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes
+    ) -> Estimate:
+        batch, loss = processes.own(whole), processes.loss(loss)
         tangents, every = self.tangents, range(self.tangents.number)
         parameters = {name: p.detach() for name, p in _trained(model).items()}
         kept = {} if self.memory == "replay" else {n: self._noise(rng, n, p, every) for n, p in parameters.items()}
@@ -139,13 +151,14 @@ class WeightPerturbation:
                 of_loss, delta = derivatives_together(model, loss, batch, parameters, chosen, of_loss)
                 deltas.append(delta)
         assert of_loss is not None
-        delta = torch.cat(deltas, 1)
+        delta = torch.cat(deltas, 1) * (batch.size / whole.size)
+        slopes = processes.slopes(delta.sum(0), of_loss.losses)
         gram, n = None, sum(p.numel() for p in parameters.values())
         with full_precision(delta):
             if tangents.combine != "mean":
                 grams = [gram_of(directions(name, every).flatten(1).unsqueeze(1)) for name in parameters]
                 gram = torch.stack(grams).sum(0)
-            (c,) = tangents.coefficients(delta.sum(0, keepdim=True), gram, n)
+            (c,) = tangents.coefficients(slopes.unsqueeze(0), gram, n)
             gradients = {name: _summed(c, directions(name, every)) for name in parameters}
         return Estimate(of_loss.losses, gradients, delta)
 

@@ -177,11 +177,19 @@ class Document:
     def items(self) -> Sequence[Table | Figure]:
         return [item for section in self.sections for item in section.items]
 
-    def _repr_html_(self) -> str:
-        """The page, in a frame of its own, for notebooks."""
+    def as_html(self) -> str:
+        """The page that `fg report --html` writes.
+
+        Returns:
+            HTML that opens offline.
+        """
         from fgcli.report.page import as_html
 
-        return f'<iframe srcdoc="{escape(as_html(self))}" style="width: 100%; height: 40em; border: 0"></iframe>'
+        return as_html(self)
+
+    def _repr_html_(self) -> str:
+        """The page, in a frame of its own, for notebooks."""
+        return f'<iframe srcdoc="{escape(self.as_html())}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
 def is_bold(cell: Cell, line: Line) -> bool:

@@ -30,10 +30,12 @@ class Environment:
     def of(
         cls, versions: Mapping[str, str | None], *, device: str, device_name: str, threads: int,
         plugins: Mapping[str, str], command: list[str], code: Mapping[str, Mapping[str, str]], data: str, weights: str,
+        processes: int = 1,
     ) -> "Environment":  # fmt: skip
         """`plugins` says where the run's method, dataset, model and optimiser are from; `code`, `data` and the initial
         `weights` have sums, "" for weights that the model drew."""
         place = {"device": device, _DEVICE_NAME: device_name, _THREADS: threads}
+        place |= {_PROCESSES: processes} if processes > 1 else {}
         made_with = {_PLUGINS: dict(plugins), _COMMAND: command, _CODE: code, _DATA: data}
         made_with |= {_WEIGHTS: weights} if weights else {}
         return cls({**versions, **place, **made_with})
@@ -74,8 +76,15 @@ class Environment:
 
     @property
     def machine(self) -> str:
-        """Device and threads, which every time of the run depends on."""
-        return machine_text(self.content.get(_DEVICE_NAME), self.content.get(_THREADS))
+        """Device, threads and processes, which every time of the run depends on."""
+        text, processes = machine_text(self.content.get(_DEVICE_NAME), self.content.get(_THREADS)), self.processes
+        return text if processes == 1 else f"{text}, {processes} processes"
+
+    @property
+    def processes(self) -> int:
+        """The number of processes that the run was in."""
+        found = self.content.get(_PROCESSES)
+        return found if isinstance(found, int) else 1
 
     @property
     def command(self) -> str:
@@ -96,7 +105,8 @@ class Environment:
 
     def changed(self, now: "Environment") -> dict[str, tuple[object, object]]:
         """What differs now so that the numbers of a run may, too: its two values by name, where both are known."""
-        pairs = {name: (self.content.get(name), now.content.get(name)) for name in _DECISIVE}
+        old, new = ({_PROCESSES: 1, **one.content} for one in (self, now))
+        pairs = {name: (old.get(name), new.get(name)) for name in _DECISIVE}
         return {name: (old, new) for name, (old, new) in pairs.items() if None not in (old, new) and old != new}
 
     def with_move(self, step: int, differences: Mapping[str, tuple[object, object]]) -> "Environment":
@@ -112,10 +122,10 @@ class Environment:
 VERSIONS = ("fg", "git_commit", "python", "torch", "numpy", "scipy", "cuda")
 """Of which the last bits of a run depend, and more where what they do has changed."""
 _DEVICE_NAME, _THREADS, _PLUGINS, _COMMAND, _MOVES = "device_name", "threads", "plugins", "command", "went_on"
-_EXTENDED, _WEIGHTS = "extended", "weights"
+_EXTENDED, _WEIGHTS, _PROCESSES = "extended", "weights", "processes"
 _CODE, _DATA, _COMMIT = "code", "data", VERSIONS[1]
 # What the last bits of a run depend on, as far as users meet it: not the commit, which changes with every edit.
-_DECISIVE = (*(name for name in VERSIONS if name != _COMMIT), _DEVICE_NAME, _THREADS)
+_DECISIVE = (*(name for name in VERSIONS if name != _COMMIT), _DEVICE_NAME, _THREADS, _PROCESSES)
 
 
 def machine_text(device_name: object, threads: object) -> str:

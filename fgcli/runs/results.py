@@ -63,6 +63,12 @@ class Result:
     perturbed: tuple[str, ...] = ()
     """Parameters that no site covers, trained by weight perturbation."""
     frozen: tuple[str, ...] = ()
+    processes: Annotated[int, UNLESS_DEFAULT] = 1
+    """That trained together."""
+    sent_bytes_per_step: Annotated[
+        float | None, Quantity("sent by a process per step", "lower", "digits", "B"), UNLESS_DEFAULT
+    ] = None
+    """What each of several processes gave to the others in a step."""
     run_dir: str = ""
 
     def as_json(self) -> dict[str, Any]:

@@ -150,5 +150,13 @@ def read_submission(file: Path) -> Submission:
         raise RunError(f"cannot read {file}: {error}") from error
 
 
+def sweep_of(run: Path) -> Path | None:
+    """The folder of the sweep that a run is a trial of, or of whose search it is a part; None where it is of none."""
+    parent = run.resolve().parent
+    sweep = SweepDirectory(parent.parent)
+    trials = (sweep.run(run.name, tuning=tuning).path.parent for tuning in (False, True))
+    return sweep.path if parent in trials and sweep.sweep_file.exists() else None
+
+
 def _prefix(tuning: bool) -> str:
     return "tuning-" if tuning else ""

@@ -18,12 +18,13 @@ from fgcli.devices import resolve_device
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import FgError, UsageError, exception_text
 from fgcli.extend.registry import HOOKS, Registry
-from fgcli.gradient.errors import ModelRefused, OptionRefused
+from fgcli.gradient.errors import LossRefused, ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss, SettlesOptions
 from fgcli.gradient.local_losses import LocalLosses
 from fgcli.gradient.low_precision import LowPrecision
 from fgcli.gradient.micro_batch import MicroBatched
 from fgcli.gradient.precision import lacks
+from fgcli.gradient.processes import ALONE, Processes, split
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.make import make_estimator
 from fgcli.models.local_heads import with_local_losses
@@ -58,6 +59,8 @@ class Assembly:
     """Takes part in every step of the optimiser, where the recipe asks for it."""
     recorder: Recorder | None = None
     """Records diagnostics, where the recipe asks for them."""
+    processes: Processes = ALONE
+    """That train together."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -83,13 +86,13 @@ def settle(recipe: Recipe, registry: Registry) -> Recipe:
     )
 
 
-def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) -> Assembly:
+def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None, processes: Processes = ALONE) -> Assembly:
     """Build what a settled recipe names, and set torch's number of threads. `data`: those of `load_dataset`.
 
     UsageError for a device that is absent, data that cannot be trained on or is smaller than a batch, and a model that
-    the method cannot train.
+    the method cannot train, or that the processes cannot train together.
     """
-    device = resolve_device(recipe.device)
+    device = processes.device(resolve_device(recipe.device))
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     streams = Streams(recipe.seed)
@@ -105,6 +108,8 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
     estimator = _estimator(parts)
     if getattr(estimator, "needs_derivative", True):
         _check_derivative(parts, model, dataset, objective)
+    if processes.size > 1:
+        _check_split(parts, model, dataset, objective, processes)
     if recipe.precision != "float32":
         dtype = getattr(torch, recipe.precision)
         if reason := lacks(device, dtype):
@@ -113,7 +118,7 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
     if recipe.micro_batch is not None:
         estimator = MicroBatched(estimator, recipe.micro_batch)
     example = dataset.train_inputs[: recipe.batch_size]
-    coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example))
+    coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example, processes))
     optimizer = parts.make("optimizer", torch.optim.Optimizer, model.parameters(), recipe.lr)
     steps_per_epoch, total_steps = _steps(recipe, dataset)
     schedule = parts.make("lr_schedule", LRScheduler, optimizer, total_steps, steps_per_epoch)
@@ -132,7 +137,7 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None) ->
         recorder = make_recorder(recipe, Subject(model, objective.loss, twin, twin_coverage), dataset, streams)
     return Assembly(
         recipe, device, dataset, objective, model, estimator, coverage, optimizer, schedule, streams, method, subspace,
-        recorder,
+        recorder, processes,
     )  # fmt: skip
 
 
@@ -190,8 +195,11 @@ class _Parts:
             raise UsageError(f"{self.called(section)} failed: {fault} (`fgcli --debug ...` shows where)") from cause
 
 
-def _bound(recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor) -> Coverage:
+def _bound(
+    recipe: Recipe, estimator: Estimator, model: nn.Module, example: Tensor, processes: Processes = ALONE
+) -> Coverage:
     try:
+        split(estimator, processes)
         coverage = estimator.bind(model, example)
     except ModelRefused as refusal:
         raise UsageError(f"method {recipe.method} cannot train model {recipe.model}: {refusal}") from refusal
@@ -287,6 +295,23 @@ def _check_derivative(parts: _Parts, model: nn.Module, dataset: Dataset, objecti
             f"{parts.called('loss')} has no derivative, which {parts.called('method')} needs: use another loss, or a "
             "zero-order method (`fgcli methods` lists them)"
         )
+
+
+def _check_split(parts: _Parts, model: nn.Module, dataset: Dataset, objective: Objective, processes: Processes) -> None:
+    """UsageError where batches, or their loss, cannot be split over the processes."""
+    samples, size = len(dataset.train_inputs), parts.recipe.batch_size
+    if 0 < samples % size < processes.size:
+        raise UsageError(
+            f"--processes is {processes.size}; the last batch of an epoch has {samples % size} of the {samples} "
+            "training samples, fewer than processes: give another --batch-size"
+        )
+    inputs, targets = dataset.train_inputs[:4], dataset.train_targets[:4]
+    with torch.no_grad(), eval_mode(model):
+        outputs = parts.guarded("model", lambda: model(inputs))
+        try:
+            processes.loss(objective.loss)(outputs, targets)
+        except LossRefused as refusal:
+            raise UsageError(f"{parts.called('loss')} with --processes {processes.size}: {refusal}") from refusal
 
 
 def _steps(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:

@@ -17,7 +17,12 @@ PACKAGES = ("torch", "numpy", "scipy", "safetensors", "pydantic", "mnist1d", "sc
 
 
 def describe_environment(
-    device: torch.device, plugins: Mapping[str, str], code: Mapping[str, Mapping[str, str]], data: str, weights: str
+    device: torch.device,
+    plugins: Mapping[str, str],
+    code: Mapping[str, Mapping[str, str]],
+    data: str,
+    weights: str,
+    processes: int = 1,
 ) -> Environment:
     """Of this process, with what `Environment.of` asks for beside it. Code that a later step imports is not known."""
     versions = {
@@ -38,6 +43,7 @@ def describe_environment(
         code=code,
         data=data,
         weights=weights,
+        processes=processes,
     )
 
 

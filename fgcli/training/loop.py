@@ -11,13 +11,15 @@ from torch import Tensor
 
 from fgcli.devices import peak_memory_bytes, synchronize
 from fgcli.errors import FgError, RunError, exception_text
-from fgcli.gradient.errors import GuessFault
+from fgcli.gradient.errors import GuessFault, ProcessGone
 from fgcli.gradient.estimator import Batch, Estimate, FindsFaults
+from fgcli.gradient.processes import digest_of
 from fgcli.runs.diagnostics import DiagnosticsRow
 from fgcli.runs.record import read_record
 from fgcli.runs.results import MetricsRow, Result
 from fgcli.runs.rows import STEP
 from fgcli.runs.run_directory import RunDirectory
+from fgcli.runs.sweep_directory import sweep_of
 from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint, store_of
 from fgcli.training.evaluation import evaluate, measuring
@@ -25,6 +27,7 @@ from fgcli.training.faults import first_not_finite, malformed, not_finite
 from fgcli.training.interrupts import Interrupted, StopRequest, stop_request
 from fgcli.training.reporter import Plan, Reporter
 from fgcli.training.schedules import advance
+from fgcli.training.several import PeerLost
 from fgcli.training.state import Progress, capture, restore
 
 
@@ -42,7 +45,7 @@ class Training:
         self.last_row: MetricsRow | None = None
         self._said_left_out = False
         self._wall_before = 0.0  # seconds that earlier processes spent on this run
-        self._started = perf_counter()
+        self._started, self._began_at = perf_counter(), 0
 
         self.steps_per_epoch, self.total_steps = assembly.steps_per_epoch, assembly.total_steps
         self.know_checkpoints()
@@ -53,23 +56,30 @@ class Training:
         kept_steps = frozenset(epoch * self.steps_per_epoch for epoch in recipe.keep_checkpoints)
         self.store = store_of(self.run_directory, kept_steps, recipe.keep_last)
 
+    def take_up(self) -> tuple[Checkpoint | None, list[str]]:
+        """Take up the newest usable checkpoint, if there is one, and what is wrong with newer ones. Writes nothing."""
+
+        def take(checkpoint: Checkpoint) -> None:
+            self.progress = restore(self.assembly, checkpoint)
+
+        checkpoint, complaints = self.store.load_newest(take)
+        if checkpoint is not None:
+            self.step = checkpoint.step
+        return checkpoint, complaints
+
     def resume(self) -> None:
         """Take up the newest usable checkpoint, and drop the metrics rows that were written after it.
 
         A run that was stopped before its first checkpoint begins again. RunError when none is usable, or left.
         """
 
-        def take(checkpoint: Checkpoint) -> None:
-            self.progress = restore(self.assembly, checkpoint)
-
-        checkpoint, complaints = self.store.load_newest(take)
+        checkpoint, complaints = self.take_up()
         if checkpoint is None:
             self._refuse_lost_checkpoints()
             self.reporter.warned("the run was stopped before its first checkpoint; it begins again")
         else:
             for complaint in complaints:
                 self.reporter.warned(f"{complaint}; the checkpoint before it is used")
-            self.step = checkpoint.step
         self._wall_before = self.progress.wall_s
         rows, torn = self.run_directory.rewind_metrics(self.step)
         self.run_directory.rewind_diagnostics(self.step if checkpoint else -1)
@@ -112,8 +122,27 @@ class Training:
         finally:
             self.run_directory.release()
 
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Take this process's part in the steps of a run that another process writes down.
+
+        RunError as `run`; PeerLost where the other is gone.
+        """
+        for indices in self._batches():
+            self._take_step(indices)
+            self.step += 1
+            if self._is_due(self.assembly.recipe.eval_every):
+                self._compare()
+
+    def _compare(self) -> None:
+        """Hold the weights to those of the other processes."""
+        processes, device = self.assembly.processes, self.assembly.device
+        if processes.size > 1:
+            with self._blaming("the comparison of the processes"):
+                processes.agree({"set of weights": digest_of(self.parameters.values())}, device)
+
     def _run(self, request: StopRequest) -> Result:
-        self._started = perf_counter()
+        self._started, self._began_at = perf_counter(), self.step
         self.reporter.started(self._plan())
         if self.step == 0:
             self._record_diagnostics()
@@ -123,6 +152,7 @@ class Training:
             self.reporter.stepped(self.step, loss)
             evaluated = self._is_due(self.assembly.recipe.eval_every)
             if evaluated:
+                self._compare()
                 self._evaluate()
             if self._is_due(self.assembly.recipe.diagnostics_every):
                 self._record_diagnostics()
@@ -156,6 +186,8 @@ class Training:
             steps_per_epoch=self.steps_per_epoch,
             coverage=self.assembly.coverage,
             data=self.assembly.dataset.summary,
+            recipe=self.assembly.recipe.model_dump(mode="json"),
+            sweep=sweep_of(self.run_directory.path),
         )
 
     def _batches(self) -> Iterator[Tensor]:
@@ -206,6 +238,10 @@ class Training:
             yield
         except FgError:
             raise
+        except ProcessGone as gone:
+            raise PeerLost(
+                f"{gone}, in step {self.step + 1}; go on with: {self.run_directory.resume_command}"
+            ) from gone
         except (Exception, SystemExit) as cause:
             fault = str(cause) if isinstance(cause, GuessFault) else exception_text(cause)
             self._stop(f"{what} failed in step {self.step + 1}: {fault}", cause)
@@ -263,7 +299,10 @@ class Training:
     def _stop(self, what: str, cause: BaseException | None = None) -> NoReturn:
         saved = self.store.steps()
         last = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
-        mend = "`fgcli --debug ...` shows where" if cause else "a smaller --lr may help"
+        mend = (
+            "a smaller --lr may help" if self.step else "no update came before it: look at the inputs and the options"
+        )
+        mend = "`fgcli --debug ...` shows where" if cause else mend
         where = f"seed {self.assembly.recipe.seed}, {self.run_directory.path}; {last}"
         raise RunError(f"{what} ({where}); {mend}") from cause
 
@@ -315,7 +354,8 @@ class Training:
         assert self.last_row is not None, "a run ends with an evaluation"
         recipe, coverage = self.assembly.recipe, self.assembly.coverage
         lower, median, upper = self.progress.times.quartiles()
-        best = self.progress.best
+        best, processes = self.progress.best, self.assembly.processes
+        steps = self.step - self._began_at
         return Result(
             recipe=recipe.model_dump(mode="json"),
             steps=self.step,
@@ -330,6 +370,8 @@ class Training:
             sites=tuple(coverage.sites),
             perturbed=tuple(coverage.perturbed),
             frozen=tuple(coverage.frozen),
+            processes=processes.size,
+            sent_bytes_per_step=processes.sent / steps if processes.size > 1 and steps else None,
             run_dir=str(self.run_directory.path),
         )
 

@@ -1,8 +1,9 @@
 """What the training loop tells while it works; how it is shown is the caller's choice."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from fgcli.gradient.estimator import Coverage
 from fgcli.runs.results import MetricsRow
@@ -20,6 +21,10 @@ class Plan:
     coverage: Coverage
     data: str = ""
     """What the dataset holds, in a line."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The run's recipe, by key, as JSON has it."""
+    sweep: Path | None = None
+    """The folder of the sweep that the run is a trial of."""
 
 
 class Reporter(Protocol):

@@ -14,7 +14,8 @@ from fgcli.runs.record import as_json
 from fgcli.runs.results import MetricsRow, Result
 from fgcli.training.reporter import Plan, Reporter
 
-PATIENCE = 10.0  # seconds that a run waits at its end for a sink to have written all
+PATIENCE = 60.0
+"""Seconds that a run waits at its end for a sink to have written all. MLflow takes 15 s to make its database."""
 
 
 class MetricSink(Protocol):
@@ -83,7 +84,7 @@ class GuardedSink:
 
 
 class SinkReporter:
-    """A reporter that also feeds sinks, and warns of each that failed: when it is noticed, and at the run's end."""
+    """A reporter that also feeds sinks, and warns once of each that failed."""
 
     def __init__(self, reporter: Reporter, sinks: Sinks) -> None:
         self._reporter = reporter
@@ -109,13 +110,15 @@ class SinkReporter:
         self._send("finished", None if result is None else result.as_json())
         for sink in self._sinks:
             sink.close()
-            if sink.fault:
-                self._reporter.warned(f"metric sink {sink.name} failed and has not all of this run: {sink.fault}")
+            self._warn_once(sink)
 
     def _send(self, call: str, argument: object) -> None:
         for sink in self._sinks:
             if sink.fault is None:
                 sink.send(call, argument)
-            elif sink.name not in self._warned:
-                self._warned.add(sink.name)
-                self._reporter.warned(f"metric sink {sink.name} failed, the run goes on without it: {sink.fault}")
+            self._warn_once(sink)
+
+    def _warn_once(self, sink: GuardedSink) -> None:
+        if sink.fault is not None and sink.name not in self._warned:
+            self._warned.add(sink.name)
+            self._reporter.warned(f"metric sink {sink.name} failed and has not all of this run: {sink.fault}")

@@ -25,25 +25,37 @@ from fgcli.training.loop import Training
 from fgcli.training.losses import Objective
 from fgcli.training.provenance import digest
 from fgcli.training.reporter import Reporter
+from fgcli.training.several import Join, agree, alone
 from fgcli.training.state import initialise
 
 _NAMES: tuple[Section, ...] = get_args(Section)
 
 
-def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter) -> Training:
+def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter, join: Join = alone) -> Training:
     """A new run in `out`, or in a fresh folder under ./runs. UsageError before anything is written."""
-    assembly = assemble(settle(recipe, registry), registry)
+    settled = settle(recipe, registry)
+    processes = join(settled)
+    assembly = assemble(settled, registry, processes=processes)
     weights = initialise(assembly)
+    agree(assembly, 0)
+    if processes.rank:
+        return Training(assembly, RunDirectory(Path(processes.share("", assembly.device))), reporter)
     run = _with_needs(run_directory.create(out, _label(recipe)), recipe, registry)
     with _released_on_error(run):
         _say_missing_lock(run, reporter)
         run.write_model(model_record(assembly.dataset, assembly.objective))
         run.describe(dump(assembly.recipe), _environment(assembly, registry, weights))
+        processes.share(str(run.path), assembly.device)
         return Training(assembly, run, reporter)
 
 
 def resume(
-    path: Path, source: Source | None, overrides: Mapping[str, object], registry: Registry, reporter: Reporter
+    path: Path,
+    source: Source | None,
+    overrides: Mapping[str, object],
+    registry: Registry,
+    reporter: Reporter,
+    join: Join = alone,
 ) -> Training:
     """The unfinished run in `path`, at its newest checkpoint. A recipe file and flags may only say what it has.
 
@@ -55,15 +67,23 @@ def resume(
     finished = run_directory.check_resumable(path, longer=longer)
     begun = RunDirectory(path).recorded_environment()
     of_run, recipe = _recipe_of(path, begun, source, overrides, registry, reporter, longer=finished)
-    assembly = assemble(recipe, registry)
+    processes = join(recipe)
+    assembly = assemble(recipe, registry, processes=processes)
     if finished:
         _refuse_other_steps(path, of_run, assembly, registry)
+    agree(assembly, 0)  # once all have read what the first may write
+    if processes.rank:
+        training = Training(assembly, RunDirectory(path), reporter)
+        training.take_up()
+        agree(assembly, training.step)
+        return training
     with _with_needs(RunDirectory(path), recipe, registry).telling_how_to_resume():
         run = _with_needs(run_directory.open_unfinished(path, longer=longer), recipe, registry)
     with run.telling_how_to_resume(), _released_on_error(run):
         _say_missing_lock(run, reporter)
         training = Training(assembly, run, reporter)
         training.resume()
+        agree(assembly, training.step)
         if finished:
             begun = _extended(begun, training.step, run, of_run)
             run.extend(dump(recipe), begun)
@@ -144,7 +164,8 @@ def _released_on_error(run: RunDirectory) -> Iterator[None]:
 
 def _environment(assembly: Assembly, registry: Registry, weights: str = "") -> Environment:
     code, data = own_code(origin.module for origin in registry.origins), digest(assembly.dataset)
-    return describe_environment(assembly.device, _plugins(assembly.recipe, registry), code, data, weights)
+    plugins, processes = _plugins(assembly.recipe, registry), assembly.processes.size
+    return describe_environment(assembly.device, plugins, code, data, weights, processes)
 
 
 def _say_missing_lock(run: RunDirectory, reporter: Reporter) -> None:

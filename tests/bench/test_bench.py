@@ -33,6 +33,15 @@ def test_everything_once_and_nothing_again(stubbed):
     assert started() == []
 
 
+def test_every_trial_is_told_of_the_sinks_that_are_known(stubbed):
+    result = stubbed("--sink", "tracke")
+    assert (result.exit_code, "did you mean 'tracker'?" in result.stderr) == (2, True)
+    assert not D.exists()
+    flags = ["--sink", "tracker", "--sink-option", "tracker.times=2"]
+    assert stubbed(*flags).exit_code == 0
+    assert Path("sinks.txt").read_text().splitlines() == [" ".join(flags)] * 4
+
+
 def test_a_trial_has_its_threads_whatever_runs_beside_it(stubbed):
     stubbed("--limit", "1")
     assert read_sweep(D / "sweep.yaml")[0].base["threads"] == 1

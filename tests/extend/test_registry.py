@@ -35,6 +35,23 @@ def test_a_method_is_a_guess_method_or_an_estimator() -> None:
     assert found.method_names() == ["full", "guess"]
 
 
+def test_a_prefix_names_a_model_by_what_it_is_made_of() -> None:
+    found = registry(fg_models=[Entry("zoo", "builtins:print", "Summary.", prefix="zoo"), entry("mlp")])
+    assert found.names("model") == ["mlp"]
+    for what in ("folder/net", "net", "a:b"):  # `zoo:net` could be a module's, too
+        assert found.entry("model", f"zoo:{what}").name == f"zoo:{what}"
+        assert found.has_prefix(f"zoo:{what}")
+    assert not found.has_prefix("mlp")
+    with pytest.raises(UsageError, match=r"^--model: model 'zoo' needs a name or a folder: zoo:NAME_OR_FOLDER$"):
+        found.entry("model", "zoo", where="--model")
+
+
+def test_what_a_prefixed_model_is_called_with(capsys: pytest.CaptureFixture[str]) -> None:
+    found = registry(fg_models=[Entry("zoo", "builtins:print", "Summary.", prefix="zoo")])
+    found.entry("model", "zoo:net").load()("options", "shape")
+    assert capsys.readouterr().out == "options net shape\n"
+
+
 def test_unknown_names_list_the_known() -> None:
     found = registry(fg_guess_methods=[entry("wperp")], fg_estimators=[entry("backprop")], fg_models=[entry("mlp")])
     with pytest.raises(

@@ -354,3 +354,21 @@ def test_samples_meet_though_the_way_of_one_ends_at_a_relu(dead: int) -> None:
         first.weight.copy_(torch.tensor([[1.0, 0.5], [0.3, 0.9]]))
         first.bias.zero_()
     assert look(model, inputs).mixes
+
+
+def test_rows_that_meet_in_a_mean_are_not_taken_as_apart_where_no_two_samples_meet() -> None:
+    """Each unit is on in one sample alone: the batch's statistics join that sample with its own copies."""
+    first = nn.Linear(2, 2, bias=False)
+    model = nn.Sequential(first, nn.ReLU(), nn.BatchNorm1d(2), nn.ReLU(), nn.Linear(2, 2))
+    with torch.no_grad():
+        first.weight.copy_(torch.eye(2))
+    network = look(model, torch.tensor([[1.0, -1.0], [-1.0, 2.0], [-1.0, -1.0]]))
+    assert not network.mixes
+    assert not network.by_rows
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_samples_meet_whatever_a_dropout_draws(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.9), nn.BatchNorm1d(3), nn.Dropout(0.9), nn.Linear(3, 2))
+    assert look(model, X[:, :2]).mixes

@@ -242,7 +242,7 @@ def held_to_backward(
         dims = dimensions(probe, model, batch)
     number = sum(dim for site, dim in dims.items() if site not in alone)
     estimator = GuessEstimator(METHODS[name](), tangents=Tangents(number, "orthogonal", chunk=chunk), memory=memory)
-    estimator._take_up(model, probe.bound)  # which may have met a branch that no first look takes
+    estimator._take_up(model, probe.bound, batch.inputs)  # which may have met a branch that no first look takes
     with same_buffers(model), drawing():
         found = estimator.estimate(model, loss, batch, RNG)
     network = estimator.bound

@@ -61,7 +61,7 @@ def test_each_block_has_the_projection_of_its_gradient_onto_that_of_its_head(dir
     inner = {name: (g[name] * y[name]).flatten(1).sum(1) for name in y}
     square = {name: y[name].square().flatten(1).sum(1) for name in y}
     if directions == "joint":
-        inner, square = (dict.fromkeys(y, sum(one.values())) for one in (inner, square))  # pyright: ignore
+        inner, square = (dict.fromkeys(y, torch.stack([*one.values()]).sum(0)) for one in (inner, square))
     parameters = dict(model.plain.named_parameters())
     exact = Backprop(Options()).estimate(model, model.loss_of(cross_entropy), batch, RNG).gradients
     for name, one in h.items():

@@ -11,7 +11,7 @@ class TensorBoardOptions(Options):
     """Options of tensorboard."""
 
     log_dir: str | None = Field(
-        default=None, description="Folder for a folder of each run's name; default: tensorboard/ in the run directory."
+        default=None, description="Folder that gets a folder for each run; default: tensorboard/ in the run directory."
     )
 
 

@@ -1,5 +1,7 @@
 """The metric sink tensorboard."""
 
+import os
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ class TensorBoard:
 
     def started(self, plan: Plan) -> None:
         parent = self.options.log_dir
-        folder = plan.run_dir / "tensorboard" if parent is None else Path(parent) / plan.run_dir.resolve().name
+        folder = plan.run_dir / "tensorboard" if parent is None else Path(parent) / _name(plan.run_dir.resolve())
         # What a run wrote after the checkpoint that it goes on from is written again: TensorBoard hides the first.
         purged = plan.first_step + 1 if plan.first_step else None
         self._writer = self._make_writer(str(folder), purge_step=purged)
@@ -35,6 +37,11 @@ class TensorBoard:
 
     def finished(self, result: dict[str, Any] | None) -> None:
         self._writer.close()
+
+
+def _name(run: Path) -> str:
+    """`run-1c9f03ab`: its name, and what tells it from a run of the same name in another folder."""
+    return f"{run.name}-{blake2b(os.fsencode(run), digest_size=4).hexdigest()}"
 
 
 def _tag(name: str) -> str:

@@ -58,7 +58,20 @@ def test_numbers_become_scalars(tmp_path: Path, writers: list[FakeWriter]) -> No
 def test_a_resumed_run_hides_what_it_writes_again(tmp_path: Path, writers: list[FakeWriter]) -> None:
     sink = TensorBoard(TensorBoardOptions(log_dir=str(tmp_path / "logs")))
     sink.started(plan(tmp_path / "run", first_step=8))
-    assert (writers[0].folder, writers[0].purge_step) == (str(tmp_path / "logs" / "run"), 9)
+    assert Path(writers[0].folder).parent == tmp_path / "logs"
+    assert Path(writers[0].folder).name.startswith("run-")
+    assert writers[0].purge_step == 9
+
+
+def test_two_runs_of_one_name_are_kept_apart_and_each_finds_its_own_again(
+    tmp_path: Path, writers: list[FakeWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for run_dir in (Path("a/run"), Path("b/run"), tmp_path / "a" / "run"):
+        TensorBoard(TensorBoardOptions(log_dir="logs")).started(plan(run_dir))
+    first, second, again = (writer.folder for writer in writers)
+    assert first != second
+    assert again == first
 
 
 def test_fg_train_feeds_it(tmp_path: Path, writers: list[FakeWriter], monkeypatch: pytest.MonkeyPatch) -> None:

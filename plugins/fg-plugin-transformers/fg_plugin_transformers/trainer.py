@@ -18,6 +18,25 @@ from fgcli import ForwardGradient, RunError, UsageError
 STATE, KEPT = "forward_gradient.json", "forward_gradient.safetensors"
 
 
+class _Collator:
+    """The Trainer's, which says what is wrong with sequences of unequal length."""
+
+    def __init__(self, collate: Any) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        try:
+            return self.collate(samples)
+        except (ValueError, RuntimeError, TypeError) as error:
+            lengths = [len(one["input_ids"]) for one in samples if isinstance(one, dict) and "input_ids" in one]
+            if len(set(lengths)) < 2:
+                raise
+            raise UsageError(
+                f"a batch has sequences of {min(lengths)} to {max(lengths)} tokens without padding; give the Trainer "
+                "data_collator=transformers.DataCollatorWithPadding(tokenizer)"
+            ) from error
+
+
 class ForwardGradientMixin:
     """Stands before `transformers.Trainer` among the bases of a class. The model gives its own loss, from `labels`.
 
@@ -31,6 +50,7 @@ class ForwardGradientMixin:
     model: Any
     args: Any
     state: Any
+    data_collator: Any
 
     def __init__(
         self,
@@ -51,6 +71,7 @@ class ForwardGradientMixin:
             raise UsageError(
                 "compute_loss_func or label_smoothing_factor is given; the mixin takes the model's loss: leave it out"
             )
+        self.data_collator = _Collator(self.data_collator)
         self.gradient = ForwardGradient(self.model, method, seed=self.args.seed, **(method_options or {}))
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

@@ -207,11 +207,20 @@ class Unlabelled(Texts):
         return {"input_ids": torch.tensor([1, 2])}
 
 
+class Unequal(Texts):
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"input_ids": torch.ones(index + 1).long(), "labels": 0}
+
+
 def test_what_the_trainer_cannot_do_is_refused() -> None:
     with pytest.raises(UsageError, match="gradient_accumulation_steps is 2; forward gradients are made of whole"):
         trainer("run", 1, gradient_accumulation_steps=2)
     with pytest.raises(UsageError, match="a batch has input_ids, and no labels; every text needs one"):
         trainer("run", 1, Unlabelled()).train()
+    with pytest.raises(
+        UsageError, match=r"a batch has sequences of \d to 1\d tokens without padding; give the Trainer"
+    ):
+        trainer("run", 1, Unequal()).train()
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, of loaders without workers and of this machine's SLURM

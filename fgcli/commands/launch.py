@@ -1,0 +1,134 @@
+"""`fgcli train --processes N`: one run in N processes of this machine. Imports no torch.
+
+This process starts them, hands signals on to the first, which alone writes, and waits. When one of them ends before its
+time, the others are ended, and one line says which it was.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fgcli.cores import cores
+from fgcli.errors import RunError, UsageError
+from fgcli.runs.meeting import GONE, Meeting
+
+POLL_S = 0.05
+GRACE_S = 5.0
+"""That the others have to end by themselves, once one has failed."""
+LAST_S = 30.0
+"""The same after the first has finished the run."""
+
+
+class Failed(RunError):
+    """With the exit code of the process that failed."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def refuse_crowded(number: int, threads: int) -> None:
+    """UsageError where there are fewer cores than threads of all processes."""
+    if number * threads > cores():
+        each = "thread" if threads == 1 else "threads"
+        raise UsageError(
+            f"--processes is {number}, with {threads} {each} each, and there are {cores()} cores: at most "
+            f"{max(1, cores() // threads)} processes, or fewer --threads"
+        )
+
+
+def launch(number: int, threads: int | None, batch_size: int) -> int:
+    """Run this command line in so many processes. Returns the exit code of one that has said itself what was wrong.
+
+    Args:
+        number: of processes.
+        threads: CPU threads of each; None: as many as there are cores for.
+        batch_size: samples of a batch, of which each process has some.
+
+    Raises:
+        Failed: where one was killed, or failed beside the first; names it.
+    """
+    if number > batch_size:
+        raise UsageError(
+            f"--processes is {number}; it must be at most {batch_size}, the samples of a batch (--batch-size)"
+        )
+    refuse_crowded(number, threads or 1)
+    with tempfile.TemporaryDirectory(prefix="fg-") as folder:
+        meeting = Meeting(Path(folder))
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads or max(1, cores() // number))}
+        with _started(number, meeting, environment) as processes, _handing_on(processes[0]):
+            codes = _wait(processes)
+            cause = next((rank for rank, code in codes.items() if code < 0), None)
+            if cause is None:
+                cause = next((rank for rank, code in codes.items() if code not in (0, GONE)), None)
+            if cause is None:
+                return next((code for code in codes.values() if code), 0)
+            if cause == 0 and codes[0] > 0:
+                return codes[0]
+            raise Failed(_said(cause, number, codes[cause], meeting), codes[cause] if codes[cause] > 0 else 1)
+
+
+def _said(rank: int, number: int, code: int, meeting: Meeting) -> str:
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
+    lines = [line for line in meeting.errors(rank).splitlines() if line.strip()]
+    why = f": {lines[-1].removeprefix('fg: ')}" if lines and code > 0 else ""
+    resume = meeting.resume_command()
+    what_now = f"; its checkpoints stand, go on with: {resume} --processes {number}" if resume else ""
+    return f"process {rank} of the {number} {how}{why}; the run has ended with it{what_now}"
+
+
+@contextlib.contextmanager
+def _started(number: int, meeting: Meeting, environment: dict[str, str]) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """The processes, which are killed in the end."""
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(number):
+            with meeting.open_errors(rank) as errors:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "fgcli", *sys.argv[1:]],
+                        env=environment | meeting.variables(rank, number),
+                        stdin=subprocess.DEVNULL,
+                        # The first has the outputs; the others' errors are told if they are the cause of the end.
+                        stdout=subprocess.DEVNULL if rank else None,
+                        stderr=errors if rank else None,
+                        start_new_session=True,  # Ctrl-C reaches this process alone
+                    )
+                )
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _handing_on(first: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Within it the signals that end a run go to its first process, which makes a checkpoint and ends."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda got, _: first.send_signal(got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(processes: Sequence["subprocess.Popen[bytes]"]) -> dict[int, int]:
+    """By rank, the exit codes of those that have ended by themselves, once all have, or it is time."""
+    deadline = None
+    while True:
+        codes = {rank: code for rank, one in enumerate(processes) if (code := one.poll()) is not None}
+        if len(codes) == len(processes) or codes.get(0, GONE) not in (0, GONE):
+            return codes
+        if deadline is None and (0 in codes or any(codes.values())):
+            deadline = time.monotonic() + (LAST_S if codes.get(0) == 0 else GRACE_S)
+        if deadline is not None and time.monotonic() > deadline:
+            return codes
+        time.sleep(POLL_S)

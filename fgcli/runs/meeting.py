@@ -1,0 +1,76 @@
+"""Where the processes of one run meet: the folder that their launcher makes, and what it tells them. No torch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+GONE = 75
+"""Exit code of a process that has ended as another one was gone."""
+_FOLDER, _LAUNCHER = "FG_MEETING", "FG_LAUNCHER"
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The folder of a launcher."""
+
+    folder: Path
+
+    @property
+    def address(self) -> str:
+        """Where torch.distributed meets."""
+        return f"file://{self.folder / 'store'}"
+
+    def variables(self, rank: int, size: int) -> dict[str, str]:
+        """What a process finds in its environment, by the names that torchrun has."""
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        own = {_FOLDER: str(self.folder), _LAUNCHER: str(os.getpid())}
+        return {name: str(value) for name, value in place.items()} | own
+
+    def open_errors(self, rank: int) -> BinaryIO:
+        """The file that takes a process's standard error."""
+        return self._errors(rank).open("wb")
+
+    def errors(self, rank: int) -> str:
+        """What a process wrote there."""
+        file = self._errors(rank)
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    def _errors(self, rank: int) -> Path:
+        return self.folder / f"{rank}.err"
+
+    def say_resume_command(self, command: str) -> None:
+        """What the launcher tells the user if a process is killed."""
+        (self.folder / "resume").write_text(command, encoding="utf-8")
+
+    def resume_command(self) -> str:
+        """The same; "" before the run had a folder."""
+        file = self.folder / "resume"
+        return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of the processes of a run."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    meeting: Meeting | None
+    """Of fg's own launcher; None under torchrun."""
+    launcher: int | None
+    """Its process."""
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Rank | None":
+        """What an environment says; None where this is no process of several."""
+        folder = environment.get(_FOLDER)
+        needed = ("RANK", "WORLD_SIZE", *(() if folder else ("MASTER_ADDR", "MASTER_PORT")))
+        if any(name not in environment for name in needed):
+            return None
+        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        local = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", size))
+        launcher = environment.get(_LAUNCHER)
+        return cls(rank, size, *local, Meeting(Path(folder)) if folder else None, int(launcher) if launcher else None)

@@ -1,0 +1,111 @@
+"""A run in several processes: joining them, what is refused of it, and the loss of one."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from fgcli.cores import cores
+from fgcli.devices import list_devices, resolve_device
+from fgcli.errors import RunError, UsageError
+from fgcli.gradient.errors import OptionRefused
+from fgcli.gradient.processes import ALONE, Processes, digest_of
+from fgcli.recipe import dump
+from fgcli.recipe_keys import Recipe
+from fgcli.runs.meeting import GONE, Rank
+from fgcli.training.assembly import Assembly
+from fgcli.training.provenance import digest
+
+Join = Callable[[Recipe], Processes]
+"""What makes the processes of a run, once its settled recipe is known."""
+
+
+class PeerLost(RunError):
+    """Another process of the run is gone."""
+
+    exit_code = GONE
+
+
+def alone(recipe: Recipe) -> Processes:
+    """No others."""
+    return ALONE
+
+
+def joining(rank: Rank) -> Join:
+    """What joins the others. UsageError for a recipe that so many processes cannot train."""
+
+    def join(recipe: Recipe) -> Processes:
+        _refuse(recipe, rank)
+        _end_with(rank.launcher)
+        if rank.rank:  # the first decides when a run stops; without it, a collective fails here
+            for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+                if hasattr(signal, name):
+                    signal.signal(getattr(signal, name), signal.SIG_IGN)
+        if rank.meeting is not None and sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are here
+        device = resolve_device(recipe.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(rank.local_rank)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method="env://" if rank.meeting is None else rank.meeting.address,
+            rank=rank.rank,
+            world_size=rank.size,
+            timeout=timedelta(days=7),  # the first may evaluate for long, while the others wait
+        )
+        return Processes(dist.group.WORLD)
+
+    return join
+
+
+def _end_with(launcher: int | None) -> None:
+    """Have this process killed when its launcher is."""
+    if launcher is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != launcher:
+            os._exit(128 + signal.SIGKILL)
+
+
+def _refuse(recipe: Recipe, rank: Rank) -> None:
+    said, threads = f"--processes is {rank.size}", recipe.threads or 1
+    if rank.size > recipe.batch_size:
+        raise UsageError(f"{said}; it must be at most {recipe.batch_size}, the samples of a batch (--batch-size)")
+    if rank.size > 1 and recipe.micro_batch is not None:
+        raise UsageError(f"{said} and --micro-batch {recipe.micro_batch}; leave --micro-batch out")
+    if rank.local_size * threads > cores():
+        raise UsageError(
+            f"{said}, with {threads} threads each, and there are {cores()} cores: at most {cores() // threads} "
+            "processes on a machine, or fewer --threads"
+        )
+    device, present = resolve_device(recipe.device), list_devices()
+    if rank.size > 1 and device.type == "mps":
+        raise UsageError(f"{said} and the device mps, of which there is one; use --device cpu")
+    if rank.size > 1 and device.type == "cuda" and (device.index or rank.local_size > len(present) - 1):
+        raise UsageError(
+            f"{said} and the device {recipe.device}; each process takes a GPU of its own from cuda:0 on, and present "
+            f"are {', '.join(present)}: fewer --processes, or --device cpu"
+        )
+
+
+def agree(assembly: Assembly, step: int) -> None:
+    """UsageError where the processes are not about to train the same."""
+    if assembly.processes.size == 1:
+        return
+    recipe = assembly.recipe.model_copy(update={"device": "cpu", "threads": None})
+    state = assembly.estimator.state() if step else {}
+    same = {
+        "recipe": dump(recipe),
+        "training set": digest(assembly.dataset),
+        "set of weights": digest_of(assembly.model.state_dict().values()),
+        "checkpoint": f"{step} {sorted(state)} {digest_of(state[name] for name in sorted(state))}",
+        "version of torch": torch.__version__,
+    }
+    try:
+        assembly.processes.agree(same, assembly.device)
+    except OptionRefused as refusal:
+        raise UsageError(f"--processes is {assembly.processes.size}: {refusal}") from refusal

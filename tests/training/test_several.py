@@ -1,0 +1,148 @@
+"""`fgcli train --processes`: a run in several processes, the loss of one of them, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_runs import fg, run, tiny_recipe
+
+from fgcli.cores import cores
+from fgcli.errors import UsageError
+from fgcli.runs.meeting import Meeting, Rank
+from fgcli.training.several import joining
+
+PATIENCE = 600  # seconds, on a machine that does much else
+FLAGS = ["train", "--dataset", "digits", "--width", "8", "--method", "wt", "--feedback", "direct", "--lr", "0.03"]
+FLAGS += [
+    "--batch-size",
+    "500",
+    "--epochs",
+    "100",
+    "--eval-every",
+    "10",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "--quiet",
+]
+linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+
+
+def started(*arguments: str) -> "subprocess.Popen[str]":
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "fgcli", *arguments]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(happened: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def child(process: "subprocess.Popen[str]", rank: int) -> int:
+    """The process id of a rank."""
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return int(pid)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+@pytest.mark.slow
+@linux
+@pytest.mark.skipif(cores() < 2, reason="two processes take two cores")
+def test_a_killed_process_is_named_and_the_run_goes_on_to_the_numbers_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    metrics = Path("two") / "metrics.jsonl"
+    process = started(*FLAGS, "--processes", "2", "--out", "two")
+    wait_for(metrics.exists, process)
+    os.kill(child(process, 1), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert stderr == (
+        "fg: process 1 of the 2 was killed by SIGKILL; the run has ended with it; its checkpoints stand, go on with: "
+        "fgcli train --resume two --processes 2\n"
+    )
+    process = started("train", "--resume", "two", "--processes", "2", "--quiet")
+    _, stderr = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, stderr) == (0, "")
+    assert fg(*FLAGS, "--out", "one").exit_code == 0
+    two, one = (json.loads((Path(name) / "result.json").read_text()) for name in ("two", "one"))
+    assert two["steps"] == one["steps"] == 300
+    assert two["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
+    assert one["train_loss"] < 1  # it has learned
+    assert two["processes"] == 2
+    assert "processes" not in one
+    weights = 64 * 8 + 2 * 8 * 8 + 8 * 10
+    learned = (3 * 8 * 10) - (8 * 10)  # A of the hidden layers, the last one's way being exact
+    assert two["sent_bytes_per_step"] == 4 * (weights + learned) + 8
+    assert json.loads((Path("two") / "environment.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            ["--processes", "0"],
+            "fg: invalid value for '--processes': Input should be greater than or equal to 1 (given: '0')",
+        ),
+        (
+            ["--processes", "33", "--batch-size", "32"],
+            "--processes is 33; it must be at most 32, the samples of a batch",
+        ),
+        (
+            ["--processes", str(cores() + 1)],
+            f"--processes is {cores() + 1}, with 1 thread each, and there are {cores()} cores: at most {cores()} ",
+        ),
+        (["--processes", str(cores()), "--threads", "2"], f"with 2 threads each, and there are {cores()} cores"),
+        (["--processes", "2", "--seeds", "0-1"], "--seeds and --processes are both given"),
+    ],
+)
+def test_too_many_processes_are_refused_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if cores() == 1 and "--threads" in flags:
+        pytest.skip("one core")
+    result = fg("train", "--dataset", "digits", "--out", "run", *flags)
+    assert result.exit_code == 2
+    (said,) = result.stderr.splitlines()
+    assert line in said
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"batch_size": 1}, "it must be at most 1, the samples of a batch"),
+        ({"micro_batch": 8}, "--processes is 2 and --micro-batch 8; leave --micro-batch out"),
+        ({"threads": 1000}, "with 1000 threads each"),
+    ],
+)
+def test_a_process_of_torchrun_refuses_the_same(changes: dict[str, int], line: str) -> None:
+    with pytest.raises(UsageError, match=line):
+        joining(Rank(0, 2, 0, 2, None, None))(tiny_recipe(**changes))
+
+
+def test_a_rank_is_known_from_torchrun_and_from_the_launcher(tmp_path: Path) -> None:
+    assert Rank.of({}) is None
+    assert Rank.of({"RANK": "1", "WORLD_SIZE": "2"}) is None  # of something else
+    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    assert Rank.of(torchrun | {"MASTER_ADDR": "host", "MASTER_PORT": "1"}) == Rank(3, 4, 1, 2, None, None)
+    meeting = Meeting(tmp_path)
+    assert Rank.of(meeting.variables(1, 2)) == Rank(1, 2, 1, 2, meeting, os.getpid())
+
+
+def test_a_run_in_one_process_says_nothing_of_processes(tmp_path: Path) -> None:
+    assert "processes" not in run(tmp_path / "run")
