@@ -80,12 +80,17 @@ def _divided(name: str, targets: Tensor, options: OwnOptions) -> tuple[list[int]
     from sklearn.model_selection import train_test_split
 
     stratify = None if targets.is_floating_point() else targets
+    share, few = options.test_fraction, 0 if stratify is None else int(stratify.unique(return_counts=True)[1].min())
     try:
         train, test = train_test_split(
-            range(len(targets)), test_size=options.test_fraction, stratify=stratify, random_state=options.seed
+            range(len(targets)), test_size=share, stratify=stratify, random_state=options.seed
         )
     except ValueError as error:
-        raise UsageError(f"{name}: no split with test_fraction {options.test_fraction:g}: {error}") from error
+        of_class = "" if stratify is None else f", of the smallest class {few}"
+        mend = "give more samples, another --dataset-option test_fraction, or training and test samples apart"
+        raise UsageError(
+            f"{name}: {len(targets)} samples{of_class}, cannot be split with test_fraction {share:g}: {mend}"
+        ) from error
     return list(train), list(test)
 
 
