@@ -284,7 +284,7 @@ def test_images_that_are_none_are_refused() -> None:
     ("name", "said"),
     [
         ("absent.csv", "fg: absent.csv cannot be read: No such file or directory\n"),
-        ("absent/", "; or by the path of a folder, or of a file .csv, .npz, .parquet\n"),
+        ("absent/", "; or by the path of a folder, or of a file .csv, .jsonl, .npz, .parquet\n"),
         ("csv", "fg: --dataset: dataset 'csv' is a kind of file; give the path of one\n"),
         ("mine:nothing", "fg: --dataset: unknown attribute 'nothing' of module mine; known attributes: data\n"),
         ("mine:data", "fg: dataset mine:data of mine file "),
