@@ -94,18 +94,17 @@ def test_fg_train_gives_it_recipe_rows_result_and_report(runs: list[SimpleNamesp
 
 
 def test_runs_of_a_sweep_share_an_experiment_and_a_resumed_one_goes_on(runs: list[SimpleNamespace]) -> None:
-    def begin(run_dir: Path, first_step: int = 0, **more: Any) -> MLflow:
+    def begin(run_dir: Path, first_step: int = 0, sweep: Path = Path("runs/table")) -> MLflow:
         sink = MLflow(MLflowOptions())
-        sink.started(Plan("wt", run_dir, first_step, 16, 8, Coverage(()), **more))
+        sink.started(Plan("wt", run_dir, first_step, 16, 8, Coverage(()), sweep=sweep))
         return sink
 
-    sweep = {"sweep": Path("runs/table")}
-    begin(Path("runs/table/trials/one"), **sweep).finished(None)
-    begin(Path("runs/table/trials/two"), **sweep)
-    begin(Path("runs/table/trials/one"), first_step=8, **sweep)
+    begin(Path("runs/table/trials/one")).finished(None)
+    begin(Path("runs/table/trials/two"))
+    begin(Path("runs/table/trials/one"), first_step=8)
     assert list(FakeClient.experiments) == ["table"]
     assert [(run.name, run.status) for run in runs] == [("one", "RUNNING"), ("two", "RUNNING")]
-    begin(Path("runs/table/trials/one"), **sweep)  # begun anew: another run
+    begin(Path("runs/table/trials/one"))  # begun anew: another run
     assert len(runs) == 3
 
 
