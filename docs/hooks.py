@@ -12,6 +12,7 @@ from posixpath import normpath, relpath
 from typing import Any
 
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from typer.main import get_command
 
@@ -46,12 +47,20 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return re.sub(r"\]\(([^)#\s]+)", lambda found: f"]({linked(here, found[1])}", markdown)
 
 
-def on_page_content(html: str, **_: Any) -> str:
+def on_page_content(html: str, page: Any, **_: Any) -> str:
     """Turn what arithmatex has marked as mathematics into MathML."""
+
+    def convert_all(found: re.Match[str]) -> str:
+        latex = unescape(found[1] or found[2])
+        made = convert(latex, display="inline" if found[1] else "block")
+        if "\\" in made:
+            raise PluginError(f"{page.file.src_uri}: not all of this could be made MathML: {latex}")
+        return made
+
+    html = re.sub(r"(?<=[\d)]) ± (?=\d)", "\u00a0±\u00a0", html)  # an interval is not divided between lines
     inline = r'<span class="arithmatex">\\\((.*?)\\\)</span>'
     display = r'<div class="arithmatex">\\\[(.*?)\\\]</div>'
-    html = re.sub(inline, lambda found: convert(unescape(found[1])), html, flags=re.DOTALL)
-    return re.sub(display, lambda found: convert(unescape(found[1]), display="block"), html, flags=re.DOTALL)
+    return re.sub(f"{inline}|{display}", convert_all, html, flags=re.DOTALL)
 
 
 def linked(here: str, target: str) -> str:

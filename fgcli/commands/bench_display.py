@@ -18,6 +18,8 @@ from fgcli.runs.results import MetricsRow
 
 RECENT = 6
 """Finished trials that stay in the live table."""
+RUNNING = 20
+"""Trials under way that the live table shows."""
 
 
 class BenchDisplay:
@@ -78,14 +80,20 @@ class BenchDisplay:
         failed = f", {self._failed} failed" if self._failed else ""
         table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
         for column in ("trial", "", "epoch", "time"):
-            table.add_column(column, justify="right" if column in ("epoch", "time") else "left")
+            right = column in ("epoch", "time")
+            table.add_column(
+                column, justify="right" if right else "left", overflow="fold"
+            )  # names differ at their ends
         for name, reached, took in self._recent:
             table.add_row(Text(name), reached, "", took, style="dim")
-        for name, (job, began, attempt) in list(self._running.items()):
+        running = list(self._running.items())  # of a cluster's, most still wait for their turn
+        for name, (job, began, attempt) in running[:RUNNING]:
             row = _last_row(job)
             epoch = f"{row.epoch if row else 0:g}/{job.recipe.epochs}"
             state = (scores(row.metrics) if row else "") + (", second attempt" if attempt > 1 else "")
             table.add_row(Text(name), state, epoch, f"{time.monotonic() - began:.0f} s")
+        if len(running) > RUNNING:
+            table.add_row(f"and {len(running) - RUNNING} more", "", "", "", style="dim")
         return table
 
 

@@ -221,6 +221,8 @@ class Feedback:
 
     def notice_growth(self, name: str, predicted: Tensor, e: Tensor) -> None:
         """GuessFault where a prediction has outgrown those of the first steps by far."""
+        if not e.isfinite().all():  # the loss has gone astray, and no prediction is to blame
+            return
         size = float(predicted.norm() / e.norm().clamp_min(torch.finfo(e.dtype).tiny))
         if self.steps < WARM_UP:
             self._norms[name] = max(self._norms.get(name, 0.0), size)

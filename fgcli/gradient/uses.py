@@ -13,7 +13,7 @@ What the forward computes within torch.no_grad() is a constant, for tangents as 
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,10 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
 from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.operations import CONTRACTIONS, bilinear_gradients, derivable, is_bilinear, linear_part, runnable
 from fgcli.gradient.own_loss import Tail
+from fgcli.gradient.part_draws import of_part
 from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
 
 Outputs = Any
@@ -195,7 +197,8 @@ class Uses(TorchFunctionMode):
             elif isinstance(value, Tensor):
                 data = True
         if not sources:
-            return self.one_pass.operate(func, args, kwargs)
+            with of_part(func):
+                return self.one_pass.operate(func, args, kwargs)
         if not data:
             return self._made_of_parameters(func, args, kwargs, sources)
         if func is F.multi_head_attention_forward:
@@ -285,7 +288,7 @@ def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
         What the model returns; where it gives its own loss, what its last sites give, as `Tail` says.
     """
     with torch.enable_grad():
-        with math_attention(), Uses(model, one_pass) as mode:
+        with math_attention(), plain_checkpoints(), Uses(model, one_pass) as mode:
             one_pass.mode = mode
             try:
                 outputs = call(model, mapped(_without_graph, inputs))
@@ -320,6 +323,30 @@ def math_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def plain_checkpoints() -> Iterator[None]:
+    """Within it `torch.utils.checkpoint` calls its function and does no more.
+
+    It would call the function again on the way back, where no pass sees the uses, so that other values are saved than
+    before. A pass keeps no graph of the network, and needs no checkpoints.
+    """
+    module: Any = checkpoint  # whose names are those that its functions look up
+    before = module._checkpoint_hook, module.CheckpointFunction
+    module._checkpoint_hook, module.CheckpointFunction = lambda frame: nullcontext(), _Called
+    try:
+        yield
+    finally:
+        module._checkpoint_hook, module.CheckpointFunction = before
+
+
+class _Called:
+    """In place of the reentrant kind's autograd.Function."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
 
 
 _DETACHING = {Tensor.detach, torch.detach, Tensor.data.__get__}  # pyright: ignore[reportAttributeAccessIssue]

@@ -37,14 +37,12 @@ class BackpropCheckpoint:
         return Coverage(tuple(name for name, p in model.named_parameters() if p.requires_grad))
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        return exact(model, partial(self._outputs, model), loss, batch, self.processes)
-
-    def _outputs(self, model: nn.Module, inputs: Any) -> Any:
-        if isinstance(model, nn.Sequential) and isinstance(inputs, Tensor):
+        if isinstance(model, nn.Sequential) and isinstance(batch.inputs, Tensor):
             segments = min(self._segments or round(math.sqrt(len(model))), len(model))
-            return checkpoint_sequential(model, max(1, segments), inputs, use_reentrant=False)
-        with _checkpointed(list(model.children())):
-            return call(model, inputs)
+            in_stretches = partial(checkpoint_sequential, model, max(1, segments), use_reentrant=False)
+            return exact(model, lambda inputs: in_stretches(input=inputs), loss, batch, self.processes)
+        with _checkpointed(list(model.children())):  # on the way back, too: checkpoints of the model's run it again
+            return exact(model, partial(call, model), loss, batch, self.processes)
 
     def state(self) -> dict[str, Tensor]:
         return {}

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.checks import GUESSES, refuse
-from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.look import few, look
 from fgcli.gradient.loss import output_gradient
@@ -75,6 +75,15 @@ class Pepita:
             raise ModelRefused(f"its output is not that of its last layer, '{sites[-1].name}': use --feedback direct")
         guessed = tuple(site.name for site in network.guessed)
         return Coverage(guessed, frozen=(*network.pieces, *network.beside), unused=network.unused)
+
+    def refuse_precision(self, dtype: torch.dtype) -> None:
+        """OptionRefused where rounding to `dtype` would be as large as what the error changes."""
+        least = torch.finfo(dtype).eps ** 0.5
+        if self.scale < least:
+            raise OptionRefused(
+                f"scale is {self.scale:g}; in {str(dtype).removeprefix('torch.')} rounding is as large as such a "
+                f"change of the activations: set scale to at least {least:.2g}, or use precision float32"
+            )
 
     def _forward(self, model: nn.Module, inputs: Any, samples: int) -> tuple[Any, dict[str, Seen]]:
         assert self.network is not None

@@ -299,7 +299,10 @@ class Training:
     def _stop(self, what: str, cause: BaseException | None = None) -> NoReturn:
         saved = self.store.steps()
         last = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
-        mend = "`fgcli --debug ...` shows where" if cause else "a smaller --lr may help"
+        mend = (
+            "a smaller --lr may help" if self.step else "no update came before it: look at the inputs and the options"
+        )
+        mend = "`fgcli --debug ...` shows where" if cause else mend
         where = f"seed {self.assembly.recipe.seed}, {self.run_directory.path}; {last}"
         raise RunError(f"{what} ({where}); {mend}") from cause
 

@@ -20,7 +20,7 @@ from fgcli.gradient.processes import Processes
 from fgcli.methods.backprop import Backprop
 from fgcli.methods.transpose import Transpose
 
-PATIENCE = 240  # seconds
+PATIENCE = 600  # seconds, on a machine that does much else
 
 
 def test_two_processes_give_the_gradients_of_one_and_send_what_they_say(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ class Branching(nn.Module):
 
 
 class OfSize(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) / len(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) / len(input)
 
 
 @pytest.mark.parametrize(

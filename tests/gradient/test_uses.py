@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from exact import backward, smooth, summed
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from zoo import Net, Pair, random, weight
 
+from fgcli import ForwardGradient
 from fgcli.extend.options import EngineOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
@@ -234,3 +236,32 @@ def test_what_the_model_does_in_place_after_a_use_is_right_though_backward_would
             estimator.bind(models[0], X)
             torch.testing.assert_close(summed(estimator, models[0], smooth, batch), expected, rtol=1e-9, atol=1e-11)
     assert look(models[0], X).sites["b"].copied
+
+
+class Block(nn.Module):
+    """Layers that a checkpoint would run again."""
+
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        h = self.block(h) if self.reentrant is None else checkpoint(self.block, h, use_reentrant=self.reentrant)
+        return self.last(h)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize(("method", "options"), [("wt", {}), ("wperp", {"k": 1}), ("wt", {"feedback": "local"})])
+def test_layers_in_a_checkpoint_are_trained_as_without(method: str, options: dict[str, Any], reentrant: bool) -> None:
+    found = []
+    plain = Block(None)
+    for model in (plain, Block(reentrant)):
+        model.load_state_dict(plain.state_dict())
+        gradient = ForwardGradient(model, method, **options)
+        for _ in range(2):  # feedback predicts nothing at first
+            gradient.step(X.float(), torch.tensor([0, 1, 1]), F.cross_entropy)
+        found.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) and a.any() for a, b in zip(*found, strict=True))

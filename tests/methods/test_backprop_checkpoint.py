@@ -4,6 +4,7 @@ import pytest
 import torch
 from networks import batch_for, chain, cross_entropy
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from fgcli.bench.flops import count_flops
 from fgcli.extend.options import Options
@@ -49,6 +50,21 @@ def test_the_gradient_of_backpropagation(model: nn.Module, segments: int | None,
     extra -= count_flops(lambda: reference.estimate(model, cross_entropy, batch, RNG))
     assert extra == again
     assert all("forward" not in vars(module) for module in model.modules())
+
+
+class Own(Blocks):
+    """With a checkpoint of its own, around a child and what follows it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(checkpoint(lambda x: self.first(x).tanh() * self.first(x.cos()), x, use_reentrant=False))
+
+
+def test_the_model_s_own_checkpoints_act_within() -> None:
+    model = Own()
+    batch = batch_for(model, 6)
+    expected = Backprop(Options()).estimate(model, cross_entropy, batch, RNG).gradients
+    found = BackpropCheckpoint(CheckpointOptions()).estimate(model, cross_entropy, batch, RNG).gradients
+    assert all(found[name].equal(gradient) for name, gradient in expected.items())
 
 
 def test_it_stores_less() -> None:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from networks import batch_for, chain, cross_entropy, residual
 from torch import nn
 
-from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.options import PepitaOptions
@@ -52,17 +52,23 @@ def test_to_first_order_the_error_goes_through_the_jacobian_of_the_layers_before
 
 def test_a_convolution_has_its_own_product_with_the_changed_input() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
+    conv = nn.Conv2d(1, 2, 3)
+    model = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
     x, targets = torch.randn(4, 1, 4, 4, dtype=torch.double), torch.randint(3, (4,))
     pepita = Pepita(PepitaOptions())
     pepita.bind(model, x)
     found = pepita.estimate(model, cross_entropy, Batch(x, targets), RNG).gradients
     e = (model(x).softmax(1) - F.one_hot(targets, 3)).detach()
     changed = x + (e @ pepita.matrix(RNG, x[0], e).T).view_as(x)
-    conv = model[0]
     h, c = torch.relu(conv(x)).detach(), conv(changed)
     (expected,) = torch.autograd.grad(c, [conv.weight], (h - torch.relu(c).detach()) / 4)
     torch.testing.assert_close(found["0.weight"], expected)
+
+
+def test_in_low_precision_a_change_that_rounding_reaches_is_refused() -> None:
+    with pytest.raises(OptionRefused, match=r"scale is 0.05; in bfloat16 rounding is as large .* at least 0.088"):
+        Pepita(PepitaOptions()).refuse_precision(torch.bfloat16)
+    Pepita(PepitaOptions(scale=0.1)).refuse_precision(torch.bfloat16)
 
 
 CONV = nn.Conv2d(1, 2, 3)

@@ -19,13 +19,14 @@ from fgcli.models.resmlp import ResMLP
 from fgcli.models.transformer import Transformer
 from fgcli.training.losses import cross_entropy
 
-NAMES = ["convnet", "mixer-local", "resmlp", "resnet-tiny", "transformer-tiny"]
+NAMES = ["convnet", "mixer", "mixer-local", "resmlp", "resnet-tiny", "transformer-tiny"]
 SHAPES = [(8,), (2, 8), (1, 8, 4)]
 
 
 def make(name: str, shape: tuple[int, ...], seed: int = 0) -> nn.Module:
     entry = load_registry().entry("model", name)
-    options = entry.options.model_validate({"width": 8, "depth": 2, "bias": True})
+    groups = {"groups": 2} if name == "mixer" else {}  # two channels alone would be normalised to ± 1
+    options = entry.options.model_validate({"width": 8, "depth": 2, "bias": True} | groups)
     return entry.load()(options, shape, 5, torch.Generator().manual_seed(seed))
 
 

@@ -1,11 +1,14 @@
 """What is wrong with an estimate, found before it updates anything."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_runs import run
 from torch import nn
 
+from fgcli.errors import RunError
 from fgcli.gradient.estimator import Estimate
 from fgcli.training.faults import malformed, not_finite
 
@@ -40,3 +43,18 @@ def test_gradients_are_held_to_dtype_and_device() -> None:
     assert malformed(estimate(torch.ones(2, 3).double()), PARAMETERS) == said
     said = "its gradient of w has device meta; it must have cpu"
     assert malformed(estimate(torch.ones(2, 3, device="meta")), PARAMETERS) == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"feedback": "local", "lr": 1e30}, "^the loss is not finite in step 2; .* a smaller --lr may help"),
+        (
+            {"method": "spsa", "options": {"epsilon": 1e30}},
+            "^the loss is not finite in step 1; .* no update came before",
+        ),
+    ],
+)
+def test_what_to_look_at_where_a_loss_is_not_finite(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(RunError, match=said):
+        run(tmp_path / "run", **changes)

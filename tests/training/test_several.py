@@ -17,7 +17,7 @@ from fgcli.errors import UsageError
 from fgcli.runs.meeting import Meeting, Rank
 from fgcli.training.several import joining
 
-PATIENCE = 240  # seconds
+PATIENCE = 600  # seconds, on a machine that does much else
 FLAGS = ["train", "--dataset", "digits", "--width", "8", "--method", "wt", "--feedback", "direct", "--lr", "0.03"]
 FLAGS += [
     "--batch-size",
