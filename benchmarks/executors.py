@@ -82,9 +82,10 @@ def many(name: str, count: int, options: dict[str, Any]) -> None:
         for number in range(count)
     ]  # fmt: skip
     began = time.perf_counter()
+    outcomes = executor.run(trials)  # which starts nothing yet
     if isinstance(executor, Attaches):
         executor.attach(SweepDirectory(Path()))
-    codes = [outcome.exit_code for outcome in executor.run(trials)]
+    codes = [outcome.exit_code for outcome in outcomes]
     took = time.perf_counter() - began
     print(f"{name}: {len(codes)} trials that train nothing in {took:.0f} s, {sum(map(bool, codes))} failed")
 

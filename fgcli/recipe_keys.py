@@ -46,10 +46,10 @@ class Recipe(Options):
     tangent_chunk: Count | None = _key(
         "Method", None, "Tangents carried at a time, for less memory; by default all of them."
     )
-    memory: Literal["store", "replay"] | None = _key(
+    memory: Literal["auto", "store", "replay"] | None = _key(
         "Method",
         None,
-        "Store what each layer saw, or replay: the same, in memory that does not grow with depth.",
+        "auto: at most backpropagation's; replay: at most inference's, for more time; store: all that each layer saw.",
     )
     output_gradient: Literal["guess", "exact"] | None = _key(
         "Feedback", None, "At the last layers: guessed, or exact, which is local; with feedback `exact`."

@@ -80,7 +80,9 @@ def as_begun(recipe: Recipe, siblings: Iterable[Path]) -> Recipe:
 
 def _now(recipes: Sequence[Recipe], registry: Registry) -> dict[str, str]:
     """What runs of the recipes would be made with, as far as it is known before they are run."""
-    named = {(section, getattr(recipe, section)) for recipe in recipes for section in _SECTIONS}
+    named: set[tuple[Section, str]] = {
+        (section, getattr(recipe, section)) for recipe in recipes for section in _SECTIONS
+    }
     plugins = {f"{section} {name}": str(registry.find(section, name).origin) for section, name in sorted(named)}
     found = {name: origin for name, origin in plugins.items() if not origin.startswith("fgcli ")}
     found["fg"] = __version__

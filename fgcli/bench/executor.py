@@ -27,7 +27,11 @@ class Trial:
     by themselves."""
 
     def command_now(self) -> tuple[str, ...]:
-        """`command`, or `again` where a run was begun."""
+        """What to start at this moment.
+
+        Returns:
+            `command`, or `again` where a run was begun.
+        """
         return self.again if self.again and RunDirectory(self.run_dir).recipe_file.exists() else self.command
 
 

@@ -80,7 +80,7 @@ class RayExecutor:
         return threads if self.options.cpus is None else self.options.cpus
 
     def _connected(self) -> Any:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports] # an extra
 
         if not ray.is_initialized():
             address = self.options.address

@@ -131,9 +131,9 @@ class SlurmExecutor:
             if not ended and began - asked >= self.options.poll:
                 found = slurm_commands.tasks({one.task[0] for one in waiting})
                 asked = time.monotonic()
-                for one in waiting if found is not None else []:
-                    code = self._ended(one, found.get(one.task), cancelled)
-                    ended += [] if code is None else [(one, code)]
+                if found is not None:
+                    codes = [(one, self._ended(one, found.get(one.task), cancelled)) for one in waiting]
+                    ended += [(one, code) for one, code in codes if code is not None]
             for one, code in ended:
                 waiting.remove(one)
                 if one.trial.name not in cancelled:

@@ -80,7 +80,10 @@ class BenchDisplay:
         failed = f", {self._failed} failed" if self._failed else ""
         table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
         for column in ("trial", "", "epoch", "time"):
-            table.add_column(column, justify="right" if column in ("epoch", "time") else "left")
+            right = column in ("epoch", "time")
+            table.add_column(
+                column, justify="right" if right else "left", overflow="fold"
+            )  # names differ at their ends
         for name, reached, took in self._recent:
             table.add_row(Text(name), reached, "", took, style="dim")
         running = list(self._running.items())  # of a cluster's, most still wait for their turn

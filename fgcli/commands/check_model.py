@@ -91,7 +91,7 @@ def _made(name: str, maker: Any, batch_size: int | None) -> tuple[Any, ...]:
     try:
         made = maker.call(**({"batch_size": batch_size} if batch_size is not None else {}))
     except Exception as cause:
-        raise UsageError(f"MODEL: {name} failed: {exception_text(cause)} (`fg --debug ...` shows where)") from cause
+        raise UsageError(f"MODEL: {name} failed: {exception_text(cause)} (`fgcli --debug ...` shows where)") from cause
     if not isinstance(made, tuple) or len(made) not in (2, 4) or not isinstance(made[0], nn.Module):
         shown = [type(one).__name__ for one in made] if isinstance(made, tuple) else type(made).__name__
         raise UsageError(f"MODEL: {name} gave {shown}; {wanted}")

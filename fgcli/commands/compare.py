@@ -8,8 +8,8 @@ import typer
 from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.commands.sweep_of_flags import Jobs, Quiet, resolved, run_sweep, show_report
 from fgcli.errors import UsageError, unknown
-from fgcli.extend.registry import load_registry
-from fgcli.recipe import parse_assignments
+from fgcli.extend.registry import Registry, load_registry
+from fgcli.recipe import parse_assignments, resolve
 from fgcli.recipe_keys import section_keys
 
 
@@ -47,6 +47,7 @@ def compare(
     registry = load_registry(run_flags.plugins)
     for entry in entries:
         registry.find("method", entry["method"], where="--methods")
+        _check(entry, run_flags, registry)
     if html is not None:
         check_file(html, "--html")
     if lrs is not None and run_flags.given.get("lr") is not None:
@@ -76,6 +77,14 @@ def _method(text: str) -> dict[str, Any]:
     if not colon or "=" not in options:  # `name` alone, or `distribution:name`
         return {"label": text, "method": text}
     return {"label": text, "method": name, "options": parse_assignments(options.split(","), f"--methods {name}:")}
+
+
+def _check(entry: dict[str, Any], flags: RunFlags, registry: Registry) -> None:
+    """UsageError that says how an option of a method is given here, where `fgcli train` would refuse it."""
+    try:
+        resolve(flags.source(), flags.overrides() | {key: entry.get(key) for key in ("method", "options")}, registry)
+    except UsageError as error:
+        raise UsageError(f"--methods {entry['label']}: {error} (options: --methods NAME:KEY=VALUE)") from error
 
 
 def parse_rates(text: str) -> list[float]:

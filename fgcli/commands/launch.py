@@ -89,17 +89,18 @@ def _started(number: int, meeting: Meeting, environment: dict[str, str]) -> Iter
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(number):
-            # The first has the outputs; the others' errors are told if they are the cause of the end.
-            outputs = {} if rank == 0 else {"stdout": subprocess.DEVNULL, "stderr": meeting.open_errors(rank)}
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "fgcli", *sys.argv[1:]],
-                    env=environment | meeting.variables(rank, number),
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C reaches this process alone
-                    **outputs,
+            with meeting.open_errors(rank) as errors:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "fgcli", *sys.argv[1:]],
+                        env=environment | meeting.variables(rank, number),
+                        stdin=subprocess.DEVNULL,
+                        # The first has the outputs; the others' errors are told if they are the cause of the end.
+                        stdout=subprocess.DEVNULL if rank else None,
+                        stderr=errors if rank else None,
+                        start_new_session=True,  # Ctrl-C reaches this process alone
+                    )
                 )
-            )
         yield processes
     finally:
         for process in processes:

@@ -32,7 +32,8 @@ def hub_folder(options: HubOptions, path: Path) -> Dataset:
     features = splits["train"].features
     labels = [name for name, one in features.items() if isinstance(one, datasets.ClassLabel)]
     if options.target is None and len(labels) != 1:
-        raise UsageError(f"{path} has {len(labels)} columns of class labels; name one: --dataset-option target=NAME")
+        choice = f"its columns are {', '.join(features)}; name the target: --dataset-option target=NAME"
+        raise UsageError(f"{path} has {len(labels)} columns of class labels, which must be one: {choice}")
     target = options.target or labels[0]
     for key in (target, *options.columns):
         if key not in features:

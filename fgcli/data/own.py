@@ -80,12 +80,17 @@ def divided(name: str, targets: Tensor, test_fraction: float, seed: int) -> tupl
     from sklearn.model_selection import train_test_split
 
     stratify = None if targets.is_floating_point() else targets
+    few = 0 if stratify is None else int(stratify.unique(return_counts=True)[1].min())
     try:
         train, test = train_test_split(
             range(len(targets)), test_size=test_fraction, stratify=stratify, random_state=seed
         )
     except ValueError as error:
-        raise UsageError(f"{name}: no split with test_fraction {test_fraction:g}: {error}") from error
+        of_class = "" if stratify is None else f", of the smallest class {few}"
+        mend = "give more samples, another --dataset-option test_fraction, or training and test samples apart"
+        raise UsageError(
+            f"{name}: {len(targets)} samples{of_class}, cannot be split with test_fraction {test_fraction:g}: {mend}"
+        ) from error
     return list(train), list(test)
 
 

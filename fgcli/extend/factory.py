@@ -172,7 +172,7 @@ def _imported(path: str, called: str) -> ModuleType:
         return import_module(path)
     except (Exception, SystemExit) as cause:
         if isinstance(cause, ModuleNotFoundError) and cause.name and f"{path}.".startswith(f"{cause.name}."):
-            mend = "run fg in the folder that holds it, or set PYTHONPATH; a file net.py is the module net"
+            mend = "run fgcli in the folder that holds it, or set PYTHONPATH; a file net.py is the module net"
             absent = f"there is no module {cause.name} here, and no plugin of that name in use"
             raise UsageError(f"{called}: {absent}; {mend}") from cause
         raise UsageError(f"{called}: importing {path} failed: {exception_text(cause)}") from cause

@@ -1,4 +1,4 @@
-"""The hooks of a plugin. Each returns entries; the built-in ones (fgcli/builtin.py) come through the same hooks.
+"""The hooks of a plugin. Each returns entries; the built-in ones come through the same hooks.
 
 A plugin's module, found by an entry point of group "fg":
 

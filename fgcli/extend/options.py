@@ -95,10 +95,11 @@ class TangentOptions(Options):
 class EngineOptions(TangentOptions):
     """Options of the engine that drives guess methods. All of them have these, without declaring them."""
 
-    memory: Literal["store", "replay"] = Field(
-        default="store",
-        description="`store` what each layer saw until the gradients are made; `replay`: the same numbers in memory "
-        "that does not grow with depth, by two passes that store nothing of a layer, or by small parts of the batch.",
+    memory: Literal["auto", "store", "replay"] = Field(
+        default="auto",
+        description="`auto`: no more memory than backpropagation takes, by parts of the batch where that is less than "
+        "all at once; `replay`: no more than inference takes, by small parts or by two passes that store nothing of a "
+        "layer; `store`: what each layer of the whole batch saw. The numbers are the same.",
     )
     output_gradient: Literal["guess", "exact"] | None = Field(
         default=None,

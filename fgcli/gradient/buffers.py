@@ -1,10 +1,12 @@
 """Buffers that a forward changes, in place or by putting other tensors in their place."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from fgcli.gradient.randomness import layers_again
 
 
 class BufferState:
@@ -48,3 +50,14 @@ class BufferState:
         for _, module, key, buffer, before in self._kept:
             module._buffers[key] = buffer
             buffer.copy_(before)
+
+
+def state_of(model: nn.Module, buffers: Collection[str], device: torch.device) -> Callable[[], None]:
+    """What brings torch's generators, and the buffers of these names, back to where they are now."""
+    again, kept = layers_again(device), BufferState(model, buffers)
+
+    def back() -> None:
+        again()
+        kept.restore()
+
+    return back

@@ -1,5 +1,6 @@
 """The first forwards of a look: the network cut at its uses, all its operations, and the shapes for another batch."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import leaves, primal_of, rebuilt
 from fgcli.gradient.operations import RECURRENT
+from fgcli.gradient.part_draws import BY_ROWS
 from fgcli.gradient.randomness import default_generators
 from fgcli.gradient.sites import ELEMENTWISE, Activation, Link
 from fgcli.gradient.uses import Outputs, Use, Uses
@@ -25,6 +27,8 @@ class _Looking:
 
     def __init__(self) -> None:
         self.pieces: dict[str, None] = {}
+        self.may_draw: list[torch.Size] = []
+        """Shapes of what operations that may draw by rows were given, in their order."""
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         self.pieces[name] = None
@@ -57,7 +61,7 @@ class Connections(_Looking):
         self.going: dict[str, list[Tensor]] = {}
         """The leaves that go on in its place."""
         self.drawing: set[Any] = set()
-        self.draws_apart = False
+        self.draws_apart, self.numbers_drawn = False, 0
         self.takers: dict[int, list[_Event]] = {}
         """By the id of a tensor: the operations that take it, in their order."""
         self.handed: dict[str, Outputs] = {}
@@ -93,10 +97,14 @@ class Connections(_Looking):
             self.takers.setdefault(id(value), []).append(event)
 
     def _drawn(self, func: Any, data: Sequence[Tensor], operation: Callable[[], Any]) -> Any:
-        before = [generator.get_state() for generator in self.generators]
+        before, drawn = [generator.get_state() for generator in self.generators], 0
+        if func in BY_ROWS:
+            self.may_draw.append(data[0].shape)
+            drawn = math.prod((*data[0].shape[:-1], data[1].shape[-2])) if len(data) > 1 else data[0].numel()
         outputs = operation()
         if any(not torch.equal(g.get_state(), b) for g, b in zip(self.generators, before, strict=True)):
             self.drawing.add(func)
+            self.numbers_drawn += drawn
             self.draws_apart |= func in RECURRENT or not data
         return outputs
 
@@ -186,6 +194,8 @@ class Shapes(_Looking):
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         self.refuse_unseen((args, tuple(kwargs.values())))
+        if func in BY_ROWS:
+            self.may_draw.append(leaves((args, tuple(kwargs.values())))[0].shape)
         return func(*args, **kwargs)
 
     def refuse_unseen(self, values: Any) -> None:

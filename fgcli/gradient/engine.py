@@ -11,6 +11,8 @@ within one use, one segment, or the loss alone a vjp is the chain rule's last lo
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,7 +20,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient.allocator import keep_freed_memory
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import state_of
 from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.checks.unpredicted import unpredicted
 from fgcli.gradient.errors import ModelRefused, UnknownSite
@@ -26,25 +28,18 @@ from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Guess, GuessMethod, LinearMap, check_linear, checked_method
 from fgcli.gradient.guesser import Guesser, guesser_at, load_memories, memories_of
+from fgcli.gradient.in_parts import InParts
 from fgcli.gradient.local_losses import Locality, locality_of
 from fgcli.gradient.look import few, look
-from fgcli.gradient.loss import OutputGradient
-from fgcli.gradient.parts import SumOfParts, parts_of
+from fgcli.gradient.memory import FEW, FLOOR, ROWS, Measured, Plan, Policy, ProductsAlone, measured
+from fgcli.gradient.nested import batch_size
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.processes import ALONE, Processes, refuse_unsplittable_guesses
-from fgcli.gradient.randomness import StepRng, Streams, layers_again
+from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives, Step
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.whole_loss import of_whole_loss
-
-ROWS = 512
-"""Samples of a part of a batch with memory=replay: a dual number takes twice the memory of a number."""
-STREAMED = 128
-"""The same with feedback in a chain, where three layers or so are held at once."""
-STORED = 2**21
-"""Numbers that all sites of a part give together, where memory=replay takes small parts of the batch in one pass."""
 
 
 class GuessEstimator:
@@ -55,9 +50,7 @@ class GuessEstimator:
         uncovered: parameters that no site covers (a LayerNorm's scale) are trained by weight perturbation carried in
             the same pass, or frozen. With several tangents, they have one of their own, beside those of the sites.
         tangents: how many guesses at once, and how they make one estimate.
-        memory: `store` what the weights' gradients are made of during the pass; `replay`: make two passes that store
-            nothing of a layer, or, where W̃ comes from the cut network, take small parts of the batch. The numbers are
-            the same.
+        memory: what a step may hold (fgcli.gradient.memory). The numbers are the same, to the order of sums.
         output_gradient: at the sites that only the output is reached from, `guess` as the papers do, or take the
             `exact` one, which is local. With feedback it is exact.
         feedback: how the gradient is predicted; None: not at all.
@@ -73,7 +66,7 @@ class GuessEstimator:
         *,
         uncovered: Literal["perturb", "freeze"] = "perturb",
         tangents: Tangents | None = None,
-        memory: Literal["store", "replay"] = "store",
+        memory: Policy = "auto",
         output_gradient: Literal["guess", "exact"] = "guess",
         feedback: Feedback | None = None,
     ) -> None:
@@ -89,9 +82,13 @@ class GuessEstimator:
         self._perturbed: tuple[str, ...] = ()
         self._pieces: tuple[str, ...] = ()
         self._exact: frozenset[str] = frozenset()
+        self._measured: dict[bool, Measured | None] = {}
+        """What few samples have shown, by whether a second pass makes the guesses again."""
+        self._once = 0
+        """Bytes that the noise of a site without samples takes for each of them."""
+        self._whole: Plan | None = None
+        """Of a trial: what is done in any case."""
         self._locality: Locality | None = None
-        self._numbers = 0
-        """That all guessed sites give for a sample."""
         self.processes = ALONE
 
     def split_over(self, processes: Processes) -> None:
@@ -101,8 +98,9 @@ class GuessEstimator:
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it."""
         refuse(model, GUESSES)
+        self._measured = {}
         self.processes.refuse_unsplittable(model, example)
-        if self.memory == "store" and (self.feedback is not None or not self.tangents.single):
+        if self.memory != "replay" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
         coverage = self._take_up(model, look(model, example), example)
         refuse_unsplittable_guesses(self.processes, self._guessers if self._guesses else {})
@@ -161,12 +159,13 @@ class GuessEstimator:
     def _try(self, model: nn.Module, example: Any) -> None:
         """Hold the method's maps to what they must be, on a few samples. Nothing of it is kept."""
         dims: dict[str, int] = {}
-        self._numbers = 0
+        self._once, samples = 0, batch_size(example)
         try:
             with torch.no_grad():
                 for site, s, linear in self._maps(model, example, 0):
                     dims[site.name] = linear.noise_dim
-                    self._numbers += s[0].numel()
+                    if self._guessers[site.name].needs_cut and not site.has_samples:
+                        self._once = max(self._once, linear.noise_dim * s.element_size() // samples)
                     if self._guessers[site.name].guess is self.method:
                         check_linear(linear, site.name, s)
         finally:
@@ -179,97 +178,47 @@ class GuessEstimator:
         back = self._state_of(model, batch.device)
         for whole in (False, True):
             try:
-                return self._estimate(model, loss, batch, rng)
+                return self._estimate(model, loss, batch, rng, {})
             except UnknownSite as branch:
                 self.processes.refuse_branch(str(branch))
                 # A branch on values has led another way than the first look's: look at this batch as well, at a few of
                 # its samples, and where these do not go that way either, at all.
                 back()
                 self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)), batch.inputs)
-        return self._estimate(model, loss, batch, rng)
+        return self._estimate(model, loss, batch, rng, {})
 
     def _state_of(self, model: nn.Module, device: torch.device) -> Callable[[], None]:
-        """What brings torch's generators, and the buffers that the forward changes, back to where they are now."""
-        again, buffers = layers_again(device), BufferState(model, self.bound.buffers)
+        return state_of(model, self.bound.buffers, device)
 
-        def back() -> None:
-            again()
-            buffers.restore()
-
-        return back
-
-    def _estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        """ĝ = b + α Σ_k c_k (δ_k - Σ_j ⟨b_j, y_jk⟩) y_k, without feedback b = 0 and α = 1."""
-        own, loss = self.processes.own(batch), self.processes.loss(loss)
+    def _estimate(
+        self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, gradients: dict[str, Tensor]
+    ) -> Estimate:
+        """The estimate, whose gradients are put in there."""
+        own = self.processes.own(batch)
         first = self.method.first_samples if isinstance(self.method, GuessMethod) and self._guesses else 0
         if self.processes.size > 1 and first:
             self.linear_maps(model, batch.rows(slice(first)).inputs, rng.step)
-        rows = self._parts(own)
-        parts = [own.rows(one) for one in rows] if len(rows) > 1 else [own]
-        of_loss = of_whole_loss(model, self.bound, loss, own, parts)
-        sum_of_parts = SumOfParts(self._guessers, self.processes.rng(rng, batch.size), len(parts))
-        directions = self._directions(model, rng)
-        if self.feedback is not None:
-            self.feedback.begin()
-        for number, part in enumerate(parts):
-            share, of_part = part.size / batch.size, of_loss[number] if of_loss else None
-            if self.feedback is not None:
-                self._with_feedback(self.feedback, model, loss, part, of_part, sum_of_parts, share)
-            else:
-                replayed = self.memory == "replay" and not self._needs_cut
-                step = self._step(model, part, sum_of_parts.rng, directions, keep=not replayed)
-                found = step.derivatives(loss, of_part)
-                for gradients in step.second_pass(found) if replayed else step.gradients(found):
-                    sum_of_parts.add(gradients, share)
-                sum_of_parts.end(step.losses, share, found.delta.squeeze(1), step.statistics)
-            sum_of_parts.rng.advance(part.size)
-        sum_of_parts.finish(self.processes, {} if self.feedback is None else self.feedback.means)
-        if self.feedback is not None:
-            self.feedback.end(batch.size)
-        return sum_of_parts.estimate(of_loss[0].losses if of_loss else None)
-
-    def _with_feedback(
-        self, feedback: Feedback, model: nn.Module, loss: Loss, part: Batch, of_loss: OutputGradient | None,
-        sum_of_parts: SumOfParts, share: float,
-    ) -> None:  # fmt: skip
-        """A part's own estimate, whose forwards have one state of layers and buffers."""
-        rng, alpha = sum_of_parts.rng, feedback.correction
-        back = self._state_of(model, part.device) if alpha or self._streams else lambda: None  # for a second forward
-        trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-
-        def add(site: Site, seen: Seen, b: Tensor, of_parameters: Mapping[str, Tensor]) -> None:
-            sum_of_parts.add({name: one for name, one in of_parameters.items() if name in self._pieces}, share)
-            if site.is_guessed:
-                sum_of_parts.add(seen.gradients(site, wide(b), trained), share)
-
-        if self._streams:
-            losses = feedback.stream(model, self.bound, loss, part, rng, add, back, of_loss=of_loss, share=share)
-            sum_of_parts.end(losses, share)
-            return
-        predicted = feedback.predict(model, self.bound, loss, part, rng, of_loss=of_loss, share=share)
-        step, found = None, None
-        if alpha:
-            back()
-            step = self._step(model, part, rng, {})
-            found = step.corrected(step.derivatives(loss, of_loss), predicted.at)
-        add_pieces = predicted.of_parameters
-        for site in self.bound.guessed:
-            if site.name not in predicted.seen:
-                continue
-            b = wide(predicted.at[site.name])
-            if step is not None and found is not None and site.name in step.draws:
-                b = b + alpha * step.estimate_at(site.name, found)
-            add(site, predicted.seen[site.name], b, add_pieces)
-            add_pieces = {}
-        sum_of_parts.end(predicted.losses, share, found and found.delta.squeeze(1), step.statistics if step else {})
+        plan = self._whole or self._plan(model, loss, own)
+        in_parts = InParts(
+            model,
+            self.bound,
+            self.processes.loss(loss),
+            self._guessers,
+            self.feedback,
+            partial(self._step, model),
+            self.processes,
+            pieces=self._pieces,
+            streams=self._streams,
+        )
+        return in_parts.estimate(own, batch.size, rng, plan, self._directions(model, rng), gradients)
 
     def _step(
-        self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], *, keep: bool = True
+        self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], **more: Any
     ) -> Step:
+        guessers, tangents, exact = self._guessers, self.tangents, self._exact
         return Step(
-            model, self.bound, self._guessers, self.tangents, batch, rng, directions, keep=keep, exact=self._exact,
-            locality=self._locality,
-        )  # fmt: skip
+            model, self.bound, guessers, tangents, batch, rng, directions, exact=exact, locality=self._locality, **more
+        )
 
     @property
     def _guesses(self) -> bool:
@@ -286,23 +235,62 @@ class GuessEstimator:
         alone = self.feedback is not None and self.feedback.streams and not self.feedback.correction
         return self.memory == "replay" and alone and self.bound.is_chain
 
-    def _parts(self, batch: Batch) -> list[slice]:
-        """Rows of the batch that are taken together; all, wherever parts would have other guesses."""
+    def _plan(self, model: nn.Module, loss: Loss, batch: Batch) -> Plan:
         network, size = self.bound, batch.size
-        apart = (
-            self.memory == "replay"
-            and batch.device.type == "cpu"
-            and network.by_rows
-            and not (network.mixes or network.drawing or network.buffers or network.own_loss)
-            and all(site.has_samples for site in network.guessed)
-            and all(one.takes_parts or not self._guesses for one in self._guessers.values())
+        has_passes = self.feedback is None and not self._needs_cut
+        at_once = Plan(size, self.memory == "replay" and has_passes)
+        if self.memory == "store" or network.mixes or size < FEW or size * network.numbers <= FLOOR[self.memory]:
+            return at_once
+        rows = self._rows(model, loss, batch, replayed=at_once.replayed)
+        replayed = at_once.replayed or (has_passes and rows < size)
+        if replayed and not at_once.replayed:
+            rows = self._rows(model, loss, batch, replayed=True)
+        if not network.has_parts or not all(one.takes_parts or not self._guesses for one in self._guessers.values()):
+            rows = size
+        return Plan(min(rows, ROWS) if self.memory == "replay" else rows, replayed)
+
+    def _rows(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> int:
+        """Samples that may be taken at once."""
+        if replayed not in self._measured:
+            self._measured[replayed] = self._measure(model, loss, batch, replayed=replayed)
+        seen = self._measured[replayed]
+        return batch.size if seen is None else seen.rows(batch.size, gradients=self.memory == "auto")
+
+    def _measure(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> Measured | None:
+        """What this estimate, and what it is held to, hold of a few samples. None where these alone do not go."""
+        back = self._state_of(model, batch.device)
+        method = ProductsAlone() if getattr(self.method, "takes_products_alone", False) else self.method
+        output_gradient = "exact" if self.is_exact else "guess"
+        trial = GuessEstimator(
+            method,
+            uncovered=self.uncovered,
+            tangents=self.tangents,
+            memory=self.memory,
+            output_gradient=output_gradient,
+            feedback=deepcopy(self.feedback),
         )
-        if not apart:
-            return [slice(0, size)]
-        if self._streams:
-            return parts_of(size, STREAMED)
-        stored = self.feedback is not None or self._needs_cut
-        return parts_of(size, STORED // max(1, self._numbers) if stored else ROWS)
+        trial._take_up(model, self.bound, batch.inputs)
+        trial._whole = Plan(FEW, replayed)
+
+        def estimate(samples: int, gradients: dict[str, Tensor]) -> None:
+            trial._estimate(model, loss, batch.rows(slice(samples)), Streams(0).at(0), gradients)
+
+        try:
+            return measured(
+                model,
+                loss,
+                batch,
+                estimate,
+                once=self._once + self.bound.numbers_drawn,
+                streams=len(self._guessers) * self.tangents.number,
+                inference=self.memory == "replay",
+            )
+        except UnknownSite:
+            raise
+        except Exception:  # what is wrong with the model or loss itself is said by the estimate
+            return None
+        finally:
+            back()
 
     def _directions(self, model: nn.Module, rng: StepRng) -> dict[str, Tensor]:
         """Of the parameters that no site covers."""

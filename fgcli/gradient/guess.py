@@ -30,6 +30,8 @@ class Layer:
     """W_{i+1} [d_out, d_in] where W̃ is that matrix behind the slope of an elementwise activation."""
     output: Tensor | None = None
     """s_i [batch, *shape] of the present batch. None in `prepare`."""
+    shared: bool = False
+    """Whether s_i is one for the whole batch (a position embedding's), [1, *shape], so that W̃ reaches all samples."""
 
     @property
     def dim(self) -> int:

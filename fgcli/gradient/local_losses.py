@@ -180,7 +180,7 @@ class Locality:
         for site in network.sites.values():
             of_head = [i for i, key in enumerate(keys) if site.parameters[0].startswith(f"{HEADS}.{key}.")]
             at[site.name] = set(of_head) if of_head else {len(keys)} if site.reaches_output else set()
-        for site in reversed(network.sites.values()):
+        for site in reversed(list(network.sites.values())):
             for following in site.reaches:
                 at[site.name] |= at[following]
         self.reach = {name: Reach(tuple(columns[one] for one in sorted(found))) for name, found in at.items()}

@@ -21,6 +21,7 @@ from fgcli.gradient.connections import Connections, Shapes
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import batch_size, first_tensor, leaves, mapped
 from fgcli.gradient.own_loss import OwnLoss
+from fgcli.gradient.part_draws import BY_ROWS
 from fgcli.gradient.probe import SAMPLES, probed
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout, Link, Network, Site
@@ -139,6 +140,9 @@ def _network(
         tuple(layout or NOWHERE for layout in output_layouts),
         drawing=frozenset(connections.drawing),
         draws_apart=connections.draws_apart,
+        numbers=sum(one.numel() for some in connections.going.values() for one in some) // sizes[0],
+        numbers_drawn=connections.numbers_drawn // sizes[0],
+        draws_by_rows=_draws_by_rows(connections, shapes, sizes),
         own_loss=own_loss,
         behind_last=connections.stand_ins_behind(leaves(outputs)) if own_loss else (),
     )
@@ -146,6 +150,13 @@ def _network(
     if None in output_layouts:
         mixed = mixed or "the model's output has samples along several axes"
     return network.as_one_sample(mixed) if mixed else network
+
+
+def _draws_by_rows(connections: Connections, shapes: Shapes, sizes: tuple[int, int]) -> bool:
+    if connections.draws_apart or not connections.drawing <= BY_ROWS:
+        return False
+    pairs, (n, m) = zip(connections.may_draw, shapes.may_draw, strict=True), sizes
+    return all(a[0] * m == b[0] * n and a[0] % n == 0 and a[1:] == b[1:] for a, b in pairs)
 
 
 def _layout(small: Sequence[int], larger: Sequence[int], sizes: tuple[int, int]) -> Layout | None:

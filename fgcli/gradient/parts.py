@@ -3,7 +3,7 @@
 The numbers are those of the batch taken whole, to the order of sums over parts, or to the bit where it is one part.
 """
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,12 +15,16 @@ from fgcli.gradient.randomness import DRAWN_AT_ONCE, StepRng
 
 
 def parts_of(samples: int, size: int) -> list[slice]:
-    """Rows of a batch that are taken together, about `size` of `samples`, such that draws of each part continue."""
-    blocks = samples // DRAWN_AT_ONCE
-    number = min(-(-samples // (DRAWN_AT_ONCE * max(size // DRAWN_AT_ONCE, 1))), blocks)
-    if samples <= size or number <= 1:
+    """Rows of a batch that are taken together, at most `size` of `samples`, in parts that are alike.
+
+    Where they may have DRAWN_AT_ONCE of them, each begins at a multiple of it, so that draws go on from part to part.
+    """
+    if samples <= size:
         return [slice(0, samples)]
-    starts = [DRAWN_AT_ONCE * (blocks * part // number) for part in range(number)]
+    unit = DRAWN_AT_ONCE if size >= DRAWN_AT_ONCE else 1
+    units = -(-samples // unit)
+    number = -(-units // (size // unit))
+    starts = [min(samples, unit * (units * part // number)) for part in range(number)]
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
 
@@ -30,12 +34,15 @@ class SumOfParts:
     Args:
         guessers: by site; their memories take what the guesses tell of the batch.
         rng: the streams of the step.
-        parts: their number.
+        parts: rows of each.
+        gradients: what the sum is put in, by parameter.
     """
 
-    def __init__(self, guessers: Mapping[str, Guesser], rng: StepRng, parts: int) -> None:
+    def __init__(
+        self, guessers: Mapping[str, Guesser], rng: StepRng, parts: Sequence[slice], gradients: dict[str, Tensor]
+    ) -> None:
         self._guessers, self.rng = guessers, rng.in_parts(parts)
-        self.gradients: dict[str, Tensor] = {}
+        self.gradients = gradients
         self.losses: list[Tensor] = []
         self.deltas: list[Tensor] = []
         self._means: dict[tuple[str, str], Tensor] = {}
@@ -59,7 +66,11 @@ class SumOfParts:
         self.losses.append(losses)
         if delta is not None:
             self.deltas.append(delta.mul_(share))
-        for site, means in (statistics or {}).items():
+        self.note(statistics or {}, share)
+
+    def note(self, statistics: Mapping[str, Mapping[str, Tensor]], share: float) -> None:
+        """Means over samples that the guesses tell, by site."""
+        for site, means in statistics.items():
             for key, value in means.items():
                 weighted = value if share == 1 else value * share
                 self._means[site, key] = self._means[site, key] + weighted if (site, key) in self._means else weighted

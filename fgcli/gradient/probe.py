@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgcli.gradient.errors import ModelRefused
@@ -17,12 +18,16 @@ from fgcli.gradient.uses import Outputs, Use, run
 
 SAMPLES = 3
 """Of two, standardised values of the second would be those of the first with their sign turned."""
+DROPOUTS = {
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
+    torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout,
+}  # fmt: skip
 
 
 def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> Network:
     """The network, with the order of samples that are folded, or with its batch as one sample where samples meet."""
     # Samples that meet before the first site do no harm: that pass only tells where samples are. Then each sample moves
-    # in its turn, since a dropout's mask, or a ReLU's, may end the way of one of them.
+    # in its turn, since a ReLU may end the way of one of them.
     met: list[str] = []
     for perturbed, moved in ((False, 0), *((True, sample) for sample in range(SAMPLES))):
         again()
@@ -135,6 +140,9 @@ class _Probe(OneTangent):
         return bool(moves.any())
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        if func in DROPOUTS:  # the mask of another draw leaves other ways open
+            x = args[0] if args else kwargs["input"]
+            return x * 1
         with naming(func, self.after):
             return func(*args, **kwargs)
 

@@ -7,7 +7,7 @@ is that of one process, to the order of sums.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -288,7 +288,7 @@ class RowsRng(StepRng):
         (start,) = self._start
         return drawn[start : start + number].clone()  # the rest is let go of
 
-    def in_parts(self, parts: int) -> StepRng:
+    def in_parts(self, parts: Sequence[slice]) -> StepRng:
         return RowsRng(self.streams, self.step, self.samples, list(self._start))
 
     def advance(self, samples: int) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -155,16 +155,16 @@ class StepRng:
         """The streams of what has one draw for the whole batch."""
         return self
 
-    def in_parts(self, parts: int) -> "StepRng":
+    def in_parts(self, parts: Sequence[slice]) -> "StepRng":
         """The streams for a batch that is taken in parts, with the draws of the whole.
 
         Args:
-            parts: their number.
+            parts: its rows.
 
         Returns:
             Streams that `advance` moves on.
         """
-        return ContinuedRng(self.streams, self.step) if parts > 1 else self
+        return ContinuedRng(self.streams, self.step, parts) if len(parts) > 1 else self
 
     def advance(self, samples: int) -> None:
         """Go on to the next part.
@@ -219,12 +219,17 @@ class StepRng:
 
 @dataclass(frozen=True)
 class ContinuedRng(StepRng):
-    """The same streams for a batch in parts: each begins where the part before has left it.
+    """The same streams for a batch in parts: together the parts draw what the whole batch does.
 
-    Within a part a key draws the same again. Together the parts draw what the whole batch does, where that is N(0, I)
-    or signs on the CPU and all parts but the last have a multiple of DRAWN_AT_ONCE samples.
+    Where the CPU draws numbers by blocks, and a part has whole ones of them, it begins where the part before has left
+    the stream. Elsewhere the whole batch's numbers are drawn for each part, which takes its own of them.
+
+    Within a part a key draws the same again.
     """
 
+    parts: Sequence[slice] = ()
+    """Of the batch, by samples, one after the other."""
+    _passed: list[int] = field(default_factory=list)
     _generators: dict[tuple[str, str], torch.Generator] = field(default_factory=dict)
     _starts: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
@@ -238,5 +243,35 @@ class ContinuedRng(StepRng):
         generator.set_state(self._starts[key])
         return generator
 
+    @property
+    def shared(self) -> StepRng:
+        return StepRng(self.streams, self.step)
+
+    def normal_(self, z: Tensor, purpose: str, site: str) -> None:
+        if self._continues(z.shape, z.device):
+            super().normal_(z, purpose, site)
+            return
+        whole = z.new_empty(self._whole(z.shape))
+        self.shared.normal_(whole, purpose, site)
+        z.copy_(whole[self._part])
+
+    def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        if self._continues(shape, like.device):
+            return super().signs(purpose, site, shape, like)
+        return self.shared.signs(purpose, site, self._whole(shape), like)[self._part]
+
     def advance(self, samples: int) -> None:
+        self._passed.append(1)
         self._starts.clear()
+
+    @property
+    def _part(self) -> slice:
+        return self.parts[len(self._passed)]
+
+    def _whole(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return self.parts[-1].stop, *shape[1:]
+
+    def _continues(self, shape: Sequence[int], device: torch.device) -> bool:
+        each, last = math.prod(shape[1:]), self.parts[-1]
+        blocks = all(part.start * each % DRAWN_AT_ONCE == 0 for part in self.parts)
+        return device.type == "cpu" and blocks and (last.stop - last.start) * each >= DRAWN_AT_ONCE

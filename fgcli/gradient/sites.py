@@ -186,12 +186,18 @@ class Network:
     """Operations that draw random numbers (Dropout), from torch's default generators."""
     draws_apart: bool = False
     """Whether one of them has no sample's values to belong to, as `torch.rand` has none."""
+    draws_by_rows: bool = True
+    """Whether all that is drawn is drawn for rows of samples, so that a part of the batch can have its own of it."""
+    numbers_drawn: int = 0
+    """Then: for a sample."""
     buffers: tuple[str, ...] = ()
     """Buffers that the forward changes."""
     own_loss: bool = False
     """Whether the model gives its own loss, so that it ends at its last sites: those that reach the output."""
     behind_last: tuple[str, ...] = ()
     """Then: trained parameters that lie between these and the loss."""
+    numbers: int = 0
+    """That all sites give for a sample."""
     by_rows: bool = True
     """Whether the forward gives the same for a batch that is repeated in it: no x / len(x), say."""
 
@@ -203,6 +209,15 @@ class Network:
     def guessed(self) -> list[Site]:
         """The sites that have a guess."""
         return [site for site in self.sites.values() if site.is_guessed]
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a part of the batch has in all passes what it has within the whole."""
+        apart = self.by_rows and not (self.mixes or self.buffers or self.behind_last)
+        drawn = self.draws_by_rows or not self.drawing
+        layouts = [*self.output_layouts, *(layout for site in self.sites.values() for layout in site.layouts)]
+        told = all(one.axis is not None for one in self.output_layouts) and not any(one.interleaved for one in layouts)
+        return apart and drawn and told
 
     @property
     def is_chain(self) -> bool:
@@ -239,6 +254,9 @@ class Network:
             unused=tuple(name for name in self.unused if name not in used),
             drawing=self.drawing | other.drawing,
             draws_apart=self.draws_apart or other.draws_apart,
+            draws_by_rows=self.draws_by_rows and other.draws_by_rows,
+            numbers_drawn=max(self.numbers_drawn, other.numbers_drawn),
+            numbers=max(self.numbers, other.numbers),
             by_rows=self.by_rows and other.by_rows,
             buffers=tuple(dict.fromkeys((*self.buffers, *other.buffers))),
         )

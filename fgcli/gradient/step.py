@@ -67,6 +67,7 @@ class Step:
         directions: of the parameters that no site covers, by name.
         exact: the sites whose gradient is taken from the output's, not guessed: no other lies on the way.
         keep: whether what the passes see and draw is kept, or only what the combination asks for.
+        ahead: guesses that are there already: of sites that all parts of a batch have one of.
         locality: which of the local losses each site reaches, of a model that has some.
     """
 
@@ -82,6 +83,7 @@ class Step:
         *,
         keep: bool = True,
         exact: Collection[str] = (),
+        ahead: Mapping[str, Drawn] | None = None,
         locality: Locality | None = None,
     ) -> None:
         self.locality = locality
@@ -95,7 +97,7 @@ class Step:
         """What the guesses tell of this batch, by site."""
         self.seen: dict[str, Seen] = {}
         self.draws: dict[str, list[Drawn]] = {}
-        self.exact = exact
+        self.exact, self.ahead = exact, ahead or {}
         self.last: dict[str, tuple[Seen, Tensor]] = {}
         """Of the sites of `exact`: their use, and the gradient there [samples, *shape]."""
         self._grams: dict[str, Gram] = {}
@@ -225,16 +227,16 @@ class Step:
         with torch.no_grad(), full_precision(s):
             drawn = ahead.get(site.name)
             if drawn is None:
-                drawn = self._draw(site, wide(s), at.use.weight, range(1) if alone else part)
+                drawn = self.draw(site, wide(s), at.use.weight, range(1) if alone else part)
             if self.keep:
                 self.draws.setdefault(site.name, []).append(drawn)
             elif first and not alone and self.tangents.combine != "mean":
                 every = range(self.tangents.number)
-                whole = drawn if part == every else self._draw(site, wide(s), at.use.weight, every)
+                whole = drawn if part == every else self.draw(site, wide(s), at.use.weight, every)
                 self._grams[site.name] = whole.gram(self.tangents)
             return drawn.all() if self._by_row and not alone else drawn.first()
 
-    def _draw(
+    def draw(
         self, site: Site, s: Tensor, weight: Tensor, part: range, upstream: UpstreamJacobian | None = None
     ) -> Drawn:
         """The guesses at a site for some of the tangents, at s [samples, *shape]."""
@@ -253,11 +255,12 @@ class Step:
 
     def _layer(self, site: Site, s: Tensor, weight: Tensor) -> Layer:
         following = None if site.link is None else self.parameters[site.link.next_weight].detach()
-        return Layer(site.name, tuple(s.shape[1:]), weight, self.rng.step, following, s)
+        shared = not (site.has_samples or self.network.mixes)
+        return Layer(site.name, tuple(s.shape[1:]), weight, self.rng.step, following, s, shared)
 
     def cut(self) -> Iterator[tuple[Site, Tensor, Tensor, UpstreamJacobian]]:
         """Site, s, weight and W̃ of the guesses that need the cut network, whose products no dual level allows."""
-        wanted = [one.site for one in self.guessers.values() if one.needs_cut]
+        wanted = [one.site for name, one in self.guessers.items() if one.needs_cut and name not in self.ahead]
         if not wanted:
             return
         self._go_back()
@@ -268,10 +271,10 @@ class Step:
                 yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)
 
     def _draws_ahead(self, part: range) -> dict[str, Drawn]:
-        found: dict[str, Drawn] = {}
+        found = dict(self.ahead)
         for site, s, weight, upstream in self.cut():
             with full_precision(s):
-                drawn = self._draw(site, s, weight, part, upstream)
+                drawn = self.draw(site, s, weight, part, upstream)
                 if not isinstance(drawn, Kept) and len(part) == self.tangents.number:
                     # Not the map, which holds W̃ and all that its operations have computed.
                     gram = drawn.gram(self.tangents) if self.tangents.are_orthogonal else None
@@ -297,11 +300,11 @@ class Step:
     def gradients(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
         """The weights' gradients, a site at a time: each use's own vjp with ĝ = Σ_k c_k y_k."""
         yield from self._without_guess(found)
-        for name, seen in self.seen.items():
+        for name in list(self.seen):
+            seen = self.seen.pop(name)
             if name in self.draws:
                 site = self.network.sites[name]
-                drawn = joined(self.draws.pop(name))
-                yield self._of_site(site, seen, drawn, found)
+                yield self._of_site(site, seen, joined(self.draws.pop(name)), found)
 
     def _without_guess(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
         yield {name: found.along.sum() * direction for name, direction in self.directions.items()}
@@ -356,7 +359,7 @@ class Step:
                 return
             with torch.no_grad(), full_precision(s):
                 every = range(1) if self._is_shared(site) else range(self.tangents.number)
-                drawn = self._draw(site, wide(s), seen.use.weight, every)
+                drawn = self.draw(site, wide(s), seen.use.weight, every)
                 added.append(self._of_site(site, seen, drawn, found))
 
         # Slopes are derivatives, which only a dual level has.
@@ -374,7 +377,7 @@ class Step:
             if site.name not in self.guessers or not bool(s.isfinite().all()):
                 return
             with torch.no_grad(), full_precision(s):
-                drawn = ahead.get(site.name) or self._draw(site, wide(s), seen.use.weight, every)
+                drawn = ahead.get(site.name) or self.draw(site, wide(s), seen.use.weight, every)
                 if not bool(drawn.all().isfinite().all()):
                     found.append(site.name)
 

@@ -9,7 +9,7 @@ every block: the first projection of each later block is a next site, and W̃_i 
 Vectors are [batch, d]; a trailing axis of columns, [batch, d, columns], is allowed everywhere.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -210,6 +210,8 @@ class SegmentUpstream:
         self._s = site.by_sample([one.detach() for one in self._leaf], self._samples)
         self.input_dim = self._s.reshape(self._samples, -1).shape[1]
         self.output_dim = sum(self._rows)
+        self.blocks = [(rows, end.site.has_samples) for rows, end in zip(self._rows, self._ends, strict=True)]
+        """Rows of each end, and whether they are of samples."""
 
     def apply(self, v: Tensor) -> Tensor:
         return _by_columns(self._apply, v)
@@ -257,6 +259,57 @@ class SegmentUpstream:
             )
         )
         return torch.cat([end.flat([next(found).to(v.dtype) for _ in end.tensors]) for end in self._ends], 1)
+
+
+class UpstreamOfParts:
+    """W̃ of a site without samples, for a batch in parts: every product cuts the network anew for each of them.
+
+    Its rows are those of the batch at once: sample after sample of each end, and once of an end without samples.
+
+    Args:
+        site: the site.
+        parts: of the batch, by samples.
+        cut: the network, cut for some samples.
+    """
+
+    def __init__(self, site: Site, parts: Sequence[slice], cut: Callable[[slice], CutNetwork]) -> None:
+        self._site, self._parts, self._cut = site, parts, cut
+        one = cut(slice(0, 1)).upstream(site)
+        self.input_dim, samples = one.input_dim, parts[-1].stop
+        self._each = [(rows, of_samples) for rows, of_samples in one.blocks]
+        self._whole = [rows * samples if of_samples else rows for rows, of_samples in self._each]
+        self.output_dim = sum(self._whole)
+
+    def apply(self, v: Tensor) -> Tensor:
+        found: list[list[Tensor]] = [[] for _ in self._each]
+        for part, upstream in self._upstreams():
+            split = upstream.apply(v).split([rows for rows, _ in upstream.blocks], 1)
+            for (_, of_samples), blocks, one in zip(self._each, found, split, strict=True):
+                if of_samples or not part.start:
+                    blocks.append(one)
+        return torch.cat([one for blocks in found for one in blocks], 1)
+
+    def apply_transpose(self, u: Tensor) -> Tensor:
+        ends, found = u.split(self._whole, 1), None
+        for part, upstream in self._upstreams():
+            own = []
+            for (rows, of_samples), one in zip(self._each, ends, strict=True):
+                if of_samples:
+                    own.append(one[:, rows * part.start : rows * part.stop])
+                else:
+                    own.append(one if not part.start else torch.zeros_like(one))
+            pulled = upstream.apply_transpose(torch.cat(own, 1))
+            found = pulled if found is None else found + pulled
+        assert found is not None
+        return found
+
+    def dense(self) -> Tensor:
+        like = self._cut(slice(0, 1)).s(self._site)
+        return self.apply(torch.eye(self.input_dim, dtype=like.dtype, device=like.device).unsqueeze(0))
+
+    def _upstreams(self) -> Iterator[tuple[slice, SegmentUpstream]]:
+        for part in self._parts:
+            yield part, self._cut(part).upstream(self._site)
 
 
 def _by_columns(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from torch.utils import checkpoint
 from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.operations import CONTRACTIONS, bilinear_gradients, derivable, is_bilinear, linear_part, runnable
 from fgcli.gradient.own_loss import Tail
+from fgcli.gradient.part_draws import of_part
 from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
 
 Outputs = Any
@@ -196,7 +197,8 @@ class Uses(TorchFunctionMode):
             elif isinstance(value, Tensor):
                 data = True
         if not sources:
-            return self.one_pass.operate(func, args, kwargs)
+            with of_part(func):
+                return self.one_pass.operate(func, args, kwargs)
         if not data:
             return self._made_of_parameters(func, args, kwargs, sources)
         if func is F.multi_head_attention_forward:

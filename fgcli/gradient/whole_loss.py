@@ -10,13 +10,19 @@ from torch import Tensor, nn
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import leaves, rebuilt
+from fgcli.gradient.part_draws import Draws
 from fgcli.gradient.passes import PlainPass
 from fgcli.gradient.sites import Layout, Network
 from fgcli.gradient.uses import run
 
 
 def of_whole_loss(
-    model: nn.Module, network: Network, loss: Loss, batch: Batch, parts: Sequence[Batch]
+    model: nn.Module,
+    network: Network,
+    loss: Loss,
+    batch: Batch,
+    rows: Sequence[slice],
+    draws: Draws,
 ) -> list[OutputGradient] | None:
     """e of each part of a batch from the loss of the whole.
 
@@ -25,32 +31,50 @@ def of_whole_loss(
         network: what the look at it found.
         loss: of the model's outputs and the batch's targets.
         batch: the whole.
-        parts: it, in parts.
+        rows: its parts'.
+        draws: by a part, a context in which its layers draw what the whole batch has.
 
     Returns:
         By part. None where the loss is the mean of the parts' losses anyway.
     """
-    if len(parts) == 1:
+    if len(rows) == 1:
         return None
 
-    def outputs_of(part: Batch) -> Any:
-        return run(model, part.inputs, PlainPass(network, lambda *_: None, part.size))
+    def outputs_of(one: slice) -> Any:
+        part = batch.rows(one)
+        with draws(one):
+            return run(model, part.inputs, PlainPass(network, lambda *_: None, part.size))
 
-    first = outputs_of(parts[0])
-    if _is_of_samples(network, loss, first, parts[0]):
-        return None
-    outputs = [first, *map(outputs_of, parts[1:])]
     layouts = network.output_layouts
-    together = [
-        layout.natural(torch.cat([layout.by_sample(one, p.size) for one, p in zip(some, parts, strict=True)]))
-        for layout, some in zip(layouts, zip(*map(leaves, outputs), strict=True), strict=True)
-    ]
-    whole = output_gradient(loss, rebuilt(first, together), batch.targets, layouts, batch.size)
-    ends = torch.tensor([part.size for part in parts]).cumsum(0).tolist()
-    return [
-        replace(whole, parts=[e[end - p.size : end] * (batch.size / p.size) for e in whole.parts], samples=p.size)
-        for end, p in zip(ends, parts, strict=True)
-    ]
+    if network.own_loss:
+        with draws(slice(0, batch.size)):
+            outputs = run(model, batch.inputs, _ToItsEnds(network, batch.size))
+        whole = output_gradient(loss, outputs, batch.targets, layouts, batch.size)
+    else:
+        parts = [(rows[0].stop, outputs_of(rows[0]))]
+        if _is_of_samples(network, loss, parts[0][1], batch.rows(rows[0])):
+            return None
+        parts += [(one.stop - one.start, outputs_of(one)) for one in rows[1:]]
+        together = [
+            layout.natural(torch.cat([layout.by_sample(one, size) for (size, _), one in zip(parts, some, strict=True)]))
+            for layout, some in zip(layouts, zip(*(leaves(one) for _, one in parts), strict=True), strict=True)
+        ]
+        outputs = rebuilt(parts[0][1], together)
+        whole = output_gradient(loss, outputs, batch.targets, layouts, batch.size)
+    return [_of_part(whole, one, batch.size / (one.stop - one.start)) for one in rows]
+
+
+def _of_part(whole: OutputGradient, rows: slice, times: float) -> OutputGradient:
+    """e of the part's mean loss."""
+    return replace(whole, parts=[e[rows] * times for e in whole.parts], samples=rows.stop - rows.start)
+
+
+class _ToItsEnds(PlainPass):
+    """A plain pass of a network that gives its own loss, to its last sites."""
+
+    def __init__(self, network: Network, samples: int) -> None:
+        super().__init__(network, lambda *_: None, samples)
+        self.tail = network.tail(samples)
 
 
 def _is_of_samples(network: Network, loss: Loss, outputs: Any, part: Batch) -> bool:

@@ -1,12 +1,13 @@
 """From options, as recipes check them, to what the core is built with."""
 
-from typing import Any, Literal
+from typing import Any
 
 from fgcli.errors import UsageError
 from fgcli.extend.options import EngineOptions, Options, TangentOptions
 from fgcli.extend.registry import Registry
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.feedback import Feedback, FeedbackRule
+from fgcli.gradient.memory import Policy
 from fgcli.gradient.tangents import Tangents
 
 
@@ -47,6 +48,6 @@ def tangents_of(options: Options) -> Tangents:
     return Tangents(options.tangents, options.combine, options.draws, options.shrinkage, options.tangent_chunk)
 
 
-def memory_of(options: Options) -> Literal["store", "replay"]:
-    """The `memory` that the options ask for; `store` where they have no such option."""
-    return options.memory if isinstance(options, EngineOptions) else "store"
+def memory_of(options: Options) -> Policy:
+    """The `memory` that the options ask for; `auto` where they have no such option."""
+    return options.memory if isinstance(options, EngineOptions) else "auto"

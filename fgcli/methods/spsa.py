@@ -86,13 +86,13 @@ class Spsa:
             )
 
     @torch.no_grad()
-    def estimate(self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng) -> Estimate:
+    def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         """As Estimator has it. The losses are those at W, of the two-sided difference within O(ε²): the pair's mean.
 
         δ [batch], or [batch, K] of several directions; None where it is normalised.
         """
-        batch, loss = self.processes.own(whole), self.processes.loss(loss)
-        share = batch.size / whole.size
+        samples, batch, loss = batch.size, self.processes.own(batch), self.processes.loss(loss)
+        share = batch.size / samples
         again, buffers = layers_again(batch.device), BufferState(model)
 
         def losses_at(k: int, distance: float) -> Tensor:

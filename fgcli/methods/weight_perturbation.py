@@ -58,7 +58,7 @@ class WeightPerturbation:
                 "combine sitewise is of guesses at layers' outputs; here use combine orthogonal or mean"
             )
         if not self.tangents.single:
-            if self.memory == "store":
+            if self.memory != "replay":
                 keep_freed_memory()
             sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
             self.tangents.refuse_above(sizes)

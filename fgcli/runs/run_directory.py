@@ -269,7 +269,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.") or "run"
 
 
-def open_run(path: Path) -> RunDirectory:
+def open_run(path: str | os.PathLike[str]) -> RunDirectory:
     """The run in a folder, finished or not, to be read.
 
     Args:
@@ -281,6 +281,7 @@ def open_run(path: Path) -> RunDirectory:
     Raises:
         UsageError: where there is no run, or one with links in it.
     """
+    path = Path(path)
     if content(path) not in (Content.FINISHED_RUN, Content.UNFINISHED_RUN):
         raise UsageError(f"{path} holds no run: there is no file {RunDirectory(path).recipe_file}")
     run = RunDirectory(path)

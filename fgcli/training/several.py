@@ -44,7 +44,8 @@ def joining(rank: Rank) -> Join:
         _end_with(rank.launcher)
         if rank.rank:  # the first decides when a run stops; without it, a collective fails here
             for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
+                if hasattr(signal, name):
+                    signal.signal(getattr(signal, name), signal.SIG_IGN)
         if rank.meeting is not None and sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are here
         device = resolve_device(recipe.device)

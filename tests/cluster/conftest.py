@@ -18,7 +18,7 @@ from tiny_runs import untimed
 from cluster.slurm_cluster import SlurmCluster
 from fgcli.runs import lock
 
-PATIENCE_S = 170.0
+PATIENCE_S = 600.0
 SWEEP = """\
 base:
   epochs: 40

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CPUS = 3
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 ADDRESS = "127.0.0.1:6379"
 _SHARED = ["--block", "--num-gpus=0", "--object-store-memory=80000000", "--disable-usage-stats"]
 
@@ -54,6 +54,7 @@ class RayNodes:
                 node.wait(15)
             except subprocess.TimeoutExpired:
                 os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
         self._network.kill()
         self._network.communicate()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -87,6 +87,7 @@ class SlurmCluster:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def ask(self, *command: str) -> str:

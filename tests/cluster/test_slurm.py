@@ -35,7 +35,7 @@ def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_o
     out = Path("s")
     until(lambda: len(held(out)) == 6)
     bench.kill()
-    bench.wait()
+    bench.communicate()
 
     # Nobody watches while a training is killed, a whole task, one is asked to stop, and a node dies.
     begun = {run: (run / "environment.json").read_bytes() for run in held(out)}

@@ -155,7 +155,11 @@ def test_methods_are_split_at_commas_but_not_within_their_options() -> None:
     [
         ("--methods wperp,bakprop", "--methods: unknown method 'bakprop'; did you mean 'backprop'?"),
         ("--methods wt,wt", "label 'wt' is given twice"),
-        ("--methods wt:kk=1,backprop", "the flags: unknown option 'kk' of method wt"),
+        ("--methods wt:kk=1,backprop", "--methods wt:kk=1: --option: unknown option 'kk' of method wt"),
+        (
+            "--methods wperp",
+            "--methods wperp: --width is 8, below k, which is 10 by default; set k to at most 8 (options:",
+        ),
         ("--methods ,", "--methods is ','; it must name methods: wperp,backprop"),
         ("--methods wt,backprop --baseline wperp", "--baseline: unknown method 'wperp'"),
         ("--methods wt,backprop --lr 1 --lrs 1,2", "--lr and --lrs are both given; give one of them"),

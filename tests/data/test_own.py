@@ -222,7 +222,11 @@ BAD_CSV: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "delimiter": (("x;y", "1;2"), {}, "d.csv: its lines have one cell; set --dataset-option delimiter, which is ','"),
     "target": (("x,y", "1,a"), {"target": "z"}, "unknown column 'z' of d.csv"),
     "columns": (("x,y", "1,a"), {"columns": ["y"]}, "d.csv: column 'y' is the target, and among the inputs"),
-    "one class member": (("x,y", "1,a", "2,a", "3,b"), {}, "d.csv: no split with test_fraction 0.2: "),
+    "one class member": (
+        ("x,y", "1,a", "2,a", "3,b"),
+        {},
+        "d.csv: 3 samples, of the smallest class 1, cannot be split with test_fraction 0.2: give more samples",
+    ),
     "many": (("x,y", *(f"1,{i}" for i in range(101))), {}, "the targets are 101 different whole numbers; say what"),
     "whole floats": (("x,y", "1,1.0", "2,2.0"), {}, "2 different whole numbers, of floating point; say what they are"),
     "fractions": (("x,y", "1,1.5", "2,2.0"), {"targets": "classes"}, "targets is classes, and the targets have frac"),
@@ -280,7 +284,7 @@ def test_images_that_are_none_are_refused() -> None:
     ("name", "said"),
     [
         ("absent.csv", "fg: absent.csv cannot be read: No such file or directory\n"),
-        ("absent/", "; or by the path of a folder, or of a file .csv, .npz, .parquet\n"),
+        ("absent/", "; or by the path of a folder, or of a file .csv, .jsonl, .npz, .parquet\n"),
         ("csv", "fg: --dataset: dataset 'csv' is a kind of file; give the path of one\n"),
         ("mine:nothing", "fg: --dataset: unknown attribute 'nothing' of module mine; known attributes: data\n"),
         ("mine:data", "fg: dataset mine:data of mine file "),

@@ -10,6 +10,7 @@ from fgcli.extend import hookspecs
 from fgcli.extend.entry import Entry
 from fgcli.extend.plugins import Origin, Plugins
 from fgcli.extend.registry import HOOKS, Registry, load_registry
+from fgcli.methods import builtin as methods
 
 
 def entry(name: str) -> Entry:
@@ -33,6 +34,23 @@ def test_a_method_is_a_guess_method_or_an_estimator() -> None:
     assert found.method("guess")[0] == "guess method"
     assert found.method("full") == ("estimator", entry("full"))
     assert found.method_names() == ["full", "guess"]
+
+
+def test_a_prefix_names_a_model_by_what_it_is_made_of() -> None:
+    found = registry(fg_models=[Entry("zoo", "builtins:print", "Summary.", prefix="zoo"), entry("mlp")])
+    assert found.names("model") == ["mlp"]
+    for what in ("folder/net", "net", "a:b"):  # `zoo:net` could be a module's, too
+        assert found.entry("model", f"zoo:{what}").name == f"zoo:{what}"
+        assert found.has_prefix(f"zoo:{what}")
+    assert not found.has_prefix("mlp")
+    with pytest.raises(UsageError, match=r"^--model: model 'zoo' needs a name or a folder: zoo:NAME_OR_FOLDER$"):
+        found.entry("model", "zoo", where="--model")
+
+
+def test_what_a_prefixed_model_is_called_with(capsys: pytest.CaptureFixture[str]) -> None:
+    found = registry(fg_models=[Entry("zoo", "builtins:print", "Summary.", prefix="zoo")])
+    found.entry("model", "zoo:net").load()("options", "shape")
+    assert capsys.readouterr().out == "options net shape\n"
 
 
 def test_unknown_names_list_the_known() -> None:
@@ -70,7 +88,9 @@ def test_a_name_of_a_distribution_that_is_not_there() -> None:
         found.entry("model", "fake:mpl")
 
 
-BUILT_INS: list[Entry] = [entry for hook in HOOKS.values() for entry in getattr(builtin, hook, list)()]
+BUILT_INS: list[Entry] = [
+    entry for hook in HOOKS.values() for module in (builtin, methods) for entry in getattr(module, hook, list)()
+]
 
 
 @pytest.mark.parametrize("built_in", BUILT_INS, ids=lambda built_in: built_in.name)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from networks import batch_for, chain, cross_entropy
+from parts import in_parts
 from torch import Tensor
 
 from fgcli.gradient.engine import GuessEstimator
@@ -159,7 +160,7 @@ def test_a_layer_is_what_the_method_needs_to_know() -> None:
 def test_statistics_are_means_over_the_parts_of_a_batch_and_the_next_prepare_sees_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fgcli.gradient.engine.ROWS", 16)
+    in_parts(monkeypatch, 16)
     read: list[Any] = []
 
     def linearize(layer: Layer, _: Any, __: Any) -> LinearMap:

@@ -52,11 +52,12 @@ def test_each_block_is_trained_by_its_own_loss_alone() -> None:
     """The objective's gradient, by blocks: autograd of one head's loss on the block's input as a constant."""
     model, batch = mlp_case()
     found, x = exact(model, batch), batch.inputs
-    layers = dict(model.plain.named_children())
+    layers: dict[str, Any] = dict(model.plain.named_children())
     for number in (1, 2, 3):
         weight = layers[f"hidden{number}"].weight
         h = torch.tanh(x @ weight.T)
-        head = model.heads[f"activation{number}"].weight  # Mono-Forward's M
+        local_head: Any = model.heads[f"activation{number}"]
+        head = local_head.weight  # Mono-Forward's M
         loss = cross_entropy(h @ head.T, batch.targets).mean()
         expected = torch.autograd.grad(loss, [weight, head])
         torch.testing.assert_close(found[f"hidden{number}.weight"], expected[0])
@@ -167,8 +168,9 @@ def test_the_sum_over_a_basis_of_a_sites_tangents_is_its_exact_gradient() -> Non
     for guesser in estimator._guessers.values():
         setattr(guesser, "draw", basis)  # noqa: B010
     for _ in range(PATCHES * WIDTH):
-        columns.append(estimator.drawn(model, loss, batch, RNG)[1][name])
-    taken: list[Tensor] = []
+        found: Any = estimator.drawn(model, loss, batch, RNG)[1][name]
+        columns.append(found)
+    taken: list[Any] = []
     hook = model.plain.get_submodule(name).register_forward_hook(lambda _module, _inputs, s: taken.append(s))
     mean = loss(model(batch.inputs), batch.targets).mean()
     hook.remove()

@@ -365,3 +365,10 @@ def test_rows_that_meet_in_a_mean_are_not_taken_as_apart_where_no_two_samples_me
     network = look(model, torch.tensor([[1.0, -1.0], [-1.0, 2.0], [-1.0, -1.0]]))
     assert not network.mixes
     assert not network.by_rows
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_samples_meet_whatever_a_dropout_draws(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.9), nn.BatchNorm1d(3), nn.Dropout(0.9), nn.Linear(3, 2))
+    assert look(model, X[:, :2]).mixes

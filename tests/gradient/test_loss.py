@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from exact import backward, summed
 from networks import batch_for, chain
+from parts import in_parts
 from torch import Tensor, nn
 
 from fgcli.extend.options import EngineOptions
@@ -75,7 +76,7 @@ LOSSES: dict[str, Loss] = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_those_of_backward(name: str, memory: Any, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With memory=replay in parts of 16 and 19 samples, of a loss that only the whole batch has."""
-    monkeypatch.setattr("fgcli.gradient.engine.ROWS", 16)
+    in_parts(monkeypatch, 16)
     batch = batch_for(MODEL, 35)
     loss = LOSSES[name]
     estimator = GuessEstimator(Isotropic(), tangents=Tangents(number), memory=memory)
@@ -118,7 +119,7 @@ TOKEN_LOSSES: dict[str, Loss] = {
 @pytest.mark.parametrize("memory", ["store", "replay"])
 @pytest.mark.parametrize("name", TOKEN_LOSSES)
 def test_losses_of_tokens(name: str, memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgcli.gradient.engine.ROWS", 16)
+    in_parts(monkeypatch, 16)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(35, 2, 5, dtype=torch.float64, generator=generator)
     batch, loss = Batch(inputs, torch.randint(4, (35, 2), generator=generator)), TOKEN_LOSSES[name]
@@ -138,7 +139,7 @@ def test_targets_of_any_structure() -> None:
     estimator = GuessEstimator(Isotropic(), memory="replay")
     estimator.bind(MODEL, batch.inputs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fgcli.gradient.engine.ROWS", 16)
+        in_parts(patch, 16)
         found = summed(estimator, MODEL, loss, whole)
     torch.testing.assert_close(found, backward(MODEL, loss, whole), rtol=1e-9, atol=1e-10)
 

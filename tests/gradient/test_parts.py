@@ -7,9 +7,16 @@ from fgcli.gradient.parts import parts_of
 
 @pytest.mark.parametrize(
     ("samples", "size", "lengths"),
-    [(51, 51, [51]), (51, 50, [16, 35]), (51, 1, [16, 16, 19]), (100, 40, [16, 32, 16, 36]), (64, 70, [64])],
+    [
+        (51, 51, [51]),
+        (51, 50, [32, 19]),
+        (51, 17, [16, 16, 16, 3]),
+        (100, 40, [16, 32, 32, 20]),
+        (64, 70, [64]),
+        (16, 5, [4, 4, 4, 4]),
+    ],
 )
-def test_all_parts_but_the_last_have_a_multiple_of_what_is_drawn_at_once(
+def test_parts_are_alike_and_begin_at_a_multiple_of_what_is_drawn_at_once_where_they_can(
     samples: int, size: int, lengths: list[int]
 ) -> None:
     parts = parts_of(samples, size)

@@ -79,8 +79,8 @@ class Branching(nn.Module):
 
 
 class OfSize(nn.Sequential):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) / len(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) / len(input)
 
 
 @pytest.mark.parametrize(

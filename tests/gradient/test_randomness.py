@@ -50,11 +50,27 @@ def test_layers_draw_from_their_own_stream_and_leave_no_trace() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("last", [DRAWN_AT_ONCE, DRAWN_AT_ONCE + 5])
 def test_streams_go_on_from_part_to_part_as_one_draw(dtype: torch.dtype, last: int) -> None:
-    like, rng = torch.zeros(1, dtype=dtype), ContinuedRng(Streams(1), 2)
-    parts = []
-    for size in (DRAWN_AT_ONCE, 3 * DRAWN_AT_ONCE, last):
-        parts.append(rng.normal("guess", "a", (size, 3), like))
-        assert torch.equal(rng.normal("guess", "a", (size, 3), like), parts[-1])
+    check_draws(dtype, [DRAWN_AT_ONCE, 3 * DRAWN_AT_ONCE, last])
+
+
+@pytest.mark.parametrize("sizes", [[1, 2, 1], [16, 3], [7, 16, 16]])
+def test_parts_that_no_block_ends_with_draw_their_own_of_the_batch(sizes: list[int]) -> None:
+    check_draws(torch.float64, sizes)
+
+
+def check_draws(dtype: torch.dtype, sizes: list[int]) -> None:
+    """Parts of these sizes draw what the batch does, twice over."""
+    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+    rng = ContinuedRng(Streams(1), 2, [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)])
+    whole, signs = (
+        torch.empty(ends[-1], 3, dtype=dtype),
+        Streams(1).at(2).signs("s", "a", (ends[-1], 3), torch.zeros(1)),
+    )
+    Streams(1).at(2).normal_(whole, "guess", "a")
+    for size, end in zip(sizes, ends, strict=True):
+        for _ in range(2):
+            part = torch.empty(size, 3, dtype=dtype)
+            rng.normal_(part, "guess", "a")
+            assert torch.equal(part, whole[end - size : end])
+            assert torch.equal(rng.signs("s", "a", (size, 3), torch.zeros(1)), signs[end - size : end])
         rng.advance(size)
-    whole = Streams(1).at(2).normal("guess", "a", (4 * DRAWN_AT_ONCE + last, 3), like)
-    assert torch.equal(torch.cat(parts), whole)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from exact import backward, smooth, summed
+from parts import in_parts
 from zoo import ZOO, inputs_of, made
 
 from fgcli.gradient.engine import GuessEstimator
@@ -41,7 +42,7 @@ def test_every_trained_parameter_is_in_a_site_or_a_piece_or_unused(name: str) ->
 def test_gradients_are_those_of_backward(
     name: str, memory: Any, number: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fgcli.gradient.engine.ROWS", 16)  # parts of 16 and 19 samples
+    in_parts(monkeypatch, 16)  # parts of 16 and 19 samples
     model, batch = made(name), Batch(inputs_of(name, size), None)
     expected = backward(model, smooth, batch)
     estimator = GuessEstimator(Isotropic(), tangents=Tangents(number), memory=memory)

@@ -77,8 +77,8 @@ def test_sofos_step_is_the_damped_gauss_newton_step_in_the_span(loss: Any) -> No
     def mean(s: Tensor) -> Tensor:
         return loss(s.view_as(outputs), batch.targets).mean()
 
-    h = torch.autograd.functional.hessian(mean, outputs.flatten())
-    e = torch.autograd.functional.jacobian(mean, outputs.flatten())
+    h: Any = torch.autograd.functional.hessian(mean, outputs.flatten())
+    e: Any = torch.autograd.functional.jacobian(mean, outputs.flatten())
     parameters = {name: one.detach() for name, one in model.named_parameters()}
     drawn = sofo.directions(STREAMS.at(2), parameters)
     v = torch.cat([drawn[name].flatten(1) for name in parameters], 1).T
@@ -96,7 +96,7 @@ def test_with_all_directions_one_step_of_sofo_solves_least_squares() -> None:
     sofo.bind(model, x)
     step = sofo.estimate(model, lambda s, t: (s - t).square().mean(1), Batch(x, y), STREAMS.at(0)).gradients
     expected = torch.linalg.lstsq(x, y).solution.T
-    torch.testing.assert_close(model[0].weight.detach() - step["0.weight"], expected)
+    torch.testing.assert_close(next(model.parameters()).detach() - step["0.weight"], expected)
 
 
 def test_sofo_refuses_more_directions_than_weights_and_losses_without_curvature() -> None:

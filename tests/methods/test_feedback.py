@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
+from parts import in_parts
 from torch import Tensor, nn
 
 from fgcli.extend.options import EngineOptions
@@ -259,8 +260,7 @@ def test_feedback_that_grows_without_bound_is_named_before_the_update():
 @pytest.mark.parametrize("kind", ["direct", "local"])
 @pytest.mark.parametrize("model", [network(1), network(2), network(4, norm=True), Attention()])
 def test_replay_gives_the_same_numbers_as_store(model, kind, learning, monkeypatch):
-    monkeypatch.setattr("fgcli.gradient.engine.STREAMED", 16)
-    monkeypatch.setattr("fgcli.gradient.engine.STORED", 16)  # parts of 16 samples in a network that is no chain
+    in_parts(monkeypatch, 16)
     data = batch(51)  # the parts are not of one size
 
     def after(memory: Any) -> dict[str, Tensor]:
@@ -269,10 +269,11 @@ def test_replay_gives_the_same_numbers_as_store(model, kind, learning, monkeypat
         steps = [estimator.estimate(model, F.cross_entropy, data, Streams(0).at(step)) for step in range(3)]
         return steps[-1].gradients
 
-    expected, found = after("store"), after("replay")
-    assert expected.keys() == found.keys()
-    for name, gradient in expected.items():
-        assert torch.allclose(found[name], gradient, rtol=1e-10, atol=1e-14), name
+    expected = after("store")
+    for found in (after("auto"), after("replay")):
+        assert expected.keys() == found.keys()
+        for name, gradient in expected.items():
+            assert torch.allclose(found[name], gradient, rtol=1e-10, atol=1e-14), name
 
 
 def test_replay_in_a_chain_holds_what_does_not_grow_with_depth():

@@ -52,14 +52,14 @@ def test_to_first_order_the_error_goes_through_the_jacobian_of_the_layers_before
 
 def test_a_convolution_has_its_own_product_with_the_changed_input() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
+    conv = nn.Conv2d(1, 2, 3)
+    model = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
     x, targets = torch.randn(4, 1, 4, 4, dtype=torch.double), torch.randint(3, (4,))
     pepita = Pepita(PepitaOptions())
     pepita.bind(model, x)
     found = pepita.estimate(model, cross_entropy, Batch(x, targets), RNG).gradients
     e = (model(x).softmax(1) - F.one_hot(targets, 3)).detach()
     changed = x + (e @ pepita.matrix(RNG, x[0], e).T).view_as(x)
-    conv = model[0]
     h, c = torch.relu(conv(x)).detach(), conv(changed)
     (expected,) = torch.autograd.grad(c, [conv.weight], (h - torch.relu(c).detach()) / 4)
     torch.testing.assert_close(found["0.weight"], expected)

@@ -112,7 +112,7 @@ def test_what_a_folder_holds(run, tmp_path):
     opened.release()
     run.write_result(RESULT)
     assert content(run.path) is Content.FINISHED_RUN
-    assert open_run(run.path).read_result() == RESULT
+    assert open_run(str(run.path)).read_result() == RESULT
     with pytest.raises(UsageError, match=r"this run is finished; its result is in .*result\.json"):
         open_unfinished(run.path)
     for path in (tmp_path, tmp_path / "nowhere"):

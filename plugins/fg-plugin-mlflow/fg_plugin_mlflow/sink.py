@@ -25,8 +25,8 @@ class MLflow:
     def __init__(self, options: MLflowOptions) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         try:
-            from mlflow import MlflowClient
-            from mlflow.entities import Metric, Param
+            from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
+            from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             mend = "pip install 'fg-plugin-mlflow[mlflow]'"
             raise RuntimeError(f"MLflow is not installed ({error}): {mend}") from error

@@ -99,7 +99,7 @@ def test_runs_of_a_sweep_share_an_experiment_and_a_resumed_one_goes_on(runs: lis
         sink.started(Plan("wt", run_dir, first_step, 16, 8, Coverage(()), **more))
         return sink
 
-    sweep = {"sweep": Path("runs/table")}
+    sweep: dict[str, Any] = {"sweep": Path("runs/table")}
     begin(Path("runs/table/trials/one"), **sweep).finished(None)
     begin(Path("runs/table/trials/two"), **sweep)
     begin(Path("runs/table/trials/one"), first_step=8, **sweep)

@@ -17,7 +17,7 @@ class Wandb:
 
     def __init__(self, options: WandbOptions) -> None:
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             mend = "pip install 'fg-plugin-wandb[wandb]'"
             raise RuntimeError(f"W&B is not installed ({error}): {mend}") from error

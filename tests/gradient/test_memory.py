@@ -1,0 +1,122 @@
+"""What the default holds, beside backpropagation, and that it is seen beforehand."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import cross_entropy
+from parts import in_parts, measured_anew
+from torch import Tensor, nn
+
+from fgcli.api import ForwardGradient
+from fgcli.bench.measure import peak_of
+from fgcli.extend.options import GuessOptions
+from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.estimator import Batch
+from fgcli.gradient.held import growth
+from fgcli.gradient.randomness import Streams
+from fgcli.methods.transpose import Transpose
+
+CPU = torch.device("cpu")
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "activation perturbation": ("activation-perturbation", {}),
+    "four tangents": ("activation-perturbation", {"tangents": 4}),
+    "wt": ("wt", {}),
+    "wperp": ("wperp", {"k": 4}),
+    "feedback": ("activation-perturbation", {"feedback": "local"}),
+}
+
+
+class Block(nn.Module):
+    """Attention with dropout in it, and a residual stream, as transformers have them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.out, self.up, self.down = nn.Linear(width, width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (one.unflatten(2, (2, -1)).transpose(1, 2) for one in self.qkv(self.norm(x)).chunk(3, 2))
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=0.1 if self.training else 0.0)
+        x = x + F.dropout(self.out(mixed.transpose(1, 2).flatten(2)), 0.1, self.training)
+        return x + self.down(F.gelu(self.up(x)))
+
+
+class Tokens(nn.Module):
+    """Embeddings of tokens and of positions, which have no samples, and two blocks."""
+
+    def __init__(self, width: int = 16, tokens: int = 12) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(20, width), nn.Embedding(tokens, width)
+        self.blocks, self.head = nn.Sequential(Block(width), Block(width)), nn.Linear(width, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = F.dropout(self.words(ids) + self.places(torch.arange(ids.shape[1])), 0.1, self.training)
+        return self.head(self.blocks(x).mean(1))
+
+
+def tokens(samples: int = 16) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    return Tokens().double(), torch.randint(20, (samples, 12)), torch.arange(samples) % 3
+
+
+def stepped(model: nn.Module, gradient: ForwardGradient, ids: Tensor, targets: Tensor) -> None:
+    model.zero_grad()
+    gradient.step(ids, targets, mean_loss)
+
+
+def mean_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_default_holds_no_more_than_backpropagation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_anew(monkeypatch)
+    method, options = METHODS[name]
+    peaks: dict[str, int] = {}
+    for label, of, more in (
+        ("backprop", "backprop", {}),
+        ("auto", method, options),
+        ("store", method, options | {"memory": "store"}),
+    ):
+        model, ids, targets = tokens()
+        step = partial(stepped, model, ForwardGradient(model, of, **more), ids, targets)
+        step()
+        step()  # which takes up what the first one has found
+        peaks[label] = peak_of(step, CPU)
+    assert peaks["auto"] <= peaks["backprop"]
+    assert peaks["store"] > peaks["backprop"]
+
+
+@pytest.mark.parametrize("loss", [mean_loss, cross_entropy], ids=["mean", "a loss a sample"])
+@pytest.mark.parametrize("name", ["wt", "feedback"])
+@pytest.mark.parametrize("memory", ["auto", "replay"])
+def test_parts_have_the_numbers_of_the_batch_with_dropout_and_sites_without_samples(
+    memory: str, name: str, loss: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_parts(monkeypatch, 5)
+    method, options = METHODS[name]
+    found = {}
+    for one in ("store", memory):
+        model, ids, targets = tokens()
+        gradient = ForwardGradient(model, method, **options, memory=one)
+        torch.manual_seed(1)
+        losses = [gradient.step(ids, targets, loss) for _ in range(2)]
+        found[one] = {key: p.grad for key, p in model.named_parameters()} | {"loss": losses[-1]}
+        found[one]["drawn next"] = torch.rand(1)
+    torch.testing.assert_close(found[memory], found["store"], rtol=1e-9, atol=1e-11)
+
+
+def test_what_a_call_holds_of_many_samples_is_seen_of_few() -> None:
+    model, ids, targets = tokens(40)
+    estimator = GuessEstimator(Transpose(GuessOptions()), memory="store")
+    estimator.bind(model, ids)
+
+    def estimate(samples: int, gradients: dict[str, Tensor]) -> None:
+        batch = Batch(ids[:samples], targets[:samples])
+        estimator._estimate(model, mean_loss, batch, Streams(0).at(0), gradients)
+
+    foreseen = growth(estimate).most(40)
+    assert foreseen == pytest.approx(peak_of(partial(estimate, 40, {}), CPU), rel=0.1)
