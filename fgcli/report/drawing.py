@@ -144,7 +144,7 @@ class Scale:
     """Numbers to places; logarithmic where that is asked for, and all numbers are positive."""
 
     def __init__(self, log: bool, numbers: Sequence[float], start: float, end: float, margin: float) -> None:
-        self.log = log and all(number > 0 for number in numbers)
+        self.log = log and bool(numbers) and all(number > 0 for number in numbers)
         low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
         low, high = self._inner(low), self._inner(high)
         if low == high:
