@@ -22,6 +22,7 @@ from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import sweep_of
 from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint, store_of
+from fgcli.training.cost import AFTER, cost_line
 from fgcli.training.evaluation import evaluate, measuring
 from fgcli.training.faults import first_not_finite, malformed, not_finite
 from fgcli.training.interrupts import Interrupted, StopRequest, stop_request
@@ -146,10 +147,13 @@ class Training:
         self.reporter.started(self._plan())
         if self.step == 0:
             self._record_diagnostics()
+        first = self.step
         for indices in self._batches():
             loss = self._take_step(indices)
             self.step += 1
             self.reporter.stepped(self.step, loss)
+            if self.step == first + AFTER and (line := self._cost_line(indices)):
+                self.reporter.warned(line)
             evaluated = self._is_due(self.assembly.recipe.eval_every)
             if evaluated:
                 self._compare()
@@ -199,11 +203,18 @@ class Training:
             batches = order.to(self.assembly.device).split(size)[done:]
             yield from batches[: self.total_steps - self.step]
 
+    def _batch(self, indices: Tensor) -> Batch:
+        return Batch(self.assembly.dataset.train_inputs[indices], self.assembly.dataset.train_targets[indices])
+
+    def _cost_line(self, indices: Tensor) -> str | None:
+        _, step_ms, _ = self.progress.times.quartiles()
+        return cost_line(self.assembly, self._batch(indices), step_ms, self.total_steps - self.step)
+
     def _take_step(self, indices: Tensor) -> float:
         """One update; returns the batch's mean loss. Times the estimator and the optimiser, and nothing else."""
         assembly, device = self.assembly, self.assembly.device
         self._refuse_bad_weights()
-        batch = Batch(assembly.dataset.train_inputs[indices], assembly.dataset.train_targets[indices])
+        batch = self._batch(indices)
         before = self._kept()
 
         with assembly.streams.for_layers("layers", self.step, device):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 from torch import Tensor
 
@@ -90,6 +90,7 @@ def initialise(assembly: Assembly) -> str:
     try:
         if not path.is_dir():
             path.open("rb").close()  # safetensors reports a missing file and a damaged one alike
+            _refuse_checkpoint(path, model)
             load_model(model, path, device=str(assembly.device))
         elif store_of(open_run(path)).load_newest(take)[0] is None:
             raise UsageError("the run has no checkpoint yet")
@@ -106,6 +107,14 @@ def initialise(assembly: Assembly) -> str:
         total.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()[:12]
+
+
+def _refuse_checkpoint(file: Path, model: torch.nn.Module) -> None:
+    """UsageError for a run's own file, which has more than the weights."""
+    with safe_open(file, "pt") as tensors:
+        if set(tensors.keys()) >= {f"model.{name}" for name, _ in _model_tensors(model)}:
+            mend = "give the run's folder, or what `fgcli export RUN --format safetensors` wrote"
+            raise UsageError(f"that is a checkpoint of a run, which holds more than weights; {mend}")
 
 
 def _restore(assembly: Assembly, tensors: Mapping[str, Tensor], data: Mapping[str, Any], step: int) -> Progress:

@@ -146,6 +146,7 @@ BAD: dict[str, str] = {
     "empty": "--init-from empty: empty holds no run: there is no file empty/recipe.yaml",
     "text.txt": "--init-from text.txt is no run and no safetensors file (",
     "other.safetensors": "--init-from other.safetensors has weights of another model: Error(s) in loading state_dict",
+    "first/checkpoints/step-0000000012.safetensors": "that is a checkpoint of a run",
     "other": "--init-from other: no usable checkpoint in other/checkpoints: ",
 }
 
@@ -155,6 +156,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
     Path("text.txt").write_text("weights")
+    if name.startswith("first"):
+        run(Path("first"), method="backprop")
     if name.startswith("other"):
         run(Path("other"), width=9, max_steps=1)
         fg("export", "other", "--format", "safetensors", "--out", "other.safetensors")

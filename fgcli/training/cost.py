@@ -1,0 +1,62 @@
+"""What a step takes beside backpropagation's: said once, where that makes a run longer by minutes."""
+
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from fgcli.devices import synchronize
+from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.estimator import Batch
+from fgcli.training.assembly import Assembly
+
+AFTER = 10
+"""Steps of a process, after which it is known how long one takes."""
+DEAR, LONGER_S = 5, 60
+"""Times of backpropagation's step, and seconds that a run takes more."""
+
+
+def cost_line(assembly: Assembly, batch: Batch, step_ms: float, steps_left: int) -> str | None:
+    """How much longer the run takes than by backpropagation, and what is cheaper; None where it is not much.
+
+    Times three passes forwards and backwards, and leaves the model, its buffers and all generators as they are. A run
+    that saves memory is not measured: backpropagation may not fit.
+
+    Args:
+        assembly: the run's.
+        batch: of its size.
+        step_ms: time of one of its steps, milliseconds.
+        steps_left: steps that it still makes.
+    """
+    recipe = assembly.recipe
+    if step_ms * steps_left < 1e3 * LONGER_S or recipe.memory == "replay" or recipe.micro_batch is not None:
+        return None
+    try:
+        exact_ms = _backpropagation_ms(assembly, batch)
+    except Exception:  # a loss without a derivative, or an operation that has none
+        return None
+    if step_ms < DEAR * exact_ms or (step_ms - exact_ms) * steps_left < 1e3 * LONGER_S:
+        return None
+    cheaper = ["fewer --tangents"] if (recipe.tangents or 1) > 1 else []
+    cheaper += ["activation-perturbation", "--feedback local"] if recipe.feedback in (None, "none") else []
+    return (
+        f"a step takes {step_ms:.3g} ms, {step_ms / exact_ms:.0f} times backpropagation's: about "
+        f"{step_ms * steps_left / 6e4:.0f} min to the end in place of {exact_ms * steps_left / 6e4:.1f}; cheaper: "
+        f"{', '.join([*cheaper, 'what `fgcli check-model` finds for this model'])}"
+    )
+
+
+def _backpropagation_ms(assembly: Assembly, batch: Batch) -> float:
+    model, objective = assembly.model, assembly.objective
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    buffers, taken = BufferState(model), []
+    for number in range(3):
+        with assembly.streams.for_layers("cost", number, assembly.device), torch.enable_grad():
+            synchronize(assembly.device)
+            start = perf_counter()
+            losses = objective.loss(model(batch.inputs), batch.targets)
+            torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
+            synchronize(assembly.device)
+            taken.append(1e3 * (perf_counter() - start))
+        buffers.restore()
+    return median(taken)
