@@ -1,4 +1,4 @@
-"""What is built in beside the methods (fgcli.methods.builtin), through the same hooks as anybody's. No torch."""
+"""All that is built in, through the same hooks as anybody's. Imports no torch."""
 
 from fgcli.bench.options import LocalOptions, RayOptions, SlurmOptions
 from fgcli.data.options import (
@@ -15,6 +15,7 @@ from fgcli.data.options import (
 )
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import CONTRACT, hookimpl
+from fgcli.methods.builtin import fg_estimators, fg_feedback_rules, fg_guess_methods
 from fgcli.models.options import (
     ConvNetOptions,
     GPTOptions,
@@ -34,6 +35,8 @@ from fgcli.training.options import (
 )
 
 FG_CONTRACT = CONTRACT
+__all__ = ["fg_estimators", "fg_feedback_rules", "fg_guess_methods"]
+"""Those of the methods, beside the ones here."""
 
 
 @hookimpl

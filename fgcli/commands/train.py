@@ -108,7 +108,9 @@ def _recipe_of(
 
     if resume is not None:
         check_resumable(resume, longer=any(overrides.get(key) is not None for key in LENGTH))
-        source = source or read_recipe(RunDirectory(resume).recipe_file)
+        if source is None:  # flags are held against the run's recipe where it goes on, with what they may be
+            threads = {key: one for key, one in overrides.items() if key == "threads"}
+            return resolve(read_recipe(RunDirectory(resume).recipe_file), threads, registry)
     elif out is not None:
         check_free(out)
     return resolve(source, overrides, registry)

@@ -27,7 +27,7 @@ from fgcli.extend.options import with_engine_options
 
 GROUP = "fg"
 ALLOWED = "FG_PLUGINS"
-BUILT_IN = "fgcli.methods.builtin", "fgcli.builtin"  # by name: they stand above this package, as any plugin does
+BUILT_IN = "fgcli.builtin"  # by name: it stands above this package, as any plugin does
 BUILT_IN_DISTRIBUTION = "fgcli"
 
 # `--method` names guess methods and estimators alike, so no name may be in both.
@@ -181,8 +181,7 @@ def load_plugins() -> Plugins:
     it is empty, none.
     """
     plugins = Plugins()
-    for module in BUILT_IN:
-        plugins.register(import_module(module), Origin(BUILT_IN_DISTRIBUTION, __version__, module))
+    plugins.register(import_module(BUILT_IN), Origin(BUILT_IN_DISTRIBUTION, __version__, BUILT_IN))
     allowed = _allowed(os.environ.get(ALLOWED))
     points = sorted(entry_points(group=GROUP), key=lambda point: (_origin(point).distribution, point.name))
     for point in points:

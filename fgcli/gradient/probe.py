@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ DROPOUTS = {
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
     torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout,
 }  # fmt: skip
+READS = {"__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy"}
 
 
 def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> Network:
@@ -29,6 +31,7 @@ def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], 
     # Samples that meet before the first site do no harm: that pass only tells where samples are. Then each sample moves
     # in its turn, since a ReLU may end the way of one of them.
     met: list[str] = []
+    reads = False
     for perturbed, moved in ((False, 0), *((True, sample) for sample in range(SAMPLES))):
         again()
         probe = _Probe(network, perturbed, moved)
@@ -38,12 +41,37 @@ def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], 
             except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
                 raise without_formula("an operation", probe.after, cause) from cause
             pairs = zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
-            layouts = [probe.settled(*one) for one in pairs]
+            # In a loss of the model's own samples may meet: δ comes from its derivative at the last sites.
+            layouts = network.output_layouts if network.own_loss else [probe.settled(*one) for one in pairs]
         network = replace(network, sites={**network.sites, **probe.sites}, output_layouts=tuple(layouts))
         met += probe.met if perturbed else []
+        reads |= probe.reads
     if met:
         return network.as_one_sample(met[0])
-    return replace(network, by_rows=_is_same_in_rows(model, inputs, network, again))
+    in_parts = not reads and _is_same_in_parts(model, inputs, network, again)
+    return replace(network, by_rows=_is_same_in_rows(model, inputs, network, again), in_parts=in_parts)
+
+
+def _is_same_in_parts(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> bool:
+    """Whether samples have the outputs that they have within a larger batch: its mean may have made a weight."""
+    found: list[list[Tensor]] = []
+    for samples in (SAMPLES, SAMPLES - 1):
+        again()
+        some = mapped(partial(_first, samples=samples), inputs)
+        try:
+            with torch.no_grad():
+                outputs = run(model, some, _Probe(network, False, 0, samples))
+        except Exception:  # a batch of that size leads another way, or none
+            return False
+        pairs = zip(network.output_layouts, leaves(outputs), strict=True)
+        found.append(
+            [layout.by_sample(one, samples)[: SAMPLES - 1] for layout, one in pairs if layout.axis is not None]
+        )
+    return all(map(_are_near, *found))
+
+
+def _first(value: Any, *, samples: int) -> Any:
+    return value[:samples] if isinstance(value, Tensor) and value.dim() else value
 
 
 def _is_same_in_rows(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> bool:
@@ -102,10 +130,13 @@ class _Probe(OneTangent):
         network: what is known so far.
         perturbed: whether sites perturb it; else only the inputs do.
         moved: which sample.
+        samples: how many there are.
     """
 
-    def __init__(self, network: Network, perturbed: bool, moved: int) -> None:
-        super().__init__(network, self._one_alone, {}, SAMPLES)
+    def __init__(self, network: Network, perturbed: bool, moved: int, samples: int = SAMPLES) -> None:
+        super().__init__(network, self._one_alone, {}, samples)
+        self.reads = False
+        """Whether the forward asks for a number, as a branch does: it may be another for a part of the batch."""
         self.perturbed, self.moved = perturbed, moved
         self.after = "the model's input"
         self.sites: dict[str, Site] = {}
@@ -140,9 +171,13 @@ class _Probe(OneTangent):
         return bool(moves.any())
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        self.reads |= getattr(func, "__name__", "") in READS
         if func in DROPOUTS:  # the mask of another draw leaves other ways open
             x = args[0] if args else kwargs["input"]
             return x * 1
+        if func is F.scaled_dot_product_attention:
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs = {key: 0.0 if key == "dropout_p" else one for key, one in kwargs.items()}
         with naming(func, self.after):
             return func(*args, **kwargs)
 

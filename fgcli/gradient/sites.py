@@ -200,6 +200,8 @@ class Network:
     """That all sites give for a sample."""
     by_rows: bool = True
     """Whether the forward gives the same for a batch that is repeated in it: no x / len(x), say."""
+    in_parts: bool = True
+    """Whether it gives samples the same in a part of the batch: no mean over it, no branch on a number."""
 
     def samples(self, inputs: object) -> int:
         """The number of samples that these inputs are taken as."""
@@ -213,7 +215,7 @@ class Network:
     @property
     def has_parts(self) -> bool:
         """Whether a part of the batch has in all passes what it has within the whole."""
-        apart = self.by_rows and not (self.mixes or self.buffers or self.behind_last)
+        apart = self.by_rows and self.in_parts and not (self.mixes or self.buffers or self.behind_last)
         drawn = self.draws_by_rows or not self.drawing
         layouts = [*self.output_layouts, *(layout for site in self.sites.values() for layout in site.layouts)]
         told = all(one.axis is not None for one in self.output_layouts) and not any(one.interleaved for one in layouts)
@@ -258,6 +260,7 @@ class Network:
             numbers_drawn=max(self.numbers_drawn, other.numbers_drawn),
             numbers=max(self.numbers, other.numbers),
             by_rows=self.by_rows and other.by_rows,
+            in_parts=self.in_parts and other.in_parts,
             buffers=tuple(dict.fromkeys((*self.buffers, *other.buffers))),
         )
         mixes = self.mixes or other.mixes

@@ -1,7 +1,7 @@
 """The methods that are built in, through the same hooks as anybody's. Imports no torch."""
 
 from fgcli.extend.entry import Entry
-from fgcli.extend.hookspecs import CONTRACT, hookimpl
+from fgcli.extend.hookspecs import hookimpl
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
 from fgcli.methods.options import (
     CheckpointOptions,
@@ -18,8 +18,6 @@ from fgcli.methods.options import (
     SpsaOptions,
     WeightPerturbationOptions,
 )
-
-FG_CONTRACT = CONTRACT
 
 
 @hookimpl

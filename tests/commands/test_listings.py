@@ -71,7 +71,7 @@ def test_the_table_shows_types_defaults_and_meaning(monkeypatch: pytest.MonkeyPa
     shown = " ".join(fg("methods", "wperp").stdout.split())
     assert shown.startswith("wperp guess method, fgcli 0.1.0 W̃⊥: noise in the top-k")
     assert "k int (>= 1) | 'rank' = 10 Dimension of the guess space, or `rank`" in shown
-    assert "backprop" not in shown
+    assert "backprop estimator" not in shown
 
 
 def test_an_unknown_name_says_the_nearest() -> None:

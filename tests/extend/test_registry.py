@@ -10,7 +10,6 @@ from fgcli.extend import hookspecs
 from fgcli.extend.entry import Entry
 from fgcli.extend.plugins import Origin, Plugins
 from fgcli.extend.registry import HOOKS, Registry, load_registry
-from fgcli.methods import builtin as methods
 
 
 def entry(name: str) -> Entry:
@@ -88,9 +87,7 @@ def test_a_name_of_a_distribution_that_is_not_there() -> None:
         found.entry("model", "fake:mpl")
 
 
-BUILT_INS: list[Entry] = [
-    entry for hook in HOOKS.values() for module in (builtin, methods) for entry in getattr(module, hook, list)()
-]
+BUILT_INS: list[Entry] = [entry for hook in HOOKS.values() for entry in getattr(builtin, hook, list)()]
 
 
 @pytest.mark.parametrize("built_in", BUILT_INS, ids=lambda built_in: built_in.name)

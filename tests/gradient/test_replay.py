@@ -167,7 +167,7 @@ def test_a_step_leaves_nothing_to_pythons_collector(memory: str, collector: None
     model = chain(5, 7, 6, 4)
     batch = batch_for(model, 9)
     left: dict[str, list[torch.Size]] = {}
-    for claim in (*CLAIMS, *ESTIMATORS):
+    for claim in (one for one in (*CLAIMS, *ESTIMATORS) if one.method != "local-gradient"):  # which takes heads
         takes = load_registry().method(claim.method)[1].options.model_fields
         more = {"memory": memory} if "memory" in takes else {}
         estimator = Claim(claim.method, claim.options | more).estimator()

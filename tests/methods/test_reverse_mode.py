@@ -13,7 +13,9 @@ from torch import Tensor
 from fgcli.gradient.randomness import Streams
 
 Grad = Callable[..., tuple[Tensor, ...]]
-FORWARD = [*GUESSES, *(claim for claim in ESTIMATORS if not claim.method.startswith("backprop"))]
+# Learned feedback makes the direction of `directional`, by a pull through the next layer; local-gradient takes heads.
+REVERSE = {"backprop", "backprop-checkpoint", "directional", "local-gradient"}
+FORWARD = [*GUESSES, *(claim for claim in ESTIMATORS if claim.method not in REVERSE)]
 
 
 def _refusing(name: str) -> Callable[..., None]:
