@@ -155,9 +155,9 @@ def test_methods_are_split_at_commas_but_not_within_their_options() -> None:
     [
         ("--methods wperp,bakprop", "--methods: unknown method 'bakprop'; did you mean 'backprop'?"),
         ("--methods wt,wt", "label 'wt' is given twice"),
-        ("--methods wt:kk=1,backprop", "--methods wt:kk=1: --option: unknown option 'kk' of method wt"),
+        ("--methods wt:kk=1,backprop", "--methods wt:kk=1: --option kk: unknown option 'kk' of method wt"),
         (
-            "--methods wperp",
+            "--methods wperp --width 8",
             "--methods wperp: --width is 8, below k, which is 10 by default; set k to at most 8 (options:",
         ),
         ("--methods ,", "--methods is ','; it must name methods: wperp,backprop"),

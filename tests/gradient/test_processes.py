@@ -23,6 +23,7 @@ from fgcli.methods.transpose import Transpose
 PATIENCE = 600  # seconds, on a machine that does much else
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one_and_send_what_they_say(tmp_path: Path) -> None:
     """All cases by one pair of processes, in float64: both have the same to the bit, and one process has it, too."""
     environment = os.environ | {
