@@ -55,7 +55,7 @@ def made(name: str) -> tuple[Any, Any, Any]:
 
     name, _, form = name.partition(", ")
     if name in ("BERT", "MiniLM size"):
-        import transformers
+        import transformers  # pyright: ignore[reportMissingImports]
 
         width, layers, heads = (128, 4, 2) if name == "BERT" else (384, 6, 12)
         config = transformers.BertConfig(
@@ -73,7 +73,7 @@ def made(name: str) -> tuple[Any, Any, Any]:
         from torchvision_stub import torchvision_or_stub  # pyright: ignore[reportMissingImports]
 
         with torchvision_or_stub():  # timm's models have no use for it
-            import timm
+            import timm  # pyright: ignore[reportMissingImports]
 
             if name == "ViT-tiny":
                 model = timm.create_model("vit_tiny_patch16_224", num_classes=2)
@@ -82,7 +82,7 @@ def made(name: str) -> tuple[Any, Any, Any]:
                 model = timm.create_model("resnet10t", num_classes=2, norm_layer="groupnorm")
                 inputs = torch.randn(SAMPLES, 3, 96, 96)
     if form == "LoRA":
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig, get_peft_model  # pyright: ignore[reportMissingImports]
 
         model = get_peft_model(model, LoraConfig(r=8, target_modules=["query", "value", "qkv"]))
     return model.train(), inputs, torch.arange(SAMPLES) % 2

@@ -71,7 +71,8 @@ class GuessEstimator:
         feedback: Feedback | None = None,
     ) -> None:
         self.method = checked_method(method)
-        self.uncovered, self.memory = uncovered, memory
+        self.uncovered: Literal["perturb", "freeze"] = uncovered
+        self.memory: Policy = memory
         self.tangents = tangents or Tangents()
         if not isinstance(method, GuessMethod):
             self.tangents.refuse_for_sampled(type(method).__name__)

@@ -76,11 +76,12 @@ def test_the_default_holds_no_more_than_backpropagation(name: str, monkeypatch: 
     measured_anew(monkeypatch)
     method, options = METHODS[name]
     peaks: dict[str, int] = {}
-    for label, of, more in (
-        ("backprop", "backprop", {}),
-        ("auto", method, options),
-        ("store", method, options | {"memory": "store"}),
-    ):
+    cases: dict[str, tuple[str, dict[str, Any]]] = {
+        "backprop": ("backprop", {}),
+        "auto": (method, options),
+        "store": (method, options | {"memory": "store"}),
+    }
+    for label, (of, more) in cases.items():
         model, ids, targets = tokens()
         step = partial(stepped, model, ForwardGradient(model, of, **more), ids, targets)
         step()
