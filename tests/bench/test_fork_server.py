@@ -81,7 +81,7 @@ def test_forked_and_new_processes_leave_the_same_to_the_bit(
     flags = [*FLAGS, "--threads", "2", "--method", "wperp", "--k", "2", "--diagnostics", "bias"]
     flags += ["--diagnostics-every", "2", "--width", "64"]
     forked, new = trial("forked", *flags, threads=2), trial("new", *flags, threads=2)
-    monkeypatch.setattr(local, "_spawned", None)
+    monkeypatch.setattr(local, "spawned", None)
     assert [one.exit_code for one in executor.run([forked])] == [0], forked.log.read_text()
     monkeypatch.undo()
     monkeypatch.setattr(local, "FORKS", False)
