@@ -23,6 +23,12 @@ DROPOUTS = {
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
     torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout,
 }  # fmt: skip
+ORDERS = {"argsort", "sort", "msort", "topk", "randperm", "nonzero", "where", "multinomial", "unique"}
+"""Operations whose whole numbers may tell an order of the samples, by name."""
+INDEXING = {
+    "__getitem__", "__setitem__", "index_select", "gather", "take_along_dim", "scatter", "scatter_", "scatter_add",
+    "scatter_add_", "index_add", "index_add_", "index_put", "index_put_", "index_copy", "index_copy_",
+}  # fmt: skip
 READS = {"__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy"}
 
 
@@ -142,6 +148,8 @@ class _Probe(OneTangent):
         self.after = "the model's input"
         self.sites: dict[str, Site] = {}
         self.met: list[str] = []
+        self.orders: dict[int, Tensor] = {}
+        """What tells an order of samples that is found in values, or drawn, by its id."""
 
     def _one_alone(self, site: Site, seen: Seen, s: Tensor) -> Tensor | None:
         self.after = f"site '{site.name}'"
@@ -180,11 +188,40 @@ class _Probe(OneTangent):
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
             kwargs = {key: 0.0 if key == "dropout_p" else one for key, one in kwargs.items()}
         with naming(func, self.after):
-            return func(*args, **kwargs)
+            outputs = func(*args, **kwargs)
+        self._note_order(getattr(func, "__name__", ""), args, kwargs, outputs)
+        return outputs
+
+    def _note_order(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Outputs) -> None:
+        """Note that samples meet where rows are taken in an order of their own: of few samples it may be none."""
+        takes = [*args, *kwargs.values()]
+        if name in ORDERS or any(id(one) in self.orders for one in _tensors(takes)):
+            self.orders |= {id(one): one for one in _tensors([outputs]) if not one.dtype.is_floating_point}
+        if name not in INDEXING or len(args) < 2 or not isinstance(args[0], Tensor):
+            return
+        if name == "__setitem__" and not (isinstance(args[2], Tensor) and args[2].dim()):
+            return  # a number at places, as attention masks have it
+        if name.startswith("__"):
+            first = args[1][0] if isinstance(args[1], tuple) and args[1] else args[1]
+            rows = [first]
+        else:
+            dim = args[1] if isinstance(args[1], int) else kwargs.get("dim", 0)
+            rows = _tensors(takes[1:]) if dim in (0, -args[0].dim()) else []
+        if any(isinstance(one, Tensor) and (id(one) in self.orders or one.dtype == torch.bool) for one in rows):
+            self.met.append(f"samples are put in an order after {self.after}")
 
     def visit(self, use: Use) -> Outputs:
         with naming(use.func, self.after):
             return super().visit(use)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    """All tensors in nested lists, tuples and mappings, whole numbers too."""
+    if isinstance(values, Tensor):
+        return [values]
+    if isinstance(values, Mapping):
+        return _tensors(list(values.values()))
+    return [one for value in values for one in _tensors(value)] if isinstance(values, list | tuple) else []
 
 
 @contextmanager

@@ -372,3 +372,39 @@ def test_samples_meet_whatever_a_dropout_draws(seed: int) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.9), nn.BatchNorm1d(3), nn.Dropout(0.9), nn.Linear(3, 2))
     assert look(model, X[:, :2]).mixes
+
+
+def _restored(m: Any, x: Tensor, p: Tensor) -> Tensor:
+    return m.b(m.a(x)[p].tanh())[p.argsort()]
+
+
+def _routed(m: Any, x: Tensor) -> Tensor:
+    h = m.a(x).tanh()
+    out = h.clone()
+    out[x[:, 0] > 0] = m.b(h[x[:, 0] > 0])
+    return out
+
+
+def _masked(m: Any, x: Tensor) -> Tensor:
+    h = m.a(x)
+    h[x > 0] = 0.0
+    return m.b(h)[torch.arange(len(x)), :]
+
+
+ORDERED: dict[str, tuple[Any, bool]] = {
+    "sorted by the data": (lambda m, x: _restored(m, x, x[:, 0].argsort()), True),
+    "shuffled": (lambda m, x: _restored(m, x, torch.randperm(len(x))), True),
+    "gathered": (lambda m, x: m.b(m.a(x).gather(0, x.argsort(0))), True),
+    "routed": (_routed, True),
+    "the largest of each sample": (lambda m, x: m.b(m.a(x).gather(1, x.argsort(1))), False),
+    "masked places, samples in their order": (_masked, False),
+}
+
+
+@pytest.mark.parametrize(("forward", "meets"), ORDERED.values(), ids=ORDERED)
+def test_samples_in_an_order_of_the_data_meet_also_where_the_few_looked_at_are_in_order(
+    forward: Any, meets: bool
+) -> None:
+    model = Net(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4))
+    x = torch.arange(12.0).view(3, 4) + 1
+    assert bool(look(model, x).mixes) == meets
