@@ -1,6 +1,6 @@
 """The executor `slurm`: trials as tasks of job arrays, which go on when the bench ends. Imports no torch.
 
-A trial's state is told by its run directory first, and by squeue second. What is submitted is recorded in the sweep's
+A trial's run directory tells its state; squeue is asked second. What is submitted is recorded in the sweep's
 folder before sbatch is called, under the name of the job, so that a later bench finds it whatever happens to this one.
 """
 

@@ -65,7 +65,7 @@ class Request:
 
     @property
     def sink_flags(self) -> tuple[str, ...]:
-        """What every trial is told of metric sinks."""
+        """The flags of metric sinks that every trial gets."""
         pairs = (("--sink", self.sinks), ("--sink-option", self.sink_options))
         return tuple(part for name, values in pairs for value in values for part in (name, value))
 
