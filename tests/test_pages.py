@@ -1,4 +1,4 @@
-"""README and docs: each block runs in every shell that is here, each command runs as shown, each link leads somewhere."""
+"""README and docs: each block runs in every shell here, each command runs as shown, each link leads somewhere."""
 
 import os
 import re

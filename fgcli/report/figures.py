@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.chapters import Chapter
-from fgcli.report.document import Axis, Figure, Panel, Point, Series, axis_text
+from fgcli.report.document import Axis, Figure, Panel, Point, Series, axis_name, axis_text
 from fgcli.report.drawing import cuts_intervals
 from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
@@ -82,7 +82,7 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
     if any(one.published for panel in panels for one in panel.series):
         notes.append(f"Hollow: {view.reference_name}, single runs.")
     notes += _machines(machines)
-    x = Quantity(view.x.removeprefix("options."), style="plain", key=view.x)
+    x = Quantity(axis_name(view.x), style="plain", key=view.x)
     return _figure(
         view.title, Axis(x, "x" in view.log), Axis(quantity, "y" in view.log), panels, notes, used, chapter.axes
     )

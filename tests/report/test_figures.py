@@ -99,13 +99,10 @@ def test_an_unfinished_run_is_in_the_curve_as_far_as_it_is_and_that_is_said(tmp_
 
 
 def test_what_was_measured_in_turn_is_not_said_to_be_missing_where_no_trial_was_run(tmp_path):
-    value = "timed_step_ms"
-    views = f"{{kind: figure, title: F, x: width, y: {value}}}, {{kind: table, title: T, value: {value}, columns: width}}"
-    rows = ("{kind: table, title: W, value: [%s, test_accuracy], columns: width}" % value,)  # noqa: UP031
-    recipe = "grid: {methods: [wt, wperp], width: [64, 128], seed: [0, 1]}\nviews: [%s]\n"
-    folder = fake_sweep(
-        tmp_path / "s", recipe % ", ".join([views, *rows]), lambda trial: None if trial.axes["seed"] else 0.5
-    )
+    view = "{kind: %s, title: T, x: width, y: timed_step_ms}", "{kind: table, title: T, value: %s, columns: width}"
+    views = ", ".join([view[0] % "figure", view[1] % "timed_step_ms", view[1] % "[timed_step_ms, test_accuracy]"])
+    recipe = f"grid: {{methods: [wt, wperp], width: [64, 128], seed: [0, 1]}}\nviews: [{views}]\n"
+    folder = fake_sweep(tmp_path / "s", recipe, lambda trial: None if trial.axes["seed"] else 0.5)
     places = [(label, width) for label in ("wt", "wperp") for width in (64, 128)]
     timing(folder, {place: {"timed_step_ms": 5.0} for place in places})
     figure, table, wider = compose([folder]).items
