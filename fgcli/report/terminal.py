@@ -10,7 +10,19 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from fgcli.errors import one_line
-from fgcli.report.document import BOLD, Axis, Cell, Document, Figure, Panel, Section, Series, Table, axis_text
+from fgcli.report.document import (
+    BOLD,
+    Axis,
+    Cell,
+    Document,
+    Figure,
+    Panel,
+    Section,
+    Series,
+    Table,
+    axis_name,
+    axis_text,
+)
 from fgcli.report.sparkline import sparkline
 
 _STYLES = {"value": "", "spread": "dim", "difference": "cyan", "reference": "dim"}
@@ -105,7 +117,7 @@ def _text(text: str, style: str = "") -> Text:
 def _grid(table: Table, columns: slice) -> Grid:
     grid = Grid(show_lines=any(len(cell.lines) > 1 for row in table.rows for cell in row.cells))
     for axis in table.row_axes:
-        grid.add_column(_text("" if axis == "label" else axis), no_wrap=True)
+        grid.add_column(_text("" if axis == "label" else axis_name(axis)), no_wrap=True)
     for heading in table.headings[columns]:
         grid.add_column(_text(heading), justify="right", no_wrap=True)
     for row in table.rows:
