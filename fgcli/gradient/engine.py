@@ -49,6 +49,8 @@ class GuessEstimator:
         method: the guess method.
         uncovered: parameters that no site covers (a LayerNorm's scale) are trained by weight perturbation carried in
             the same pass, or frozen. With several tangents, they have one of their own, beside those of the sites.
+        embeddings: tables whose rows are looked up have isotropic noise at the rows, the method's own guess there, or
+            are frozen.
         tangents: how many guesses at once, and how they make one estimate.
         memory: what a step may hold (fgcli.gradient.memory). The numbers are the same, to the order of sums.
         output_gradient: at the sites that only the output is reached from, `guess` as the papers do, or take the
@@ -65,6 +67,7 @@ class GuessEstimator:
         method: Guess,
         *,
         uncovered: Literal["perturb", "freeze"] = "perturb",
+        embeddings: Literal["guess", "isotropic", "freeze"] = "guess",
         tangents: Tangents | None = None,
         memory: Policy = "auto",
         output_gradient: Literal["guess", "exact"] = "guess",
@@ -72,6 +75,7 @@ class GuessEstimator:
     ) -> None:
         self.method = checked_method(method)
         self.uncovered: Literal["perturb", "freeze"] = uncovered
+        self.embeddings: Literal["guess", "isotropic", "freeze"] = embeddings
         self.memory: Policy = memory
         self.tangents = tangents or Tangents()
         if not isinstance(method, GuessMethod):
@@ -113,6 +117,7 @@ class GuessEstimator:
 
     def _take_up(self, model: nn.Module, network: Network, inputs: Any) -> Coverage:
         """Have a guess at every site of the network; those that had one keep their memory."""
+        network, tables = network.without_lookups() if self.embeddings == "freeze" else (network, ())
         if not network.guessed:
             raise ModelRefused(
                 "the model has no site: its forward uses no trained weight (a parameter of two or more axes) in a "
@@ -126,12 +131,15 @@ class GuessEstimator:
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
         self._guessers = {
-            site.name: guesser_at(site, self.method) for site in network.guessed if site.name not in self._exact
+            site.name: guesser_at(site, self.method, at_lookups=self.embeddings != "isotropic")
+            for site in network.guessed
+            if site.name not in self._exact
         }
         for name in before.keys() & self._guessers.keys():
             self._guessers[name].memory = before[name].memory
         self.network = network
         perturbed, frozen = (network.pieces, ()) if self.uncovered == "perturb" else ((), network.pieces)
+        frozen = (*frozen, *(name for name, p in model.named_parameters() if name in tables and p.requires_grad))
         perturbed = (*perturbed, *network.beside)  # without its elementwise part a gradient would be wrong
         self._pieces = perturbed
         if self.feedback is not None:  # they have the vjp of their piece
@@ -265,6 +273,7 @@ class GuessEstimator:
         trial = GuessEstimator(
             method,
             uncovered=self.uncovered,
+            embeddings=self.embeddings,
             tangents=self.tangents,
             memory=self.memory,
             output_gradient=output_gradient,

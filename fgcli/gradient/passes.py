@@ -78,6 +78,7 @@ class OneTangent:
     """
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(
         self,
@@ -137,6 +138,7 @@ class SeveralTangents:
     """
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(
         self,
@@ -292,6 +294,7 @@ class PlainPass:
     """
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(self, network: Network, show: Callable[[Site, Seen, Tensor], None], samples: int) -> None:
         self.network, self.show, self.samples = network, show, samples

@@ -122,6 +122,8 @@ class Site:
     """The sites that are reached next."""
     reaches_output: bool = False
     """Whether the model's output is reached without another site."""
+    is_lookup: bool = False
+    """Whether rows of its weight are looked up, as an embedding does."""
     copied: bool = False
     """Whether the forward changes its input in place afterwards, so that it has to be copied to be kept."""
 
@@ -206,6 +208,19 @@ class Network:
     def samples(self, inputs: object) -> int:
         """The number of samples that these inputs are taken as."""
         return 1 if self.mixes else batch_size(inputs)
+
+    def without_lookups(self) -> tuple["Network", tuple[str, ...]]:
+        """The network whose tables are frozen, and their names; a table that another layer uses as well stays."""
+        elsewhere = {
+            *self.beside,
+            *(one for site in self.sites.values() if not site.is_lookup for one in site.parameters),
+        }
+        sites, frozen = dict(self.sites), []
+        for name, site in self.sites.items():
+            if site.is_lookup and not elsewhere & set(site.parameters):
+                sites[name] = replace(site, trained=False)
+                frozen += site.parameters
+        return replace(self, sites=sites), tuple(dict.fromkeys(frozen))
 
     @property
     def guessed(self) -> list[Site]:

@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.operations import CONTRACTIONS, bilinear_gradients, derivable, is_bilinear, linear_part, runnable
 from fgcli.gradient.own_loss import Tail
@@ -156,6 +157,8 @@ class Pass(Protocol):
 
     mode: "Uses"
     """The mode of the forward that runs, set by `run`."""
+    counts: Mapping[str, int]
+    """How often the forward met each layer, set by `run`."""
 
     def visit(self, use: Use) -> Outputs:
         """The output that the forward goes on with."""
@@ -179,7 +182,7 @@ class Uses(TorchFunctionMode):
         self.one_pass = one_pass
         self.tail: Tail | None = getattr(one_pass, "tail", None)
         """Of a pass that sees a model end at its last sites, as one does that gives its own loss."""
-        self._counts: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
         self._stand_ins: dict[int, Tensor] = {}
 
     def __torch_function__(
@@ -217,7 +220,7 @@ class Uses(TorchFunctionMode):
         weights = [one.names[0] for one in sources.values() if one.tensor.dim() > 1]
         owner, _, own = _PARAMETRISED.sub(r"\1", weights[0]).rpartition(".")
         base = owner if own == "weight" or (len(weights) > 1 and owner) else f"{owner}.{own}".removeprefix(".")
-        number = self._counts[base] = self._counts.get(base, 0) + 1
+        number = self.counts[base] = self.counts.get(base, 0) + 1
         return base if number == 1 else f"{base}#{number}"
 
     def _made_of_parameters(
@@ -295,7 +298,24 @@ def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
             finally:
                 # The mode has the pass. This reference cycle would keep all that it saw until the collector runs.
                 del one_pass.mode
+        one_pass.counts = mode.counts
         return outputs if mode.tail is None else mode.tail.ended(outputs)
+
+
+def one_way(before: Mapping[str, int] | None, counts: Mapping[str, int]) -> Mapping[str, int]:
+    """The layers that the forwards of a step have met.
+
+    Raises:
+        ModelRefused: where one has met others: the tangents of the two belong to no one function.
+    """
+    other = [] if before is None else sorted(one for one in {*before, *counts} if before.get(one) != counts.get(one))
+    if other:
+        raise ModelRefused(
+            f"the forward takes another way when it is run again on the same batch, at layer '{other[0]}': a branch "
+            "hangs on rounding, or on what is drawn outside of torch; use activation-perturbation with one tangent and "
+            "memory store, which runs it once, or backprop"
+        )
+    return counts
 
 
 def _without_graph(value: Any) -> Any:

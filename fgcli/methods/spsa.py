@@ -149,6 +149,7 @@ class _Moved:
     """A pass in which each use sees W + distance · z, made as it is met and let go of after it."""
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(self, estimator: Spsa, rng: StepRng, part: range, distance: float) -> None:
         self.estimator, self.rng, self.part, self.distance = estimator, rng, part, distance

@@ -191,6 +191,7 @@ class _Along:
     """A pass in which parameters are what `tensors` says, with tangents, wherever the model uses them."""
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
         self.tensors, self.dtype = tensors, dtype
