@@ -11,6 +11,7 @@ from fgcli.runs.quantity import Quantity
 
 Role = Literal["value", "spread", "difference", "reference"]
 BOLD = "Bold: the best mean."
+CUT = "Intervals that go on beyond the axis are cut there."
 """The note of a table that has a best value; a format that has no bold leaves it out."""
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.chapters import Chapter
-from fgcli.report.document import Axis, Figure, Panel, Point, Series, axis_name, axis_text
+from fgcli.report.document import CUT, Axis, Figure, Panel, Point, Series, axis_name, axis_text
 from fgcli.report.drawing import cuts_intervals
 from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
@@ -147,7 +147,7 @@ def _figure(
     kept = tuple(panel for panel in drawn if panel.series) or (Panel("", ()),)
     figure = Figure(title, x, y, kept, ())
     if cuts_intervals(figure):
-        said.append("Intervals that go on beyond the axis are cut there.")
+        said.append(CUT)
     made = [*unlike_notes(used, axes), *left_out_notes(used)]
     return replace(figure, notes=(*said, *made, *missing_notes(used, axes, timed=y.quantity.key in TIMING)))
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from fgcli.errors import one_line
 from fgcli.report.document import (
     BOLD,
+    CUT,
     Axis,
     Cell,
     Document,
@@ -81,13 +82,14 @@ class _Columns:
 
 
 class _Notes:
-    """What a reader has to know, a line each; nothing of bold where the output has none."""
+    """What a reader has to know, a line each; nothing of bold where the output has none, nor of axes."""
 
     def __init__(self, notes: Sequence[str]) -> None:
         self.notes = notes
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from (_text(note, style="dim") for note in self.notes if note != BOLD or console.color_system)
+        left_out = (CUT,) if console.color_system else (CUT, BOLD)
+        yield from (_text(note, style="dim") for note in self.notes if note not in left_out)
 
 
 def _fits(wanted: RenderableType, console: Console, options: ConsoleOptions) -> bool:
