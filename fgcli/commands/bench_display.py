@@ -79,7 +79,7 @@ class BenchDisplay:
     def _table(self) -> Table:
         failed = f", {self._failed} failed" if self._failed else ""
         table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
-        for column in ("trial", "", "epoch", "time"):
+        for column in ("trial", "reached", "epoch", "time"):
             right = column in ("epoch", "time")
             table.add_column(
                 column, justify="right" if right else "left", overflow="fold"

@@ -48,6 +48,7 @@ class _Probes:
     """A pass that adds 0 to what each use gives, with a graph of what follows."""
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(self) -> None:
         self.added: dict[str, list[Tensor]] = {}

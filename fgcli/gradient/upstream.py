@@ -114,6 +114,7 @@ class CutNetwork:
     """
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(self, model: nn.Module, inputs: Any, network: Network) -> None:
         self.network, self.samples = network, network.samples(inputs)
