@@ -157,6 +157,7 @@ def test_a_null_in_the_file_is_the_default() -> None:
 REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"width": 0}, "--width is 0; it must be at least 1"),
     ({"depth": 0}, "--depth is 0; it must be at least 1"),
+    ({"local_losses": 0}, "--local-losses is 0: it must be N from 1 on, for a head at every N-th layer, or names"),
     ({"batch_size": 0}, "--batch-size is 0; it must be at least 1"),
     ({"epochs": 0}, "--epochs is 0; it must be at least 1"),
     ({"epochs": True}, "--epochs is true; it must be a whole number"),

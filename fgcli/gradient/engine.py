@@ -13,7 +13,7 @@ within one use, one segment, or the loss alone a vjp is the chain rule's last lo
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -23,6 +23,7 @@ from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import state_of
 from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.checks.unpredicted import unpredicted
+from fgcli.gradient.checks.unsteady import refuse_unsteady
 from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
@@ -32,7 +33,7 @@ from fgcli.gradient.in_parts import InParts
 from fgcli.gradient.local_losses import Locality, locality_of
 from fgcli.gradient.look import few, look
 from fgcli.gradient.memory import FEW, FLOOR, ROWS, Measured, Plan, Policy, ProductsAlone, measured
-from fgcli.gradient.nested import batch_size
+from fgcli.gradient.nested import batch_size, first_tensor
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.processes import ALONE, Processes, refuse_unsplittable_guesses
@@ -40,6 +41,8 @@ from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives, Step
 from fgcli.gradient.tangents import Tangents
+
+Made = TypeVar("Made")
 
 
 class GuessEstimator:
@@ -108,6 +111,8 @@ class GuessEstimator:
         if self.memory != "replay" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
         coverage = self._take_up(model, look(model, example), example)
+        if self._needs_cut or self.feedback is not None or not self.tangents.single or self.memory != "store":
+            refuse_unsteady(model, example)
         refuse_unsplittable_guesses(self.processes, self._guessers if self._guesses else {})
         if isinstance(self.method, GuessMethod):
             self._try(model, example if self.bound.mixes else few(example, 2))
@@ -184,17 +189,21 @@ class GuessEstimator:
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         """As Estimator has it."""
-        back = self._state_of(model, batch.device)
+        return self._on_any_way(model, batch.inputs, lambda: self._estimate(model, loss, batch, rng, {}))
+
+    def _on_any_way(self, model: nn.Module, inputs: Any, call: Callable[[], Made]) -> Made:
+        """What forwards of these inputs make, whichever way values lead them."""
+        back = self._state_of(model, first_tensor(inputs).device)
         for whole in (False, True):
             try:
-                return self._estimate(model, loss, batch, rng, {})
+                return call()
             except UnknownSite as branch:
                 self.processes.refuse_branch(str(branch))
                 # A branch on values has led another way than the first look's: look at this batch as well, at a few of
                 # its samples, and where these do not go that way either, at all.
                 back()
-                self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)), batch.inputs)
-        return self._estimate(model, loss, batch, rng, {})
+                self._take_up(model, self.bound.joined(look(model, inputs, whole=whole)), inputs)
+        return call()
 
     def _state_of(self, model: nn.Module, device: torch.device) -> Callable[[], None]:
         return state_of(model, self.bound.buffers, device)
@@ -283,6 +292,7 @@ class GuessEstimator:
         trial._whole = Plan(FEW, replayed)
 
         def estimate(samples: int, gradients: dict[str, Tensor]) -> None:
+            back()  # a branch on what is drawn leads the same way again
             trial._estimate(model, loss, batch.rows(slice(samples)), Streams(0).at(0), gradients)
 
         try:
@@ -357,7 +367,8 @@ class GuessEstimator:
             TypeError: for a method that is not linear in its noise.
         """
         with torch.no_grad():
-            return {site.name: linear for site, _, linear in self._maps(model, inputs, step)}
+            maps = self._on_any_way(model, inputs, lambda: list(self._maps(model, inputs, step)))
+        return {site.name: linear for site, _, linear in maps}
 
     def _maps(self, model: nn.Module, inputs: Any, step: int) -> Iterator[tuple[Site, Tensor, LinearMap]]:
         at = self._step(model, Batch(inputs, None), Streams(0).at(step), {})

@@ -147,6 +147,7 @@ def _network(
         numbers=sum(one.numel() for some in connections.going.values() for one in some) // sizes[0],
         numbers_drawn=connections.numbers_drawn // sizes[0],
         draws_by_rows=_draws_by_rows(connections, shapes, sizes),
+        counting=next((name for name, use in connections.uses.items() if use.counts), ""),
         own_loss=own_loss,
         behind_last=connections.stand_ins_behind(leaves(outputs)) if own_loss else (),
     )

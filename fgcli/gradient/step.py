@@ -298,6 +298,8 @@ class Step:
             if at:
                 pairs = [(delta[:, columns], grams[name]) for name, columns in at.items()]
                 return torch.cat([self.tangents.coefficients(one, gram.matrix, gram.n) for one, gram in pairs], 1)
+            if not grams:  # what is shared has a tangent of its own
+                return torch.zeros_like(delta)
             whole = torch.stack([one.matrix for one in grams.values()]).sum(0)
             return self.tangents.coefficients(delta, whole, sum(one.n for one in grams.values()))
 

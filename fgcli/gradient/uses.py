@@ -27,7 +27,16 @@ from torch.utils import checkpoint
 
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
-from fgcli.gradient.operations import CONTRACTIONS, bilinear_gradients, derivable, is_bilinear, linear_part, runnable
+from fgcli.gradient.operations import (
+    CONTRACTIONS,
+    PACK,
+    bilinear_gradients,
+    counts_rows,
+    derivable,
+    is_bilinear,
+    linear_part,
+    runnable,
+)
 from fgcli.gradient.own_loss import Tail
 from fgcli.gradient.part_draws import of_part
 from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
@@ -60,6 +69,11 @@ class Use:
         self.bilinear = is_bilinear(func, args, kwargs) and id(args[0]) not in sources
         self.again: Callable[[], None] | None = None
         """What brings torch's generators back to where they were at this call, of an operation that draws."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether its backward looks at the whole batch."""
+        return counts_rows(self.func, self.args, self.kwargs)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -193,6 +207,13 @@ class Uses(TorchFunctionMode):
             return args[0] if func is Tensor.requires_grad_ else None
         if not torch.is_grad_enabled():
             return func(*mapped(_constant, args), **mapped(_constant, kwargs))
+        if func is Tensor.register_hook:
+            raise ModelRefused(
+                "the forward registers a hook on a gradient (register_hook), which `backward` alone calls: leave it "
+                "out, or use backprop"
+            )
+        if func is PACK:  # without a forward-mode formula
+            func = derivable(func)
         sources, data = {}, False
         for value in _flat(args, kwargs):
             if id(value) in self.sources:
@@ -206,7 +227,9 @@ class Uses(TorchFunctionMode):
             return self._made_of_parameters(func, args, kwargs, sources)
         if func is F.multi_head_attention_forward:
             return self._looked_into(func, args, kwargs)
-        if func in CONTRACTIONS and any(one.tensor.dim() > 1 for one in sources.values()):
+        weights = [one.tensor for one in sources.values()]
+        # What is complex has no guess. Its real numbers lie in a piece.
+        if func in CONTRACTIONS and any(w.dim() > 1 for w in weights) and not any(w.is_complex() for w in weights):
             return self._visited(Use(self._name(sources), func, args, kwargs, sources))
         return self.one_pass.operate(func, mapped(self.substituted, args), mapped(self.substituted, kwargs))
 
@@ -237,7 +260,9 @@ class Uses(TorchFunctionMode):
         names = tuple(dict.fromkeys(name for one in sources.values() for name in one.names))
         attached = any(one.tensor.requires_grad for one in sources.values())
         for index, one in enumerate(made if several else (made,)):
-            if not isinstance(one, Tensor) or id(one) in self.sources or not one.is_floating_point():
+            if not isinstance(one, Tensor) or id(one) in self.sources:
+                continue
+            if not (one.is_floating_point() or one.is_complex()):
                 continue
             # Else it was detached, and is a constant. Within torch.func no graph tells that.
             functorch: Any = torch._C
@@ -370,7 +395,9 @@ class _Called:
 
 
 _DETACHING = {Tensor.detach, torch.detach, Tensor.data.__get__}  # pyright: ignore[reportAttributeAccessIssue]
-_ASKING_FOR_GRAPH = {Tensor.requires_grad.__set__, Tensor.requires_grad_}  # pyright: ignore[reportAttributeAccessIssue]
+_ASKING_FOR_GRAPH = {
+    Tensor.requires_grad.__set__, Tensor.requires_grad_, Tensor.retain_grad,  # pyright: ignore[reportAttributeAccessIssue]
+}  # fmt: skip
 _PARAMETRISED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
 
 
