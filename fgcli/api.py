@@ -125,7 +125,7 @@ class ForwardGradient:
 
     def __repr__(self) -> str:
         sites = "" if self.coverage is None else f", {len(self.coverage.sites)} sites"
-        return f"ForwardGradient({self._method}, seed {self._seed}, {self.steps} steps{sites})"
+        return f"ForwardGradient({self._method}, seed {self._seed}, step {self.steps}{sites})"
 
     @property
     def bytes_sent(self) -> int:

@@ -186,9 +186,9 @@ def test_the_state_of_another_method_or_model_is_refused() -> None:
 
 def test_it_says_what_it_is() -> None:
     gradient = ForwardGradient(small(), "wt", seed=3)
-    assert repr(gradient) == "ForwardGradient(wt, seed 3, 0 steps)"
+    assert repr(gradient) == "ForwardGradient(wt, seed 3, step 0)"
     gradient.step(*batch(), F.cross_entropy)
-    assert repr(gradient) == "ForwardGradient(wt, seed 3, 1 steps, 2 sites)"
+    assert repr(gradient) == "ForwardGradient(wt, seed 3, step 1, 2 sites)"
 
 
 def test_every_step_draws_anew_and_every_seed_differently() -> None:
