@@ -123,6 +123,10 @@ class ForwardGradient:
         self.steps += 1
         return estimate.losses.mean()
 
+    def __repr__(self) -> str:
+        sites = "" if self.coverage is None else f", {len(self.coverage.sites)} sites"
+        return f"ForwardGradient({self._method}, seed {self._seed}, step {self.steps}{sites})"
+
     @property
     def bytes_sent(self) -> int:
         """What this process has given to the others of its group, in all steps so far."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,11 @@ class RunDirectory:
             return isinstance(read_json(self.result_file), dict)
         except (FileNotFoundError, ValueError):
             return False
+
+    def _repr_html_(self) -> str:
+        """The result as a table, for notebooks."""
+        finished = self.result_file.exists()
+        return self.read_result()._repr_html_() if finished else f"<p>{escape(str(self.path))}: not finished</p>"
 
     def read_result(self) -> Result:
         """RunError when it is missing or broken."""
