@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from fgcli.extend.options import Options
+from fgcli.extend.options import Options, option
 from fgcli.recipe import dump_plain
 from fgcli.runs.quantities import MetricKey
 from fgcli.runs.record import name_of
@@ -41,7 +41,7 @@ class Grid(Options):
     methods: list[Annotated[Method, BeforeValidator(_labelled)]] = Field(
         description="The compared methods.", min_length=1
     )
-    seed: list[Seed] = Field(default=[0], description="Seeds: the repetitions.", min_length=1)
+    seed: list[Seed] = option([0], "Seeds: the repetitions.", min_length=1)
 
     @property
     def axes(self) -> dict[str, list[Scalar]]:
@@ -53,25 +53,23 @@ class Tune(Options):
     """A search of the learning rate before the grid: the same one for each method and value of each other axis."""
 
     lr: list[Annotated[float, Field(gt=0)]] = Field(description="The candidates.", min_length=1)
-    seed: list[Seed] = Field(default=[100], description="Seeds of the search; the grid's own are better left out.")
-    by: MetricKey = Field(default=name_of(Metrics.train_loss), description="The best mean over the seeds of this wins.")
-    epochs: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Epochs of a trial of the search.")
+    seed: list[Seed] = option([100], "Seeds of the search; the grid's own are better left out.")
+    by: MetricKey = option(name_of(Metrics.train_loss), "The best mean over the seeds of this wins.")
+    epochs: Annotated[int, Field(ge=1)] | None = option(None, "Epochs of a trial of the search.")
 
 
 class Sweep(Options):
     """Many runs of one base, and what a report shows of them. Made by `fgcli.sweep.read`, which checks it whole."""
 
-    title: str = Field(default="", description="What the report is called.")
-    description: str = Field(default="", description="Stands under the title.")
-    base: dict[str, Any] = Field(default={}, description="What all runs share: keys of a run's recipe.")
+    title: str = option("", "What the report is called.")
+    description: str = option("", "Stands under the title.")
+    base: dict[str, Any] = option({}, "What all runs share: keys of a run's recipe.")
     grid: Grid = Field(description="The axes whose product is run.")
-    tune: Tune | None = Field(default=None, description="A search of the learning rate before that.")
-    executor: str = Field(default="local", description="Who runs the trials; results are the same with any.")
-    executor_options: dict[str, Any] = Field(default={}, description="The executor's options.")
-    views: list[AnyView] = Field(default=[], description="What the report shows.")
-    plugin_methods: bool = Field(
-        default=False, description="Methods of --plugin files are compared too, each under its name."
-    )
+    tune: Tune | None = option(None, "A search of the learning rate before that.")
+    executor: str = option("local", "Who runs the trials; results are the same with any.")
+    executor_options: dict[str, Any] = option({}, "The executor's options.")
+    views: list[AnyView] = option([], "What the report shows.")
+    plugin_methods: bool = option(False, "Methods of --plugin files are compared too, each under its name.")
 
     def labels(self) -> list[str]:
         return [method.label for method in self.grid.methods]
