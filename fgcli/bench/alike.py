@@ -1,13 +1,13 @@
 """Holds a sweep's runs to be made alike: with the same code of the user's, data, and options of methods. No torch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
 from fgcli import __version__
 from fgcli.bench.run import Failure, Job, Watcher
 from fgcli.errors import FgError, RunError, UsageError
+from fgcli.extend.extras import version_of
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry
 from fgcli.recipe import read_recipe
@@ -43,9 +43,7 @@ class Alike(Watcher):
 
     def __init__(self, watcher: Watcher, begun: Sequence[tuple[str, Path]], group_of: Callable[[str], object]) -> None:
         self._watcher, self._group_of = watcher, group_of
-        self._made: dict[str, dict[str, str]] = {}
-        for name, folder in begun:
-            self._made[name] = _made(folder)
+        self._made = {name: _made(folder) for name, folder in begun}
 
     def started(self, job: Job, attempt: int) -> None:
         self._watcher.started(job, attempt)
@@ -85,13 +83,8 @@ def _now(recipes: Sequence[Recipe], registry: Registry) -> dict[str, str]:
     }
     plugins = {f"{section} {name}": str(registry.find(section, name).origin) for section, name in sorted(named)}
     found = {name: origin for name, origin in plugins.items() if not origin.startswith("fgcli ")}
-    found["fg"] = __version__
-    for package in VERSIONS:
-        try:
-            found.setdefault(package, version(package))
-        except PackageNotFoundError:
-            continue
-    return found
+    installed = {package: known for package in VERSIONS if (known := version_of(package))}
+    return {**installed, **found, "fg": __version__}
 
 
 def _made(folder: Path) -> dict[str, str]:
