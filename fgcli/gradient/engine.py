@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import state_of
-from fgcli.gradient.checks import GUESSES, refuse
-from fgcli.gradient.checks.unpredicted import unpredicted
+from fgcli.gradient.checks import GUESSES, refuse, unpredicted
 from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
@@ -93,11 +92,9 @@ class GuessEstimator:
         self.processes = ALONE
 
     def split_over(self, processes: Processes) -> None:
-        """As Splits has it."""
         self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
-        """As Estimator has it."""
         refuse(model, GUESSES)
         self._measured = {}
         self.processes.refuse_unsplittable(model, example)
@@ -175,7 +172,6 @@ class GuessEstimator:
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        """As Estimator has it."""
         back = self._state_of(model, batch.device)
         for whole in (False, True):
             try:
@@ -381,5 +377,4 @@ class GuessEstimator:
         return memories_of(self._guessers) | ({} if self.feedback is None else self.feedback.state())
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """As Estimator has it."""
         load_memories(self._guessers, state if self.feedback is None else self.feedback.load_state(state))
