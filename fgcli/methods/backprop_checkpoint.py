@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from fgcli.gradient.checks import ANY_METHOD, refuse
-from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.uses import call
@@ -18,7 +18,7 @@ from fgcli.methods.backprop import exact
 from fgcli.methods.options import CheckpointOptions
 
 
-class BackpropCheckpoint:
+class BackpropCheckpoint(Stateless):
     """The exact gradient of the mean loss. What a segment computes is dropped, and computed again on the way back.
 
     The segments are stretches of an nn.Sequential, and the direct children of any other model. A layer that keeps
@@ -43,12 +43,6 @@ class BackpropCheckpoint:
             return exact(model, lambda inputs: in_stretches(input=inputs), loss, batch, self.processes)
         with _checkpointed(list(model.children())):  # on the way back, too: checkpoints of the model's run it again
             return exact(model, partial(call, model), loss, batch, self.processes)
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        pass
 
 
 @contextmanager

@@ -5,12 +5,15 @@ start from one block, which follows the space that most of W̃'s energy is in fr
 a step, and samples share them.
 """
 
+from functools import partial
+
 from torch import Tensor
 
 from fgcli.devices import machine_memory
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
 from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
+from fgcli.spectra.dense import times
 from fgcli.spectra.krylov import followed, krylov_images, mean_image, random_block, ritz_vectors
 from fgcli.spectra.scaling import near_one
 
@@ -29,11 +32,7 @@ class OrthogonalKrylov(GuessMethod):
         refuse_too_large(layer, upstream, self.oversampling * k, ", or use solver=mean")
         images = krylov_images(upstream, prepared, self.oversampling * k, batch_of(layer))
         vectors = ritz_vectors(near_one(images), k)
-
-        def in_space(z: Tensor) -> Tensor:
-            return (vectors @ z.unsqueeze(-1)).squeeze(-1) if z.dim() == 2 else vectors @ z
-
-        return LinearMap(k, in_space, {"image": mean_image(images, prepared)})
+        return LinearMap(k, partial(times, vectors), {"image": mean_image(images, prepared)})
 
 
 def start_block(layer: Layer, memory: Memory, k: int) -> Tensor:
