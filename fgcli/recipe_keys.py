@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fgcli.extend.entry import Rank
 from fgcli.extend.options import Options, option
@@ -130,6 +130,16 @@ class Recipe(Options):
     )
     subspace_k: Count = _diagnostics(10, "Number of Hessian eigenvectors that span the subspace.")
     subspace_every: Count = _diagnostics(8, "Updates between two computations of the subspace.")
+
+    @field_validator("local_losses", mode="before")
+    @classmethod
+    def _heads_are_somewhere(cls, value: object) -> object:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(
+                "it must be N from 1 on, for a head at every N-th layer, or names of modules (NAME,NAME); leave it out "
+                "to train by one loss"
+            )
+        return value
 
     @model_validator(mode="after")
     def _heads_suit(self) -> Self:

@@ -400,7 +400,8 @@ def test_inputs_in_float64_for_a_model_in_float32_are_one_line() -> None:
 
 
 def test_a_guess_space_beyond_the_machine_s_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgcli.methods.orthogonal.krylov.machine_memory", lambda: 10_000)
+    monkeypatch.setattr("fgcli.methods.orthogonal.krylov.machine_memory", lambda: 100)
+    monkeypatch.setattr("fgcli.methods.orthogonal.krylov.random_block", None)  # not made: it is d × d at full rank
     model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
     solvers: list[tuple[dict[str, Any], str]] = [
         ({}, ", or use solver=mean$"),

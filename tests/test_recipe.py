@@ -108,7 +108,14 @@ def test_defaults_are_the_papers() -> None:
 def test_defaults_of_the_options_are_filled_in() -> None:
     recipe = resolve(None, {"method": "wperp"}, REGISTRY)
     assert recipe.k == 10
-    own = {"uncovered": "perturb", "solver": "svd", "label": "", "scale": 1.0, "pair": [1, 2]}
+    own = {
+        "uncovered": "perturb",
+        "embeddings": "guess",
+        "solver": "svd",
+        "label": "",
+        "scale": 1.0,
+        "pair": [1, 2],
+    }
     engine = {"draws": "gaussian", "shrinkage": 0.01, "tangent_chunk": None, "output_gradient": None}
     assert recipe.options == own | engine
     assert (recipe.feedback, recipe.feedback_learning, recipe.feedback_rate) == ("none", "tangents", 0.02)
@@ -150,6 +157,7 @@ def test_a_null_in_the_file_is_the_default() -> None:
 REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
     ({"width": 0}, "--width is 0; it must be at least 1"),
     ({"depth": 0}, "--depth is 0; it must be at least 1"),
+    ({"local_losses": 0}, "--local-losses is 0: it must be N from 1 on, for a head at every N-th layer, or names"),
     ({"batch_size": 0}, "--batch-size is 0; it must be at least 1"),
     ({"epochs": 0}, "--epochs is 0; it must be at least 1"),
     ({"epochs": True}, "--epochs is true; it must be a whole number"),

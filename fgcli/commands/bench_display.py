@@ -76,7 +76,7 @@ class BenchDisplay:
     def _table(self) -> Table:
         failed = f", {self._failed} failed" if self._failed else ""
         table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
-        for column in ("trial", "", "epoch", "time"):
+        for column in ("trial", "reached", "epoch", "time"):
             justify = "right" if column in ("epoch", "time") else "left"
             table.add_column(column, justify=justify, overflow="fold")  # names differ at their ends
         for name, reached, took in self._recent:

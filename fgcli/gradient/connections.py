@@ -24,6 +24,7 @@ class _Looking:
     """What both kinds of looks note."""
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(self) -> None:
         self.pieces: dict[str, None] = {}

@@ -13,7 +13,7 @@ within one use, one segment, or the loss alone a vjp is the chain rule's last lo
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import state_of
-from fgcli.gradient.checks import GUESSES, refuse, unpredicted
+from fgcli.gradient.checks import GUESSES, refuse
+from fgcli.gradient.checks.unpredicted import unpredicted
+from fgcli.gradient.checks.unsteady import refuse_unsteady
 from fgcli.gradient.errors import ModelRefused, UnknownSite
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
@@ -31,7 +33,7 @@ from fgcli.gradient.in_parts import InParts
 from fgcli.gradient.local_losses import Locality, locality_of
 from fgcli.gradient.look import few, look
 from fgcli.gradient.memory import FEW, FLOOR, ROWS, Measured, Plan, Policy, ProductsAlone, measured
-from fgcli.gradient.nested import batch_size
+from fgcli.gradient.nested import batch_size, first_tensor
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.processes import ALONE, Processes, refuse_unsplittable_guesses
@@ -39,6 +41,8 @@ from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives, Step
 from fgcli.gradient.tangents import Tangents
+
+Made = TypeVar("Made")
 
 
 class GuessEstimator:
@@ -48,6 +52,8 @@ class GuessEstimator:
         method: the guess method.
         uncovered: parameters that no site covers (a LayerNorm's scale) are trained by weight perturbation carried in
             the same pass, or frozen. With several tangents, they have one of their own, beside those of the sites.
+        embeddings: tables whose rows are looked up have isotropic noise at the rows, the method's own guess there, or
+            are frozen.
         tangents: how many guesses at once, and how they make one estimate.
         memory: what a step may hold (fgcli.gradient.memory). The numbers are the same, to the order of sums.
         output_gradient: at the sites that only the output is reached from, `guess` as the papers do, or take the
@@ -64,6 +70,7 @@ class GuessEstimator:
         method: Guess,
         *,
         uncovered: Literal["perturb", "freeze"] = "perturb",
+        embeddings: Literal["guess", "isotropic", "freeze"] = "guess",
         tangents: Tangents | None = None,
         memory: Policy = "auto",
         output_gradient: Literal["guess", "exact"] = "guess",
@@ -71,6 +78,7 @@ class GuessEstimator:
     ) -> None:
         self.method = checked_method(method)
         self.uncovered: Literal["perturb", "freeze"] = uncovered
+        self.embeddings: Literal["guess", "isotropic", "freeze"] = embeddings
         self.memory: Policy = memory
         self.tangents = tangents or Tangents()
         if not isinstance(method, GuessMethod):
@@ -101,6 +109,8 @@ class GuessEstimator:
         if self.memory != "replay" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
         coverage = self._take_up(model, look(model, example), example)
+        if self._needs_cut or self.feedback is not None or not self.tangents.single or self.memory != "store":
+            refuse_unsteady(model, example)
         refuse_unsplittable_guesses(self.processes, self._guessers if self._guesses else {})
         if isinstance(self.method, GuessMethod):
             self._try(model, example if self.bound.mixes else few(example, 2))
@@ -110,6 +120,7 @@ class GuessEstimator:
 
     def _take_up(self, model: nn.Module, network: Network, inputs: Any) -> Coverage:
         """Have a guess at every site of the network; those that had one keep their memory."""
+        network, tables = network.without_lookups() if self.embeddings == "freeze" else (network, ())
         if not network.guessed:
             raise ModelRefused(
                 "the model has no site: its forward uses no trained weight (a parameter of two or more axes) in a "
@@ -123,12 +134,15 @@ class GuessEstimator:
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
         self._guessers = {
-            site.name: guesser_at(site, self.method) for site in network.guessed if site.name not in self._exact
+            site.name: guesser_at(site, self.method, at_lookups=self.embeddings != "isotropic")
+            for site in network.guessed
+            if site.name not in self._exact
         }
         for name in before.keys() & self._guessers.keys():
             self._guessers[name].memory = before[name].memory
         self.network = network
         perturbed, frozen = (network.pieces, ()) if self.uncovered == "perturb" else ((), network.pieces)
+        frozen = (*frozen, *(name for name, p in model.named_parameters() if name in tables and p.requires_grad))
         perturbed = (*perturbed, *network.beside)  # without its elementwise part a gradient would be wrong
         self._pieces = perturbed
         if self.feedback is not None:  # they have the vjp of their piece
@@ -172,17 +186,21 @@ class GuessEstimator:
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        back = self._state_of(model, batch.device)
+        return self._on_any_way(model, batch.inputs, lambda: self._estimate(model, loss, batch, rng, {}))
+
+    def _on_any_way(self, model: nn.Module, inputs: Any, call: Callable[[], Made]) -> Made:
+        """What forwards of these inputs make, whichever way values lead them."""
+        back = self._state_of(model, first_tensor(inputs).device)
         for whole in (False, True):
             try:
-                return self._estimate(model, loss, batch, rng, {})
+                return call()
             except UnknownSite as branch:
                 self.processes.refuse_branch(str(branch))
                 # A branch on values has led another way than the first look's: look at this batch as well, at a few of
                 # its samples, and where these do not go that way either, at all.
                 back()
-                self._take_up(model, self.bound.joined(look(model, batch.inputs, whole=whole)), batch.inputs)
-        return self._estimate(model, loss, batch, rng, {})
+                self._take_up(model, self.bound.joined(look(model, inputs, whole=whole)), inputs)
+        return call()
 
     def _state_of(self, model: nn.Module, device: torch.device) -> Callable[[], None]:
         return state_of(model, self.bound.buffers, device)
@@ -261,6 +279,7 @@ class GuessEstimator:
         trial = GuessEstimator(
             method,
             uncovered=self.uncovered,
+            embeddings=self.embeddings,
             tangents=self.tangents,
             memory=self.memory,
             output_gradient=output_gradient,
@@ -270,6 +289,7 @@ class GuessEstimator:
         trial._whole = Plan(FEW, replayed)
 
         def estimate(samples: int, gradients: dict[str, Tensor]) -> None:
+            back()  # a branch on what is drawn leads the same way again
             trial._estimate(model, loss, batch.rows(slice(samples)), Streams(0).at(0), gradients)
 
         try:
@@ -344,7 +364,8 @@ class GuessEstimator:
             TypeError: for a method that is not linear in its noise.
         """
         with torch.no_grad():
-            return {site.name: linear for site, _, linear in self._maps(model, inputs, step)}
+            maps = self._on_any_way(model, inputs, lambda: list(self._maps(model, inputs, step)))
+        return {site.name: linear for site, _, linear in maps}
 
     def _maps(self, model: nn.Module, inputs: Any, step: int) -> Iterator[tuple[Site, Tensor, LinearMap]]:
         at = self._step(model, Batch(inputs, None), Streams(0).at(step), {})

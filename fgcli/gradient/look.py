@@ -20,12 +20,13 @@ from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.connections import Connections, Shapes
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import batch_size, first_tensor, leaves, mapped
+from fgcli.gradient.operations import LOOKUPS
 from fgcli.gradient.own_loss import OwnLoss
 from fgcli.gradient.part_draws import BY_ROWS
 from fgcli.gradient.probe import SAMPLES, probed
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout, Link, Network, Site
-from fgcli.gradient.uses import Outputs, run
+from fgcli.gradient.uses import Outputs, one_way, run
 
 SMALL, LARGER = 2, SAMPLES
 
@@ -102,6 +103,8 @@ def _network(
     sizes: tuple[int, int],
 ) -> Network:
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    if sizes[0] == sizes[1]:
+        one_way(connections.counts, shapes.counts)
     if list(connections.uses) != list(shapes.shapes):
         raise RuntimeError("the forward takes another way with another batch")
     before = {name: connections.reached(given) for name, given in connections.given.items()}
@@ -125,6 +128,7 @@ def _network(
             "" if isinstance(way, Link) else way,
             tuple(following for following, sources in before.items() if name in sources),
             name in at_output,
+            use.func in LOOKUPS,
             shapes.changed(name),
         )
     pairs = zip(leaves(outputs), leaves(grown), strict=True)
@@ -143,6 +147,7 @@ def _network(
         numbers=sum(one.numel() for some in connections.going.values() for one in some) // sizes[0],
         numbers_drawn=connections.numbers_drawn // sizes[0],
         draws_by_rows=_draws_by_rows(connections, shapes, sizes),
+        counting=next((name for name, use in connections.uses.items() if use.counts), ""),
         own_loss=own_loss,
         behind_last=connections.stand_ins_behind(leaves(outputs)) if own_loss else (),
     )

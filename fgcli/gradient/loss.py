@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fgcli.gradient.errors import LossRefused
 from fgcli.gradient.estimator import Loss
-from fgcli.gradient.nested import behind, leaves, rebuilt
+from fgcli.gradient.nested import behind, leaves, mapped, rebuilt
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.sites import Layout
 from fgcli.gradient.uses import Outputs
@@ -69,6 +69,7 @@ def output_gradient(
     Raises:
         LossRefused: for a loss that gives no tensor of numbers, or has no derivative.
     """
+    mapped(_refuse_complex, outputs)
     once = []
     for layout, one in zip(layouts, leaves(outputs), strict=True):
         value = forward_ad.unpack_dual(one).primal.detach()
@@ -78,11 +79,29 @@ def output_gradient(
     if not once:
         raise LossRefused("the model gives no floating-point tensor, so that its loss has no derivative")
     with torch.enable_grad(), full_precision(once[0]):
-        losses = differentiable(loss(rebuilt(outputs, once), targets))
+        losses = differentiable(called(loss, outputs, once, targets))
         refuse_others(losses, once)
         e = torch.autograd.grad(losses.mean(), once, allow_unused=True, materialize_grads=True)
     parts = [layout.by_sample(one, samples) for layout, one in zip(layouts, e, strict=True)]
     return OutputGradient(losses.detach(), parts, layouts, samples)
+
+
+def called(loss: Loss, outputs: Outputs, once: Sequence[Tensor], targets: Any) -> Any:
+    """What the loss gives for leaves in the outputs' place."""
+    try:
+        return loss(rebuilt(outputs, once), targets)
+    except RuntimeError as error:
+        if not ("in-place" in str(error) or "inplace" in str(error)):
+            raise
+        return loss(rebuilt(outputs, [one.clone() for one in once]), targets)  # a leaf is not changed in place
+
+
+def _refuse_complex(value: Any) -> None:
+    if isinstance(value, Tensor) and value.is_complex():
+        raise LossRefused(
+            "the model gives a complex tensor, whose tangents are not followed to the loss: let it give "
+            "torch.view_as_real of that, or use backprop"
+        )
 
 
 def refuse_others(losses: Tensor, outputs: Sequence[Tensor] = ()) -> None:

@@ -147,7 +147,7 @@ def following_backward(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
         ModelRefused: for an nn.EmbeddingBag that scales by frequency, whose rule is not followed here.
     """
     names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
-    if func is F.embedding_bag and (kwargs.get("scale_grad_by_freq") or (len(args) > 5 and args[5])):
+    if func is F.embedding_bag and counts_rows(func, args, kwargs):
         raise ModelRefused(
             "an EmbeddingBag has scale_grad_by_freq, which weight perturbation cannot follow: leave it out"
         )
@@ -168,6 +168,11 @@ def following_backward(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
         rows = rows / torch.bincount(ids.flatten(), minlength=len(table))[ids].unsqueeze(-1)
     # max_norm scales the table's rows in place, as the layer's own call does.
     return F.embedding(ids, table, None, given.get("max_norm"), given.get("norm_type", 2.0)) + rows
+
+
+def counts_rows(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a lookup's backward divides by how often a row is looked up in the batch."""
+    return func in TABLES and bool(kwargs.get("scale_grad_by_freq", args[5] if len(args) > 5 else False))
 
 
 def padding_row(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
@@ -206,7 +211,19 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
+def packed(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    """torch._VF._pack_padded_sequence, as a lookup of rows."""
+    with torch.no_grad():
+        steps = x.shape[1 if batch_first else 0]
+        numbers = torch.arange(steps * len(lengths)).view(steps, len(lengths)).T
+        where, sizes = torch._VF._pack_padded_sequence(numbers.unsqueeze(2), lengths, True)  # pyright: ignore[reportAttributeAccessIssue]
+    in_time = x.transpose(0, 1) if batch_first else x
+    return in_time.flatten(0, 1).index_select(0, where.flatten().to(x.device)), sizes
+
+
+PACK = torch._VF._pack_padded_sequence  # pyright: ignore[reportAttributeAccessIssue]
 _WRITTEN_OUT: dict[Any, Any] = {
+    PACK: packed,
     F.hardsigmoid: _hardsigmoid,
     torch._weight_norm: _weight_norm,  # pyright: ignore[reportPrivateImportUsage]
 }

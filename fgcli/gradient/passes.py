@@ -8,7 +8,7 @@ computed once. What else a model holds runs on all rows. It takes a fourth of th
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -219,7 +219,9 @@ class SeveralTangents(BasePass):
         def once(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            return layout.natural(layout.by_sample(value, self.rows * self.samples)[: self.samples])
+            # An EmbeddingBag's indices are more than its bags.
+            whole = replace(layout, folded=layout.folded or value.shape[layout.axis or 0] != self.rows * self.samples)
+            return whole.natural(whole.by_sample(value, self.rows * self.samples)[: self.samples])
 
         shape = list(seen.shapes[0])
         shape[layout.axis or 0] //= self.rows

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import leaves, mapped, tangent_of
+from fgcli.gradient.operations import packed
 from fgcli.gradient.passes import OneTangent, Seen, SeveralTangents, repeated
 from fgcli.gradient.sites import Layout, Network, Site
 from fgcli.gradient.uses import Outputs, Use, run
@@ -29,7 +30,9 @@ INDEXING = {
     "__getitem__", "__setitem__", "index_select", "gather", "take_along_dim", "scatter", "scatter_", "scatter_add",
     "scatter_add_", "index_add", "index_add_", "index_put", "index_put_", "index_copy", "index_copy_",
 }  # fmt: skip
-READS = {"__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy"}
+RAGGED = {"masked_select", "masked_scatter", "masked_scatter_"}
+SIZES = {"__int__", "__index__", "item", "tolist", "numpy"}
+READS = {"__bool__", "__float__", *SIZES}
 
 
 def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> Network:
@@ -37,7 +40,7 @@ def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], 
     # Samples that meet before the first site do no harm: that pass only tells where samples are. Then each sample moves
     # in its turn, since a ReLU may end the way of one of them.
     met: list[str] = []
-    reads = False
+    reads = sizes = False
     for perturbed, moved in ((False, 0), *((True, sample) for sample in range(SAMPLES))):
         again()
         probe = _Probe(network, perturbed, moved)
@@ -51,7 +54,10 @@ def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], 
             layouts = network.output_layouts if network.own_loss else [probe.settled(*one) for one in pairs]
         network = replace(network, sites={**network.sites, **probe.sites}, output_layouts=tuple(layouts))
         met += probe.met if perturbed else []
-        reads |= probe.reads
+        reads, sizes = reads | probe.reads, sizes | probe.reads_sizes
+    folded = next((site.name for site in network.sites.values() if any(one.folded for one in site.layouts)), "")
+    if sizes and folded:
+        met.append(f"how many entries of site '{folded}' a sample has may be in the values that the forward reads")
     if met:
         return network.as_one_sample(met[0])
     in_parts = not reads and _is_same_in_parts(model, inputs, network, again)
@@ -142,7 +148,7 @@ class _Probe(OneTangent):
 
     def __init__(self, network: Network, perturbed: bool, moved: int, samples: int = SAMPLES) -> None:
         super().__init__(network, self._one_alone, {}, samples)
-        self.reads = False
+        self.reads = self.reads_sizes = False
         """Whether the forward asks for a number, as a branch does: it may be another for a part of the batch."""
         self.perturbed, self.moved = perturbed, moved
         self.after = "the model's input"
@@ -181,6 +187,7 @@ class _Probe(OneTangent):
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         self.reads |= getattr(func, "__name__", "") in READS
+        self.reads_sizes |= getattr(func, "__name__", "") in SIZES
         if func in DROPOUTS:  # the mask of another draw leaves other ways open
             x = args[0] if args else kwargs["input"]
             return x * 1
@@ -189,14 +196,16 @@ class _Probe(OneTangent):
             kwargs = {key: 0.0 if key == "dropout_p" else one for key, one in kwargs.items()}
         with naming(func, self.after):
             outputs = func(*args, **kwargs)
-        self._note_order(getattr(func, "__name__", ""), args, kwargs, outputs)
+        self._note_order(func, args, kwargs, outputs)
         return outputs
 
-    def _note_order(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Outputs) -> None:
+    def _note_order(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Outputs) -> None:
         """Note that samples meet where rows are taken in an order of their own: of few samples it may be none."""
-        takes = [*args, *kwargs.values()]
+        name, takes = getattr(func, "__name__", ""), [*args, *kwargs.values()]
         if name in ORDERS or any(id(one) in self.orders for one in _tensors(takes)):
             self.orders |= {id(one): one for one in _tensors([outputs]) if not one.dtype.is_floating_point}
+        if func is packed or name in RAGGED or (name == "repeat_interleave" and len(_tensors(takes)) > 1):
+            self.met.append(f"samples have as many entries as values say after {self.after}")
         if name not in INDEXING or len(args) < 2 or not isinstance(args[0], Tensor):
             return
         if name == "__setitem__" and not (isinstance(args[2], Tensor) and args[2].dim()):

@@ -125,6 +125,8 @@ class Processes:
             "it draws random numbers (Dropout), which one process draws for the whole batch: set its rate to 0":
                 network.drawing or network.draws_apart,
             f"it changes its buffer {next(iter(network.buffers), '')}, each process its own": network.buffers,
+            f"the backward of '{network.counting}' counts in the whole batch (scale_grad_by_freq): leave that out":
+                network.counting,
             "it looks at the size of the batch": not network.by_rows,
         }  # fmt: skip
         for reason, holds in reasons.items():

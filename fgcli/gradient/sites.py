@@ -122,6 +122,8 @@ class Site:
     """The sites that are reached next."""
     reaches_output: bool = False
     """Whether the model's output is reached without another site."""
+    is_lookup: bool = False
+    """Whether rows of its weight are looked up, as an embedding does."""
     copied: bool = False
     """Whether the forward changes its input in place afterwards, so that it has to be copied to be kept."""
 
@@ -190,6 +192,8 @@ class Network:
     """Whether all that is drawn is drawn for rows of samples, so that a part of the batch can have its own of it."""
     numbers_drawn: int = 0
     """Then: for a sample."""
+    counting: str = ""
+    """A site whose backward counts in the batch (an embedding with scale_grad_by_freq)."""
     buffers: tuple[str, ...] = ()
     """Buffers that the forward changes."""
     own_loss: bool = False
@@ -207,6 +211,19 @@ class Network:
         """The number of samples that these inputs are taken as."""
         return 1 if self.mixes else batch_size(inputs)
 
+    def without_lookups(self) -> tuple["Network", tuple[str, ...]]:
+        """The network whose tables are frozen, and their names; a table that another layer uses as well stays."""
+        elsewhere = {
+            *self.beside,
+            *(one for site in self.sites.values() if not site.is_lookup for one in site.parameters),
+        }
+        sites, frozen = dict(self.sites), []
+        for name, site in self.sites.items():
+            if site.is_lookup and not elsewhere & set(site.parameters):
+                sites[name] = replace(site, trained=False)
+                frozen += site.parameters
+        return replace(self, sites=sites), tuple(dict.fromkeys(frozen))
+
     @property
     def guessed(self) -> list[Site]:
         """The sites that have a guess."""
@@ -215,7 +232,7 @@ class Network:
     @property
     def has_parts(self) -> bool:
         """Whether a part of the batch has in all passes what it has within the whole."""
-        apart = self.by_rows and self.in_parts and not (self.mixes or self.buffers or self.behind_last)
+        apart = self.by_rows and self.in_parts and not (self.mixes or self.counting or self.buffers or self.behind_last)
         drawn = self.draws_by_rows or not self.drawing
         layouts = [*self.output_layouts, *(layout for site in self.sites.values() for layout in site.layouts)]
         told = all(one.axis is not None for one in self.output_layouts) and not any(one.interleaved for one in layouts)
@@ -261,6 +278,7 @@ class Network:
             numbers=max(self.numbers, other.numbers),
             by_rows=self.by_rows and other.by_rows,
             in_parts=self.in_parts and other.in_parts,
+            counting=self.counting or other.counting,
             buffers=tuple(dict.fromkeys((*self.buffers, *other.buffers))),
         )
         mixes = self.mixes or other.mixes

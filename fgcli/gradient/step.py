@@ -31,7 +31,7 @@ from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.upstream import CutNetwork, UpstreamJacobian
-from fgcli.gradient.uses import Outputs, Pass, run
+from fgcli.gradient.uses import Outputs, Pass, one_way, run
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Step:
         self._again = layers_again(batch.device) if network.drawing else lambda: None
         self._buffers = BufferState(model, network.buffers)
         self._ran = False
+        self._counts: Mapping[str, int] | None = None
         self._by_row = network.by_rows and not (tangents.single or network.mixes or network.draws_apart)
         self._of_loss: OutputGradient | None = None
 
@@ -116,7 +117,9 @@ class Step:
     def run(self, one_pass: Pass, inputs: Any) -> Outputs:
         """One forward, from the state of layers and generators that the first one had."""
         self._go_back()
-        return run(self.model, inputs, one_pass)
+        outputs = run(self.model, inputs, one_pass)
+        self._counts = one_way(self._counts, one_pass.counts)
+        return outputs
 
     def _go_back(self) -> None:
         if self._ran:
@@ -264,6 +267,7 @@ class Step:
         self._go_back()
         with self._buffers.apart():
             cut = CutNetwork(self.model, self.batch.inputs, self.network)
+        self._counts = one_way(self._counts, cut.counts)
         for site in wanted:
             if site.name in cut.going:
                 yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)
@@ -292,6 +296,8 @@ class Step:
             if at:
                 pairs = [(delta[:, columns], grams[name]) for name, columns in at.items()]
                 return torch.cat([self.tangents.coefficients(one, gram.matrix, gram.n) for one, gram in pairs], 1)
+            if not grams:  # what is shared has a tangent of its own
+                return torch.zeros_like(delta)
             whole = torch.stack([one.matrix for one in grams.values()]).sum(0)
             return self.tangents.coefficients(delta, whole, sum(one.n for one in grams.values()))
 

@@ -25,8 +25,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import detached, leaves, mapped, primal_of, tangent_of
-from fgcli.gradient.operations import CONTRACTIONS, bilinear_gradients, derivable, is_bilinear, linear_part, runnable
+from fgcli.gradient.operations import (
+    CONTRACTIONS,
+    PACK,
+    bilinear_gradients,
+    counts_rows,
+    derivable,
+    is_bilinear,
+    linear_part,
+    runnable,
+)
 from fgcli.gradient.own_loss import Tail
 from fgcli.gradient.part_draws import of_part
 from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
@@ -59,6 +69,11 @@ class Use:
         self.bilinear = is_bilinear(func, args, kwargs) and id(args[0]) not in sources
         self.again: Callable[[], None] | None = None
         """What brings torch's generators back to where they were at this call, of an operation that draws."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether its backward looks at the whole batch."""
+        return counts_rows(self.func, self.args, self.kwargs)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -152,6 +167,8 @@ class Pass(Protocol):
 
     mode: "Uses"
     """The mode of the forward that runs, set by `run`."""
+    counts: Mapping[str, int]
+    """How often the forward met each layer, set by `run`."""
 
     def visit(self, use: Use) -> Outputs:
         """The output that the forward goes on with."""
@@ -185,7 +202,7 @@ class Uses(TorchFunctionMode):
         self.one_pass = one_pass
         self.tail: Tail | None = getattr(one_pass, "tail", None)
         """Of a pass that sees a model end at its last sites, as one does that gives its own loss."""
-        self._counts: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
         self._stand_ins: dict[int, Tensor] = {}
 
     def __torch_function__(
@@ -196,6 +213,13 @@ class Uses(TorchFunctionMode):
             return args[0] if func is Tensor.requires_grad_ else None
         if not torch.is_grad_enabled():
             return func(*mapped(_constant, args), **mapped(_constant, kwargs))
+        if func is Tensor.register_hook:
+            raise ModelRefused(
+                "the forward registers a hook on a gradient (register_hook), which `backward` alone calls: leave it "
+                "out, or use backprop"
+            )
+        if func is PACK:  # without a forward-mode formula
+            func = derivable(func)
         sources, data = {}, False
         for value in _flat(args, kwargs):
             if id(value) in self.sources:
@@ -209,7 +233,9 @@ class Uses(TorchFunctionMode):
             return self._made_of_parameters(func, args, kwargs, sources)
         if func is F.multi_head_attention_forward:
             return self._looked_into(func, args, kwargs)
-        if func in CONTRACTIONS and any(one.tensor.dim() > 1 for one in sources.values()):
+        weights = [one.tensor for one in sources.values()]
+        # What is complex has no guess. Its real numbers lie in a piece.
+        if func in CONTRACTIONS and any(w.dim() > 1 for w in weights) and not any(w.is_complex() for w in weights):
             return self._visited(Use(self._name(sources), func, args, kwargs, sources))
         return self.one_pass.operate(func, mapped(self.substituted, args), mapped(self.substituted, kwargs))
 
@@ -223,7 +249,7 @@ class Uses(TorchFunctionMode):
         weights = [one.names[0] for one in sources.values() if one.tensor.dim() > 1]
         owner, _, own = _PARAMETRISED.sub(r"\1", weights[0]).rpartition(".")
         base = owner if own == "weight" or (len(weights) > 1 and owner) else f"{owner}.{own}".removeprefix(".")
-        number = self._counts[base] = self._counts.get(base, 0) + 1
+        number = self.counts[base] = self.counts.get(base, 0) + 1
         return base if number == 1 else f"{base}#{number}"
 
     def _made_of_parameters(
@@ -240,7 +266,9 @@ class Uses(TorchFunctionMode):
         names = tuple(dict.fromkeys(name for one in sources.values() for name in one.names))
         attached = any(one.tensor.requires_grad for one in sources.values())
         for index, one in enumerate(made if several else (made,)):
-            if not isinstance(one, Tensor) or id(one) in self.sources or not one.is_floating_point():
+            if not isinstance(one, Tensor) or id(one) in self.sources:
+                continue
+            if not (one.is_floating_point() or one.is_complex()):
                 continue
             # Else it was detached, and is a constant. Within torch.func no graph tells that.
             functorch: Any = torch._C
@@ -301,7 +329,24 @@ def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
             finally:
                 # The mode has the pass. This reference cycle would keep all that it saw until the collector runs.
                 del one_pass.mode
+        one_pass.counts = mode.counts
         return outputs if mode.tail is None else mode.tail.ended(outputs)
+
+
+def one_way(before: Mapping[str, int] | None, counts: Mapping[str, int]) -> Mapping[str, int]:
+    """The layers that the forwards of a step have met.
+
+    Raises:
+        ModelRefused: where one has met others: the tangents of the two belong to no one function.
+    """
+    other = [] if before is None else sorted(one for one in {*before, *counts} if before.get(one) != counts.get(one))
+    if other:
+        raise ModelRefused(
+            f"the forward takes another way when it is run again on the same batch, at layer '{other[0]}': a branch "
+            "hangs on rounding, or on what is drawn outside of torch; use activation-perturbation with one tangent and "
+            "memory store, which runs it once, or backprop"
+        )
+    return counts
 
 
 def _without_graph(value: Any) -> Any:
@@ -356,7 +401,9 @@ class _Called:
 
 
 _DETACHING = {Tensor.detach, torch.detach, Tensor.data.__get__}  # pyright: ignore[reportAttributeAccessIssue]
-_ASKING_FOR_GRAPH = {Tensor.requires_grad.__set__, Tensor.requires_grad_}  # pyright: ignore[reportAttributeAccessIssue]
+_ASKING_FOR_GRAPH = {
+    Tensor.requires_grad.__set__, Tensor.requires_grad_, Tensor.retain_grad,  # pyright: ignore[reportAttributeAccessIssue]
+}  # fmt: skip
 _PARAMETRISED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.estimator import Batch, Loss
-from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.loss import OutputGradient, called, differentiable, output_gradient
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.part_draws import Draws
 from fgcli.gradient.passes import PlainPass
-from fgcli.gradient.sites import Layout, Network
+from fgcli.gradient.sites import Network
 from fgcli.gradient.uses import run
 
 
@@ -81,12 +81,14 @@ def _is_of_samples(network: Network, loss: Loss, outputs: Any, part: Batch) -> b
     """Whether the loss of a part's first half is that half of the part's losses: samples do not see each other."""
     half = max(1, part.size // 2)
 
-    def first_half(layout: Layout, one: Tensor) -> Tensor:
-        return layout.natural(layout.by_sample(one, part.size)[:half])
+    def losses_of(rows: slice) -> Tensor:
+        pairs = zip(network.output_layouts, leaves(outputs), strict=True)
+        some = [layout.natural(layout.by_sample(one, part.size)[rows]) for layout, one in pairs]
+        with torch.enable_grad():  # which a loss may ask for
+            given = called(loss, outputs, [one.detach().requires_grad_() for one in some], part.rows(rows).targets)
+            return differentiable(given).detach()
 
-    pairs = zip(network.output_layouts, leaves(outputs), strict=True)
-    few_outputs = rebuilt(outputs, [first_half(*pair) for pair in pairs])
-    losses, of_half = loss(outputs, part.targets), loss(few_outputs, part.rows(slice(half)).targets)
+    losses, of_half = losses_of(slice(part.size)), losses_of(slice(half))
     if not losses.dim() or losses.numel() * half != of_half.numel() * part.size:
         return False
     expected = losses.flatten()[: of_half.numel()]

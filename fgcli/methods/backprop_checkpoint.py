@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.checkpoint import checkpoint
 
+from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import ANY_METHOD, refuse
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
+from fgcli.gradient.look import few
+from fgcli.gradient.nested import first_tensor
 from fgcli.gradient.processes import ALONE, Processes
-from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.uses import call
 from fgcli.methods.backprop import exact
 from fgcli.methods.options import CheckpointOptions
@@ -21,12 +25,14 @@ from fgcli.methods.options import CheckpointOptions
 class BackpropCheckpoint(Stateless):
     """The exact gradient of the mean loss. What a segment computes is dropped, and computed again on the way back.
 
-    The segments are stretches of an nn.Sequential, and the direct children of any other model. A layer that keeps
-    running statistics updates them twice.
+    The segments are stretches of an nn.Sequential, and the direct children of any other model. On the way back each
+    sees the weights and the buffers that it saw on the way forward, and changes no buffer.
     """
 
     def __init__(self, options: CheckpointOptions) -> None:
         self._segments, self.processes = options.segments, ALONE
+        self._buffers: tuple[str, ...] = ()
+        """Those that a forward changes."""
 
     def split_over(self, processes: Processes) -> None:
         self.processes = processes
@@ -34,27 +40,93 @@ class BackpropCheckpoint(Stateless):
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, ANY_METHOD)
         self.processes.refuse_unsplittable(model, example)
+        self._buffers = _changed(model, example)
         return Coverage(tuple(name for name, p in model.named_parameters() if p.requires_grad))
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
+        changed = {id(model.get_buffer(name)) for name in self._buffers}
         if isinstance(model, nn.Sequential) and isinstance(batch.inputs, Tensor):
-            segments = min(self._segments or round(math.sqrt(len(model))), len(model))
-            in_stretches = partial(checkpoint_sequential, model, max(1, segments), use_reentrant=False)
-            return exact(model, lambda inputs: in_stretches(input=inputs), loss, batch, self.processes)
-        with _checkpointed(list(model.children())):  # on the way back, too: checkpoints of the model's run it again
+            stretches = _stretches(model, self._segments or round(math.sqrt(len(model))))
+
+            def forward(x: Any) -> Any:
+                for stretch in stretches[:-1]:
+                    x = checkpoint(_AsBefore(stretch, stretch, changed), x, use_reentrant=False)
+                return stretches[-1](x)
+
+            return exact(model, forward, loss, batch, self.processes)
+        with _checkpointed(list(model.children()), changed):  # on the way back, too: the model's own run it again
             return exact(model, partial(call, model), loss, batch, self.processes)
 
 
+def _changed(model: nn.Module, example: Any) -> tuple[str, ...]:
+    """The buffers that a forward changes. They are brought back, and torch's generators."""
+    again, buffers = layers_again(first_tensor(example).device), BufferState(model)
+    try:
+        with torch.no_grad():
+            try:
+                call(model, few(example, 2))
+            except Exception:  # the forward takes no batch of another size
+                call(model, example)
+        return buffers.changed()
+    finally:
+        again()
+        buffers.restore()
+
+
+def _stretches(model: nn.Sequential, number: int) -> list[nn.Sequential]:
+    """So many stretches of equal length, the last one longer where they do not come out even."""
+    number = max(1, min(number, len(model)))
+    size = len(model) // number
+    return [model[i * size : (i + 1) * size if i < number - 1 else len(model)] for i in range(number)]
+
+
+class _AsBefore:
+    """A module's forward, which in further calls sees the weights and the buffers of the first.
+
+    Args:
+        module: the module.
+        forward: its forward.
+        changed: the ids of buffers that a forward changes.
+    """
+
+    def __init__(self, module: nn.Module, forward: Callable[..., Any], changed: set[int]) -> None:
+        self.module, self.forward, self.changed = module, forward, changed
+        self._before: list[tuple[dict[str, Any], str, Tensor, bool]] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._before is None:
+            self._before = list(self._seen())
+            return self.forward(*args, **kwargs)
+        now = [(owner, key, owner[key]) for owner, key, _, _ in self._before]
+        try:
+            for owner, key, tensor, changes in self._before:
+                owner[key] = tensor.clone() if changes else tensor
+            return self.forward(*args, **kwargs)
+        finally:  # also where the checkpoint ends it, as nothing more is needed
+            for owner, key, tensor in now:
+                owner[key] = tensor
+
+    def _seen(self) -> Iterator[tuple[dict[str, Any], str, Tensor, bool]]:
+        for module in self.module.modules():
+            for owner in (module._parameters, module._buffers):
+                for key, tensor in owner.items():
+                    if tensor is not None:
+                        changes = id(tensor) in self.changed
+                        yield owner, key, tensor.clone() if changes else tensor, changes
+
+
 @contextmanager
-def _checkpointed(modules: list[nn.Module]) -> Iterator[None]:
+def _checkpointed(modules: list[nn.Module], changed: set[int]) -> Iterator[None]:
     """Each module's forward is checkpointed meanwhile."""
 
-    def wrapped(forward: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    def wrapped(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: checkpoint(
+            _AsBefore(module, forward, changed), *args, use_reentrant=False, **kwargs
+        )
 
     try:
         for module in modules:
-            module.forward = wrapped(module.forward)
+            module.forward = wrapped(module, module.forward)
         yield
     finally:
         for module in modules:

@@ -25,7 +25,7 @@ def fg_guess_methods() -> list[Entry]:
             "wt",
             "fgcli.methods.transpose:Transpose",
             "W̃ᵀ: noise sent back through the next layer's Jacobian; biased, of low variance.",
-            GuessOptions,
+            options.TransposeOptions,
         ),
         Entry(
             "wperp",

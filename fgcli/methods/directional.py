@@ -31,7 +31,7 @@ from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.methods.feedback import DirectFeedback, LocalFeedback
 from fgcli.methods.options import DirectionalOptions
-from fgcli.methods.weight_perturbation import ByHand, derivatives_along
+from fgcli.methods.weight_perturbation import ByHand, derivatives_along, untrained_rows
 
 
 class Directional:
@@ -47,6 +47,7 @@ class Directional:
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, FORWARD_MODE)
+        untrained_rows(model, example)
         if self.predictor is not None:
             self.predictor.bind(model, example)
         return Coverage(sites=())

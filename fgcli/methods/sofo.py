@@ -37,7 +37,7 @@ from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.tangents import Tangents
 from fgcli.methods.options import SofoOptions
-from fgcli.methods.weight_perturbation import tangents_together
+from fgcli.methods.weight_perturbation import tangents_together, untrained_rows
 
 
 class Sofo(Stateless):
@@ -49,6 +49,7 @@ class Sofo(Stateless):
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, FORWARD_MODE)
+        untrained_rows(model, example)
         keep_freed_memory()
         parameters = _trained(model)
         n = sum(one.numel() for one in parameters.values())

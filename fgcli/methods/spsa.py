@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import GUESSES, refuse
+from fgcli.gradient.checks.unsteady import refuse_unsteady
 from fgcli.gradient.errors import LossRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
-from fgcli.gradient.look import few
 from fgcli.gradient.loss import refuse_others
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
@@ -63,10 +63,8 @@ class Spsa(Stateless):
                     f"epsilon is {self.epsilon:g}; weights in {str(dtype).removeprefix('torch.')} would not be moved "
                     f"by it: set epsilon to at least {least:.2g}, better the default"
                 )
-        try:
-            self._untrained = untrained_rows(model, few(example, 2))
-        except Exception:  # the forward takes no batch of another size
-            self._untrained = untrained_rows(model, example)
+        self._untrained = untrained_rows(model, example)
+        refuse_unsteady(model, example)
         self.processes.refuse_unsplittable(model, example)
         return Coverage(sites=())
 

@@ -11,6 +11,8 @@ from fgcli.extend.options import Options
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import FORWARD_MODE, refuse
+from fgcli.gradient.checks.unsteady import refuse_unsteady
+from fgcli.gradient.connections import Shapes
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import few
@@ -67,6 +69,9 @@ class WeightPerturbation(Stateless):
             raise
         except Exception:  # the forward takes no batch of another size (one fixed graph, say)
             self._try(model, example)
+        if self._one_by_one:
+            refuse_unsteady(model, example)
+        self._padding = untrained_rows(model, example)
         self.processes.refuse_unsplittable(model, example)
         return Coverage(sites=())
 
@@ -84,8 +89,6 @@ class WeightPerturbation(Stateless):
                 self._single(model, loss, batch, rng, ALONE, _Trial)
             except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
                 raise without_formula("an operation", "one of its layers", cause) from cause
-            again()
-            self._padding = untrained_rows(model, batch.inputs)
             again()
             if not self.tangents.single:
                 self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
@@ -161,17 +164,37 @@ class WeightPerturbation(Stateless):
         return Estimate(of_loss.losses, gradients, delta)
 
 
-def untrained_rows(model: nn.Module, inputs: Any) -> dict[str, int]:
-    """By the table's name, the row that no lookup trains (`padding_idx`). Buffers and generators are brought back."""
-    buffers, again, tables = BufferState(model), layers_again(first_tensor(inputs).device), _Tables()
+def untrained_rows(model: nn.Module, example: Any) -> dict[str, int]:
+    """By the table's name, the row that no lookup trains (`padding_idx`). Buffers and generators are brought back.
+
+    Args:
+        model: any module.
+        example: inputs, of which two samples are taken where the model takes so few.
+
+    Raises:
+        ModelRefused: for a parameter that is used unseen, and for a hook on a gradient.
+    """
     try:
-        with torch.no_grad():
-            run(model, inputs, tables)
+        tables = _tables(model, few(example, 2))
+    except ModelRefused:
+        raise
+    except Exception:  # the forward takes no batch of another size (one fixed graph, say)
+        tables = _tables(model, example)
+    alone = {name: rows.pop() for name, rows in tables.padding.items() if len(rows) == 1}
+    return {name: row for name, row in alone.items() if row is not None}
+
+
+def _tables(model: nn.Module, inputs: Any) -> "_Tables":
+    buffers, again = BufferState(model), layers_again(first_tensor(inputs).device)
+    tables, shapes = _Tables(), Shapes(model)
+    try:
+        run(model, inputs, tables)
+        again()
+        shapes.refuse_unseen(run(model, inputs, shapes))
     finally:
         again()
         buffers.restore()
-    alone = {name: rows.pop() for name, rows in tables.padding.items() if len(rows) == 1}
-    return {name: row for name, row in alone.items() if row is not None}
+    return tables
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
@@ -202,7 +225,7 @@ class _Along(BasePass):
 
 
 class _Tables(_Along):
-    """A pass without tangents, which notes the untrained row of each weight that is used, in each of its uses."""
+    """A pass as `backward` has it, with a graph, which notes the untrained row of each weight that is used, by use."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -211,11 +234,11 @@ class _Tables(_Along):
     def visit(self, use: Use) -> Outputs:
         for name in use.parameters:
             self.padding.setdefault(name, set()).add(padding_row(use.func, use.args, use.kwargs))
-        return use.call(lambda value: value)
+        return use.call(lambda value: value, lambda value: value)
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         self.padding.setdefault(name, set()).add(None)
-        return parameter.detach()
+        return parameter
 
 
 class ByHand(_Along):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.chapters import Chapter
-from fgcli.report.document import Axis, Figure, Panel, Point, Series, axis_text
+from fgcli.report.document import CUT, Axis, Figure, Panel, Point, Series, axis_name, axis_text
 from fgcli.report.drawing import cuts_intervals
 from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
@@ -77,7 +77,7 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
     if any(one.published for panel in panels for one in panel.series):
         notes.append(f"Hollow: {view.reference_name}, single runs.")
     notes += _machines(machines)
-    x = Quantity(view.x.removeprefix("options."), style="plain", key=view.x)
+    x = Quantity(axis_name(view.x), style="plain", key=view.x)
     return _figure(chapter, view, x, quantity_of(view.y), panels, notes, used)
 
 
@@ -133,9 +133,10 @@ def _figure(
     kept = tuple(panel for panel in drawn if panel.series) or (Panel("", ()),)
     figure = Figure(view.title, Axis(x, "x" in view.log), Axis(y, "y" in view.log), kept, ())
     if cuts_intervals(figure):
-        said.append("Intervals that go on beyond the axis are cut there.")
+        said.append(CUT)
     made = [*unlike_notes(used, chapter.axes), *left_out_notes(used)]
-    return replace(figure, notes=(*said, *made, *missing_notes(used, chapter.axes)))
+    missing = missing_notes(used, chapter.axes, timed=y.key in TIMING)
+    return replace(figure, notes=(*said, *made, *missing))
 
 
 def _title(fixed: Mapping[str, object]) -> str:
@@ -150,7 +151,10 @@ def _series(
     *,
     once: bool = False,
 ) -> tuple[Series, ...]:
-    """A line for each value of `by`, in the style that it has in the whole chapter. `numbers` gives (key, x, y)."""
+    """A line for each value of `by`, in the style that it has in the whole chapter. `numbers` gives (key, x, y).
+
+    `once`: there is one number for all seeds, whether they have been run or not.
+    """
     series: list[Series] = []
     for style, value in enumerate(chapter.values(by)):
         some = [trial for trial in trials if as_key(trial.axis(by)) == as_key(value)]
@@ -162,8 +166,8 @@ def _series(
                 if not (once and key in found):
                     found.setdefault(key, []).append((trial, x, y))
         finished = sum(trial.state is State.FINISHED for trial in some)
-        name = axis_text(by, value)
-        series.append(Series(name, style, _points(found), _lacking(finished, len(some))))
+        lacking = "" if once else _lacking(finished, len(some))
+        series.append(Series(axis_text(by, value), style, _points(found), lacking))
     return tuple(series)
 
 

@@ -12,7 +12,7 @@ from fgcli import __version__
 from fgcli.errors import writable
 from fgcli.files import to_json
 from fgcli.report import drawing
-from fgcli.report.document import Cell, Document, Point, Section, Table, axis_text
+from fgcli.report.document import Cell, Document, Point, Section, Table, axis_name, axis_text
 from fgcli.report.trials import State, Trial
 from fgcli.runs.quantities import RESULTS
 from fgcli.runs.quantity import Quantity
@@ -46,7 +46,7 @@ def as_html(document: Document) -> str:
         command_of=lambda trial: trial.run.environment.command,
         plot=lambda figure, panel: drawing.lay_out(figure, panel, groups.of_point),
         size=drawing,
-        axis_text=axis_text,
+        axis_name=axis_name,
         quantities=_quantities(document),
         numbers=numbers,
         summary=_summary(document),

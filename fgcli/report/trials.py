@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -209,8 +210,8 @@ def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
 
 
 def _planned(directory: SweepDirectory, planned: PlannedTrial, failure: FailedAttempt | None) -> Trial:
-    defaults = {key: value for key, value in flat(Recipe().model_dump(mode="json")).items() if value is not None}
-    keys = {**defaults, **flat(planned.overrides)}  # those of the method and the model are not known here
+    # But for the defaults of the method and the model, which are not known here.
+    keys = {**_defaults(), **flat(planned.overrides)}
     trial = Trial(planned.name, str(directory.path), planned.label, keys, None, State.MISSING)
     files = directory.run(planned.name)
     if failure is not None and not files.result_file.exists():
@@ -227,6 +228,12 @@ def _planned(directory: SweepDirectory, planned: PlannedTrial, failure: FailedAt
     if trial.state is State.FAILED:
         state, reason = trial.state, trial.reason
     return replace(trial, keys=flat(run.recipe), run=run, state=state, reason=reason)
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    """Of a recipe's own keys."""
+    return {key: value for key, value in flat(Recipe().model_dump(mode="json")).items() if value is not None}
 
 
 def _with_defaults(planned: Sequence[PlannedTrial], trials: Sequence[Trial]) -> list[Trial]:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from exact import backward, smooth
+from parts import measured_anew
 from torch import Tensor, nn
 
 from fgcli.extend.options import EngineOptions
@@ -54,6 +55,43 @@ def test_a_branch_that_the_first_look_did_not_take_is_found_when_it_is_taken(met
     assert set(estimator.bound.sites) == {"first", "high", "low"}
     assert estimator.bound.pieces == ("scale",)
     assert estimator.bound.unused == ()
+
+
+class ByChance(nn.Module):
+    """Leaves layers out as random numbers have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.last = nn.ModuleList(nn.Linear(4, 4) for _ in range(3)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            if float(torch.rand(())) < 0.5:
+                x = x + torch.tanh(layer(x))
+        return self.last(x)
+
+
+def test_layers_that_are_left_out_by_chance_are_those_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_anew(monkeypatch)  # what a step would hold is looked at, too, in forwards of its own
+    torch.manual_seed(0)
+    model, inputs = ByChance().double(), torch.randn(9, 4, dtype=torch.double)
+    estimator = GuessEstimator(Isotropic(), tangents=Tangents(2, "orthogonal"), memory="replay")
+    estimator.bind(model, inputs)
+    taken = set()
+    for seed in range(8):
+        torch.manual_seed(seed)
+        found = {
+            name for name, g in estimator.estimate(model, smooth, Batch(inputs, None), RNG).gradients.items() if g.any()
+        }
+        torch.manual_seed(seed)
+        smooth(model(inputs)).backward()
+        assert found == {name for name, p in model.named_parameters() if p.grad is not None}
+        torch.manual_seed(seed)
+        maps = estimator.linear_maps(model, inputs, 0)
+        assert {f"{name}.weight" for name in maps} == {name for name in found if name.endswith("weight")}
+        taken.add(len(found))
+        model.zero_grad()
+    assert len(taken) > 1
 
 
 class Scaling(nn.Module):

@@ -57,6 +57,13 @@ def test_a_loss_that_depends_on_a_weight_is_refused(estimator: Any) -> None:
 
 
 WEIGHTS = torch.tensor([0.1, 2.0, 1.0, 0.5], dtype=torch.float64)
+
+
+def own_derivative(outputs: Tensor, _: Tensor) -> Tensor:
+    (slope,) = torch.autograd.grad(outputs.pow(3).sum(), outputs, create_graph=True)
+    return slope.square().sum(1)
+
+
 LOSSES: dict[str, Loss] = {
     "none": lambda o, t: F.cross_entropy(o, t, reduction="none"),
     "mean": F.cross_entropy,
@@ -68,6 +75,8 @@ LOSSES: dict[str, Loss] = {
     "regression": lambda o, t: F.mse_loss(o, F.one_hot(t, 4).to(o), reduction="none").mean(1),
     "regression, each output": lambda o, t: F.mse_loss(o, F.one_hot(t, 4).to(o), reduction="none"),
     "of the batch's spread": lambda o, _: o.std(0).sum(),
+    "changing outputs in place": lambda o, t: F.cross_entropy(o.mul_(2), t, reduction="none"),
+    "of its own derivative": own_derivative,
     "of one axis": lambda o, _: o.square().sum().view(1),
 }
 

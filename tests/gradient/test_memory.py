@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from fgcli.api import ForwardGradient
 from fgcli.bench.measure import peak_of
-from fgcli.extend.options import GuessOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.held import growth
 from fgcli.gradient.randomness import Streams
+from fgcli.methods.options import TransposeOptions
 from fgcli.methods.transpose import Transpose
 
 CPU = torch.device("cpu")
@@ -110,7 +110,7 @@ def test_parts_have_the_numbers_of_the_batch_with_dropout_and_sites_without_samp
 
 def test_what_a_call_holds_of_many_samples_is_seen_of_few() -> None:
     model, ids, targets = tokens(40)
-    estimator = GuessEstimator(Transpose(GuessOptions()), memory="store")
+    estimator = GuessEstimator(Transpose(TransposeOptions()), memory="store")
     estimator.bind(model, ids)
 
     def estimate(samples: int, gradients: dict[str, Tensor]) -> None:

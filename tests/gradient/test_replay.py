@@ -24,7 +24,7 @@ from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.methods.newton_schulz import newton_schulz
-from fgcli.methods.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions
+from fgcli.methods.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions, TransposeOptions
 from fgcli.methods.orthogonal import orthogonal
 from fgcli.methods.preconditioned import preconditioned
 from fgcli.methods.transpose import Transpose
@@ -48,7 +48,7 @@ class Centred(Transpose):
 GUESSES: dict[str, Any] = {
     "centred": lambda: Centred(GuessOptions()),
     "isotropic": Isotropic,
-    "transpose": lambda: Transpose(GuessOptions()),
+    "transpose": lambda: Transpose(TransposeOptions()),
     "krylov": lambda: orthogonal(OrthogonalOptions(k=2, solver="krylov")),
     "mean": lambda: orthogonal(OrthogonalOptions(k=2, solver="mean")),
     "newton-schulz": lambda: newton_schulz(NewtonSchulzOptions(k=2, solver="krylov")),

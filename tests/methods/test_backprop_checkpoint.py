@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fgcli.bench.flops import count_flops
 from fgcli.extend.options import Options
+from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.backprop import Backprop
 from fgcli.methods.backprop_checkpoint import BackpropCheckpoint
@@ -65,6 +66,70 @@ def test_the_model_s_own_checkpoints_act_within() -> None:
     expected = Backprop(Options()).estimate(model, cross_entropy, batch, RNG).gradients
     found = BackpropCheckpoint(CheckpointOptions()).estimate(model, cross_entropy, batch, RNG).gradients
     assert all(found[name].equal(gradient) for name, gradient in expected.items())
+
+
+class Elsewhere(nn.Module):
+    """Calls its child with other weights than the child has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = chain(5, 7, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        doubled = {name: 2 * parameter for name, parameter in self.child.named_parameters()}
+        return torch.func.functional_call(self.child, doubled, (x,))
+
+
+class Counting(nn.Module):
+    """Scales by the number of its calls, which a buffer keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return (x * self.calls).tanh()
+
+
+class Within(nn.Module):
+    """A child that is no stretch of a Sequential."""
+
+    def __init__(self, child: nn.Module) -> None:
+        super().__init__()
+        self.child = child
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.child(x)
+
+
+def spectral() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.utils.spectral_norm(nn.Linear(5, 6)), nn.Tanh(), nn.Linear(6, 4)).double()
+
+
+CHANGING = {
+    "functional_call": Elsewhere,
+    "counting": lambda: nn.Sequential(Counting(), *chain(5, 7, 4)),
+    "counting child": lambda: Within(nn.Sequential(Counting(), *chain(5, 7, 4))),
+    "spectral norm": spectral,
+    "batch norm": lambda: nn.Sequential(nn.BatchNorm1d(5).double(), *chain(5, 7, 4)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_on_the_way_back_a_layer_is_as_it_was(name: str) -> None:
+    model, twin = CHANGING[name](), CHANGING[name]()
+    twin.load_state_dict(model.state_dict())
+    batch = Batch(torch.randn(6, 5, dtype=torch.double), torch.arange(6) % 4)
+    estimator = BackpropCheckpoint(CheckpointOptions())
+    estimator.bind(model, batch.inputs)
+    for _ in range(2):
+        expected = Backprop(Options()).estimate(twin, cross_entropy, batch, RNG).gradients
+        found = estimator.estimate(model, cross_entropy, batch, RNG).gradients
+        for key, gradient in expected.items():
+            torch.testing.assert_close(found[key], gradient)
+        assert all(one.equal(other) for one, other in zip(model.buffers(), twin.buffers(), strict=True))
 
 
 def test_it_stores_less() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 from zoo.kinds import Net, Pair, Result, kind, random, vectors, weight
@@ -123,6 +124,41 @@ kind(
     "b",
     mixes=True,
 )
+
+
+def lengths(x: Tensor) -> Tensor:
+    """As many entries a sample as the batch has on average, but the first three samples alike."""
+    return torch.where(torch.arange(len(x)) < 3, 2, 1 + 2 * (torch.arange(len(x)) % 2))
+
+
+def packed(m: Any, x: Tensor) -> Tensor:
+    h = pack_padded_sequence(m.a(x), lengths(x), batch_first=True, enforce_sorted=False)
+    return m.b(pad_packed_sequence(m.gru(h)[0], batch_first=True)[0].sum(1))
+
+
+def selected(m: Any, x: Tensor) -> Tensor:
+    kept = (torch.arange(3) < lengths(x)[:, None]).unsqueeze(2)
+    h = m.a(torch.masked_select(x, kept).view(-1, 1)).sin()
+    return m.b(torch.zeros_like(x).masked_scatter(kept, h).sum(1))
+
+
+def joined(m: Any, x: Tensor) -> Tensor:
+    sizes = lengths(x).tolist()
+    h = m.a(torch.cat([one[:size] for one, size in zip(x, sizes, strict=True)])).sin()
+    return m.b(torch.stack([one.sum(0) for one in h.split(sizes)]))
+
+
+kind(
+    "packed sequences",
+    lambda: Net(packed, a=nn.Linear(1, 1), gru=nn.GRU(1, 1, batch_first=True), b=nn.Linear(1, 1)),
+    vectors(3, 1),
+    "a",
+    "gru",
+    "b",
+    mixes=True,
+)
+kind("selected entries", lambda: Net(selected, a=nn.Linear(1, 1), b=nn.Linear(1, 1)), vectors(3, 1), mixes=True)
+kind("sequences end to end", lambda: Net(joined, a=nn.Linear(1, 1), b=nn.Linear(1, 1)), vectors(3, 1), mixes=True)
 kind(
     "divided by the batch's size",
     lambda: Net(lambda m, x: m.b(m.a(x) / len(x)), a=nn.Linear(3, 2), b=nn.Linear(2, 2)),

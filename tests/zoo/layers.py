@@ -38,6 +38,24 @@ kind(
 kind("transposed 3d", lambda: nn.Sequential(nn.ConvTranspose3d(1, 2, (1, 2, 2)), nn.Tanh()), vectors(1, 1, 1, 2))
 kind("tokens", lambda: nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)), vectors(2, 2, 3), "0", "2")
 kind("embedding", lambda: nn.Sequential(nn.Embedding(5, 2), nn.Tanh(), nn.Flatten(), nn.Linear(6, 2)), ids(3), "0", "3")
+kind(
+    "bag of offsets",
+    lambda: Net(
+        lambda m, x: m.out(m.bag(x.flatten(), torch.arange(len(x)) * 3).tanh()),
+        bag=nn.EmbeddingBag(5, 2),
+        out=nn.Linear(2, 2),
+    ),
+    ids(3),
+    "bag",
+    "out",
+)
+kind(
+    "counted in the batch",
+    lambda: nn.Sequential(nn.Embedding(5, 2, scale_grad_by_freq=True), nn.Flatten(), nn.Tanh(), nn.Linear(4, 2)),
+    ids(2),
+    "0",
+    "3",
+)
 kind("embedding bag", lambda: nn.Sequential(nn.EmbeddingBag(5, 3), nn.Tanh(), nn.Linear(3, 2)), ids(3), "0", "2")
 kind(
     "embedding bag of sums",

@@ -150,6 +150,19 @@ kind(
     lambda: Net(lambda m, x: torch.linalg.multi_dot([x, m.w, m.v]).tanh(), w=weight(4, 3), v=weight(3, 2)),
     vectors(4),
 )
+kind(
+    "complex of two real ones",
+    lambda: Net(
+        lambda m, x: m.out(torch.fft.irfft(torch.fft.rfft(m.a(x)) @ torch.view_as_complex(m.w), n=4)),
+        a=nn.Linear(3, 4),
+        w=weight(3, 3, 2),
+        out=nn.Linear(4, 2),
+    ),
+    vectors(3),
+    "a",
+    "out",
+    pieces=("w",),
+)
 kind("bilinear", lambda: Net(lambda m, x: m.a(x, x.tanh()), a=nn.Bilinear(3, 3, 2)), vectors(3), "a")
 kind(
     "tensordot",

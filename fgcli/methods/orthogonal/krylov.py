@@ -5,7 +5,8 @@ start from one block, which follows the space that most of W̃'s energy is in fr
 a step, and samples share them.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 
 from torch import Tensor
 
@@ -24,15 +25,20 @@ class OrthogonalKrylov(GuessMethod):
     def __init__(self, options: OrthogonalOptions) -> None:
         self.k, self.oversampling = options.k, options.oversampling
 
-    def prepare(self, layer: Layer, memory: Memory) -> Tensor:
-        return start_block(layer, memory, layer.dim if isinstance(self.k, str) else min(self.k, layer.dim))
+    def prepare(self, layer: Layer, memory: Memory) -> Callable[[], Tensor]:
+        # Made when it is asked for: of the whole rank it is itself too large where the guess space is refused.
+        return cache(partial(start_block, layer, memory, self._columns(layer)))
 
-    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Tensor) -> LinearMap:
-        k = min(prepared.shape[1], upstream.output_dim)
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Callable[[], Tensor]) -> LinearMap:
+        k = min(self._columns(layer), upstream.output_dim)
         refuse_too_large(layer, upstream, self.oversampling * k, ", or use solver=mean")
-        images = krylov_images(upstream, prepared, self.oversampling * k, batch_of(layer))
+        start = prepared()
+        images = krylov_images(upstream, start, self.oversampling * k, batch_of(layer))
         vectors = ritz_vectors(near_one(images), k)
-        return LinearMap(k, partial(times, vectors), {"image": mean_image(images, prepared)})
+        return LinearMap(k, partial(times, vectors), {"image": mean_image(images, start)})
+
+    def _columns(self, layer: Layer) -> int:
+        return layer.dim if isinstance(self.k, str) else min(self.k, layer.dim)
 
 
 def start_block(layer: Layer, memory: Memory, k: int) -> Tensor:
