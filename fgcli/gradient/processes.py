@@ -128,6 +128,7 @@ class Processes:
             f"the backward of '{network.counting}' counts in the whole batch (scale_grad_by_freq): leave that out":
                 network.counting,
             "it looks at the size of the batch": not network.by_rows,
+            "what it gives of a sample depends on the batch that the sample is in": not network.in_parts,
         }  # fmt: skip
         for reason, holds in reasons.items():
             if holds:

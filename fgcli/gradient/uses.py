@@ -40,6 +40,7 @@ from fgcli.gradient.operations import (
 from fgcli.gradient.own_loss import Tail
 from fgcli.gradient.part_draws import of_part
 from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
+from fgcli.gradient.reads import READS, Reader
 
 Outputs = Any
 """What an operation or a model gives: a tensor, or tensors within tuples, lists and mappings."""
@@ -203,12 +204,15 @@ class Uses(TorchFunctionMode):
         self.tail: Tail | None = getattr(one_pass, "tail", None)
         """Of a pass that sees a model end at its last sites, as one does that gives its own loss."""
         self.counts: dict[str, int] = {}
+        self._reader = Reader()
         self._stand_ins: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in READS:
+            return self._reader.read(func, _constant(args[0]))
         if func in _ASKING_FOR_GRAPH:  # as forwards do for checkpoints: here all graphs are the passes' own
             return args[0] if func is Tensor.requires_grad_ else None
         if not torch.is_grad_enabled():
