@@ -103,11 +103,9 @@ class GuessEstimator:
         self.processes = ALONE
 
     def split_over(self, processes: Processes) -> None:
-        """As Splits has it."""
         self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
-        """As Estimator has it."""
         refuse(model, GUESSES)
         self._measured = {}
         self.processes.refuse_unsplittable(model, example)
@@ -194,7 +192,6 @@ class GuessEstimator:
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        """As Estimator has it."""
         return self._on_any_way(model, batch.inputs, lambda: self._estimate(model, loss, batch, rng, {}))
 
     def _on_any_way(self, model: nn.Module, inputs: Any, call: Callable[[], Made]) -> Made:
@@ -396,5 +393,4 @@ class GuessEstimator:
         return memories_of(self._guessers) | ({} if self.feedback is None else self.feedback.state())
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """As Estimator has it."""
         load_memories(self._guessers, state if self.feedback is None else self.feedback.load_state(state))

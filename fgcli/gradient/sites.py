@@ -10,7 +10,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.gradient.nested import batch_size, leaves
+from fgcli.gradient.nested import batch_size
 from fgcli.gradient.own_loss import Tail
 
 ELEMENTWISE = {
@@ -310,9 +310,3 @@ class Network:
             for name, site in self.sites.items()
         }
         return replace(self, sites=sites, output_layouts=(NOWHERE,) * len(self.output_layouts), mixes=why)
-
-
-def output_parts(network: Network, outputs: object, samples: int) -> list[Tensor]:
-    """The model's floating-point outputs as [samples, ...] each."""
-    pairs = zip(network.output_layouts, leaves(outputs), strict=True)
-    return [layout.by_sample(one, samples) for layout, one in pairs]

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
+from fgcli.gradient.nested import detached, leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.operations import (
     CONTRACTIONS,
     PACK,
@@ -121,7 +121,7 @@ class Use:
         """The output without tangents, and the tangent of each of its `leaves` that those of the data make."""
         if self.bilinear:
             x, tangent = forward_ad.unpack_dual(self.x)
-            weight, bias = _detached(self.args[1]), _detached(self.args[2]) if len(self.args) > 2 else None
+            weight, bias = detached(self.args[1]), detached(self.args[2]) if len(self.args) > 2 else None
             s = linear_part(self.func, self.args, x, weight, bias)
             return s, [None if tangent is None else linear_part(self.func, self.args, tangent, weight)]
         duals = self.call(lambda value: value)
@@ -163,10 +163,6 @@ class Use:
         return source is not None and source.recipe is None
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
 class Pass(Protocol):
     """What a pass does where the forward meets parameters."""
 
@@ -186,6 +182,16 @@ class Pass(Protocol):
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         """An operation without parameters, or with stand-ins for them."""
         ...
+
+
+class BasePass(Pass):
+    """A pass in which parameters are themselves without a graph, and other operations as they are."""
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return parameter.detach()
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        return func(*args, **kwargs)
 
 
 class Uses(TorchFunctionMode):

@@ -3,22 +3,7 @@
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
-from fgcli.methods.options import (
-    CheckpointOptions,
-    DirectionalOptions,
-    FzooOptions,
-    LocalGradientOptions,
-    MezoOptions,
-    NewtonSchulzOptions,
-    OrthogonalBottomOptions,
-    OrthogonalOptions,
-    PepitaOptions,
-    PreconditionedOptions,
-    SofoOptions,
-    SpsaOptions,
-    TransposeOptions,
-    WeightPerturbationOptions,
-)
+from fgcli.methods import options
 
 
 @hookimpl
@@ -40,31 +25,31 @@ def fg_guess_methods() -> list[Entry]:
             "wt",
             "fgcli.methods.transpose:Transpose",
             "W̃ᵀ: noise sent back through the next layer's Jacobian; biased, of low variance.",
-            TransposeOptions,
+            options.TransposeOptions,
         ),
         Entry(
             "wperp",
             "fgcli.methods.orthogonal:orthogonal",
             "W̃⊥: noise in the top-k right singular subspace of the next layer's Jacobian.",
-            OrthogonalOptions,
+            options.OrthogonalOptions,
         ),
         Entry(
             "wperp-bottom",
             "fgcli.methods.orthogonal:OrthogonalBottom",
             "W̃⊥-bottom: the k smallest singular values instead; a control, not for training.",
-            OrthogonalBottomOptions,
+            options.OrthogonalBottomOptions,
         ),
         Entry(
             "wpre",
             "fgcli.methods.preconditioned:preconditioned",
             "W̃ᴾ: W̃ᵀ preconditioned to an orthogonal projector; unbiased.",
-            PreconditionedOptions,
+            options.PreconditionedOptions,
         ),
         Entry(
             "wperp-ns",
             "fgcli.methods.newton_schulz:newton_schulz",
             "W̃⊥-NS: W̃⊥ by Newton–Schulz polynomials in place of a singular value decomposition.",
-            NewtonSchulzOptions,
+            options.NewtonSchulzOptions,
         ),
     ]
 
@@ -82,50 +67,52 @@ def fg_estimators() -> list[Entry]:
             "backprop-checkpoint",
             "fgcli.methods.backprop_checkpoint:BackpropCheckpoint",
             "Backpropagation that stores the ends of segments only, and computes the rest again: less memory.",
-            CheckpointOptions,
+            options.CheckpointOptions,
         ),
         Entry(
             "weight-perturbation",
             "fgcli.methods.weight_perturbation:WeightPerturbation",
             "Gaussian directions in weight space, the same for the whole batch; unbiased, of high variance.",
-            WeightPerturbationOptions,
+            options.WeightPerturbationOptions,
         ),
         Entry(
             "spsa",
             "fgcli.methods.spsa:Spsa",
             "Differences of the loss at W ± εz, forward passes alone; the loss needs no derivative.",
-            SpsaOptions,
+            options.SpsaOptions,
         ),
-        Entry("mezo", "fgcli.methods.spsa:Spsa", "`spsa` with MeZO's defaults: Gaussian directions.", MezoOptions),
+        Entry(
+            "mezo", "fgcli.methods.spsa:Spsa", "`spsa` with MeZO's defaults: Gaussian directions.", options.MezoOptions
+        ),
         Entry(
             "fzoo",
             "fgcli.methods.spsa:Spsa",
             "`spsa` with FZOO's step: one-sided, over the deviation of the losses.",
-            FzooOptions,
+            options.FzooOptions,
         ),
         Entry(
             "pepita",
             "fgcli.methods.pepita:Pepita",
             "A second forward on inputs that the error has changed (PEPITA), in chains of layers.",
-            PepitaOptions,
+            options.PepitaOptions,
         ),
         Entry(
             "directional",
             "fgcli.methods.directional:Directional",
             "The derivative along one candidate direction: feedback's, the mean of the past, or noise.",
-            DirectionalOptions,
+            options.DirectionalOptions,
         ),
         Entry(
             "local-gradient",
             "fgcli.methods.local_gradient:LocalGradient",
             "Forward gradients along the gradients of local losses; needs --local-losses.",
-            LocalGradientOptions,
+            options.LocalGradientOptions,
         ),
         Entry(
             "sofo",
             "fgcli.methods.sofo:Sofo",
             "A Gauss-Newton step in a random subspace, from K tangents of the output; with --optimizer sgd.",
-            SofoOptions,
+            options.SofoOptions,
         ),
     ]
 
