@@ -1,12 +1,38 @@
 """All that is built in, through the same hooks as anybody's. Imports no torch."""
 
-from fgcli.bench import options as bench
-from fgcli.data import options as data
+from fgcli.bench.options import LocalOptions, RayOptions, SlurmOptions
+from fgcli.data.options import (
+    ArrayOptions,
+    CsvOptions,
+    DigitsOptions,
+    HubOptions,
+    ImageOptions,
+    JsonLinesOptions,
+    Mnist1dOptions,
+    Mnist5kOptions,
+    RatedTextOptions,
+    TableOptions,
+)
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import CONTRACT, hookimpl
 from fgcli.methods.builtin import fg_estimators, fg_feedback_rules, fg_guess_methods
-from fgcli.models import options as models
-from fgcli.training import options as training
+from fgcli.models.options import (
+    ConvNetOptions,
+    GPTOptions,
+    MixerOptions,
+    MLPOptions,
+    ResMLPOptions,
+    ResNetOptions,
+    TransformerOptions,
+)
+from fgcli.training.options import (
+    AdamOptions,
+    AdamWOptions,
+    CosineOptions,
+    LinearWarmupOptions,
+    SGDOptions,
+    StepOptions,
+)
 
 FG_CONTRACT = CONTRACT
 __all__ = ["fg_estimators", "fg_feedback_rules", "fg_guess_methods"]
@@ -20,59 +46,55 @@ def fg_datasets() -> list[Entry]:
             "mnist1d",
             "fgcli.data.mnist1d:mnist1d",
             "MNIST-1D: 40 inputs, 10 classes, generated offline.",
-            data.Mnist1dOptions,
+            Mnist1dOptions,
         ),
-        Entry(
-            "digits", "fgcli.data.digits:digits", "scikit-learn's 1,797 handwritten digits, 8 × 8.", data.DigitsOptions
-        ),
+        Entry("digits", "fgcli.data.digits:digits", "scikit-learn's 1,797 handwritten digits, 8 × 8.", DigitsOptions),
         Entry(
             "mnist-5k",
             "fgcli.data.mnist5k:mnist5k",
             "5,000 images of MNIST, 28 × 28: pip install 'fgcli[mnist-5k]'.",
-            data.Mnist5kOptions,
+            Mnist5kOptions,
         ),
         Entry(
             "movie-snippets",
             "fgcli.data.texts:movie_snippets",
             "10,605 snippets of film reviews, positive or negative, as bytes; fetched by pip.",
-            data.RatedTextOptions,
+            RatedTextOptions,
         ),
         Entry(
             "news",
             "fgcli.data.texts:news",
             "5,190 sentences of editorials with ratings, as bytes; fetched by pip.",
-            data.RatedTextOptions,
+            RatedTextOptions,
         ),
-        Entry(
-            "npz", "fgcli.data.array_file:array_file", "Your arrays: --dataset FILE.npz.", data.ArrayOptions, (".npz",)
-        ),
-        Entry("csv", "fgcli.data.tables:csv_table", "Your table: --dataset FILE.csv.", data.CsvOptions, (".csv",)),
+        Entry("npz", "fgcli.data.array_file:array_file", "Your arrays: --dataset FILE.npz.", ArrayOptions, (".npz",)),
+        Entry("csv", "fgcli.data.tables:csv_table", "Your table: --dataset FILE.csv.", CsvOptions, (".csv",)),
         Entry(
             "parquet",
             "fgcli.data.tables:parquet_table",
             "Your table: --dataset FILE.parquet; pip install 'fgcli[parquet]'.",
-            data.TableOptions,
+            TableOptions,
             (".parquet",),
         ),
         Entry(
             "json-lines",
             "fgcli.data.texts:json_lines",
             "Your texts with classes, a JSON object a line: --dataset FILE.jsonl.",
-            data.JsonLinesOptions,
+            JsonLinesOptions,
             (".jsonl",),
         ),
         Entry(
             "images",
             "fgcli.data.images:image_folder",
             "Your images, a folder a class: --dataset FOLDER.",
-            data.ImageOptions,
+            ImageOptions,
             ("/",),
         ),
         Entry(
             "huggingface",
             "fgcli.data.hub_folder:hub_folder",
             "What Hugging Face datasets saved to disk: --dataset FOLDER; pip install 'fgcli[huggingface]'.",
-            data.HubOptions,
+            HubOptions,
             ("/dataset_dict.json", "/dataset_info.json"),
         ),
     ]
@@ -81,50 +103,43 @@ def fg_datasets() -> list[Entry]:
 @hookimpl
 def fg_models() -> list[Entry]:
     return [
-        Entry(
-            "mlp", "fgcli.models.mlp:mlp", "Linear layers of one width with an activation between.", models.MLPOptions
-        ),
-        Entry(
-            "resmlp",
-            "fgcli.models.resmlp:ResMLP",
-            "Residual blocks with LayerNorm, of one width.",
-            models.ResMLPOptions,
-        ),
+        Entry("mlp", "fgcli.models.mlp:mlp", "Linear layers of one width with an activation between.", MLPOptions),
+        Entry("resmlp", "fgcli.models.resmlp:ResMLP", "Residual blocks with LayerNorm, of one width.", ResMLPOptions),
         Entry(
             "convnet",
             "fgcli.models.convnet:convnet",
             "Strided convolutions, in one or two dimensions as the data has.",
-            models.ConvNetOptions,
+            ConvNetOptions,
         ),
         Entry(
             "resnet-tiny",
             "fgcli.models.convnet:ResNet",
             "Residual convolutions with GroupNorm, in one or two dimensions.",
-            models.ResNetOptions,
+            ResNetOptions,
         ),
         Entry(
             "transformer-tiny",
             "fgcli.models.transformer:Transformer",
             "Self-attention over patches, with LayerNorm.",
-            models.TransformerOptions,
+            TransformerOptions,
         ),
         Entry(
             "mixer",
             "fgcli.models.mixer:Mixer",
             "Ren et al.'s patch mixer (2023); with --local-losses, their local losses.",
-            models.MixerOptions,
+            MixerOptions,
         ),
         Entry(
             "gpt-tiny",
             "fgcli.models.gpt:GPT",
             "Causal self-attention over tokens: the next one of each, or a class of the text.",
-            models.GPTOptions,
+            GPTOptions,
         ),
         Entry(
             "mixer-local",
             "fgcli.models.mixer:LocalMixer",
             "Patch mixer of blocks with local losses of its own, after Ren et al. (2023).",
-            models.MixerOptions,
+            MixerOptions,
         ),
     ]
 
@@ -132,13 +147,13 @@ def fg_models() -> list[Entry]:
 @hookimpl
 def fg_optimizers() -> list[Entry]:
     return [
-        Entry("adamw", "fgcli.training.optimizers:adamw", "AdamW, with PyTorch's defaults.", training.AdamWOptions),
-        Entry("adam", "fgcli.training.optimizers:adam", "Adam, with PyTorch's defaults.", training.AdamOptions),
+        Entry("adamw", "fgcli.training.optimizers:adamw", "AdamW, with PyTorch's defaults.", AdamWOptions),
+        Entry("adam", "fgcli.training.optimizers:adam", "Adam, with PyTorch's defaults.", AdamOptions),
         Entry(
             "sgd",
             "fgcli.training.optimizers:sgd",
             "Stochastic gradient descent, with momentum if asked for.",
-            training.SGDOptions,
+            SGDOptions,
         ),
     ]
 
@@ -165,18 +180,13 @@ def fg_losses() -> list[Entry]:
 def fg_lr_schedules() -> list[Entry]:
     return [
         Entry("constant", "fgcli.training.schedules:constant", "The learning rate as it is given."),
-        Entry(
-            "cosine",
-            "fgcli.training.schedules:cosine",
-            "Half a cosine, down to the end of the run.",
-            training.CosineOptions,
-        ),
-        Entry("step", "fgcli.training.schedules:step", "Times a factor every so many epochs.", training.StepOptions),
+        Entry("cosine", "fgcli.training.schedules:cosine", "Half a cosine, down to the end of the run.", CosineOptions),
+        Entry("step", "fgcli.training.schedules:step", "Times a factor every so many epochs.", StepOptions),
         Entry(
             "linear-warmup",
             "fgcli.training.schedules:linear_warmup",
             "Up in equal parts over the first updates, then constant.",
-            training.LinearWarmupOptions,
+            LinearWarmupOptions,
         ),
     ]
 
@@ -184,13 +194,13 @@ def fg_lr_schedules() -> list[Entry]:
 @hookimpl
 def fg_executors() -> list[Entry]:
     return [
-        Entry("local", "fgcli.bench.local:LocalExecutor", "Processes of this machine.", bench.LocalOptions),
-        Entry("slurm", "fgcli.bench.slurm:SlurmExecutor", "Job arrays of a SLURM cluster.", bench.SlurmOptions),
+        Entry("local", "fgcli.bench.local:LocalExecutor", "Processes of this machine.", LocalOptions),
+        Entry("slurm", "fgcli.bench.slurm:SlurmExecutor", "Job arrays of a SLURM cluster.", SlurmOptions),
         Entry(
             "ray",
             "fgcli.bench.ray_cluster:RayExecutor",
             "Tasks of a Ray cluster: pip install 'fgcli[ray]'.",
-            bench.RayOptions,
+            RayOptions,
         ),
     ]
 

@@ -4,14 +4,12 @@ Some options stand at the top for convenience: `k`, `tangents`, `combine`, `tang
 method, `width`, `depth`, `bias` and `lora` of the model. Each is None where that has no such option.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from fgcli.extend.entry import Rank
-from fgcli.extend.options import Options, option
+from fgcli.extend.options import Options
 from fgcli.runs.diagnostics import DiagnosticKey
 
 Count = Annotated[int, Field(ge=1, lt=2**63)]
@@ -21,14 +19,13 @@ OwnOptions = dict[str, Any]
 Section = Literal["method", "dataset", "model", "loss", "optimizer", "lr_schedule"]
 
 
-def _panel(title: str) -> Callable[..., Any]:
-    """What makes the keys whose flags are in that panel of the help of `fgcli train`."""
-    return partial(option, json_schema_extra={"panel": title})
+Panel = Literal["Method", "Feedback", "Data and model", "Optimisation", "Device", "Output", "Diagnostics"]
+"""A group of flags in the help of `fgcli train`."""
 
 
-_method, _feedback, _data = _panel("Method"), _panel("Feedback"), _panel("Data and model")
-_optimisation, _device = _panel("Optimisation"), _panel("Device")
-_output, _diagnostics = _panel("Output"), _panel("Diagnostics")
+def _key(panel: Panel, default: Any, description: str, **bounds: Any) -> Any:
+    """A key of a recipe, and by that a flag of `fgcli train`, shown in a panel of its help."""
+    return Field(default=default, description=description, json_schema_extra={"panel": panel}, **bounds)
 
 
 class Recipe(Options):
@@ -37,99 +34,120 @@ class Recipe(Options):
     A field here is all that a key needs: recipes, `fgcli train`, its help and docs/recipes.md have it from this class.
     """
 
-    method: str = _method("wt", "Guess method or estimator.")
-    options: OwnOptions = _method({}, "The method's other options.")
-    k: Count | Rank | None = _method(
-        None, "Dimension of the guess space, or `rank`; for methods that have such a space."
+    method: str = _key("Method", "wt", "Guess method or estimator.")
+    options: OwnOptions = _key("Method", {}, "The method's other options.")
+    k: Count | Rank | None = _key(
+        "Method", None, "Dimension of the guess space, or `rank`; for methods that have such a space."
     )
-    tangents: Count | None = _method(None, "Directions in one step, for every guess method.")
-    combine: Literal["mean", "orthogonal", "sitewise", "projection"] | None = _method(
-        None, "How the tangents make one estimate."
+    tangents: Count | None = _key("Method", None, "Directions in one step, for every guess method.")
+    combine: Literal["mean", "orthogonal", "sitewise", "projection"] | None = _key(
+        "Method", None, "How the tangents make one estimate."
     )
-    tangent_chunk: Count | None = _method(None, "Tangents carried at a time, for less memory; by default all of them.")
-    memory: Literal["auto", "store", "replay"] | None = _method(
+    tangent_chunk: Count | None = _key(
+        "Method", None, "Tangents carried at a time, for less memory; by default all of them."
+    )
+    memory: Literal["auto", "store", "replay"] | None = _key(
+        "Method",
         None,
         "auto: at most backpropagation's; replay: at most inference's, for more time; store: all that each layer saw.",
     )
-    output_gradient: Literal["guess", "exact"] | None = _feedback(
-        None, "At the last layers: guessed, or exact, which is local; with feedback `exact`."
+    output_gradient: Literal["guess", "exact"] | None = _key(
+        "Feedback", None, "At the last layers: guessed, or exact, which is local; with feedback `exact`."
     )
-    feedback: str | None = _feedback(
+    feedback: str | None = _key(
+        "Feedback",
         None,
         "Rule that predicts each layer's gradient from the output's: direct, local, none, or another that "
         "is registered (docs/feedback.md).",
     )
-    feedback_learning: Literal["tangents", "bootstrap", "fixed", "none"] | None = _feedback(
-        None, "What the rule's matrices learn from; `fixed`: they are random; `none`: they are 0."
+    feedback_learning: Literal["tangents", "bootstrap", "fixed", "none"] | None = _key(
+        "Feedback", None, "What the rule's matrices learn from; `fixed`: they are random; `none`: they are 0."
     )
-    feedback_rate: float | None = _feedback(None, "Rate that the learning of the matrices falls to from 1.", gt=0, le=1)
-    feedback_every: Count | None = _feedback(None, "Steps between two passes with tangents, after the first 24 steps.")
-    correction: float | None = _feedback(
-        None, "Share of the guess's own estimate of what feedback misses: 1 is unbiased, 0 makes no guess.", ge=0, le=1
+    feedback_rate: float | None = _key(
+        "Feedback", None, "Rate that the learning of the matrices falls to from 1.", gt=0, le=1
     )
-    dataset: str = _data("mnist1d", "Dataset, or the path of your own: FILE.npz, .csv, FOLDER.")
-    dataset_options: OwnOptions = _data({}, "The dataset's options.")
-    model: str = _data("mlp", "Model; one of your own as `package.module:factory`.")
-    model_options: OwnOptions = _data({}, "The model's other options.")
-    width: Count | None = _data(None, "Units of every hidden layer.")
-    depth: Count | None = _data(None, "Number of hidden layers.")
-    bias: bool | None = _data(None, "Give every layer a bias.")
-    local_losses: Count | str | None = _data(
+    feedback_every: Count | None = _key(
+        "Feedback", None, "Steps between two passes with tangents, after the first 24 steps."
+    )
+    correction: float | None = _key(
+        "Feedback",
+        None,
+        "Share of the guess's own estimate of what feedback misses: 1 is unbiased, 0 makes no guess.",
+        ge=0,
+        le=1,
+    )
+    dataset: str = _key("Data and model", "mnist1d", "Dataset, or the path of your own: FILE.npz, .csv, FOLDER.")
+    dataset_options: OwnOptions = _key("Data and model", {}, "The dataset's options.")
+    model: str = _key("Data and model", "mlp", "Model; one of your own as `package.module:factory`.")
+    model_options: OwnOptions = _key("Data and model", {}, "The model's other options.")
+    width: Count | None = _key("Data and model", None, "Units of every hidden layer.")
+    depth: Count | None = _key("Data and model", None, "Number of hidden layers.")
+    bias: bool | None = _key("Data and model", None, "Give every layer a bias.")
+    local_losses: Count | str | None = _key(
+        "Data and model",
         None,
         "Train blocks of the model by losses of their own: a head at every N-th layer, or at the modules of these "
         "names (NAME,NAME), and no derivative from one block to the next.",
     )
-    local_head: Literal["projection", "group"] = _data(
+    local_head: Literal["projection", "group"] = _key(
+        "Data and model",
         "projection",
         "Heads of local losses: `projection` of a layer's flattened output, or `group`: its mean over positions, with "
         "a directional derivative for each position and group of channels.",
     )
-    local_groups: Count = _data(1, "Groups of channels of a `group` head.")
-    lora: str | None = _data(None, "Train low-rank updates alone, of a plugin's model: `r=8,targets=query,value`.")
-    init_from: str | None = _data(None, "Begin with the weights of this run, or of this safetensors file.")
-    loss: str = _optimisation(
-        "cross-entropy", "Loss: `cross-entropy`, `mse`, `bce`, `error-rate`, or your own as `package.module:function`."
+    local_groups: Count = _key("Data and model", 1, "Groups of channels of a `group` head.")
+    lora: str | None = _key(
+        "Data and model", None, "Train low-rank updates alone, of a plugin's model: `r=8,targets=query,value`."
     )
-    loss_options: OwnOptions = _optimisation({}, "The loss's options.")
-    epochs: Count = _optimisation(300, "Passes over the training set.")
-    max_steps: Count | None = _optimisation(None, "Stop after this many updates, also inside an epoch.")
-    batch_size: Count = _optimisation(512, "Samples per update.")
-    micro_batch: Count | None = _device(
-        None, "Samples estimated at a time, for less memory; by default the whole batch."
+    init_from: str | None = _key(
+        "Data and model", None, "Begin with the weights of this run, or of this safetensors file."
     )
-    optimizer: str = _optimisation("adamw", "Optimiser.")
-    optimizer_options: OwnOptions = _optimisation({}, "The optimiser's options.")
-    lr: float = _optimisation(1e-4, "Learning rate.", gt=0)
-    lr_schedule: str = _optimisation(
+    loss: str = _key(
+        "Optimisation",
+        "cross-entropy",
+        "Loss: `cross-entropy`, `mse`, `bce`, `error-rate`, or your own as `package.module:function`.",
+    )
+    loss_options: OwnOptions = _key("Optimisation", {}, "The loss's options.")
+    epochs: Count = _key("Optimisation", 300, "Passes over the training set.")
+    max_steps: Count | None = _key("Optimisation", None, "Stop after this many updates, also inside an epoch.")
+    batch_size: Count = _key("Optimisation", 512, "Samples per update.")
+    micro_batch: Count | None = _key(
+        "Device", None, "Samples estimated at a time, for less memory; by default the whole batch."
+    )
+    optimizer: str = _key("Optimisation", "adamw", "Optimiser.")
+    optimizer_options: OwnOptions = _key("Optimisation", {}, "The optimiser's options.")
+    lr: float = _key("Optimisation", 1e-4, "Learning rate.", gt=0)
+    lr_schedule: str = _key(
+        "Optimisation",
         "constant",
         "Learning rate over the run: `constant`, `cosine`, `step`, `linear-warmup`, or your own as "
         "`package.module:factory`.",
     )
-    lr_schedule_options: OwnOptions = _optimisation({}, "The schedule's options.")
-    clip_norm: float | None = _optimisation(
-        None, "Scale the gradient of all parameters down to this norm where its norm is larger.", gt=0
+    lr_schedule_options: OwnOptions = _key("Optimisation", {}, "The schedule's options.")
+    clip_norm: float | None = _key(
+        "Optimisation", None, "Scale the gradient of all parameters down to this norm where its norm is larger.", gt=0
     )
-    seed: int = _optimisation(0, "Names the run: data order, initialisation, guesses.", ge=0, lt=2**63)
-    device: str = _device("auto", "Where to compute: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
-    precision: Literal["float32", "bfloat16", "float16"] = _device(
-        "float32", "In which the network is computed; all else is float32."
+    seed: int = _key("Optimisation", 0, "Names the run: data order, initialisation, guesses.", ge=0, lt=2**63)
+    device: str = _key("Device", "auto", "Where to compute: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.")
+    precision: Literal["float32", "bfloat16", "float16"] = _key(
+        "Device", "float32", "In which the network is computed; all else is float32."
     )
-    threads: Threads | None = _device(None, "CPU threads of torch; by default torch's choice.")
-    eval_every: Count = _output(10, "Epochs between two evaluations, each with a checkpoint.")
-    keep_checkpoints: list[Count] = _output([], "Epochs after which a checkpoint is written that is kept.")
-    keep_last: Count = _output(2, "How many of the newest checkpoints are kept, beside the best.")
-    on_nonfinite: Literal["stop", "skip"] = _optimisation(
-        "stop", "When a loss, guess or gradient is not finite: stop, or leave that update out."
+    threads: Threads | None = _key("Device", None, "CPU threads of torch; by default torch's choice.")
+    eval_every: Count = _key("Output", 10, "Epochs between two evaluations, each with a checkpoint.")
+    keep_checkpoints: list[Count] = _key("Output", [], "Epochs after which a checkpoint is written that is kept.")
+    keep_last: Count = _key("Output", 2, "How many of the newest checkpoints are kept, beside the best.")
+    on_nonfinite: Literal["stop", "skip"] = _key(
+        "Optimisation", "stop", "When a loss, guess or gradient is not finite: stop, or leave that update out."
     )
-    diagnostics: list[DiagnosticKey] = _diagnostics(
-        [], "What to record of the guesses during the run, without changing it."
+    diagnostics: list[DiagnosticKey] = _key(
+        "Diagnostics", [], "What to record of the guesses during the run, without changing it."
     )
-    diagnostics_every: Count = _diagnostics(10, "Epochs between two records of the diagnostics.")
-    subspace: Literal["dominant", "bulk"] | None = _diagnostics(
-        None, "Project each update onto the loss's top Hessian eigenvectors, or off them: a control."
+    diagnostics_every: Count = _key("Diagnostics", 10, "Epochs between two records of the diagnostics.")
+    subspace: Literal["dominant", "bulk"] | None = _key(
+        "Diagnostics", None, "Project each update onto the loss's top Hessian eigenvectors, or off them: a control."
     )
-    subspace_k: Count = _diagnostics(10, "Number of Hessian eigenvectors that span the subspace.")
-    subspace_every: Count = _diagnostics(8, "Updates between two computations of the subspace.")
+    subspace_k: Count = _key("Diagnostics", 10, "Number of Hessian eigenvectors that span the subspace.")
+    subspace_every: Count = _key("Diagnostics", 8, "Updates between two computations of the subspace.")
 
     @field_validator("local_losses", mode="before")
     @classmethod

@@ -5,40 +5,45 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from fgcli.bench.slurm_commands import seconds
-from fgcli.extend.options import Options, option
+from fgcli.extend.options import Options
 
 
 class LocalOptions(Options):
     """Options of `local`."""
 
-    jobs: Annotated[int, Field(ge=1)] | None = option(
-        None, "Trials at once; by default as many as the cores have room for."
+    jobs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Trials at once; by default as many as the cores have room for."
     )
-    patience: Annotated[float, Field(gt=0)] | None = option(
-        None, "Minutes without a written byte after which a trial is killed; by default never."
+    patience: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Minutes without a written byte after which a trial is killed; by default never."
     )
 
 
 class SlurmOptions(Options):
     """Options of `slurm`."""
 
-    partition: str | None = option(None, "The partition; by default the cluster's own default.")
-    time: Annotated[int, Field(ge=1)] | str | None = option(
-        None,
-        "Time limit of a trial, in minutes or as sbatch has it, `2:00:00`: a trial that reaches it is "
+    partition: str | None = Field(default=None, description="The partition; by default the cluster's own default.")
+    time: Annotated[int, Field(ge=1)] | str | None = Field(
+        default=None,
+        description="Time limit of a trial, in minutes or as sbatch has it, `2:00:00`: a trial that reaches it is "
         "queued again and goes on.",
     )
-    memory: Annotated[int, Field(ge=1)] | str | None = option(
-        None, "Memory of a trial, in MiB or as sbatch has it, `4G`."
+    memory: Annotated[int, Field(ge=1)] | str | None = Field(
+        default=None, description="Memory of a trial, in MiB or as sbatch has it, `4G`."
     )
-    gres: str | None = option(None, "Further resources of a trial: `gpu:1`.")
-    lines: list[str] = option([], "Further lines of the batch script, before the program; `#SBATCH` ones, too.")
-    jobs: Annotated[int, Field(ge=1)] | None = option(None, "Trials at once; by default as many as SLURM starts.")
-    lead: Annotated[int, Field(ge=1)] = option(
-        120, "Seconds before the time limit at which a trial writes a checkpoint, to be queued again."
+    gres: str | None = Field(default=None, description="Further resources of a trial: `gpu:1`.")
+    lines: list[str] = Field(
+        default=[], description="Further lines of the batch script, before the program; `#SBATCH` ones, too."
     )
-    poll: Annotated[float, Field(gt=0)] = option(15, "Seconds between two questions to squeue.")
-    detach: bool = option(False, "Submit and do not wait; the same as `--detach`.")
+    jobs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Trials at once; by default as many as SLURM starts."
+    )
+    lead: Annotated[int, Field(ge=1)] = Field(
+        default=120,
+        description="Seconds before the time limit at which a trial writes a checkpoint, to be queued again.",
+    )
+    poll: Annotated[float, Field(gt=0)] = Field(default=15, description="Seconds between two questions to squeue.")
+    detach: bool = Field(default=False, description="Submit and do not wait; the same as `--detach`.")
 
     @property
     def seconds(self) -> float | None:
@@ -57,12 +62,14 @@ class SlurmOptions(Options):
 class RayOptions(Options):
     """Options of `ray`."""
 
-    address: str = option("auto", "The cluster, HOST:PORT; `auto`: that of this machine.")
-    cpus: Annotated[float, Field(gt=0)] | None = option(None, "CPUs that a trial takes; by default its threads.")
-    gpus: Annotated[float, Field(ge=0)] = option(0, "GPUs that a trial takes, 0.5 for two on one.")
-    jobs: Annotated[int, Field(ge=1)] | None = option(
-        None, "Trials at once; by default as many as the cluster has room for."
+    address: str = Field(default="auto", description="The cluster, HOST:PORT; `auto`: that of this machine.")
+    cpus: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="CPUs that a trial takes; by default its threads."
     )
-    retries: Annotated[int, Field(ge=0)] = option(
-        3, "How often a trial is started again when its worker or node is lost."
+    gpus: Annotated[float, Field(ge=0)] = Field(default=0, description="GPUs that a trial takes, 0.5 for two on one.")
+    jobs: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Trials at once; by default as many as the cluster has room for."
+    )
+    retries: Annotated[int, Field(ge=0)] = Field(
+        default=3, description="How often a trial is started again when its worker or node is lost."
     )

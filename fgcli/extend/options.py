@@ -48,16 +48,12 @@ class Options(BaseModel):
         return made
 
 
-def option(default: Any, description: str, **bounds: Any) -> Any:
-    """A field of a schema that has a default: pydantic's `Field`, with the two that each one needs in front."""
-    return Field(default=default, description=description, **bounds)
-
-
 class GuessOptions(Options):
     """Options that every guess method has."""
 
-    uncovered: Literal["perturb", "freeze"] = option(
-        "perturb", "Parameters that no site covers: trained by weight perturbation in the same pass, or frozen."
+    uncovered: Literal["perturb", "freeze"] = Field(
+        default="perturb",
+        description="Parameters that no site covers: trained by weight perturbation in the same pass, or frozen.",
     )
     embeddings: Literal["guess", "isotropic", "freeze"] = Field(
         default="guess",
@@ -69,21 +65,23 @@ class GuessOptions(Options):
 class TangentOptions(Options):
     """Options of how many directions a step looks along."""
 
-    tangents: int = option(1, "Directions in one step; the network itself is computed once.", ge=1)
-    combine: Literal["mean", "orthogonal", "sitewise", "projection"] = option(
-        "mean",
-        "`mean` of the tangents' estimates; `orthogonal`: their mean, of directions orthogonal in the "
+    tangents: int = Field(default=1, ge=1, description="Directions in one step; the network itself is computed once.")
+    combine: Literal["mean", "orthogonal", "sitewise", "projection"] = Field(
+        default="mean",
+        description="`mean` of the tangents' estimates; `orthogonal`: their mean, of directions orthogonal in the "
         "coordinates of the guesses, over all layers together; `sitewise`: so many for each layer, orthogonal there, "
         "which start at that layer; `projection`: of the gradient, onto their span.",
     )
-    draws: Literal["gaussian", "rademacher", "antithetic"] = option(
-        "gaussian",
-        "Noise: Gaussian, random signs, or pairs of Gaussian draws of opposite sign (a control: an exact "
+    draws: Literal["gaussian", "rademacher", "antithetic"] = Field(
+        default="gaussian",
+        description="Noise: Gaussian, random signs, or pairs of Gaussian draws of opposite sign (a control: an exact "
         "derivative is as good without the second of them).",
     )
-    shrinkage: float = option(0.01, "`projection`: of the guesses' Gram matrix toward its mean diagonal.", gt=0, le=1)
-    tangent_chunk: int | None = option(
-        None, "Tangents carried at a time, for less memory: the network is computed for each.", ge=1
+    shrinkage: float = Field(
+        default=0.01, gt=0, le=1, description="`projection`: of the guesses' Gram matrix toward its mean diagonal."
+    )
+    tangent_chunk: int | None = Field(
+        default=None, ge=1, description="Tangents carried at a time, for less memory: the network is computed for each."
     )
 
     @model_validator(mode="after")
@@ -102,39 +100,44 @@ class TangentOptions(Options):
 class EngineOptions(TangentOptions):
     """Options of the engine that drives guess methods. All of them have these, without declaring them."""
 
-    memory: Literal["auto", "store", "replay"] = option(
-        "auto",
-        "`auto`: no more memory than backpropagation takes, by parts of the batch where that is less than "
+    memory: Literal["auto", "store", "replay"] = Field(
+        default="auto",
+        description="`auto`: no more memory than backpropagation takes, by parts of the batch where that is less than "
         "all at once; `replay`: no more than inference takes, by small parts or by two passes that store nothing of a "
         "layer; `store`: what each layer of the whole batch saw. The numbers are the same.",
     )
-    output_gradient: Literal["guess", "exact"] | None = option(
-        None,
-        "At the last layers, from which only the output is reached: `guess` as the papers do, or the "
+    output_gradient: Literal["guess", "exact"] | None = Field(
+        default=None,
+        description="At the last layers, from which only the output is reached: `guess` as the papers do, or the "
         "`exact` gradient, which is local; default: `guess`, with feedback `exact`.",
     )
-    feedback: str = option(
-        "none",
-        "Rule that predicts each layer's gradient from the output's: `direct`: by a matrix learned for the "
+    feedback: str = Field(
+        default="none",
+        description="Rule that predicts each layer's gradient from the output's: `direct`: by a matrix learned for the "
         "next layers' inputs; `local`: by the next layers' own weights, and the matrix behind them; "
         "`feedback-alignment`, `sign-symmetry`, `direct-feedback-alignment`, `fdfa`: as their authors have them; or a "
         "plugin's.",
     )
-    feedback_learning: Literal["tangents", "bootstrap", "fixed", "none"] = option(
-        "tangents",
-        "What the matrices learn from: `tangents` of noise at the layers' inputs; `bootstrap`: the local "
+    feedback_learning: Literal["tangents", "bootstrap", "fixed", "none"] = Field(
+        default="tangents",
+        description="What the matrices learn from: `tangents` of noise at the layers' inputs; `bootstrap`: the local "
         "prediction; `fixed`: nothing, they are random; `none`: they are 0, which leaves the exact paths.",
     )
-    feedback_rate: float = option(
-        0.02, "Rate that the learning of the matrices falls to from 1; of `fdfa` its constant β.", gt=0, le=1
+    feedback_rate: float = Field(
+        default=0.02,
+        gt=0,
+        le=1,
+        description="Rate that the learning of the matrices falls to from 1; of `fdfa` its constant β.",
     )
-    feedback_every: int = option(1, "Steps between two passes with tangents, after the first 24 steps.", ge=1)
-    correction: float = option(
-        0.0,
-        "Share of the guess's own estimate of what feedback misses: 1 is unbiased wherever the guess is, 0 "
-        "is feedback alone, which makes no guess.",
+    feedback_every: int = Field(
+        default=1, ge=1, description="Steps between two passes with tangents, after the first 24 steps."
+    )
+    correction: float = Field(
+        default=0.0,
         ge=0,
         le=1,
+        description="Share of the guess's own estimate of what feedback misses: 1 is unbiased wherever the guess is, 0 "
+        "is feedback alone, which makes no guess.",
     )
 
     @model_validator(mode="after")

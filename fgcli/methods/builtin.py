@@ -3,7 +3,21 @@
 from fgcli.extend.entry import Entry
 from fgcli.extend.hookspecs import hookimpl
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
-from fgcli.methods import options
+from fgcli.methods.options import (
+    CheckpointOptions,
+    DirectionalOptions,
+    FzooOptions,
+    LocalGradientOptions,
+    MezoOptions,
+    NewtonSchulzOptions,
+    OrthogonalBottomOptions,
+    OrthogonalOptions,
+    PepitaOptions,
+    PreconditionedOptions,
+    SofoOptions,
+    SpsaOptions,
+    WeightPerturbationOptions,
+)
 
 
 @hookimpl
@@ -31,25 +45,25 @@ def fg_guess_methods() -> list[Entry]:
             "wperp",
             "fgcli.methods.orthogonal:orthogonal",
             "W̃⊥: noise in the top-k right singular subspace of the next layer's Jacobian.",
-            options.OrthogonalOptions,
+            OrthogonalOptions,
         ),
         Entry(
             "wperp-bottom",
             "fgcli.methods.orthogonal:OrthogonalBottom",
             "W̃⊥-bottom: the k smallest singular values instead; a control, not for training.",
-            options.OrthogonalBottomOptions,
+            OrthogonalBottomOptions,
         ),
         Entry(
             "wpre",
             "fgcli.methods.preconditioned:preconditioned",
             "W̃ᴾ: W̃ᵀ preconditioned to an orthogonal projector; unbiased.",
-            options.PreconditionedOptions,
+            PreconditionedOptions,
         ),
         Entry(
             "wperp-ns",
             "fgcli.methods.newton_schulz:newton_schulz",
             "W̃⊥-NS: W̃⊥ by Newton–Schulz polynomials in place of a singular value decomposition.",
-            options.NewtonSchulzOptions,
+            NewtonSchulzOptions,
         ),
     ]
 
@@ -67,52 +81,50 @@ def fg_estimators() -> list[Entry]:
             "backprop-checkpoint",
             "fgcli.methods.backprop_checkpoint:BackpropCheckpoint",
             "Backpropagation that stores the ends of segments only, and computes the rest again: less memory.",
-            options.CheckpointOptions,
+            CheckpointOptions,
         ),
         Entry(
             "weight-perturbation",
             "fgcli.methods.weight_perturbation:WeightPerturbation",
             "Gaussian directions in weight space, the same for the whole batch; unbiased, of high variance.",
-            options.WeightPerturbationOptions,
+            WeightPerturbationOptions,
         ),
         Entry(
             "spsa",
             "fgcli.methods.spsa:Spsa",
             "Differences of the loss at W ± εz, forward passes alone; the loss needs no derivative.",
-            options.SpsaOptions,
+            SpsaOptions,
         ),
-        Entry(
-            "mezo", "fgcli.methods.spsa:Spsa", "`spsa` with MeZO's defaults: Gaussian directions.", options.MezoOptions
-        ),
+        Entry("mezo", "fgcli.methods.spsa:Spsa", "`spsa` with MeZO's defaults: Gaussian directions.", MezoOptions),
         Entry(
             "fzoo",
             "fgcli.methods.spsa:Spsa",
             "`spsa` with FZOO's step: one-sided, over the deviation of the losses.",
-            options.FzooOptions,
+            FzooOptions,
         ),
         Entry(
             "pepita",
             "fgcli.methods.pepita:Pepita",
             "A second forward on inputs that the error has changed (PEPITA), in chains of layers.",
-            options.PepitaOptions,
+            PepitaOptions,
         ),
         Entry(
             "directional",
             "fgcli.methods.directional:Directional",
             "The derivative along one candidate direction: feedback's, the mean of the past, or noise.",
-            options.DirectionalOptions,
+            DirectionalOptions,
         ),
         Entry(
             "local-gradient",
             "fgcli.methods.local_gradient:LocalGradient",
             "Forward gradients along the gradients of local losses; needs --local-losses.",
-            options.LocalGradientOptions,
+            LocalGradientOptions,
         ),
         Entry(
             "sofo",
             "fgcli.methods.sofo:Sofo",
             "A Gauss-Newton step in a random subspace, from K tangents of the output; with --optimizer sgd.",
-            options.SofoOptions,
+            SofoOptions,
         ),
     ]
 

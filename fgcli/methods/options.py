@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fgcli.extend.entry import Rank
-from fgcli.extend.options import EngineOptions, GuessOptions, Options, option
+from fgcli.extend.options import EngineOptions, GuessOptions, Options
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -24,26 +24,29 @@ class TransposeOptions(GuessOptions):
 class OrthogonalOptions(GuessOptions):
     """Options of W̃⊥."""
 
-    k: Count | Rank = option(
-        10, "Dimension of the guess space, or `rank` for the rank of each sample's upstream Jacobian."
+    k: Count | Rank = Field(
+        default=10,
+        description="Dimension of the guess space, or `rank` for the rank of each sample's upstream Jacobian.",
     )
-    solver: Literal["auto", "ritz", "shared", "mean", "krylov", "svd"] = option(
-        "auto",
-        "`auto`: `ritz` where the next layer is a Linear behind an elementwise activation, `mean` "
+    solver: Literal["auto", "ritz", "shared", "mean", "krylov", "svd"] = Field(
+        default="auto",
+        description="`auto`: `ritz` where the next layer is a Linear behind an elementwise activation, `mean` "
         "elsewhere (with k=rank `krylov`, which is unbiased then); `ritz`: top-k Ritz vectors of each sample in the "
         "space tracked for W; `shared`: the top-k space of W itself, masked sample by sample; `mean`: the top-k space "
         "of all samples' W̃ together, whitened by their mean, at about the price of `wt` in any network; `krylov`: "
         "block Lanczos on products with W̃, for any network; `svd`: one SVD a sample, as in the paper, for small sizes.",
     )
-    oversampling: Count = option(
-        2,
-        "`ritz` tracks r = oversampling · k singular vectors of W, at most its rank; `krylov` takes so "
+    oversampling: Count = Field(
+        default=2,
+        description="`ritz` tracks r = oversampling · k singular vectors of W, at most its rank; `krylov` takes so "
         "many blocks of k.",
     )
-    power_steps: int = option(2, "`ritz`: block power steps per sample in the tracked space; 0 is `shared`.", ge=0)
-    refresh: Count | None = option(
-        None,
-        "`ritz`, `shared` and `mean`: parameter updates between two warm power steps; default: 10, and 50 "
+    power_steps: int = Field(
+        default=2, ge=0, description="`ritz`: block power steps per sample in the tracked space; 0 is `shared`."
+    )
+    refresh: Count | None = Field(
+        default=None,
+        description="`ritz`, `shared` and `mean`: parameter updates between two warm power steps; default: 10, and 50 "
         "for `mean` where W̃ is known by its products alone.",
     )
 
@@ -51,30 +54,30 @@ class OrthogonalOptions(GuessOptions):
 class OrthogonalBottomOptions(GuessOptions):
     """Options of W̃⊥-bottom."""
 
-    k: Count = option(10, "Number of smallest singular values that span the guess space.")
+    k: Count = Field(default=10, description="Number of smallest singular values that span the guess space.")
 
 
 class NewtonSchulzOptions(GuessOptions):
     """Options of W̃⊥-NS."""
 
-    k: Count = option(10, "Dimension of the guess space that the step polynomial aims at.")
-    solver: Literal["auto", "gram", "krylov", "batched"] = option(
-        "auto",
-        "`auto`: `gram` where the next layer is a Linear behind an elementwise activation, `krylov` "
+    k: Count = Field(default=10, description="Dimension of the guess space that the step polynomial aims at.")
+    solver: Literal["auto", "gram", "krylov", "batched"] = Field(
+        default="auto",
+        description="`auto`: `gram` where the next layer is a Linear behind an elementwise activation, `krylov` "
         "elsewhere; `gram`: the iteration on r × r Gram matrices in the space tracked for W; `krylov`: in the Krylov "
         "space of each sample, for any network; `batched`: on one matrix a sample, as in the paper, for small sizes.",
     )
-    oversampling: Count = option(
-        2,
-        "`gram` tracks r = oversampling · k singular vectors of W, at most its rank; `krylov` takes so "
+    oversampling: Count = Field(
+        default=2,
+        description="`gram` tracks r = oversampling · k singular vectors of W, at most its rank; `krylov` takes so "
         "many blocks of k.",
     )
-    refresh: Count = option(
-        50, "Parameter updates between two computations of σ_k (and, for `gram`, power steps on W)."
+    refresh: Count = Field(
+        default=50, description="Parameter updates between two computations of σ_k (and, for `gram`, power steps on W)."
     )
-    coeffs: str | None = option(
-        None,
-        "Coefficients: a file from `fgcli fit-ns-coeffs`, `paper` (the table that ships with fg), the "
+    coeffs: str | None = Field(
+        default=None,
+        description="Coefficients: a file from `fgcli fit-ns-coeffs`, `paper` (the table that ships with fg), the "
         "table itself, `sign-cut` (exact wherever σ_k and σ_{k+1} differ by 5 %), or an orthogonaliser, which cuts "
         "nothing off: `muon`, `bjorck-bowie`, `kovarik`, `polar-express`, `cans`. By default the last table "
         "fitted, if any, or the one that ships. A run's recipe is written with the table itself.",
@@ -84,22 +87,22 @@ class NewtonSchulzOptions(GuessOptions):
 class CheckpointOptions(Options):
     """Options of backpropagation with checkpointing."""
 
-    segments: Count | None = option(
-        None, "Stretches that an nn.Sequential is cut into; by default the root of its length."
+    segments: Count | None = Field(
+        default=None, description="Stretches that an nn.Sequential is cut into; by default the root of its length."
     )
 
 
 class WeightNoiseOptions(Options):
     """Options of noise for weights."""
 
-    noise: Literal["full", "low-rank", "subspace", "sparse"] = option(
-        "full",
-        "Noise of weights: `full`; `low-rank`: A Bᵀ / √rank (EGGROLL); `subspace`: U Z Vᵀ of rank × rank "
+    noise: Literal["full", "low-rank", "subspace", "sparse"] = Field(
+        default="full",
+        description="Noise of weights: `full`; `low-rank`: A Bᵀ / √rank (EGGROLL); `subspace`: U Z Vᵀ of rank × rank "
         "dimensions, redrawn seldom (SubZero); `sparse`: in a share of the entries, redrawn seldom.",
     )
-    rank: Count = option(1, "Of `low-rank` noise, or the root of the dimension of a `subspace`.")
-    density: float = option(0.1, "Share of the entries that have `sparse` noise.", gt=0, le=1)
-    redraw: Count = option(1, "Steps between two draws of a `subspace`, or of `sparse` entries.")
+    rank: Count = Field(default=1, description="Of `low-rank` noise, or the root of the dimension of a `subspace`.")
+    density: float = Field(default=0.1, gt=0, le=1, description="Share of the entries that have `sparse` noise.")
+    redraw: Count = Field(default=1, description="Steps between two draws of a `subspace`, or of `sparse` entries.")
 
 
 class WeightPerturbationOptions(EngineOptions, WeightNoiseOptions):
@@ -115,15 +118,20 @@ class WeightPerturbationOptions(EngineOptions, WeightNoiseOptions):
 class SpsaOptions(WeightNoiseOptions):
     """Options of zero-order estimates."""
 
-    epsilon: float = option(1e-3, "Length of a step along a direction, whose entries have variance 1.", gt=0)
-    tangents: Count = option(1, "Directions in one step.")
-    draws: Literal["rademacher", "gaussian"] = option(
-        "rademacher", "Noise: random signs, or Gaussian; of `low-rank` and `subspace`, their factors'."
+    epsilon: float = Field(
+        default=1e-3, gt=0, description="Length of a step along a direction, whose entries have variance 1."
     )
-    sides: Literal["two", "one"] = option(
-        "two", "Differences of L(W + εz) from L(W - εz), or from L(W), in half as many passes."
+    tangents: Count = Field(default=1, description="Directions in one step.")
+    draws: Literal["rademacher", "gaussian"] = Field(
+        default="rademacher",
+        description="Noise: random signs, or Gaussian; of `low-rank` and `subspace`, their factors'.",
     )
-    normalise: bool = option(False, "Divide by the standard deviation of the losses over the directions (FZOO).")
+    sides: Literal["two", "one"] = Field(
+        default="two", description="Differences of L(W + εz) from L(W - εz), or from L(W), in half as many passes."
+    )
+    normalise: bool = Field(
+        default=False, description="Divide by the standard deviation of the losses over the directions (FZOO)."
+    )
 
     @model_validator(mode="after")
     def _directions_suffice(self) -> Self:
@@ -137,59 +145,67 @@ class SpsaOptions(WeightNoiseOptions):
 class MezoOptions(SpsaOptions):
     """Options of MeZO: those of `spsa`, with Gaussian directions."""
 
-    draws: Literal["rademacher", "gaussian"] = option(
-        "gaussian", "Noise: random signs, or Gaussian; of `low-rank` and `subspace`, their factors'."
+    draws: Literal["rademacher", "gaussian"] = Field(
+        default="gaussian",
+        description="Noise: random signs, or Gaussian; of `low-rank` and `subspace`, their factors'.",
     )
 
 
 class FzooOptions(SpsaOptions):
     """Options of FZOO: those of `spsa`, with its defaults."""
 
-    tangents: Count = option(8, "Directions in one step.")
-    sides: Literal["two", "one"] = option(
-        "one", "Differences of L(W + εz) from L(W), or from L(W - εz), in twice as many passes."
+    tangents: Count = Field(default=8, description="Directions in one step.")
+    sides: Literal["two", "one"] = Field(
+        default="one", description="Differences of L(W + εz) from L(W), or from L(W - εz), in twice as many passes."
     )
-    normalise: bool = option(True, "Divide by the standard deviation of the losses over the directions (FZOO).")
+    normalise: bool = Field(
+        default=True, description="Divide by the standard deviation of the losses over the directions (FZOO)."
+    )
 
 
 class PreconditionedOptions(GuessOptions):
     """Options of W̃ᴾ."""
 
-    iterations: Count = option(
-        64, "Conjugate gradient iterations at most, where W̃ is known by its products alone; each costs two."
+    iterations: Count = Field(
+        default=64,
+        description="Conjugate gradient iterations at most, where W̃ is known by its products alone; each costs two.",
     )
 
 
 class PepitaOptions(Options):
     """Options of PEPITA."""
 
-    scale: float = option(0.05, "Of the random matrix F, whose entries have variance 2 · scale² / inputs.", gt=0)
+    scale: float = Field(
+        default=0.05, gt=0, description="Of the random matrix F, whose entries have variance 2 · scale² / inputs."
+    )
 
 
 class DirectionalOptions(Options):
     """Options of directional gradient descent."""
 
-    direction: Literal["local", "direct", "momentum", "random"] = option(
-        "local",
-        "The candidate direction: the gradient that learned feedback predicts (`local`, `direct`), the "
+    direction: Literal["local", "direct", "momentum", "random"] = Field(
+        default="local",
+        description="The candidate direction: the gradient that learned feedback predicts (`local`, `direct`), the "
         "running mean of the estimates with a share of noise (`momentum`), or noise alone (`random`, a control).",
     )
-    decay: float = option(0.9, "`momentum`: share of the mean that a step keeps.", ge=0, lt=1)
-    noise: float = option(0.3, "`momentum`: length of the noise, where the mean has length 1.", gt=0)
+    decay: float = Field(default=0.9, ge=0, lt=1, description="`momentum`: share of the mean that a step keeps.")
+    noise: float = Field(default=0.3, gt=0, description="`momentum`: length of the noise, where the mean has length 1.")
 
 
 class SofoOptions(Options):
     """Options of SOFO."""
 
-    tangents: Count = option(32, "K, the dimension of the random subspace of one step.")
-    damping: float = option(1e-3, "λ, as a share of the largest eigenvalue of the K × K matrix.", ge=0)
+    tangents: Count = Field(default=32, description="K, the dimension of the random subspace of one step.")
+    damping: float = Field(
+        default=1e-3, ge=0, description="λ, as a share of the largest eigenvalue of the K × K matrix."
+    )
 
 
 class LocalGradientOptions(Options):
     """Options of forward gradients along the gradients of local losses."""
 
-    directions: Literal["blocks", "joint"] = option(
-        "blocks",
-        "`blocks`: a pass with tangents for each block, which projects its gradient alone; `joint`: one "
+    directions: Literal["blocks", "joint"] = Field(
+        default="blocks",
+        description="`blocks`: a pass with tangents for each block, which projects its gradient alone; `joint`: one "
         "pass for all, the projection of all blocks' gradients together.",
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from fgcli.extend.options import Options, option
+from fgcli.extend.options import Options
 from fgcli.runs.diagnostics import OVERLAP
 from fgcli.runs.quantities import OverlapKey, ValueKey
 
@@ -26,9 +26,11 @@ class Value(Options):
     key: ValueKey = Field(
         description="In result.json; with `epoch`, in metrics.jsonl; in diagnostics.jsonl; or in timing.json."
     )
-    title: str = option("", "Stands over the column or beside the axis, before the unit.")
-    epoch: float | None = option(None, "After this many epochs; at the end where not given.", ge=0)
-    layer: str | None = option(None, "Of diagnostics: the layer, such as hidden1; the first if none.")
+    title: str = Field(default="", description="Stands over the column or beside the axis, before the unit.")
+    epoch: float | None = Field(default=None, ge=0, description="After this many epochs; at the end where not given.")
+    layer: str | None = Field(
+        default=None, description="Of diagnostics: the layer, such as hidden1; the first if none."
+    )
 
     @property
     def heading(self) -> str:
@@ -39,7 +41,7 @@ class Budget(Options):
     """Where the compared methods have spent the same: the last evaluation within a budget counts."""
 
     x: Progress = Field(description="What is spent. seconds and flops are steps times those of one in timing.json.")
-    value: float | None = option(None, "How much; by default the most that all have spent.", gt=0)
+    value: float | None = Field(default=None, gt=0, description="How much; by default the most that all have spent.")
 
 
 def _keyed(value: object) -> object:
@@ -65,19 +67,21 @@ class View(Options):
     """What all views have."""
 
     title: str = Field(description="Stands over the table or figure.")
-    note: str = option("", "Stands under it.")
-    where: dict[str, Chosen] = option({}, "Only trials with these: by `label` or an axis, a value or a list of them.")
+    note: str = Field(default="", description="Stands under it.")
+    where: dict[str, Chosen] = Field(
+        default={}, description="Only trials with these: by `label` or an axis, a value or a list of them."
+    )
 
 
 class Referenced(View, ABC):
     """A view beside which numbers of a publication stand."""
 
-    reference: dict[str, Any] = option(
-        {},
-        "Published numbers, nested: by the value of each of `rows`, of `columns`, and by the key of the "
+    reference: dict[str, Any] = Field(
+        default={},
+        description="Published numbers, nested: by the value of each of `rows`, of `columns`, and by the key of the "
         "value where there are several; of a figure by `by` and `x`. Keys are text: quote numbers.",
     )
-    reference_name: str = option("paper", "Where those numbers are from.")
+    reference_name: str = Field(default="paper", description="Where those numbers are from.")
 
     @property
     @abstractmethod
@@ -99,10 +103,10 @@ class TableView(Referenced):
 
     kind: Literal["table"] = Field(description="A table.")
     value: Values = Field(description="What its cells hold: a key, a mapping with a key, or a list of these.")
-    rows: Names = option([LABEL], "`label` or an axis, or a list of them: a row for each.")
-    columns: str | None = option(None, "An axis: a column for each of its values.")
-    baseline: str | None = option(None, "The label that the others are compared with.")
-    at: Budget | None = option(None, "Compare where all have spent the same, not at the end.")
+    rows: Names = Field(default=[LABEL], description="`label` or an axis, or a list of them: a row for each.")
+    columns: str | None = Field(default=None, description="An axis: a column for each of its values.")
+    baseline: str | None = Field(default=None, description="The label that the others are compared with.")
+    at: Budget | None = Field(default=None, description="Compare where all have spent the same, not at the end.")
 
     @property
     def reference_axes(self) -> list[str]:
@@ -113,11 +117,11 @@ class CurveView(View):
     """Curves over training: a value of metrics.jsonl or diagnostics.jsonl, mean and interval over seeds."""
 
     kind: Literal["curve"] = Field(description="Curves over training.")
-    x: Progress = option("epoch", "seconds and flops are steps times those of one in timing.json.")
+    x: Progress = Field(default="epoch", description="seconds and flops are steps times those of one in timing.json.")
     y: OneValue = Field(description="A key, or a mapping with a key.")
-    by: str = option(LABEL, "`label` or an axis: a curve for each.")
-    panels: str | None = option(None, "An axis: a panel for each of its values.")
-    log: LogAxes = option([], "Logarithmic axes.")
+    by: str = Field(default=LABEL, description="`label` or an axis: a curve for each.")
+    panels: str | None = Field(default=None, description="An axis: a panel for each of its values.")
+    log: LogAxes = Field(default=[], description="Logarithmic axes.")
 
 
 class FigureView(Referenced):
@@ -126,9 +130,9 @@ class FigureView(Referenced):
     kind: Literal["figure"] = Field(description="A figure of a value over an axis.")
     x: str = Field(description="An axis of numbers.")
     y: OneValue = Field(description="A key, or a mapping with a key.")
-    by: str = option(LABEL, "`label` or an axis: a line for each.")
-    at: Budget | None = option(None, "Compare where all have spent the same, not at the end.")
-    log: LogAxes = option([], "Logarithmic axes.")
+    by: str = Field(default=LABEL, description="`label` or an axis: a line for each.")
+    at: Budget | None = Field(default=None, description="Compare where all have spent the same, not at the end.")
+    log: LogAxes = Field(default=[], description="Logarithmic axes.")
 
     @property
     def reference_axes(self) -> list[str]:
@@ -139,10 +143,10 @@ class OverlapView(View):
     """The gradient's overlap with the top-k subspace over k, from the diagnostic `overlap`: a curve for each layer."""
 
     kind: Literal["overlap"] = Field(description="Overlap over k.")
-    measure: OverlapKey = option(OVERLAP, "‖V_kᵀg‖/‖g‖, or its square: the share of ‖g‖².")
-    epoch: float | None = option(None, "After this many epochs; the last record if not given.", ge=0)
-    panels: str | None = option(None, "`label` or an axis: a panel for each of its values.")
-    log: LogAxes = option([], "Logarithmic axes.")
+    measure: OverlapKey = Field(default=OVERLAP, description="‖V_kᵀg‖/‖g‖, or its square: the share of ‖g‖².")
+    epoch: float | None = Field(default=None, ge=0, description="After this many epochs; the last record if not given.")
+    panels: str | None = Field(default=None, description="`label` or an axis: a panel for each of its values.")
+    log: LogAxes = Field(default=[], description="Logarithmic axes.")
 
 
 AnyView = TableView | CurveView | FigureView | OverlapView

@@ -1,6 +1,7 @@
 """The flags of a run are the fields of Recipe: names, groups, help texts, defaults and how their values are read."""
 
 import re
+from typing import get_args
 
 import pytest
 from tiny_runs import fg
@@ -12,7 +13,7 @@ from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
 from fgcli.models.options import MLPOptions
 from fgcli.recipe import default_of, flag
-from fgcli.recipe_keys import Recipe, _optimisation
+from fgcli.recipe_keys import Panel, Recipe, _key
 
 
 def panels() -> dict[str, str]:
@@ -23,7 +24,7 @@ def panels() -> dict[str, str]:
 
 def test_every_key_of_a_recipe_is_a_flag_with_its_help_in_its_panel() -> None:
     shown = panels()
-    assert {"Method", "Feedback", "Data and model", "Optimisation", "Device", "Output", "Diagnostics"} < set(shown)
+    assert set(get_args(Panel)) < set(shown)
     for key, field in Recipe.model_fields.items():
         assert isinstance(field.json_schema_extra, dict)
         text = shown[str(field.json_schema_extra["panel"])]
@@ -64,7 +65,7 @@ def test_metavars_follow_the_types() -> None:
 
 def test_a_new_field_of_the_recipe_is_a_flag_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Longer(Recipe):
-        patience: int | None = _optimisation(3, "Evaluations without progress after which to stop.")
+        patience: int | None = _key("Optimisation", 3, "Evaluations without progress after which to stop.")
 
     monkeypatch.setattr(fgcli.recipe, "Recipe", Longer)
     monkeypatch.setattr(run_flags, "Recipe", Longer)
