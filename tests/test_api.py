@@ -184,6 +184,13 @@ def test_the_state_of_another_method_or_model_is_refused() -> None:
         other.step(x, y, F.cross_entropy)
 
 
+def test_it_says_what_it_is() -> None:
+    gradient = ForwardGradient(small(), "wt", seed=3)
+    assert repr(gradient) == "ForwardGradient(wt, seed 3, step 0)"
+    gradient.step(*batch(), F.cross_entropy)
+    assert repr(gradient) == "ForwardGradient(wt, seed 3, step 1, 2 sites)"
+
+
 def test_every_step_draws_anew_and_every_seed_differently() -> None:
     found = []
     for seed in (0, 0, 1):

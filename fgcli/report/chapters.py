@@ -220,7 +220,7 @@ def _alike_in_all(trials: Iterable[Trial]) -> str:
         axis_text(key, value)
         for key in own
         if len({as_key(keys.get(key)) for keys in present}) == 1
-        if (value := present[0].get(key)) is not None and (key in MAIN or value != default[key])
+        if not isinstance(value := present[0].get(key), bool | None) and (key in MAIN or value != default[key])
     ]
     return f"The same in all runs: {', '.join(said)}." if said and len(present) > 1 else ""
 

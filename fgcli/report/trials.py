@@ -1,7 +1,7 @@
 """What lies under the paths that a report is asked for: sweeps with the trials they should have, and single runs."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
@@ -268,13 +268,12 @@ def _in_file(recipe: Path, key: str) -> Any:
 
 def _words_of(by: str, choices: Sequence[Choice]) -> str:
     """What the search of the learning rate found, in a sentence."""
-    found = [(", ".join([one.label, *map(_words, one.axes.items())]), one.lr) for one in choices]
-    said = "; ".join(f"{place} {'none' if lr is None else f'{lr:g}'}" for place, lr in found)
+    said = "; ".join(
+        f"{', '.join([one.label, *(f'{key} {as_key(value)}' for key, value in one.axes.items())])} "
+        f"{'none' if one.lr is None else f'{one.lr:g}'}"
+        for one in choices
+    )
     return f"Learning rates, by the same search for all ({by}): {said}."
-
-
-def _words(axis: tuple[str, object]) -> str:
-    return f"{axis[0]} {as_key(axis[1])}"
 
 
 def _place(label: str, axes: Mapping[str, Any]) -> object:
@@ -289,12 +288,7 @@ def _environment_problem(run: Run | None) -> list[Problem]:
 
 def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a recipe, mappings of options opened: `options.solver`."""
-    return dict(_flattened(recipe))
-
-
-def _flattened(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    found: dict[str, Any] = {}
     for key, value in recipe.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
-        else:
-            yield key, value
+        found |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
+    return found
