@@ -1,13 +1,13 @@
 """Holds a sweep's runs to be made alike: with the same code of the user's, data, and options of methods. No torch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
 from fgcli import __version__
 from fgcli.bench.run import Failure, Job, Watcher
 from fgcli.errors import FgError, RunError, UsageError
+from fgcli.extend.extras import version_of
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry
 from fgcli.recipe import read_recipe
@@ -87,13 +87,8 @@ def _now(recipes: Sequence[Recipe], registry: Registry) -> dict[str, str]:
     }
     plugins = {f"{section} {name}": str(registry.find(section, name).origin) for section, name in sorted(named)}
     found = {name: origin for name, origin in plugins.items() if not origin.startswith("fgcli ")}
-    found["fg"] = __version__
-    for package in VERSIONS:
-        try:
-            found.setdefault(package, version(package))
-        except PackageNotFoundError:
-            continue
-    return found
+    installed = {package: known for package in VERSIONS if (known := version_of(package))}
+    return {**installed, **found, "fg": __version__}
 
 
 def _made(folder: Path) -> dict[str, str]:

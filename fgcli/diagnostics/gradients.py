@@ -1,8 +1,7 @@
 """True gradients, by reverse mode: what diagnostics hold a guess against. No estimator uses them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.sites import Network
-from fgcli.gradient.uses import Outputs, Use, Uses, call, math_attention, run
+from fgcli.gradient.uses import BasePass, Outputs, Use, call, math_attention, run
 
 
 def site_gradients(
@@ -44,11 +43,8 @@ def wide(values: Tensor) -> Tensor:
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
-class _Probes:
+class _Probes(BasePass):
     """A pass that adds 0 to what each use gives, with a graph of what follows."""
-
-    mode: Uses
-    counts: Mapping[str, int]
 
     def __init__(self) -> None:
         self.added: dict[str, list[Tensor]] = {}
@@ -58,12 +54,6 @@ class _Probes:
         self.added[use.name] = [torch.zeros_like(one, requires_grad=True) for one in leaves(outputs)]
         pairs = zip(leaves(outputs), self.added[use.name], strict=True)
         return rebuilt(outputs, [one + probe for one, probe in pairs])
-
-    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return parameter.detach()
-
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        return func(*args, **kwargs)
 
 
 def parameter_gradients(model: nn.Module, loss: Loss, batch: Batch) -> dict[str, Tensor]:

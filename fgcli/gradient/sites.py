@@ -10,7 +10,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.gradient.nested import batch_size, leaves
+from fgcli.gradient.nested import batch_size
 from fgcli.gradient.own_loss import Tail
 
 ELEMENTWISE = {
@@ -205,7 +205,9 @@ class Network:
     by_rows: bool = True
     """Whether the forward gives the same for a batch that is repeated in it: no x / len(x), say."""
     in_parts: bool = True
-    """Whether it gives samples the same in a part of the batch: no mean over it, no branch on a number."""
+    """Whether it gives samples the same in a part of the batch: no mean over it, no number of entries that it reads."""
+    reads: bool = False
+    """Whether it reads numbers off tensors, as a branch on values does: a part's are then those of the batch."""
 
     def samples(self, inputs: object) -> int:
         """The number of samples that these inputs are taken as."""
@@ -278,6 +280,7 @@ class Network:
             numbers=max(self.numbers, other.numbers),
             by_rows=self.by_rows and other.by_rows,
             in_parts=self.in_parts and other.in_parts,
+            reads=self.reads or other.reads,
             counting=self.counting or other.counting,
             buffers=tuple(dict.fromkeys((*self.buffers, *other.buffers))),
         )
@@ -307,9 +310,3 @@ class Network:
             for name, site in self.sites.items()
         }
         return replace(self, sites=sites, output_layouts=(NOWHERE,) * len(self.output_layouts), mixes=why)
-
-
-def output_parts(network: Network, outputs: object, samples: int) -> list[Tensor]:
-    """The model's floating-point outputs as [samples, ...] each."""
-    pairs = zip(network.output_layouts, leaves(outputs), strict=True)
-    return [layout.by_sample(one, samples) for layout, one in pairs]

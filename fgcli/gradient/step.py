@@ -24,7 +24,7 @@ from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.local_losses import Locality
 from fgcli.gradient.loss import OutputGradient, output_gradient
-from fgcli.gradient.nested import leaves, tangent_of
+from fgcli.gradient.nested import leaves, pulled, tangent_of
 from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, has_shared, repeated
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
@@ -205,10 +205,8 @@ class Step:
                 layout.by_sample(forward_ad.unpack_dual(one).primal, rows * self.samples)[: self.samples]
                 for layout, one in zip(layouts, leaves(outputs), strict=True)
             ]
-        pairs = [(one, e) for one, e in zip(values, self._of_loss.parts, strict=True) if one.requires_grad]
         flat = [leaf for _, some in last.values() for leaf in some]
-        ends, e = [one for one, _ in pairs], [one.to(end.dtype) for end, one in pairs]
-        found = iter(torch.autograd.grad(ends, flat, e, allow_unused=True, materialize_grads=True))
+        found = iter(pulled(zip(values, self._of_loss.parts, strict=True), flat, keep=False))
         for name, (seen, some) in last.items():
             gradient = self.network.sites[name].by_sample([next(found) for _ in some], self.samples * seen.rows)
             self.last[name] = seen, gradient[: self.samples]

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
+from fgcli.gradient.nested import detached, leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.operations import (
     CONTRACTIONS,
     PACK,
@@ -40,6 +40,7 @@ from fgcli.gradient.operations import (
 from fgcli.gradient.own_loss import Tail
 from fgcli.gradient.part_draws import of_part
 from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
+from fgcli.gradient.reads import READS, Reader
 
 Outputs = Any
 """What an operation or a model gives: a tensor, or tensors within tuples, lists and mappings."""
@@ -120,7 +121,7 @@ class Use:
         """The output without tangents, and the tangent of each of its `leaves` that those of the data make."""
         if self.bilinear:
             x, tangent = forward_ad.unpack_dual(self.x)
-            weight, bias = _detached(self.args[1]), _detached(self.args[2]) if len(self.args) > 2 else None
+            weight, bias = detached(self.args[1]), detached(self.args[2]) if len(self.args) > 2 else None
             s = linear_part(self.func, self.args, x, weight, bias)
             return s, [None if tangent is None else linear_part(self.func, self.args, tangent, weight)]
         duals = self.call(lambda value: value)
@@ -162,10 +163,6 @@ class Use:
         return source is not None and source.recipe is None
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
 class Pass(Protocol):
     """What a pass does where the forward meets parameters."""
 
@@ -187,6 +184,16 @@ class Pass(Protocol):
         ...
 
 
+class BasePass(Pass):
+    """A pass in which parameters are themselves without a graph, and other operations as they are."""
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return parameter.detach()
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        return func(*args, **kwargs)
+
+
 class Uses(TorchFunctionMode):
     """Hands each use to a pass. `run` calls a model within it."""
 
@@ -197,12 +204,15 @@ class Uses(TorchFunctionMode):
         self.tail: Tail | None = getattr(one_pass, "tail", None)
         """Of a pass that sees a model end at its last sites, as one does that gives its own loss."""
         self.counts: dict[str, int] = {}
+        self._reader = Reader()
         self._stand_ins: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in READS:
+            return self._reader.read(func, _constant(args[0]))
         if func in _ASKING_FOR_GRAPH:  # as forwards do for checkpoints: here all graphs are the passes' own
             return args[0] if func is Tensor.requires_grad_ else None
         if not torch.is_grad_enabled():

@@ -178,6 +178,10 @@ class Document:
     def items(self) -> Sequence[Table | Figure]:
         return [item for section in self.sections for item in section.items]
 
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return [trial for section in self.sections for trial in section.trials]
+
     def as_html(self) -> str:
         """The page that `fg report --html` writes.
 

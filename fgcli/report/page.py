@@ -91,24 +91,17 @@ def _environment(trial: Trial) -> str:
 
 def _environments(document: Document) -> dict[str, tuple[str, list[tuple[str, str]]]]:
     """By their text: a short name, and (key, value) of each."""
-    texts = dict.fromkeys(
-        text for section in document.sections for trial in section.trials if (text := _environment(trial))
-    )
-    content: dict[str, dict[str, object]] = {}
-    for section in document.sections:
-        for trial in section.trials:
-            if trial.run is not None:
-                content.setdefault(_environment(trial), trial.run.environment.without_command)
+    content = {_environment(trial): trial.run.environment.without_command for trial in document.trials if trial.run}
+    content.pop("", None)
     return {
-        text: (f"E{number}", [(key, _plain(value)) for key, value in content[text].items()])
-        for number, text in enumerate(texts, start=1)
+        text: (f"E{number}", [(key, _plain(value)) for key, value in environment.items()])
+        for number, (text, environment) in enumerate(content.items(), start=1)
     }
 
 
 def _quantities(document: Document) -> list[Quantity]:
     """The columns of the runs, but for what none of them has measured."""
-    trials = [trial for section in document.sections for trial in section.trials]
-    measured = {key for trial in trials if trial.result is not None for key in numbers(trial.result)}
+    measured = {key for trial in document.trials if trial.result is not None for key in numbers(trial.result)}
     return [quantity for key, quantity in RESULTS.items() if key in measured or not measured]
 
 
@@ -120,7 +113,6 @@ def _plain(value: object) -> str:
 
 def _summary(document: Document) -> list[str]:
     """The facts that stand under the title."""
-    trials = [trial for section in document.sections for trial in section.trials]
-    finished = sum(trial.state is State.FINISHED for trial in trials)
-    machines = sorted({trial.run.machine for trial in trials if trial.run is not None})
-    return [f"{finished} of {len(trials)} runs finished", *machines]
+    finished = sum(trial.state is State.FINISHED for trial in document.trials)
+    machines = sorted({trial.run.machine for trial in document.trials if trial.run is not None})
+    return [f"{finished} of {len(document.trials)} runs finished", *machines]

@@ -10,7 +10,7 @@ from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.look import few
 from fgcli.gradient.nested import first_tensor, leaves
 from fgcli.gradient.randomness import layers_again
-from fgcli.gradient.uses import call
+from fgcli.gradient.uses import call, plain_checkpoints
 
 
 def refuse_unsteady(model: nn.Module, example: Any) -> None:
@@ -38,7 +38,8 @@ def _twice(model: nn.Module, inputs: Any) -> list[list[Tensor]]:
     again, buffers, found = layers_again(first_tensor(inputs).device), BufferState(model), []
     for _ in range(2):
         try:
-            found.append([one.clone() for one in leaves(call(model, inputs))])
+            with plain_checkpoints():
+                found.append([one.clone() for one in leaves(call(model, inputs))])
         finally:
             again()
             buffers.restore()

@@ -14,6 +14,7 @@ from fgcli.devices import machine_memory
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
 from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
+from fgcli.spectra.dense import times
 from fgcli.spectra.krylov import followed, krylov_images, mean_image, random_block, ritz_vectors
 from fgcli.spectra.scaling import near_one
 
@@ -34,11 +35,7 @@ class OrthogonalKrylov(GuessMethod):
         start = prepared()
         images = krylov_images(upstream, start, self.oversampling * k, batch_of(layer))
         vectors = ritz_vectors(near_one(images), k)
-
-        def in_space(z: Tensor) -> Tensor:
-            return (vectors @ z.unsqueeze(-1)).squeeze(-1) if z.dim() == 2 else vectors @ z
-
-        return LinearMap(k, in_space, {"image": mean_image(images, start)})
+        return LinearMap(k, partial(times, vectors), {"image": mean_image(images, start)})
 
     def _columns(self, layer: Layer) -> int:
         return layer.dim if isinstance(self.k, str) else min(self.k, layer.dim)
