@@ -9,6 +9,7 @@ from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.look import few
 from fgcli.gradient.nested import first_tensor, leaves
+from fgcli.gradient.plain import plain_checkpoints
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.uses import call
 
@@ -38,7 +39,8 @@ def _twice(model: nn.Module, inputs: Any) -> list[list[Tensor]]:
     again, buffers, found = layers_again(first_tensor(inputs).device), BufferState(model), []
     for _ in range(2):
         try:
-            found.append([one.clone() for one in leaves(call(model, inputs))])
+            with plain_checkpoints():
+                found.append([one.clone() for one in leaves(call(model, inputs))])
         finally:
             again()
             buffers.restore()
