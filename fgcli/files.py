@@ -24,8 +24,7 @@ def read_regular(path: Path, limit: int) -> bytes:
             raise ValueError("not a regular file")
         if status.st_size > limit:
             raise ValueError(f"larger than {limit} bytes")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read()
+        return b"".join(iter(lambda: os.read(descriptor, 2**20), b""))
     finally:
         os.close(descriptor)
 

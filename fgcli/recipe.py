@@ -86,8 +86,12 @@ class _Layer:
 
 def read_recipe(path: str | os.PathLike[str]) -> Source:
     """Read a recipe file. UsageError "file:line:column: ..." for one that is no mapping of names to values."""
-    name = os.fspath(path)
-    document = read_yaml(read_text(path), name)
+    return parse_recipe(read_text(path), os.fspath(path))
+
+
+def parse_recipe(text: str, name: str) -> Source:
+    """The same of the text of a file."""
+    document = read_yaml(text, name)
     if not isinstance(document.data, dict):
         what = "is empty" if document.data is None else f"holds {shown(document.data)}"
         raise UsageError(f"{name}:1:1: the file {what}; a recipe is a mapping such as 'method: wt'")

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
@@ -99,15 +100,47 @@ def read_yaml(text: str, name: str) -> Document:
     return _Builder(name).document(node)
 
 
-_LINE = re.compile(r"( {0,9})([A-Za-z_][A-Za-z_0-9]*):(?: (-?[A-Za-z_0-9./][-+A-Za-z_0-9./]*|\{\}|\[\]))?", re.ASCII)
+_VALUE = r"(-?[A-Za-z_0-9./][-+A-Za-z_0-9./]*|\{\}|\[\])"
+_KEY = re.compile(r"( {0,9})([A-Za-z_][A-Za-z_0-9]*):(?: " + _VALUE + ")?", re.ASCII)
 """A key with a plain value, an empty one, or none. What YAML has beyond that is not matched."""
+_ITEM = re.compile(r"( {0,9})- " + _VALUE, re.ASCII)
+"""The same of a list."""
 _PLAIN_LINES = 1000
 
 
-def _plain(text: str) -> Document | None:
-    """The same as PyYAML makes of it, 50 times as fast, of nested keys with plain values: a recipe that fg has written.
+class _Line(NamedTuple):
+    """A plain line of YAML. Its place is counted from 1."""
 
-    None for any other text, be it sound or not.
+    indent: int
+    key: str | None
+    """None in a list."""
+    text: str | None
+    """Of the value, where there is one."""
+    value: Scalar
+    column: int
+    """Of the value."""
+
+    def made(self) -> object:
+        """The value; a new one where it can be changed."""
+        return {} if self.text == "{}" else [] if self.text == "[]" else self.value
+
+
+@lru_cache(4096)  # the recipes of a sweep's runs have most lines in common
+def _line(line: str) -> _Line | None:
+    """None for one that is not plain."""
+    found = _KEY.fullmatch(line) or _ITEM.fullmatch(line)
+    if found is None:
+        return None
+    key, text = found[2] if found.re is _KEY else None, found[found.re.groups]
+    if key in _WORDS or (text is not None and len(text) > MAX_DIGITS):
+        return None
+    return _Line(len(found[1]), key, text, None if text is None else scalar(text), found.start(found.re.groups) + 1)
+
+
+def _plain(text: str) -> Document | None:
+    """The same as PyYAML makes of it, 50 times as fast, of what fg writes as a recipe.
+
+    That is: nested keys with plain values, or lists of such. None for any other text, be it sound or not.
     """
     lines = text.removesuffix("\n").split("\n")
     if len(lines) > _PLAIN_LINES:
@@ -116,32 +149,42 @@ def _plain(text: str) -> Document | None:
     levels: list[tuple[int, dict[str, object], Path]] = [(0, data, ())]
     values: dict[Path, Position] = {(): Position(1, 1)}
     keys: dict[Path, Position] = {}
-    opened: Path | None = None  # a key whose mapping begins in the next line
+    opened: tuple[str, Path] | None = None  # a key whose mapping or list begins in the next line
+    items: tuple[int, list[object], Path] | None = None  # the list that the line before is in
     for number, line in enumerate(lines, start=1):
-        found = _LINE.fullmatch(line)
-        if found is None:
+        if (found := _line(line)) is None:
             return None
-        indent, key, value = len(found[1]), found[2], found[3]
+        level, mapping, path = levels[-1]
+        if found.key is None:
+            if opened is not None and found.indent >= level:
+                items = found.indent, [], opened[1]
+                mapping[opened[0]] = items[1]
+                values[opened[1]] = Position(number, found.indent + 1)
+                opened = None
+            if opened is not None or items is None or found.indent != items[0]:
+                return None
+            values[(*items[2], len(items[1]))] = Position(number, found.column)
+            items[1].append(found.made())
+            continue
+        items = None
         if opened is not None:
-            if indent <= levels[-1][0]:
+            if found.indent <= level:
                 return None
             inner: dict[str, object] = {}
-            levels[-1][1][opened[-1]] = inner  # pyright: ignore[reportArgumentType]
-            levels.append((indent, inner, opened))
-            values[opened] = Position(number, indent + 1)
-        while indent < levels[-1][0]:
+            mapping[opened[0]] = inner
+            levels.append((found.indent, inner, opened[1]))
+            values[opened[1]] = Position(number, found.indent + 1)
+        while found.indent < levels[-1][0]:
             levels.pop()
         level, mapping, path = levels[-1]
-        if indent != level or key in mapping or key in _WORDS:
+        if found.indent != level or found.key in mapping:
             return None
-        place = (*path, key)
-        keys[place] = Position(number, indent + 1)
-        opened = place if value is None else None
-        if value is not None:
-            if len(value) > MAX_DIGITS:
-                return None
-            mapping[key] = {} if value == "{}" else [] if value == "[]" else scalar(value)
-            values[place] = Position(number, found.start(3) + 1)
+        place = (*path, found.key)
+        keys[place] = Position(number, found.indent + 1)
+        opened = (found.key, place) if found.text is None else None
+        if found.text is not None:
+            mapping[found.key] = found.made()
+            values[place] = Position(number, found.column)
     return None if opened is not None else Document(data, values, keys)
 
 

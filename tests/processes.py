@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
+forking = multiprocessing.get_context("forkserver")
+forking.set_forkserver_preload(
     [
         "fgcli.training.start",
         "fgcli.commands.display",
@@ -34,7 +34,7 @@ class FgProcess:
     def __init__(self, *arguments: str, prepare: Prepare | None = None, name: str = "fg") -> None:
         self.stdout_file, self.stderr_file = (Path(f"{name}.{stream}").absolute() for stream in ("out", "err"))
         files = str(self.stdout_file), str(self.stderr_file)
-        self._process = _context.Process(
+        self._process = forking.Process(
             target=_main, args=(arguments, os.getcwd(), dict(os.environ), files, prepare), daemon=True
         )
         self._process.start()

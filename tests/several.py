@@ -1,6 +1,7 @@
 """The estimates of several processes, beside one's: `python tests/several.py FOLDER RANK SIZE` is one of them."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -155,9 +156,8 @@ def refused(change: str, rank: int, group: dist.ProcessGroup) -> str:
     return ""
 
 
-def main() -> None:
-    folder, rank, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    device = sys.argv[4] if len(sys.argv) > 4 else "cpu"
+def main(folder: Path, rank: int, size: int, device: str = "cpu") -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=size)
     group = dist.group.WORLD
@@ -173,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

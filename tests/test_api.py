@@ -184,6 +184,13 @@ def test_the_state_of_another_method_or_model_is_refused() -> None:
         other.step(x, y, F.cross_entropy)
 
 
+def test_it_says_what_it_is() -> None:
+    gradient = ForwardGradient(small(), "wt", seed=3)
+    assert repr(gradient) == "ForwardGradient(wt, seed 3, step 0)"
+    gradient.step(*batch(), F.cross_entropy)
+    assert repr(gradient) == "ForwardGradient(wt, seed 3, step 1, 2 sites)"
+
+
 def test_every_step_draws_anew_and_every_seed_differently() -> None:
     found = []
     for seed in (0, 0, 1):
@@ -400,7 +407,8 @@ def test_inputs_in_float64_for_a_model_in_float32_are_one_line() -> None:
 
 
 def test_a_guess_space_beyond_the_machine_s_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fgcli.methods.orthogonal.krylov.machine_memory", lambda: 10_000)
+    monkeypatch.setattr("fgcli.methods.orthogonal.krylov.machine_memory", lambda: 100)
+    monkeypatch.setattr("fgcli.methods.orthogonal.krylov.random_block", None)  # not made: it is d × d at full rank
     model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 2))
     solvers: list[tuple[dict[str, Any], str]] = [
         ({}, ", or use solver=mean$"),

@@ -1,4 +1,4 @@
-"""README and docs: each block runs in bash and dash, each command runs as it is shown, each link leads somewhere."""
+"""README and docs: each block runs in every shell here, each command runs as shown, each link leads somewhere."""
 
 import os
 import re
@@ -23,6 +23,7 @@ from fgcli.training import dry_run
 PROGRAMS = ("fgcli", "pip", "python", "make", "jq", "cp")
 SHELLS = {name: command for name, command in {
     "bash": ["bash", "-euo", "pipefail"], "dash": ["dash", "-eu"], "zsh": ["zsh", "-eu", "-o", "pipefail"],
+    "fish": ["fish", "--no-config"],
 }.items() if shutil.which(name)}  # fmt: skip
 RECORDS = "docs/results/"
 """Pages of what was run once, at full size."""
@@ -168,3 +169,5 @@ def test_each_method_has_its_section_and_its_options() -> None:
         assert f"\n## {method}\n" in text
         assert f"<!-- options: {method} -->" in text
         assert re.search(rf"^\| `{method}` \|", text, re.MULTILINE)
+        section = text[text.index(f"\n## {method}\n") + 1 :].partition("\n## ")[0]
+        assert all(said in section for said in ("*Use it*", "*Do not*", "*Source*")), method

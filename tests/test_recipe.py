@@ -108,7 +108,14 @@ def test_defaults_are_the_papers() -> None:
 def test_defaults_of_the_options_are_filled_in() -> None:
     recipe = resolve(None, {"method": "wperp"}, REGISTRY)
     assert recipe.k == 10
-    own = {"uncovered": "perturb", "solver": "svd", "label": "", "scale": 1.0, "pair": [1, 2]}
+    own = {
+        "uncovered": "perturb",
+        "embeddings": "guess",
+        "solver": "svd",
+        "label": "",
+        "scale": 1.0,
+        "pair": [1, 2],
+    }
     engine = {"draws": "gaussian", "shrinkage": 0.01, "tangent_chunk": None, "output_gradient": None}
     assert recipe.options == own | engine
     assert (recipe.feedback, recipe.feedback_learning, recipe.feedback_rate) == ("none", "tangents", 0.02)

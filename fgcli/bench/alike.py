@@ -1,13 +1,13 @@
 """Holds a sweep's runs to be made alike: with the same code of the user's, data, and options of methods. No torch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
 from fgcli import __version__
 from fgcli.bench.run import Failure, Job, Watcher
 from fgcli.errors import FgError, RunError, UsageError
+from fgcli.extend.extras import version_of
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry
 from fgcli.recipe import read_recipe
@@ -43,9 +43,10 @@ class Alike(Watcher):
 
     def __init__(self, watcher: Watcher, begun: Sequence[tuple[str, Path]], group_of: Callable[[str], object]) -> None:
         self._watcher, self._group_of = watcher, group_of
-        self._made: dict[str, dict[str, str]] = {}
+        self._made: dict[tuple[object, tuple[tuple[str, str], ...]], str] = {}
+        """By group and what it was made with, the first trial of that kind: one of thousands is compared with few."""
         for name, folder in begun:
-            self._made[name] = _made(folder)
+            self._made.setdefault((group_of(name), tuple(_made(folder).items())), name)
 
     def started(self, job: Job, attempt: int) -> None:
         self._watcher.started(job, attempt)
@@ -53,16 +54,17 @@ class Alike(Watcher):
     def finished(self, job: Job) -> None:
         self._watcher.finished(job)
         made = _made(job.run.path)
-        for name, earlier in self._made.items():
-            same = self._group_of(name) == self._group_of(job.name)
-            for what, values in unlike([("", earlier), ("", made)]).items():
+        group = self._group_of(job.name)
+        for (other, earlier), name in self._made.items():
+            same = other == group
+            for what, values in unlike([("", dict(earlier)), ("", made)]).items():
                 if not is_version(what) and (same or not what.startswith("option ")):
                     old, new = (value if len(value) <= 60 else f"{value[:60]}…" for value in values)
                     said = f"{what} was {old} in trial {name} and {new} in {job.name}"
                     raise RunError(
                         f"stopped: {said}; remove the runs of one of them, or begin the sweep in a new folder"
                     )
-        self._made[job.name] = made
+        self._made.setdefault((group, tuple(made.items())), job.name)
 
     def failed(self, failure: Failure, *, again: bool) -> None:
         self._watcher.failed(failure, again=again)
@@ -85,13 +87,8 @@ def _now(recipes: Sequence[Recipe], registry: Registry) -> dict[str, str]:
     }
     plugins = {f"{section} {name}": str(registry.find(section, name).origin) for section, name in sorted(named)}
     found = {name: origin for name, origin in plugins.items() if not origin.startswith("fgcli ")}
-    found["fg"] = __version__
-    for package in VERSIONS:
-        try:
-            found.setdefault(package, version(package))
-        except PackageNotFoundError:
-            continue
-    return found
+    installed = {package: known for package in VERSIONS if (known := version_of(package))}
+    return {**installed, **found, "fg": __version__}
 
 
 def _made(folder: Path) -> dict[str, str]:

@@ -21,7 +21,8 @@ class Trial:
     log: Path
     """Where both outputs of the process go, after what is there."""
     threads: int
-    """CPU threads that the process uses; it finds them in OMP_NUM_THREADS, set before it starts."""
+    """CPU threads that it uses; found in OMP_NUM_THREADS, set before it starts. Those of all of its processes, where it
+    starts some."""
     again: tuple[str, ...] = ()
     """In place of `command` once `run_dir` holds a run that was begun: for executors that start a trial more than once
     by themselves."""
@@ -68,6 +69,12 @@ class Placement(NamedTuple):
     at_once: int
     said: str
     """The same in words, for the user."""
+
+
+def at_most(cores: int, threads: int) -> str:
+    """What is allowed on so many cores: the end of a refusal."""
+    fewer = "fewer --threads, or fewer processes of the recipe"
+    return f"at most {cores // threads} jobs, or {fewer}" if cores >= threads else f"give {fewer}"
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fgcli.bench.executor import Outcome, Placement, Trial
+from fgcli.bench.executor import Outcome, Placement, Trial, at_most
 from fgcli.bench.forked import ForkServer
 from fgcli.bench.options import LocalOptions
 from fgcli.bench.process import Process, end, environment, open_log, send, spawned
@@ -40,7 +40,7 @@ class LocalExecutor:
         if jobs * threads > cores():
             raise UsageError(
                 f"--jobs {jobs} with {threads} threads a trial needs {jobs * threads} cores, and this machine has "
-                f"{cores()}; at most {max(1, cores() // threads)} jobs, or fewer --threads"
+                f"{cores()}; {at_most(cores(), threads)}"
             )
         trials, each = ("trial" if jobs == 1 else "trials"), ("thread" if threads == 1 else "threads")
         self.jobs = jobs  # for all trials, also where some have fewer threads

@@ -108,7 +108,8 @@ def _probed(jobs: Sequence[Job]) -> list[tuple[float | None, str]]:
     """Seconds of each from a few steps, all in one process; where that fails, in one each, to say which cannot run."""
     try:
         rows = measure("probe", jobs) if jobs else []
-        return [(row["seconds"] + START_S, "a few steps") for row in rows]
+        alone = all(job.processes == 1 for job in jobs)
+        return [(row["seconds"] + START_S, "a few steps" if alone else "a few steps of one process") for row in rows]
     except RunError as error:
         return [(None, str(error))] if len(jobs) == 1 else [one for job in jobs for one in _probed([job])]
 

@@ -41,6 +41,13 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": str(threads)}
 
 
+def dying_with_this(command: Sequence[str]) -> list[str]:
+    """The command for a process that ends with this one, however this one ends. On Linux; elsewhere as it is."""
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *command]
+
+
 def spawned(
     command: Sequence[str],
     threads: int,
@@ -58,10 +65,8 @@ def spawned(
         session: whether it has a session of its own: Ctrl-C reaches its parent alone, which ends it in its own way.
         variables: of its environment, beside those of this process.
     """
-    if sys.platform == "linux":
-        command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *command]
     return subprocess.Popen(
-        command,
+        dying_with_this(command),
         env=environment(threads) | dict(variables or {}),
         stdin=subprocess.DEVNULL,
         stdout=log,

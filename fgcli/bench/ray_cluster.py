@@ -3,7 +3,9 @@
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from queue import SimpleQueue
 from typing import Any
 
 from fgcli.bench import ray_task, task
@@ -11,9 +13,6 @@ from fgcli.bench.executor import Outcome, Placement, Trial
 from fgcli.bench.options import RayOptions
 from fgcli.errors import UsageError
 from fgcli.extend.extras import require
-
-POLL_S = 0.5
-"""Between two looks of Python's at signals, while Ray waits."""
 
 CONNECT_S = 20.0
 """For the cluster's head to answer."""
@@ -54,7 +53,9 @@ class RayExecutor:
         ray = self._connected()
         variables = {name: value for name, value in os.environ.items() if name == "PYTHONPATH" or name[:3] == "FG_"}
         waiting = iter(trials)
-        running: dict[Any, Trial] = {}
+        running: dict[Future[int], tuple[Any, Trial]] = {}
+        # Not `ray.wait`: it turns the exception of a signal, which is how Ctrl-C ends a bench, into another.
+        ended = SimpleQueue[Future[int]]()
         try:
             while True:
                 while self.options.jobs is None or len(running) < self.options.jobs:
@@ -67,14 +68,17 @@ class RayExecutor:
                         num_gpus=self.options.gpus,
                         max_retries=self.options.retries,
                     )
-                    running[started.remote(task.written(trial), os.getcwd(), variables)] = trial
+                    task_of = started.remote(task.written(trial), os.getcwd(), variables)
+                    future: Future[int] = task_of.future()
+                    running[future] = task_of, trial
+                    future.add_done_callback(ended.put)
                 if not running:
                     return
-                if ray.wait(list(running), timeout=POLL_S)[0]:
-                    for one in ray.wait(list(running), num_returns=len(running), timeout=0)[0]:
-                        yield Outcome(trial := running.pop(one), _exit_code(ray, one, trial))
+                future = ended.get()
+                _, trial = running.pop(future)
+                yield Outcome(trial, _exit_code(ray, future, trial))
         finally:
-            _end(ray, list(running))
+            _end(ray, running)
 
     def _cpus(self, threads: int) -> float:
         return threads if self.options.cpus is None else self.options.cpus
@@ -101,19 +105,18 @@ def _times(node: dict[str, float], name: str, asked: float) -> float:
     return node.get(name, 0) // asked if asked else float("inf")
 
 
-def _exit_code(ray: Any, one: Any, trial: Trial) -> int:
+def _exit_code(ray: Any, future: Future[int], trial: Trial) -> int:
     try:
-        return ray.get(one)
+        return future.result()
     except ray.exceptions.RayError as error:  # the worker, or its node, was lost each time
         with trial.log.open("ab") as log:
             log.write(f"fg: Ray gave the trial up: {' '.join(str(error).split())[:1000]}\n".encode())
         return -9
 
 
-def _end(ray: Any, running: list[Any]) -> None:
+def _end(ray: Any, running: Mapping[Future[int], tuple[Any, Trial]]) -> None:
     """Ask all to end; what does not is killed with its worker."""
-    for one in running:
+    for one, _ in running.values():
         ray.cancel(one, force=False)
-    if running:
-        for one in ray.wait(running, num_returns=len(running), timeout=ray_task.GRACE_S + 5)[1]:
-            ray.cancel(one, force=True)
+    for future in wait(running, timeout=ray_task.GRACE_S + 5).not_done:
+        ray.cancel(running[future][0], force=True)

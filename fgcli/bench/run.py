@@ -34,11 +34,14 @@ class Job:
     """Plugin files that the trial needs."""
     sinks: tuple[str, ...] = ()
     """Flags that name its metric sinks."""
+    processes: int = 1
+    """That train it together."""
     settled: Callable[[Recipe], Recipe] = field(default=lambda recipe: recipe, compare=False)
     """Fills in, when a new run starts, what the recipe leaves open and the sweep has settled."""
 
     @property
     def threads(self) -> int:
+        """Of each process."""
         return self.recipe.threads or 1
 
     def prepared(self, *, afresh: bool) -> Trial:
@@ -55,12 +58,14 @@ class Job:
     def as_it_is(self, *, goes_on: bool = True) -> Trial:
         """The trial, with nothing of its files touched: it may be under way."""
         begin, again = self._command("--out"), self._command("--resume")
-        return Trial(self.name, again if goes_on else begin, self.run.path, self.log, self.threads, again)
+        threads = self.processes * self.threads
+        return Trial(self.name, again if goes_on else begin, self.run.path, self.log, threads, again)
 
     def _command(self, where: str) -> tuple[str, ...]:
         recipe = ("--recipe", str(self.recipe_file), where, str(self.run.path))
         plugins = (part for plugin in self.plugins for part in ("--plugin", str(plugin)))
-        return (sys.executable, "-m", "fgcli", "train", "--quiet", *recipe, *plugins, *self.sinks)
+        together = ("--processes", str(self.processes)) if self.processes > 1 else ()
+        return (sys.executable, "-m", "fgcli", "train", "--quiet", *recipe, *together, *plugins, *self.sinks)
 
 
 @dataclass(frozen=True)

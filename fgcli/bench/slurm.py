@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fgcli.bench import slurm_commands, task
-from fgcli.bench.executor import Detached, Outcome, Placement, Trial
+from fgcli.bench.executor import Detached, Outcome, Placement, Trial, at_most
 from fgcli.bench.options import SlurmOptions
 from fgcli.bench.slurm_commands import Task
 from fgcli.errors import RunError, UsageError
@@ -60,7 +60,7 @@ class SlurmExecutor:
         if jobs is not None and jobs * threads > cpus:
             raise UsageError(
                 f"--jobs {jobs} with {threads} threads a trial needs {jobs * threads} cores, and SLURM has {cpus} there"
-                f"; at most {max(1, cpus // threads)} jobs, or fewer --threads"
+                f"; {at_most(cpus, threads)}"
             )
         limit = self.options.seconds or slurm_commands.default_limit(self.options.partition)
         if limit is not None and limit < self.options.lead + START_S:

@@ -1,12 +1,9 @@
 """`fgcli bench`: the runs of a sweep's recipe, each in a process of its own. Imports nothing heavy."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 
 def bench(
@@ -41,11 +38,7 @@ def bench(
     ] = False,
     executor: Annotated[
         str | None,
-        typer.Option(
-            "--executor",
-            help="Who runs the trials (default the recipe's, or local).",
-            metavar="NAME",
-        ),
+        typer.Option("--executor", help="Who runs the trials (default the recipe's, or local).", metavar="NAME"),
     ] = None,
     executor_option: Annotated[
         list[str] | None,

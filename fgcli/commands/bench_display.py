@@ -3,7 +3,6 @@
 import time
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -40,9 +39,7 @@ class BenchDisplay:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def say(self, line: str) -> None:
@@ -79,11 +76,9 @@ class BenchDisplay:
     def _table(self) -> Table:
         failed = f", {self._failed} failed" if self._failed else ""
         table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
-        for column in ("trial", "", "epoch", "time"):
-            right = column in ("epoch", "time")
-            table.add_column(
-                column, justify="right" if right else "left", overflow="fold"
-            )  # names differ at their ends
+        for column in ("trial", "reached", "epoch", "time"):
+            justify = "right" if column in ("epoch", "time") else "left"
+            table.add_column(column, justify=justify, overflow="fold")  # names differ at their ends
         for name, reached, took in self._recent:
             table.add_row(Text(name), reached, "", took, style="dim")
         running = list(self._running.items())  # of a cluster's, most still wait for their turn

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -149,7 +149,8 @@ class _Bench:
         for warning in refuse_other_code(begun, list(recipes.values()), self.registry, self.directory.path):
             _log.warning(warning)
         self.executor = self._make_executor()
-        threads = max((recipe.threads or 1 for recipe in recipes.values()), default=1)
+        self._refuse_processes(recipes.values())
+        threads = self.sweep.processes * max((recipe.threads or 1 for recipe in recipes.values()), default=1)
         self.placement = self.executor.place(threads) if isinstance(self.executor, PlacesTrials) else None
 
     def run(self) -> dict[str, Failure]:
@@ -258,6 +259,7 @@ class _Bench:
             log=directory.log(trial.name, tuning=tuning),
             plugins=self.request.plugins,
             sinks=self.request.sink_flags,
+            processes=self.sweep.processes,
             settled=settled,
         )
 
@@ -285,6 +287,17 @@ class _Bench:
             check_views(self.source, self.sweep)
         except UsageError as error:
             raise UsageError(f"--seeds is {self.request.seeds!r}: {error}") from error
+
+    def _refuse_processes(self, recipes: Iterable[Recipe]) -> None:
+        """What `fgcli train --processes` would refuse, and what measures one process."""
+        place, number = self.source.place(("processes",)), self.sweep.processes
+        smallest = min((recipe.batch_size for recipe in recipes), default=number)
+        if number > smallest:
+            raise UsageError(f"{place}: processes is {number}; it must be at most {smallest}, the samples of a batch")
+        if number > 1 and self.request.timing:
+            raise UsageError(
+                f"{place}: processes is {number}, and --timing measures one process; leave one of them out"
+            )
 
     def _refuse_others_trials(self) -> None:
         """Those of another executor may be under way, where this one cannot tell."""

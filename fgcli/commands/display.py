@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from types import TracebackType
 from typing import IO, Any, Self, TextIO, cast
 
 from rich.console import Console
@@ -27,9 +26,7 @@ class WarningsOnly(Silent):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def warned(self, message: str) -> None:
@@ -52,9 +49,7 @@ class Display(WarningsOnly):
         self._task = TaskID(0)
         self._total_steps = 0
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def started(self, plan: Plan) -> None:

@@ -5,11 +5,12 @@ import platform
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from fgcli import __version__
 from fgcli.commands.shell_init import RC_LINES
+from fgcli.extend.extras import version_of
 
 _OF_AN_EXTRA = re.compile(r"([\w.-]+).*;.*extra == ['\"]([\w-]+)['\"]")
 _JOB_CONTROL = {*RC_LINES, "sh", "dash", "ksh"}
@@ -38,7 +39,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     yield "fgcli", f"{__version__}, in {Path(__file__).parents[1]}"
     yield "python", f"{platform.python_version()}, {platform.platform()}"
     for name in PACKAGES:
-        yield name, _version(name) or "missing"
+        yield name, version_of(name) or "missing"
     for number, device in enumerate(list_devices()):
         yield "devices" if not number else "", f"{device}: {describe(torch.device(device))}"
     asked = os.environ.get("OMP_NUM_THREADS")
@@ -48,7 +49,7 @@ def _facts() -> Iterator[tuple[str, str]]:
     except PackageNotFoundError:
         listed = []
     for number, (extra, packages) in enumerate(extras(listed).items()):
-        missing = [name for name in packages if _version(name) is None]
+        missing = [name for name in packages if version_of(name) is None]
         said = f"missing {', '.join(missing)}: pip install 'fgcli[{extra}]'" if missing else "installed"
         yield "optional" if not number else "", f"{extra}: {said}"
     registry = load_registry()
@@ -77,10 +78,3 @@ def shell_line(path: str) -> str:
     offer = f"; so that fg is both: {RC_LINES[name]}" if name in RC_LINES else ""
     where = shutil.which("fgcli")
     return f"{name}: fg is its builtin for job control, write fgcli ({where or 'not on the PATH'}){offer}"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -22,7 +22,8 @@ def export(
     """Write a trained network to a file.
 
     safetensors: the weights alone, under the model's own names. torch-export and onnx: the network behind its
-    preprocessing, for inputs as the data have them and batches of any size.
+    preprocessing, for inputs as the data have them and batches of any size. torch.export.load reads a file
+    named NAME.pt2.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS, where="--format")

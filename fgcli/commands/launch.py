@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fgcli.bench.process import dying_with_this
 from fgcli.cores import cores
 from fgcli.errors import RunError, UsageError
 from fgcli.runs.meeting import GONE, Meeting
@@ -26,7 +27,7 @@ LAST_S = 30.0
 
 
 class Failed(RunError):
-    """With the exit code of the process that failed."""
+    """With the exit code of the process that failed, as a shell has it: 128 and the number of a signal."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -71,7 +72,8 @@ def launch(number: int, threads: int | None, batch_size: int) -> int:
                 return next((code for code in codes.values() if code), 0)
             if cause == 0 and codes[0] > 0:
                 return codes[0]
-            raise Failed(_said(cause, number, codes[cause], meeting), codes[cause] if codes[cause] > 0 else 1)
+            code = codes[cause]
+            raise Failed(_said(cause, number, code, meeting), code if code > 0 else 128 - code)
 
 
 def _said(rank: int, number: int, code: int, meeting: Meeting) -> str:
@@ -92,7 +94,7 @@ def _started(number: int, meeting: Meeting, environment: dict[str, str]) -> Iter
             with meeting.open_errors(rank) as errors:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "fgcli", *sys.argv[1:]],
+                        dying_with_this([sys.executable, "-m", "fgcli", *sys.argv[1:]]),
                         env=environment | meeting.variables(rank, number),
                         stdin=subprocess.DEVNULL,
                         # The first has the outputs; the others' errors are told if they are the cause of the end.

@@ -45,10 +45,10 @@ def options_table(schema: type[Options], leave_out: Container[str] = ()) -> str:
         for option in describe_options(schema)
         if option["name"] not in leave_out
     ]
-    return table(["key", "type", "default", ""], rows)
+    return table(["key", "type", "default", "meaning"], rows)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-    return "\n".join([f"| {' | '.join(head)} |".replace("|  |", "| |"), f"|{'---|' * len(head)}", *lines])
+    return "\n".join([f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *lines])

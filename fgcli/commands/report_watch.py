@@ -1,7 +1,7 @@
 """`fgcli report --watch`: the report again and again, while runs are under way."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -28,7 +28,7 @@ def keep_watching(compose: Callable[[], Document], pause: Callable[[float], None
     document = compose()
     try:
         with Live(_view(document), console=console, screen=True, auto_refresh=False) as live:
-            while _pending(document):
+            while any(trial.state in (State.MISSING, State.RUNNING) for trial in document.trials):
                 live.update(_view(document), refresh=True)
                 pause(SECONDS)
                 document = compose()
@@ -37,19 +37,11 @@ def keep_watching(compose: Callable[[], Document], pause: Callable[[float], None
     show(document, console)
 
 
-def _trials(document: Document) -> list[Trial]:
-    return [trial for section in document.sections for trial in section.trials]
-
-
-def _pending(document: Document) -> bool:
-    return any(trial.state in (State.MISSING, State.RUNNING) for trial in _trials(document))
-
-
 def _view(document: Document) -> RenderableType:
-    return Group(*_progress(_trials(document)), Text(""), shown(document), *problem_lines(document))
+    return Group(*_progress(document.trials), Text(""), shown(document), *problem_lines(document))
 
 
-def _progress(trials: list[Trial]) -> Iterator[Text]:
+def _progress(trials: Sequence[Trial]) -> Iterator[Text]:
     counts = {state: sum(trial.state is state for trial in trials) for state in State}
     yield Text(", ".join(f"{count} {state.value}" for state, count in counts.items() if count), style="bold")
     running = [trial for trial in trials if trial.state is State.RUNNING and trial.run]

@@ -1,8 +1,7 @@
 """True gradients, by reverse mode: what diagnostics hold a guess against. No estimator uses them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.plain import math_attention
 from fgcli.gradient.sites import Network
-from fgcli.gradient.uses import Outputs, Use, Uses, call, run
+from fgcli.gradient.uses import BasePass, Outputs, Use, call, run
 
 
 def site_gradients(
@@ -45,10 +44,8 @@ def wide(values: Tensor) -> Tensor:
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 
-class _Probes:
+class _Probes(BasePass):
     """A pass that adds 0 to what each use gives, with a graph of what follows."""
-
-    mode: Uses
 
     def __init__(self) -> None:
         self.added: dict[str, list[Tensor]] = {}
@@ -58,12 +55,6 @@ class _Probes:
         self.added[use.name] = [torch.zeros_like(one, requires_grad=True) for one in leaves(outputs)]
         pairs = zip(leaves(outputs), self.added[use.name], strict=True)
         return rebuilt(outputs, [one + probe for one, probe in pairs])
-
-    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return parameter.detach()
-
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        return func(*args, **kwargs)
 
 
 def parameter_gradients(model: nn.Module, loss: Loss, batch: Batch) -> dict[str, Tensor]:

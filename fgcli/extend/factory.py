@@ -9,7 +9,6 @@ options: what is given by name in a recipe, with the factory's own defaults. To 
 torch with it, when the name is looked up.
 """
 
-import hashlib
 import inspect
 import os
 import sys
@@ -18,7 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -28,6 +26,7 @@ from fgcli.errors import UsageError, exception_text, unknown
 from fgcli.extend.entry import TARGET, Entry
 from fgcli.extend.explain import shown
 from fgcli.extend.options import Options
+from fgcli.extend.own_code import checksum
 from fgcli.extend.plugins import Origin
 
 Kind = Literal["dataset", "model", "loss", "lr_schedule"]
@@ -247,8 +246,5 @@ def _is_plain(value: object) -> bool:
 def _origin(module: ModuleType) -> Origin:
     """The module and the beginning of its file's sha256, so that a run's record says which text it was."""
     file = getattr(module, "__file__", None)
-    try:
-        version = f"file {hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]}" if file else "of unknown version"
-    except OSError:
-        version = "of unknown version"
-    return Origin(module.__name__, version, module.__name__)
+    total = checksum(file) if file else None
+    return Origin(module.__name__, f"file {total}" if total else "of unknown version", module.__name__)

@@ -55,6 +55,11 @@ class GuessOptions(Options):
         default="perturb",
         description="Parameters that no site covers: trained by weight perturbation in the same pass, or frozen.",
     )
+    embeddings: Literal["guess", "isotropic", "freeze"] = Field(
+        default="guess",
+        description="Tables whose rows are looked up: the method's `guess` at the rows, `isotropic` noise there, or "
+        "frozen, where no other layer uses them.",
+    )
 
 
 class TangentOptions(Options):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.nested import leaves, primal_of, rebuilt
+from fgcli.gradient.nested import behind, leaves, primal_of, rebuilt
 from fgcli.gradient.operations import RECURRENT
 from fgcli.gradient.part_draws import BY_ROWS
 from fgcli.gradient.randomness import default_generators
@@ -24,6 +24,7 @@ class _Looking:
     """What both kinds of looks note."""
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(self) -> None:
         self.pieces: dict[str, None] = {}
@@ -140,28 +141,13 @@ class Connections(_Looking):
 
     def reached(self, values: Iterable[Tensor]) -> set[str]:
         """The sites that these depend on without another between."""
-        return _reached(values, {id(leaf): name for name, some in self.going.items() for leaf in some})
+        names = {id(leaf): name for name, some in self.going.items() for leaf in some}
+        return {names[id(one)] for one in behind(values) if id(one) in names}
 
     def stand_ins_behind(self, values: Iterable[Tensor]) -> tuple[str, ...]:
         """The trained parameters in the pieces that end there."""
-        found = _reached(values, {id(one): name for name, one in self.standing.items()})
-        return tuple(name for name in self.standing if name in found)
-
-
-def _reached(values: Iterable[Tensor], owners: Mapping[int, str]) -> set[str]:
-    """The owners of the leaves that the graph of these starts from."""
-    found, seen = set(), set()
-    ahead = [value.grad_fn for value in values if value.grad_fn is not None]
-    while ahead:
-        node = ahead.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) in owners:
-            found.add(owners[id(variable)])
-        ahead.extend(following for following, _ in node.next_functions if following is not None)
-    return found
+        found = {id(one) for one in behind(values)}
+        return tuple(name for name, one in self.standing.items() if id(one) in found)
 
 
 def _is_plain_linear(use: Use) -> bool:
@@ -206,7 +192,7 @@ class Shapes(_Looking):
         """ModelRefused where a parameter has been used by what shows no operation: all that is seen has no graph."""
         for value in leaves(values):
             if value.requires_grad and value.grad_fn is not None:
-                names = sorted(self.names[id(p)] for p in _parameters_behind(value) if id(p) in self.names)
+                names = sorted(self.names[id(p)] for p in behind([value]) if id(p) in self.names)
                 which = f"parameter '{names[0]}'" if names else "a tensor that requires a gradient"
                 raise ModelRefused(
                     f"{which} is used after {self._after} by an operation that no forward pass can look into "
@@ -216,16 +202,3 @@ class Shapes(_Looking):
     def changed(self, name: str) -> bool:
         """Whether an input of that site was changed in place afterwards."""
         return any(value._version != version for value, version in self.inputs[name])
-
-
-def _parameters_behind(value: Tensor) -> list[Tensor]:
-    found, seen, ahead = [], set(), [value.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if isinstance(variable := getattr(node, "variable", None), Tensor):
-            found.append(variable)
-        ahead.extend(following for following, _ in node.next_functions)
-    return found

@@ -11,7 +11,7 @@ within one use, one segment, or the loss alone a vjp is the chain rule's last lo
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -29,7 +29,7 @@ from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Guess, GuessMethod, LinearMap, check_linear, checked_method
 from fgcli.gradient.guesser import Guesser, guesser_at, load_memories, memories_of
-from fgcli.gradient.in_parts import InParts
+from fgcli.gradient.in_parts import InParts, read_of_whole
 from fgcli.gradient.local_losses import Locality, locality_of
 from fgcli.gradient.look import few, look
 from fgcli.gradient.memory import FEW, FLOOR, ROWS, Measured, Plan, Policy, ProductsAlone, measured
@@ -37,7 +37,8 @@ from fgcli.gradient.nested import batch_size, first_tensor
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.processes import ALONE, Processes, refuse_unsplittable_guesses
-from fgcli.gradient.randomness import StepRng, Streams
+from fgcli.gradient.randomness import DRAWN_AT_ONCE, StepRng, Streams
+from fgcli.gradient.reads import read_once
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives, Step
 from fgcli.gradient.tangents import Tangents
@@ -52,6 +53,8 @@ class GuessEstimator:
         method: the guess method.
         uncovered: parameters that no site covers (a LayerNorm's scale) are trained by weight perturbation carried in
             the same pass, or frozen. With several tangents, they have one of their own, beside those of the sites.
+        embeddings: tables whose rows are looked up have isotropic noise at the rows, the method's own guess there, or
+            are frozen.
         tangents: how many guesses at once, and how they make one estimate.
         memory: what a step may hold (fgcli.gradient.memory). The numbers are the same, to the order of sums.
         output_gradient: at the sites that only the output is reached from, `guess` as the papers do, or take the
@@ -68,6 +71,7 @@ class GuessEstimator:
         method: Guess,
         *,
         uncovered: Literal["perturb", "freeze"] = "perturb",
+        embeddings: Literal["guess", "isotropic", "freeze"] = "guess",
         tangents: Tangents | None = None,
         memory: Policy = "auto",
         output_gradient: Literal["guess", "exact"] = "guess",
@@ -75,6 +79,7 @@ class GuessEstimator:
     ) -> None:
         self.method = checked_method(method)
         self.uncovered: Literal["perturb", "freeze"] = uncovered
+        self.embeddings: Literal["guess", "isotropic", "freeze"] = embeddings
         self.memory: Policy = memory
         self.tangents = tangents or Tangents()
         if not isinstance(method, GuessMethod):
@@ -90,17 +95,17 @@ class GuessEstimator:
         """What few samples have shown, by whether a second pass makes the guesses again."""
         self._once = 0
         """Bytes that the noise of a site without samples takes for each of them."""
+        self._drawn = 0
+        """Bytes a sample of the noise that small parts draw of the whole batch."""
         self._whole: Plan | None = None
         """Of a trial: what is done in any case."""
         self._locality: Locality | None = None
         self.processes = ALONE
 
     def split_over(self, processes: Processes) -> None:
-        """As Splits has it."""
         self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
-        """As Estimator has it."""
         refuse(model, GUESSES)
         self._measured = {}
         self.processes.refuse_unsplittable(model, example)
@@ -118,6 +123,7 @@ class GuessEstimator:
 
     def _take_up(self, model: nn.Module, network: Network, inputs: Any) -> Coverage:
         """Have a guess at every site of the network; those that had one keep their memory."""
+        network, tables = network.without_lookups() if self.embeddings == "freeze" else (network, ())
         if not network.guessed:
             raise ModelRefused(
                 "the model has no site: its forward uses no trained weight (a parameter of two or more axes) in a "
@@ -131,12 +137,15 @@ class GuessEstimator:
         before = self._guessers
         self._exact = frozenset(site.name for site in network.guessed if self.is_exact and site.is_output)
         self._guessers = {
-            site.name: guesser_at(site, self.method) for site in network.guessed if site.name not in self._exact
+            site.name: guesser_at(site, self.method, at_lookups=self.embeddings != "isotropic")
+            for site in network.guessed
+            if site.name not in self._exact
         }
         for name in before.keys() & self._guessers.keys():
             self._guessers[name].memory = before[name].memory
         self.network = network
         perturbed, frozen = (network.pieces, ()) if self.uncovered == "perturb" else ((), network.pieces)
+        frozen = (*frozen, *(name for name, p in model.named_parameters() if name in tables and p.requires_grad))
         perturbed = (*perturbed, *network.beside)  # without its elementwise part a gradient would be wrong
         self._pieces = perturbed
         if self.feedback is not None:  # they have the vjp of their piece
@@ -165,13 +174,16 @@ class GuessEstimator:
     def _try(self, model: nn.Module, example: Any) -> None:
         """Hold the method's maps to what they must be, on a few samples. Nothing of it is kept."""
         dims: dict[str, int] = {}
-        self._once, samples = 0, batch_size(example)
+        self._once = self._drawn = 0
+        samples = batch_size(example)
         try:
             with torch.no_grad():
                 for site, s, linear in self._maps(model, example, 0):
                     dims[site.name] = linear.noise_dim
                     if self._guessers[site.name].needs_cut and not site.has_samples:
                         self._once = max(self._once, linear.noise_dim * s.element_size() // samples)
+                    elif site.has_samples and linear.noise_dim % DRAWN_AT_ONCE:
+                        self._drawn = max(self._drawn, linear.noise_dim * s.element_size())
                     if self._guessers[site.name].guess is self.method:
                         check_linear(linear, site.name, s)
         finally:
@@ -180,12 +192,11 @@ class GuessEstimator:
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        """As Estimator has it."""
         return self._on_any_way(model, batch.inputs, lambda: self._estimate(model, loss, batch, rng, {}))
 
     def _on_any_way(self, model: nn.Module, inputs: Any, call: Callable[[], Made]) -> Made:
         """What forwards of these inputs make, whichever way values lead them."""
-        back = self._state_of(model, first_tensor(inputs).device)
+        back = state_of(model, self.bound.buffers, first_tensor(inputs).device)
         for whole in (False, True):
             try:
                 return call()
@@ -196,9 +207,6 @@ class GuessEstimator:
                 back()
                 self._take_up(model, self.bound.joined(look(model, inputs, whole=whole)), inputs)
         return call()
-
-    def _state_of(self, model: nn.Module, device: torch.device) -> Callable[[], None]:
-        return state_of(model, self.bound.buffers, device)
 
     def _estimate(
         self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng, gradients: dict[str, Tensor]
@@ -218,9 +226,12 @@ class GuessEstimator:
             partial(self._step, model),
             self.processes,
             pieces=self._pieces,
-            streams=self._streams,
+            streams=self.memory == "replay" and self.bound.is_chain,
         )
-        return in_parts.estimate(own, batch.size, rng, plan, self._directions(model, rng), gradients)
+        with read_once():
+            if plan.rows < batch.size or not self.tangents.single:
+                read_of_whole(model, self.bound, batch)
+            return in_parts.estimate(own, batch.size, rng, plan, self._directions(model, rng), gradients)
 
     def _step(
         self, model: nn.Module, batch: Batch, rng: StepRng, directions: Mapping[str, Tensor], **more: Any
@@ -238,12 +249,6 @@ class GuessEstimator:
     @property
     def _needs_cut(self) -> bool:
         return any(one.needs_cut for one in self._guessers.values())
-
-    @property
-    def _streams(self) -> bool:
-        """Whether feedback lets go of each site as it is done."""
-        alone = self.feedback is not None and self.feedback.streams and not self.feedback.correction
-        return self.memory == "replay" and alone and self.bound.is_chain
 
     def _plan(self, model: nn.Module, loss: Loss, batch: Batch) -> Plan:
         network, size = self.bound, batch.size
@@ -268,34 +273,30 @@ class GuessEstimator:
 
     def _measure(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> Measured | None:
         """What this estimate, and what it is held to, hold of a few samples. None where these alone do not go."""
-        back = self._state_of(model, batch.device)
-        method = ProductsAlone() if getattr(self.method, "takes_products_alone", False) else self.method
-        output_gradient = "exact" if self.is_exact else "guess"
-        trial = GuessEstimator(
-            method,
-            uncovered=self.uncovered,
-            tangents=self.tangents,
-            memory=self.memory,
-            output_gradient=output_gradient,
-            feedback=deepcopy(self.feedback),
-        )
+        back = state_of(model, self.bound.buffers, batch.device)
+        trial = copy(self)
+        trial.method = ProductsAlone() if getattr(self.method, "takes_products_alone", False) else self.method
+        trial.processes, trial._guessers, trial._whole = ALONE, {}, Plan(FEW, replayed)
         trial._take_up(model, self.bound, batch.inputs)
-        trial._whole = Plan(FEW, replayed)
 
         def estimate(samples: int, gradients: dict[str, Tensor]) -> None:
+            trial.feedback = deepcopy(self.feedback)  # the same each time, whatever it has learned
             back()  # a branch on what is drawn leads the same way again
             trial._estimate(model, loss, batch.rows(slice(samples)), Streams(0).at(0), gradients)
 
         try:
-            return measured(
-                model,
-                loss,
-                batch,
-                estimate,
-                once=self._once + self.bound.numbers_drawn,
-                streams=len(self._guessers) * self.tangents.number,
-                inference=self.memory == "replay",
-            )
+            with read_once():
+                read_of_whole(model, self.bound, batch)
+                return measured(
+                    model,
+                    loss,
+                    batch,
+                    estimate,
+                    once=self._once + self.bound.numbers_drawn,
+                    drawn=self._drawn,
+                    streams=len(self._guessers) * self.tangents.number,
+                    inference=self.memory == "replay",
+                )
         except UnknownSite:
             raise
         except Exception:  # what is wrong with the model or loss itself is said by the estimate
@@ -322,7 +323,7 @@ class GuessEstimator:
         """b at every site [samples, *shape] for the whole batch, of which nothing is learned. Without feedback: {}."""
         if self.feedback is None:
             return {}
-        back = self._state_of(model, batch.device)
+        back = state_of(model, self.bound.buffers, batch.device)
         found = self.feedback.preview(model, self.bound, loss, batch, rng).at
         back()
         return found
@@ -364,7 +365,7 @@ class GuessEstimator:
     def _maps(self, model: nn.Module, inputs: Any, step: int) -> Iterator[tuple[Site, Tensor, LinearMap]]:
         at = self._step(model, Batch(inputs, None), Streams(0).at(step), {})
         found: dict[str, tuple[Site, Tensor, LinearMap]] = {}
-        back = self._state_of(model, at.batch.device)
+        back = state_of(model, self.bound.buffers, at.batch.device)
         with full_precision(at.batch.device):
             for site, s, weight, upstream in at.cut():
                 found[site.name] = site, s, at.linear(site, s, weight, upstream)
@@ -382,7 +383,7 @@ class GuessEstimator:
     def find_fault(self, model: nn.Module, batch: Batch, rng: StepRng) -> str | None:
         """The first site whose guess is not finite in that step's estimate, drawn again from its key; None if none."""
         with torch.no_grad():
-            back = self._state_of(model, batch.device)
+            back = state_of(model, self.bound.buffers, batch.device)
             names = list(self._step(model, batch, rng, {}).guesses_not_finite())
             back()
         return f"site '{names[0]}': the guess is not finite" if names else None
@@ -392,5 +393,4 @@ class GuessEstimator:
         return memories_of(self._guessers) | ({} if self.feedback is None else self.feedback.state())
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """As Estimator has it."""
         load_memories(self._guessers, state if self.feedback is None else self.feedback.load_state(state))

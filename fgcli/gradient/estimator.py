@@ -136,6 +136,16 @@ class Estimator(Protocol):
         ...
 
 
+class Stateless:
+    """An estimator that keeps nothing from one step to the next."""
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        pass
+
+
 @runtime_checkable
 class FindsFaults(Protocol):
     """An estimator that can say where an estimate that is not finite came from. Not asked unless there is one."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fgcli.gradient.errors import GuessFault
+from fgcli.gradient.nested import described
 
 Needs = Literal["nothing", "operator", "matrix"]
 """What a guess method asks of the upstream Jacobian."""
@@ -203,12 +204,12 @@ def linearized(guess: GuessMethod, layer: Layer, upstream: Any, ready: Any) -> L
     """
     linear = _call(layer, "linearize", guess.linearize, layer, upstream, ready)
     if not isinstance(linear, LinearMap):
-        raise GuessFault(layer.name, f"linearize returned {_described(linear)}; it must return a LinearMap")
+        raise GuessFault(layer.name, f"linearize returned {described(linear)}; it must return a LinearMap")
     if not isinstance(linear.noise_dim, int) or linear.noise_dim < 0:
         raise GuessFault(layer.name, f"linearize gave noise_dim {linear.noise_dim!r}; it must be a number of 0 or more")
     for key, value in linear.statistics.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise GuessFault(layer.name, f"linearize gave {key!r}, {_described(value)}, in statistics; tensors by name")
+            raise GuessFault(layer.name, f"linearize gave {key!r}, {described(value)}, in statistics; tensors by name")
 
     def y_of(z: Tensor) -> Tensor:
         y = _call(layer, "map", linear.map, z)
@@ -253,13 +254,9 @@ def _call(layer: Layer, name: str, function: Callable[..., Any], *arguments: Any
         raise GuessFault(layer.name, f"{name} raised {type(cause).__name__}: {cause}") from cause
 
 
-def _described(value: Any) -> str:
-    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
 def _checked(layer: Layer, name: str, y: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
     if not isinstance(y, Tensor):
-        raise GuessFault(layer.name, f"{name} returned {_described(y)}; it must return a tensor {list(shape)}")
+        raise GuessFault(layer.name, f"{name} returned {described(y)}; it must return a tensor {list(shape)}")
     for what, found, expected in (
         ("shape", tuple(y.shape), shape),
         ("dtype", y.dtype, like.dtype),

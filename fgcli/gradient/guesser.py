@@ -89,15 +89,17 @@ class Guesser:
         return LinearUpstream(layer.next_weight, link.slope(s))
 
 
-def guesser_at(site: Site, method: Guess) -> Guesser:
+def guesser_at(site: Site, method: Guess, *, at_lookups: bool) -> Guesser:
     """The guess of a site: the method's, or isotropic where it needs what is above and only the output is.
+
+    So it is at a lookup, too, unless it is made `at_lookups`.
 
     Raises:
         ModelRefused: where it needs W̃ as a matrix, and there is none.
     """
     if method.needs == "nothing":
         return Guesser(site, method, needs_cut=False)
-    if site.is_output:
+    if site.is_output or (site.is_lookup and not at_lookups):
         return Guesser(site, Isotropic(), needs_cut=False)
     if method.needs == "matrix" and site.link is None:
         raise ModelRefused(

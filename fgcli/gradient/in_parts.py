@@ -13,13 +13,14 @@ from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.memory import Plan
 from fgcli.gradient.part_draws import Draws, draws_of_parts
 from fgcli.gradient.parts import SumOfParts, parts_of
-from fgcli.gradient.passes import Seen
+from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.processes import Processes
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Step
 from fgcli.gradient.upstream import CutNetwork, UpstreamOfParts
+from fgcli.gradient.uses import run
 from fgcli.gradient.whole_loss import of_whole_loss
 
 
@@ -35,7 +36,7 @@ class InParts:
         step: Step, with all arguments that are the same for each part.
         processes: that have the batch's rows.
         pieces: trained parameters that lie in no site.
-        streams: whether feedback lets go of each site as it is done.
+        streams: whether feedback may let go of each site as it is done.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class InParts:
         streams: bool,
     ) -> None:
         self.model, self.network, self.loss, self.guessers, self.feedback = model, network, loss, guessers, feedback
-        self.step, self.processes, self.pieces, self.streams = step, processes, pieces, streams
+        self.step, self.processes, self.pieces = step, processes, pieces
+        self.streams = streams and feedback is not None and feedback.streams and not feedback.correction
         self.trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
         self._guesses = feedback is None or bool(feedback.correction)
 
@@ -157,6 +159,14 @@ class InParts:
             add_pieces = {}
         delta = None if found is None else found.delta.squeeze(1)
         sum_of_parts.end(predicted.losses, share, delta, {} if step is None else step.statistics)
+
+
+def read_of_whole(model: nn.Module, network: Network, batch: Batch) -> None:
+    """Read of the whole batch, each sample once, what forwards of its parts or repetitions are given then."""
+    if network.reads:
+        back = state_of(model, network.buffers, batch.device)
+        run(model, batch.inputs, PlainPass(network, lambda *_: None, network.samples(batch.inputs)))
+        back()
 
 
 def drawn_once(step: Step, parts: Sequence[slice], draws: Draws) -> dict[str, Drawn]:

@@ -24,7 +24,7 @@ from fgcli.gradient.errors import ModelRefused, OptionRefused, UnknownSite
 from fgcli.gradient.estimator import Loss
 from fgcli.gradient.look import few
 from fgcli.gradient.loss import OutputGradient
-from fgcli.gradient.nested import batch_size, leaves, tangent_of
+from fgcli.gradient.nested import batch_size, described, leaves, tangent_of
 from fgcli.gradient.passes import OneTangent
 from fgcli.gradient.precision import wide
 from fgcli.gradient.sites import Network, Site
@@ -107,7 +107,7 @@ class LocalLosses(nn.Module):
         own = self.hooked(at_head, inputs, keywords)
         if len(found) < len(self.at) or not isinstance(own, Tensor) or own.shape[1:] != (self.outputs,):
             missing = [name for name in self.at if name not in found]
-            what = f"its forward does not call '{missing[0]}'" if missing else f"it gives {_described(own)}"
+            what = f"its forward does not call '{missing[0]}'" if missing else f"it gives {described(own)}"
             raise ModelRefused(f"local losses take a model of outputs [batch, {self.outputs}] in train mode; {what}")
         parts = [found[name] for name in self.at]
         return torch.cat([*parts, own.unsqueeze(1)], 1).flatten(1)
@@ -294,7 +294,3 @@ class _Probe:
         if moved is None:
             raise UnknownSite(site.name)
         return (moved.unflatten(1, (-1, self.outputs)) != 0).any(2).any(0)
-
-
-def _described(value: Any) -> str:
-    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

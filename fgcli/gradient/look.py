@@ -20,12 +20,13 @@ from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.connections import Connections, Shapes
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import batch_size, first_tensor, leaves, mapped
+from fgcli.gradient.operations import LOOKUPS
 from fgcli.gradient.own_loss import OwnLoss
 from fgcli.gradient.part_draws import BY_ROWS
 from fgcli.gradient.probe import SAMPLES, probed
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout, Link, Network, Site
-from fgcli.gradient.uses import Outputs, run
+from fgcli.gradient.uses import Outputs, one_way, run
 
 SMALL, LARGER = 2, SAMPLES
 WEIGHTS = "weights"
@@ -103,6 +104,8 @@ def _network(
     sizes: tuple[int, int],
 ) -> Network:
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    if sizes[0] == sizes[1]:
+        one_way(connections.counts, shapes.counts)
     if list(connections.uses) != list(shapes.shapes):
         raise RuntimeError("the forward takes another way with another batch")
     before = {name: connections.reached(given) for name, given in connections.given.items()}
@@ -126,6 +129,7 @@ def _network(
             "" if isinstance(way, Link) else way,
             tuple(following for following, sources in before.items() if name in sources),
             name in at_output,
+            use.func in LOOKUPS,
             shapes.changed(name),
         )
     pairs = zip(leaves(outputs), leaves(grown), strict=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fgcli.gradient.errors import LossRefused
 from fgcli.gradient.estimator import Loss
-from fgcli.gradient.nested import leaves, mapped, rebuilt
+from fgcli.gradient.nested import behind, leaves, mapped, rebuilt
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.sites import Layout
 from fgcli.gradient.uses import Outputs
@@ -106,20 +106,14 @@ def _refuse_complex(value: Any) -> None:
 
 def refuse_others(losses: Tensor, outputs: Sequence[Tensor] = ()) -> None:
     """LossRefused where the loss depends on a trained tensor beside the outputs, whose gradient would be lost."""
-    own, seen, ahead = {id(one) for one in outputs}, set(), [losses.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) not in own:
+    own = {id(one) for one in outputs}
+    for leaf in behind([losses]):
+        if id(leaf) not in own:
             raise LossRefused(
-                f"the loss depends on a trained tensor of shape {list(variable.shape)} beside the model's outputs (a "
+                f"the loss depends on a trained tensor of shape {list(leaf.shape)} beside the model's outputs (a "
                 "penalty on a weight, say), whose gradient would be lost: let the loss use its arguments only, with "
                 "the optimizer's weight_decay for a penalty, or use backprop"
             )
-        ahead += [following for following, _ in node.next_functions]
 
 
 def differentiable(losses: Any) -> Tensor:

@@ -23,6 +23,7 @@ from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.held import Growth, growth
 from fgcli.gradient.nested import leaves
+from fgcli.gradient.randomness import DRAWN_AT_ONCE
 from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.gradient.uses import call
 
@@ -63,7 +64,8 @@ class Measured:
     """Bytes of all gradients."""
     once: int
     """Bytes that are held for each sample of the whole batch while parts are taken."""
-
+    drawn: int = 0
+    """Bytes that parts of fewer than DRAWN_AT_ONCE samples draw, and let go of, for each sample of the whole batch."""
     states: int = 0
     """Bytes of what all parts have, however many samples there are: the states of random streams."""
 
@@ -75,9 +77,10 @@ class Measured:
 
         def of_part(rows: int) -> int:
             # The sum over the parts before is there.
-            return self.ours.most(rows, self.gradients) + self.once * samples + self.states
+            each = self.once + (self.drawn if rows < DRAWN_AT_ONCE else 0)
+            return self.ours.most(rows, self.gradients) + each * samples + self.states
 
-        limit = max(limit, NEAR * of_part(1))
+        limit = max(limit, NEAR * (of_part(1) - self.drawn * samples))
         fewest, most = 1, samples
         while most - fewest > 1:
             middle = (fewest + most) // 2
@@ -104,6 +107,7 @@ def measured(
     estimate: Callable[[int, dict[str, Tensor]], None],
     *,
     once: int,
+    drawn: int,
     streams: int,
     inference: bool,
 ) -> Measured:
@@ -115,6 +119,7 @@ def measured(
         batch: the batch, whose first samples are taken.
         estimate: makes an estimate of so many of them, and puts the gradients there.
         once: bytes for each sample of the batch, beside the model's outputs, that all parts have.
+        drawn: bytes a sample of the noise that small parts draw of the whole batch.
         streams: random streams that go on from part to part.
         inference: whether that is the limit.
     """
@@ -130,4 +135,6 @@ def measured(
                 torch.autograd.grad(loss(given, some.targets).mean(), trained, allow_unused=True)
 
     ours = growth(estimate)
-    return Measured(ours, growth(other), sum(one.nbytes for one in trained), once + max(outputs), STATE * streams)
+    return Measured(
+        ours, growth(other), sum(one.nbytes for one in trained), once + max(outputs), drawn, STATE * streams
+    )

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,35 @@ def rebuilt(values: Any, new: Sequence[Tensor | None]) -> Any:
     """The same structure with other tensors in place of its `leaves`, in their order."""
     rest = iter(new)
     return mapped(lambda v: next(rest) if isinstance(v, Tensor) and v.is_floating_point() else v, values)
+
+
+def behind(values: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The leaves that the graph of these starts from."""
+    seen, ahead = set(), [value.grad_fn for value in values]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if isinstance(leaf := getattr(node, "variable", None), Tensor):
+                yield leaf
+            ahead += [following for following, _ in node.next_functions]
+
+
+def pulled(pairs: Iterable[tuple[Tensor, Tensor]], to: Sequence[Tensor], *, keep: bool = True) -> tuple[Tensor, ...]:
+    """The vjp of tensors and cotangents, those with a graph: one tensor for each of `to`, 0 where none leads."""
+    attached = [(one, u.to(one.dtype)) for one, u in pairs if one.requires_grad]
+    ends, cotangents = [one for one, _ in attached], [u for _, u in attached]
+    return torch.autograd.grad(ends, to, cotangents, retain_graph=keep, allow_unused=True, materialize_grads=True)
+
+
+def detached(value: Any) -> Any:
+    """A tensor without its graph, and without its tangent; any other value itself."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def described(value: Any) -> str:
+    """What a value is, for messages: `a tensor [3, 4]`, `a list`."""
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def primal_of(value: Any) -> Any:

@@ -22,7 +22,7 @@ from fgcli.gradient.operations import TABLES, linear_part
 from fgcli.gradient.precision import LOW, full_precision, wide
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import Layout, Link, Network, Site
-from fgcli.gradient.uses import Outputs, Use, Uses
+from fgcli.gradient.uses import BasePass, Outputs, Use
 
 CHUNK = 2**18
 """Entries of tangents that are taken past a linked site at a time on the CPU: a MiB in float32, which a cache holds."""
@@ -66,7 +66,7 @@ Perturb = Callable[[Site, Seen, Tensor], Tensor | None]
 into; None where nothing is. With several tangents [tangents, samples, *shape]."""
 
 
-class OneTangent:
+class OneTangent(BasePass):
     """A pass with one tangent for each sample. Run it inside a dual level and under no_grad.
 
     Args:
@@ -76,8 +76,6 @@ class OneTangent:
         samples: the number of samples that the batch is taken as.
         exact: sites whose way to the output is recorded, as no other lies on it.
     """
-
-    mode: Uses
 
     def __init__(
         self,
@@ -116,11 +114,8 @@ class OneTangent:
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         return _stand_in(self.network, name, parameter, self.directions)
 
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        return func(*args, **kwargs)
 
-
-class SeveralTangents:
+class SeveralTangents(BasePass):
     """A pass with several tangents for each sample, over inputs that `repeated` made.
 
     `perturb` sees each sample once. Sites without samples, and `directions`, have one tangent more, beside the others',
@@ -135,8 +130,6 @@ class SeveralTangents:
         rows: how often the inputs are repeated: as often, and once more where anything is shared.
         exact: as of OneTangent.
     """
-
-    mode: Uses
 
     def __init__(
         self,
@@ -284,7 +277,7 @@ class SeveralTangents:
         return torch.cat(parts)
 
 
-class PlainPass:
+class PlainPass(BasePass):
     """A pass without tangents, which shows each site.
 
     Args:
@@ -292,8 +285,6 @@ class PlainPass:
         show: is called with each site, its use, and s [samples, *shape].
         samples: the number of samples that the batch is taken as.
     """
-
-    mode: Uses
 
     def __init__(self, network: Network, show: Callable[[Site, Seen, Tensor], None], samples: int) -> None:
         self.network, self.show, self.samples = network, show, samples
@@ -305,12 +296,6 @@ class PlainPass:
         given = leaves(outputs)
         self.show(site, Seen(use, [s.shape for s in given]), site.by_sample(given, self.samples))
         return outputs.clone() if isinstance(outputs, Tensor) else outputs  # what is shown may be kept
-
-    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return parameter.detach()
-
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        return func(*args, **kwargs)
 
 
 def repeated(inputs: Any, rows: int, samples: int) -> Any:

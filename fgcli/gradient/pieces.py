@@ -12,13 +12,13 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient.loss import OutputGradient
-from fgcli.gradient.nested import leaves, primal_of, rebuilt, tangent_of
+from fgcli.gradient.nested import detached, leaves, primal_of, pulled, rebuilt, tangent_of
 from fgcli.gradient.operations import input_gradient, linear_part
 from fgcli.gradient.passes import Seen, refuse_unseen, site_of
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.upstream import CutNetwork, End
-from fgcli.gradient.uses import Outputs, Use
+from fgcli.gradient.uses import BasePass, Outputs, Use
 
 
 class Noise(Mapping[str, Tensor]):
@@ -70,7 +70,7 @@ def by_row(values: Tensor, tokens: int) -> Tensor:
     return values.reshape(len(values), -1)
 
 
-class NoisyPass:
+class NoisyPass(BasePass):
     """A forward without a graph that carries noise from the inputs of layers to the output.
 
     Args:
@@ -78,8 +78,6 @@ class NoisyPass:
         noise: at the inputs; None: a plain forward.
         samples: the number of samples that the batch is taken as.
     """
-
-    mode: Any
 
     def __init__(self, network: Network, noise: Noise | None, samples: int) -> None:
         self.network, self.noise, self.samples = network, noise, samples
@@ -89,12 +87,6 @@ class NoisyPass:
         site = site_of(self.network, use)
         outputs, _ = use.on(primal_of).pushed()
         return noisy(site, use, outputs, self.noise, self.samples)
-
-    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return parameter.detach()
-
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        return func(*args, **kwargs)
 
 
 def noisy(site: Site, use: Use, outputs: Outputs, noise: Noise | None, samples: int) -> Outputs:
@@ -108,16 +100,12 @@ def noisy(site: Site, use: Use, outputs: Outputs, noise: Noise | None, samples: 
             total = sum(arriving[1:], arriving[0]) if arriving else None
             moved = [None if total is None else linear_part(use.func, use.args, total, use.weight)]
         else:
-            moved = [tangent_of(one) for one in leaves(use.call(_without_graph))]
+            moved = [tangent_of(one) for one in leaves(use.call(detached))]
             added = noise.at(site, leaves(outputs), samples)
             if added is not None:
                 moved = [y if t is None else t + y for t, y in zip(moved, added, strict=True)]
     pairs = zip(leaves(outputs), moved, strict=True)
     return rebuilt(outputs, [one if t is None else forward_ad.make_dual(one, t) for one, t in pairs])
-
-
-def _without_graph(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 class Pieces(CutNetwork):
@@ -223,19 +211,6 @@ def at_output(outputs: Sequence[Tensor], of_loss: OutputGradient) -> list[tuple[
     """The model's outputs, and e with respect to each in its natural shape."""
     pairs = zip(outputs, of_loss.layouts, of_loss.parts, strict=True)
     return [(one, layout.natural(e).view_as(one)) for one, layout, e in pairs]
-
-
-def pulled(pairs: Sequence[tuple[Tensor, Tensor]], to: Sequence[Tensor], *, keep: bool = True) -> tuple[Tensor, ...]:
-    """The pull-back of tensors and cotangents, those attached to a piece: one tensor for each of `to`."""
-    attached = [(one, u.to(one.dtype)) for one, u in pairs if one.requires_grad]
-    return torch.autograd.grad(
-        [one for one, _ in attached],
-        to,
-        [u for _, u in attached],
-        retain_graph=keep,
-        allow_unused=True,
-        materialize_grads=True,
-    )
 
 
 def through(end: End, gradient: Sequence[Tensor], weight: Tensor | None = None) -> list[Tensor]:

@@ -15,6 +15,7 @@ from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import leaves, mapped, tangent_of
 from fgcli.gradient.operations import packed
 from fgcli.gradient.passes import OneTangent, Seen, SeveralTangents, repeated
+from fgcli.gradient.reads import read_once
 from fgcli.gradient.sites import Layout, Network, Site
 from fgcli.gradient.uses import Outputs, Use, run
 
@@ -32,7 +33,6 @@ INDEXING = {
 }  # fmt: skip
 RAGGED = {"masked_select", "masked_scatter", "masked_scatter_"}
 SIZES = {"__int__", "__index__", "item", "tolist", "numpy"}
-READS = {"__bool__", "__float__", *SIZES}
 
 
 def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> Network:
@@ -51,20 +51,23 @@ def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], 
     for perturbed, moved in ((False, 0), *((True, sample) for sample in range(SAMPLES))):
         probe = _Probe(network, perturbed, moved)
         with torch.no_grad(), forward_ad.dual_level():
-            outputs = _outputs_of(probe, model, inputs if perturbed else mapped(_first_moves, inputs), again)
+            with read_once() as known:
+                outputs = _outputs_of(probe, model, inputs if perturbed else mapped(_first_moves, inputs), again)
             pairs = zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
             # In a loss of the model's own samples may meet: δ comes from its derivative at the last sites.
             layouts = network.output_layouts if network.own_loss else [probe.settled(*one) for one in pairs]
         network = replace(network, sites={**network.sites, **probe.sites}, output_layouts=tuple(layouts))
         met += probe.met if perturbed else []
-        reads, sizes = reads | probe.reads, sizes | probe.reads_sizes
+        reads, sizes = reads or bool(known), sizes or probe.reads_sizes
     folded = next((site.name for site in network.sites.values() if any(one.folded for one in site.layouts)), "")
     if sizes and folded:
         met.append(f"how many entries of site '{folded}' a sample has may be in the values that the forward reads")
     if met:
         return network.as_one_sample(met[0])
-    in_parts = not reads and _is_same_in_parts(model, inputs, network, again)
-    return replace(network, by_rows=_is_same_in_rows(model, inputs, network, again), in_parts=in_parts)
+    with read_once():
+        in_parts = not sizes and _is_same_in_parts(model, inputs, network, again)
+    by_rows = _is_same_in_rows(model, inputs, network, again)
+    return replace(network, reads=reads, by_rows=by_rows, in_parts=in_parts)
 
 
 def _outputs_of(probe: "_Probe", model: nn.Module, inputs: Any, again: Callable[[], None]) -> list[Tensor]:
@@ -159,7 +162,7 @@ class _Probe(OneTangent):
 
     def __init__(self, network: Network, perturbed: bool, moved: int, samples: int = SAMPLES) -> None:
         super().__init__(network, self._one_alone, {}, samples)
-        self.reads = self.reads_sizes = False
+        self.reads_sizes = False
         """Whether the forward asks for a number, as a branch does: it may be another for a part of the batch."""
         self.perturbed, self.moved = perturbed, moved
         self.after = "the model's input"
@@ -198,7 +201,6 @@ class _Probe(OneTangent):
         return bool(moves.any())
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        self.reads |= getattr(func, "__name__", "") in READS
         self.reads_sizes |= getattr(func, "__name__", "") in SIZES
         if func in DROPOUTS:  # the mask of another draw leaves other ways open
             x = args[0] if args else kwargs["input"]

@@ -20,7 +20,7 @@ from fgcli.gradient.estimator import Batch, Estimator, Loss, Splits
 from fgcli.gradient.guess import GuessMethod
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.look import look
-from fgcli.gradient.nested import leaves, mapped
+from fgcli.gradient.nested import detached, leaves, mapped
 from fgcli.gradient.randomness import StepRng
 
 
@@ -100,7 +100,7 @@ class Processes:
             losses = loss(outputs, targets)
             if isinstance(losses, Tensor):
                 with torch.no_grad():
-                    _refuse_unlike_mean(loss, losses.detach(), mapped(_detached, outputs), targets)
+                    _refuse_unlike_mean(loss, losses.detach(), mapped(detached, outputs), targets)
             return losses
 
         return checked
@@ -128,6 +128,7 @@ class Processes:
             f"the backward of '{network.counting}' counts in the whole batch (scale_grad_by_freq): leave that out":
                 network.counting,
             "it looks at the size of the batch": not network.by_rows,
+            "what it gives of a sample depends on the batch that the sample is in": not network.in_parts,
         }  # fmt: skip
         for reason, holds in reasons.items():
             if holds:
@@ -304,10 +305,6 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
         total.update(f"{one.dtype} {list(one.shape)}\n".encode())
         total.update(one.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _refuse_unlike_mean(loss: Loss, losses: Tensor, outputs: Any, targets: Any) -> None:

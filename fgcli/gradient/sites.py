@@ -10,7 +10,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.gradient.nested import batch_size, leaves
+from fgcli.gradient.nested import batch_size
 from fgcli.gradient.own_loss import Tail
 
 ELEMENTWISE = {
@@ -122,6 +122,8 @@ class Site:
     """The sites that are reached next."""
     reaches_output: bool = False
     """Whether the model's output is reached without another site."""
+    is_lookup: bool = False
+    """Whether rows of its weight are looked up, as an embedding does."""
     copied: bool = False
     """Whether the forward changes its input in place afterwards, so that it has to be copied to be kept."""
 
@@ -203,11 +205,26 @@ class Network:
     by_rows: bool = True
     """Whether the forward gives the same for a batch that is repeated in it: no x / len(x), say."""
     in_parts: bool = True
-    """Whether it gives samples the same in a part of the batch: no mean over it, no branch on a number."""
+    """Whether it gives samples the same in a part of the batch: no mean over it, no number of entries that it reads."""
+    reads: bool = False
+    """Whether it reads numbers off tensors, as a branch on values does: a part's are then those of the batch."""
 
     def samples(self, inputs: object) -> int:
         """The number of samples that these inputs are taken as."""
         return 1 if self.mixes else batch_size(inputs)
+
+    def without_lookups(self) -> tuple["Network", tuple[str, ...]]:
+        """The network whose tables are frozen, and their names; a table that another layer uses as well stays."""
+        elsewhere = {
+            *self.beside,
+            *(one for site in self.sites.values() if not site.is_lookup for one in site.parameters),
+        }
+        sites, frozen = dict(self.sites), []
+        for name, site in self.sites.items():
+            if site.is_lookup and not elsewhere & set(site.parameters):
+                sites[name] = replace(site, trained=False)
+                frozen += site.parameters
+        return replace(self, sites=sites), tuple(dict.fromkeys(frozen))
 
     @property
     def guessed(self) -> list[Site]:
@@ -263,6 +280,7 @@ class Network:
             numbers=max(self.numbers, other.numbers),
             by_rows=self.by_rows and other.by_rows,
             in_parts=self.in_parts and other.in_parts,
+            reads=self.reads or other.reads,
             counting=self.counting or other.counting,
             buffers=tuple(dict.fromkeys((*self.buffers, *other.buffers))),
         )
@@ -292,9 +310,3 @@ class Network:
             for name, site in self.sites.items()
         }
         return replace(self, sites=sites, output_layouts=(NOWHERE,) * len(self.output_layouts), mixes=why)
-
-
-def output_parts(network: Network, outputs: object, samples: int) -> list[Tensor]:
-    """The model's floating-point outputs as [samples, ...] each."""
-    pairs = zip(network.output_layouts, leaves(outputs), strict=True)
-    return [layout.by_sample(one, samples) for layout, one in pairs]

@@ -24,14 +24,14 @@ from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.local_losses import Locality
 from fgcli.gradient.loss import OutputGradient, output_gradient
-from fgcli.gradient.nested import leaves, tangent_of
+from fgcli.gradient.nested import leaves, pulled, tangent_of
 from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, has_shared, repeated
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.upstream import CutNetwork, UpstreamJacobian
-from fgcli.gradient.uses import Outputs, Pass, run
+from fgcli.gradient.uses import Outputs, Pass, one_way, run
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Step:
         self._again = layers_again(batch.device) if network.drawing else lambda: None
         self._buffers = BufferState(model, network.buffers)
         self._ran = False
+        self._counts: Mapping[str, int] | None = None
         self._by_row = network.by_rows and not (tangents.single or network.mixes or network.draws_apart)
         self._of_loss: OutputGradient | None = None
 
@@ -116,7 +117,9 @@ class Step:
     def run(self, one_pass: Pass, inputs: Any) -> Outputs:
         """One forward, from the state of layers and generators that the first one had."""
         self._go_back()
-        return run(self.model, inputs, one_pass)
+        outputs = run(self.model, inputs, one_pass)
+        self._counts = one_way(self._counts, one_pass.counts)
+        return outputs
 
     def _go_back(self) -> None:
         if self._ran:
@@ -202,10 +205,8 @@ class Step:
                 layout.by_sample(forward_ad.unpack_dual(one).primal, rows * self.samples)[: self.samples]
                 for layout, one in zip(layouts, leaves(outputs), strict=True)
             ]
-        pairs = [(one, e) for one, e in zip(values, self._of_loss.parts, strict=True) if one.requires_grad]
         flat = [leaf for _, some in last.values() for leaf in some]
-        ends, e = [one for one, _ in pairs], [one.to(end.dtype) for end, one in pairs]
-        found = iter(torch.autograd.grad(ends, flat, e, allow_unused=True, materialize_grads=True))
+        found = iter(pulled(zip(values, self._of_loss.parts, strict=True), flat, keep=False))
         for name, (seen, some) in last.items():
             gradient = self.network.sites[name].by_sample([next(found) for _ in some], self.samples * seen.rows)
             self.last[name] = seen, gradient[: self.samples]
@@ -266,6 +267,7 @@ class Step:
         self._go_back()
         with self._buffers.apart():
             cut = CutNetwork(self.model, self.batch.inputs, self.network)
+        self._counts = one_way(self._counts, cut.counts)
         for site in wanted:
             if site.name in cut.going:
                 yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fgcli.gradient.nested import leaves, rebuilt
+from fgcli.gradient.nested import detached, leaves, pulled, rebuilt
 from fgcli.gradient.operations import derivable, input_gradient, linear_part
 from fgcli.gradient.passes import note_generators, site_of
 from fgcli.gradient.sites import Network, Site
-from fgcli.gradient.uses import Outputs, Use, Uses, run
+from fgcli.gradient.uses import BasePass, Outputs, Use, run
 
 
 class UpstreamJacobian(Protocol):
@@ -102,7 +102,7 @@ class LinearUpstream:
         return self.weight * self.slope.unsqueeze(1)
 
 
-class CutNetwork:
+class CutNetwork(BasePass):
     """One forward of a network that is cut at every use, with the graphs of what lies between.
 
     A site's output goes on as a leaf, so that no graph crosses a site. It is a pass (fgcli.gradient.uses).
@@ -112,8 +112,6 @@ class CutNetwork:
         inputs: what it is called with.
         network: what the look at it found.
     """
-
-    mode: Uses
 
     def __init__(self, model: nn.Module, inputs: Any, network: Network) -> None:
         self.network, self.samples = network, network.samples(inputs)
@@ -130,7 +128,7 @@ class CutNetwork:
     def visit(self, use: Use) -> Outputs:
         site = site_of(self.network, use)
         note_generators(self.network, use)
-        alone = use.on(lambda value: value.detach() if isinstance(value, Tensor) else value)
+        alone = use.on(detached)
         if use.bilinear:  # its own Jacobian is known, so that no graph of it is needed
             outputs, _ = alone.pushed()
             self.ends[site.name] = End(site, [use.x], leaves(outputs), alone, self.samples)
@@ -144,9 +142,6 @@ class CutNetwork:
         if site.link is None or site.link.is_in_place:  # a leaf is not changed in place
             going = [one.clone() for one in going]
         return rebuilt(outputs, going)
-
-    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return parameter.detach()
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         return derivable(func)(*args, **kwargs)
@@ -228,10 +223,7 @@ class SegmentUpstream:
     def _apply_transpose(self, u: Tensor) -> Tensor:
         parts = zip(self._ends, u.split(self._rows, 1), strict=True)
         cotangents = [one for end, part in parts for one in end.pulled(part)]
-        cotangents = [u.to(end.dtype) for u, end in zip(cotangents, self._tensors, strict=True)]
-        found = torch.autograd.grad(
-            self._tensors, self._leaf, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        found = pulled(zip(self._tensors, cotangents, strict=True), self._leaf)
         return self._site.by_sample(found, self._samples).reshape(self._samples, -1).to(u.dtype)
 
     @cached_property
@@ -239,25 +231,13 @@ class SegmentUpstream:
         """u = 0 at the pieces' ends, and the vjp of u with a graph to it."""
         zeros = [torch.zeros_like(one, requires_grad=True) for one in self._tensors]
         with torch.enable_grad():
-            pulled = torch.autograd.grad(self._tensors, self._leaf, zeros, create_graph=True, allow_unused=True)
-        return zeros, [torch.zeros_like(s) if one is None else one for s, one in zip(self._leaf, pulled, strict=True)]
+            found = torch.autograd.grad(self._tensors, self._leaf, zeros, create_graph=True, allow_unused=True)
+        return zeros, [torch.zeros_like(s) if one is None else one for s, one in zip(self._leaf, found, strict=True)]
 
     def _apply(self, v: Tensor) -> Tensor:
-        zeros, pulled = self._reverse
+        zeros, reverse = self._reverse
         tangents = self._site.natural(v.reshape(self._s.shape), [one.shape for one in self._leaf])
-        pairs = [
-            (one, t.contiguous().to(one.dtype)) for one, t in zip(pulled, tangents, strict=True) if one.requires_grad
-        ]
-        found = iter(
-            torch.autograd.grad(
-                [one for one, _ in pairs],
-                zeros,
-                [t for _, t in pairs],
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        )
+        found = iter(pulled(zip(reverse, (t.contiguous() for t in tangents), strict=True), zeros))
         return torch.cat([end.flat([next(found).to(v.dtype) for _ in end.tensors]) for end in self._ends], 1)
 
 
@@ -298,8 +278,8 @@ class UpstreamOfParts:
                     own.append(one[:, rows * part.start : rows * part.stop])
                 else:
                     own.append(one if not part.start else torch.zeros_like(one))
-            pulled = upstream.apply_transpose(torch.cat(own, 1))
-            found = pulled if found is None else found + pulled
+            of_part = upstream.apply_transpose(torch.cat(own, 1))
+            found = of_part if found is None else found + of_part
         assert found is not None
         return found
 

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fgcli.gradient.nested import leaves, mapped, primal_of, tangent_of
+from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.nested import detached, leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.operations import (
     CONTRACTIONS,
     PACK,
@@ -37,6 +38,7 @@ from fgcli.gradient.own_loss import Tail
 from fgcli.gradient.part_draws import of_part
 from fgcli.gradient.plain import math_attention, plain_checkpoints
 from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
+from fgcli.gradient.reads import READS, Reader
 from fgcli.gradient.unfollowed import refuse_changed, refuse_transformed, refuse_unfollowed, transforms
 
 Outputs = Any
@@ -118,7 +120,7 @@ class Use:
         """The output without tangents, and the tangent of each of its `leaves` that those of the data make."""
         if self.bilinear:
             x, tangent = forward_ad.unpack_dual(self.x)
-            weight, bias = _detached(self.args[1]), _detached(self.args[2]) if len(self.args) > 2 else None
+            weight, bias = detached(self.args[1]), detached(self.args[2]) if len(self.args) > 2 else None
             s = linear_part(self.func, self.args, x, weight, bias)
             return s, [None if tangent is None else linear_part(self.func, self.args, tangent, weight)]
         duals = self.call(lambda value: value)
@@ -160,15 +162,13 @@ class Use:
         return source is not None and source.recipe is None
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
 class Pass(Protocol):
     """What a pass does where the forward meets parameters."""
 
     mode: "Uses"
     """The mode of the forward that runs, set by `run`."""
+    counts: Mapping[str, int]
+    """How often the forward met each layer, set by `run`."""
 
     def visit(self, use: Use) -> Outputs:
         """The output that the forward goes on with."""
@@ -181,6 +181,16 @@ class Pass(Protocol):
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         """An operation without parameters, or with stand-ins for them."""
         ...
+
+
+class BasePass(Pass):
+    """A pass in which parameters are themselves without a graph, and other operations as they are."""
+
+    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
+        return parameter.detach()
+
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        return func(*args, **kwargs)
 
 
 class Uses(TorchFunctionMode):
@@ -196,13 +206,16 @@ class Uses(TorchFunctionMode):
         self._within = transforms()
         self._changed: set[int] = set()
         """The ids of sources that have been changed in place."""
-        self._counts: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self._reader = Reader()
         self._stand_ins: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in READS:
+            return self._reader.read(func, _constant(args[0]))
         if func in _ASKING_FOR_GRAPH:  # as forwards do for checkpoints: here all graphs are the passes' own
             return args[0] if func is Tensor.requires_grad_ else None
         if not torch.is_grad_enabled():
@@ -241,7 +254,7 @@ class Uses(TorchFunctionMode):
         weights = [one.names[0] for one in sources.values() if one.tensor.dim() > 1]
         owner, _, own = _PARAMETRISED.sub(r"\1", weights[0]).rpartition(".")
         base = owner if own == "weight" or (len(weights) > 1 and owner) else f"{owner}.{own}".removeprefix(".")
-        number = self._counts[base] = self._counts.get(base, 0) + 1
+        number = self.counts[base] = self.counts.get(base, 0) + 1
         return base if number == 1 else f"{base}#{number}"
 
     def _made_of_parameters(
@@ -327,7 +340,24 @@ def run(model: nn.Module, inputs: Any, one_pass: Pass) -> Outputs:
             finally:
                 # The mode has the pass. This reference cycle would keep all that it saw until the collector runs.
                 del one_pass.mode
+        one_pass.counts = mode.counts
         return outputs if mode.tail is None else mode.tail.ended(outputs)
+
+
+def one_way(before: Mapping[str, int] | None, counts: Mapping[str, int]) -> Mapping[str, int]:
+    """The layers that the forwards of a step have met.
+
+    Raises:
+        ModelRefused: where one has met others: the tangents of the two belong to no one function.
+    """
+    other = [] if before is None else sorted(one for one in {*before, *counts} if before.get(one) != counts.get(one))
+    if other:
+        raise ModelRefused(
+            f"the forward takes another way when it is run again on the same batch, at layer '{other[0]}': a branch "
+            "hangs on rounding, or on what is drawn outside of torch; use activation-perturbation with one tangent and "
+            "memory store, which runs it once, or backprop"
+        )
+    return counts
 
 
 def _without_graph(value: Any) -> Any:

@@ -5,18 +5,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fgcli.extend.options import Options
 from fgcli.gradient.checks import ANY_METHOD, refuse
-from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.loss import differentiable
 from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.uses import call
 
 
-class Backprop:
+class Backprop(Stateless):
     """The exact gradient of the mean loss."""
 
     def __init__(self, options: Options) -> None:
@@ -32,12 +32,6 @@ class Backprop:
 
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         return exact(model, partial(call, model), loss, batch, self.processes)
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        pass
 
 
 def exact(

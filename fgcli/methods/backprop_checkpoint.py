@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import ANY_METHOD, refuse
-from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import few
 from fgcli.gradient.nested import first_tensor
 from fgcli.gradient.plain import plain_checkpoints
@@ -23,7 +23,7 @@ from fgcli.methods.backprop import exact
 from fgcli.methods.options import CheckpointOptions
 
 
-class BackpropCheckpoint:
+class BackpropCheckpoint(Stateless):
     """The exact gradient of the mean loss. What a segment computes is dropped, and computed again on the way back.
 
     The segments are stretches of an nn.Sequential, and the direct children of any other model. On the way back each
@@ -57,12 +57,6 @@ class BackpropCheckpoint:
             return exact(model, forward, loss, batch, self.processes)
         with _checkpointed(list(model.children()), changed):  # on the way back, too: the model's own run it again
             return exact(model, partial(call, model), loss, batch, self.processes)
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        pass
 
 
 def _changed(model: nn.Module, example: Any) -> tuple[str, ...]:

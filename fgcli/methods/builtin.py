@@ -16,6 +16,7 @@ from fgcli.methods.options import (
     PreconditionedOptions,
     SofoOptions,
     SpsaOptions,
+    TransposeOptions,
     WeightPerturbationOptions,
 )
 
@@ -39,7 +40,7 @@ def fg_guess_methods() -> list[Entry]:
             "wt",
             "fgcli.methods.transpose:Transpose",
             "W̃ᵀ: noise sent back through the next layer's Jacobian; biased, of low variance.",
-            GuessOptions,
+            TransposeOptions,
         ),
         Entry(
             "wperp",

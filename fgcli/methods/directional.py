@@ -35,25 +35,17 @@ from fgcli.methods.weight_perturbation import ByHand, derivatives_along, untrain
 
 
 class Directional:
-    """⟨g, u⟩ u / ‖u‖² along one direction u of all parameters.
-
-    Args:
-        options: see DirectionalOptions.
-    """
+    """⟨g, u⟩ u / ‖u‖² along one direction u of all parameters."""
 
     def __init__(self, options: DirectionalOptions) -> None:
         self.options = options
         self._mean: dict[str, Tensor] = {}
-        rules = {"local": LocalFeedback, "direct": DirectFeedback}
-        rule = rules.get(options.direction)
-        self.predictor = (
-            None
-            if rule is None
-            else GuessEstimator(Isotropic(), feedback=Feedback(rule(EngineOptions(feedback=options.direction))))
-        )
+        self.predictor = None
+        if rule := {"local": LocalFeedback, "direct": DirectFeedback}.get(options.direction):
+            feedback = Feedback(rule(EngineOptions(feedback=options.direction)))
+            self.predictor = GuessEstimator(Isotropic(), feedback=feedback)
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
-        """As Estimator has it."""
         refuse(model, FORWARD_MODE)
         untrained_rows(model, example)
         if self.predictor is not None:
@@ -62,7 +54,6 @@ class Directional:
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        """As Estimator has it."""
         again, buffers = layers_again(batch.device), BufferState(model)
         u = self.direction(model, loss, batch, rng)
         again()
@@ -97,7 +88,6 @@ class Directional:
         return {f"mean/{name}": one for name, one in self._mean.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """As Estimator has it."""
         if self.predictor is not None:
             self.predictor.load_state(state)
         else:

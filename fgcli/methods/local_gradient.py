@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.local_losses import LocalHead, LocalLosses
 from fgcli.gradient.look import look
 from fgcli.gradient.loss import differentiable, output_gradient
@@ -38,12 +38,8 @@ from fgcli.gradient.sites import NOWHERE, PLAIN
 from fgcli.methods.options import LocalGradientOptions
 
 
-class LocalGradient:
-    """Each block's gradient, projected onto that of its own head's loss.
-
-    Args:
-        options: see LocalGradientOptions.
-    """
+class LocalGradient(Stateless):
+    """Each block's gradient, projected onto that of its own head's loss."""
 
     def __init__(self, options: LocalGradientOptions) -> None:
         self.joint = options.directions == "joint"
@@ -61,7 +57,6 @@ class LocalGradient:
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        """As Estimator has it."""
         assert isinstance(model, LocalLosses)
         again, buffers = layers_again(batch.device), BufferState(model)
         parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
@@ -120,13 +115,6 @@ class LocalGradient:
         """⟨·, ·⟩ of each sample, or of the batch where samples are not told apart."""
         products = (one * other).flatten(1).sum(1)
         return products.sum(0, keepdim=True) if self.mixes else products
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing is kept: the heads are parameters of the model."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Nothing is kept."""
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fgcli.errors import UsageError
-from fgcli.extend.options import EngineOptions, Options, TangentOptions
+from fgcli.extend.options import EngineOptions, GuessOptions, Options, TangentOptions
 from fgcli.extend.registry import Registry
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.feedback import Feedback, FeedbackRule
@@ -17,12 +17,14 @@ def make_estimator(method: Any, options: Options, registry: Registry) -> GuessEs
     What a schema does not declare has its default. TypeError for what is no guess method, OptionRefused for options
     that this one cannot have, UsageError for a rule of feedback that is not registered, or is none.
     """
-    uncovered: Any = getattr(options, "uncovered", "perturb")
+    of_guesses: dict[str, Any] = {
+        name: getattr(options, name) for name in GuessOptions.model_fields if hasattr(options, name)
+    }
     if not isinstance(options, EngineOptions):
-        return GuessEstimator(method, uncovered=uncovered, tangents=tangents_of(options))
+        return GuessEstimator(method, tangents=tangents_of(options), **of_guesses)
     return GuessEstimator(
         method,
-        uncovered=uncovered,
+        **of_guesses,
         tangents=tangents_of(options),
         memory=options.memory,
         output_gradient=options.output_gradient or "guess",

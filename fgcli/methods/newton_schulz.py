@@ -45,16 +45,11 @@ def newton_schulz(options: NewtonSchulzOptions) -> GuessMethod:
     """W̃⊥-NS by the solver asked for."""
     if options.coeffs == SIGN_CUT:
         return sign_cut(options)
-    polynomials = Polynomials(options.coeffs)
-    match options.solver:
-        case "auto":
-            return NewtonSchulzByForm(options, polynomials)
-        case "gram":
-            return NewtonSchulzGram(options, polynomials)
-        case "krylov":
-            return NewtonSchulzKrylov(options, polynomials)
-        case "batched":
-            return NewtonSchulzBatched(options, polynomials)
+    solvers = {
+        "auto": NewtonSchulzByForm, "gram": NewtonSchulzGram, "krylov": NewtonSchulzKrylov,
+        "batched": NewtonSchulzBatched,
+    }  # fmt: skip
+    return solvers[options.solver](options, Polynomials(options.coeffs))
 
 
 class Polynomials:
@@ -89,23 +84,27 @@ class Polynomials:
         return fit.polynomial
 
 
-class NewtonSchulzBatched(GuessMethod):
-    """The paper's literal iteration, on one matrix [d_out, d_in] a sample."""
-
-    needs: ClassVar[Needs] = "matrix"
+class _WithTable(GuessMethod):
+    """What all solvers have. A run's recipe is written with the coefficients themselves."""
 
     def __init__(self, options: NewtonSchulzOptions, polynomials: Polynomials) -> None:
         self.k, self.refresh, self.polynomials = options.k, options.refresh, polynomials
+        self.oversampling = options.oversampling
+
+    def settled_options(self) -> dict[str, str]:
+        return {"coeffs": self.polynomials.name}
+
+
+class NewtonSchulzBatched(_WithTable):
+    """The paper's literal iteration, on one matrix [d_out, d_in] a sample."""
+
+    needs: ClassVar[Needs] = "matrix"
 
     def prepare(self, layer: Layer, memory: Memory) -> StepPolynomial:
         assert layer.next_weight is not None
         if "step" not in memory or layer.step % self.refresh == 0:
             memory["step"] = _step(leading_singular(layer.next_weight, self.k + 1), self.k)
         return self.polynomials.nearest(float(memory.tensors["step"]), layer)
-
-    def settled_options(self) -> dict[str, str]:
-        """As SettlesOptions has it."""
-        return {"coeffs": self.polynomials.name}
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: StepPolynomial) -> LinearMap:
         dense = near_one(upstream.dense())
@@ -128,7 +127,7 @@ class Tracked:
     basis: MaskedBasis
 
 
-class NewtonSchulzGram(GuessMethod):
+class NewtonSchulzGram(_WithTable):
     """The same polynomial on QᵀW̃ with r tracked vectors Q, through its Gram matrix C_b = RᵀM_bR [r, r].
 
     p^N(A)ᵀ = Aᵀ h(AAᵀ) for A = QᵀW̃_b, so y_b = M_b R h(C_b) z, from products of r × r matrices alone. With r = rank(W)
@@ -136,10 +135,6 @@ class NewtonSchulzGram(GuessMethod):
     """
 
     needs: ClassVar[Needs] = "matrix"
-
-    def __init__(self, options: NewtonSchulzOptions, polynomials: Polynomials) -> None:
-        self.k, self.refresh, self.polynomials = options.k, options.refresh, polynomials
-        self.oversampling = options.oversampling
 
     def prepare(self, layer: Layer, memory: Memory) -> Tracked:
         weight = layer.next_weight
@@ -149,15 +144,10 @@ class NewtonSchulzGram(GuessMethod):
         if left is None or refreshed:
             left = memory["left"] = leading_left_vectors(weight, self.k * self.oversampling, start=left)
         basis = MaskedBasis.of(image_of(weight, left))
-        if (
-            refreshed or "step" not in memory
-        ):  # the Ritz values are the singular values as far as they are tracked, up to a factor
+        # The Ritz values are the singular values as far as they are tracked, up to a factor.
+        if refreshed or "step" not in memory:
             memory["step"] = _step(LeadingSingular(basis.basis.norm(dim=0)), self.k)
         return Tracked(self.polynomials.nearest(float(memory.tensors["step"]), layer), basis)
-
-    def settled_options(self) -> dict[str, str]:
-        """As SettlesOptions has it."""
-        return {"coeffs": self.polynomials.name}
 
     def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: Tracked) -> LinearMap:
         basis, polynomial = prepared.basis, prepared.polynomial
@@ -188,24 +178,16 @@ class Started:
     step: Tensor | None
 
 
-class NewtonSchulzKrylov(GuessMethod):
+class NewtonSchulzKrylov(_WithTable):
     """y = R h(RᵀR) z with p^N(A)ᵀ = Aᵀ h(AAᵀ) for A = QᵀW̃: the step polynomial in each sample's Krylov space.
 
     With r = rank(W̃) it is the literal iteration. The place of the step, midway between σ_k and σ_{k+1} over σ_1, is
     computed once every `refresh` updates, as in the paper: in that update for each sample, then the mean of those.
     """
 
-    def __init__(self, options: NewtonSchulzOptions, polynomials: Polynomials) -> None:
-        self.k, self.refresh, self.polynomials = options.k, options.refresh, polynomials
-        self.oversampling = options.oversampling
-
     def prepare(self, layer: Layer, memory: Memory) -> Started:
         known = None if layer.step % self.refresh == 0 else memory.tensors.get("step")
         return Started(start_block(layer, memory, min(self.k, layer.dim)), known)
-
-    def settled_options(self) -> dict[str, str]:
-        """As SettlesOptions has it."""
-        return {"coeffs": self.polynomials.name}
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Started) -> LinearMap:
         r = min(self.oversampling * prepared.start.shape[1], upstream.output_dim)
@@ -247,7 +229,6 @@ class NewtonSchulzByForm(ByForm):
         self.polynomials = polynomials
 
     def settled_options(self) -> dict[str, str]:
-        """As SettlesOptions has it."""
         return {"coeffs": self.polynomials.name}
 
 

@@ -10,6 +10,17 @@ from fgcli.extend.options import EngineOptions, GuessOptions, Options
 Count = Annotated[int, Field(ge=1)]
 
 
+class TransposeOptions(GuessOptions):
+    """Options of W̃ᵀ."""
+
+    embeddings: Literal["guess", "isotropic", "freeze"] = Field(
+        default="isotropic",
+        description="Tables whose rows are looked up: `isotropic` noise at the rows, the method's own `guess` there, "
+        "which a LayerNorm behind a table of small numbers makes so large that it drowns all others, or frozen, where "
+        "no other layer uses them.",
+    )
+
+
 class OrthogonalOptions(GuessOptions):
     """Options of W̃⊥."""
 

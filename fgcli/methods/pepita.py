@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.errors import ModelRefused, OptionRefused
-from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import few, look
 from fgcli.gradient.loss import output_gradient
 from fgcli.gradient.nested import leaves, rebuilt
@@ -37,12 +37,8 @@ from fgcli.gradient.uses import run
 from fgcli.methods.options import PepitaOptions
 
 
-class Pepita:
-    """PEPITA on a chain of linear layers and convolutions, each with what lies before the next one as its activation.
-
-    Args:
-        options: see PepitaOptions.
-    """
+class Pepita(Stateless):
+    """PEPITA on a chain of linear layers and convolutions; what lies before the next one is a layer's activation."""
 
     def __init__(self, options: PepitaOptions) -> None:
         self.scale = options.scale
@@ -125,10 +121,3 @@ class Pepita:
     def _add(self, gradients: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
         for name, one in more.items():
             gradients[name] = gradients[name] + one if name in gradients else one
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing is kept."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Nothing is kept."""

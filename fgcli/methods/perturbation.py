@@ -1,12 +1,12 @@
 """Activation perturbation (Ren et al. 2023, arXiv:2210.03310), plain and masked by the layer's own activation."""
 
+from functools import partial
 from typing import ClassVar
-
-from torch import Tensor
 
 from fgcli.extend.options import GuessOptions
 from fgcli.gradient.guess import GuessMethod, Isotropic, Layer, LinearMap, Needs
 from fgcli.gradient.upstream import LinearUpstream
+from fgcli.spectra.dense import masked
 
 
 class ActivationPerturbation(Isotropic):
@@ -28,10 +28,4 @@ class MaskedActivationPerturbation(GuessMethod):
         pass
 
     def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: None) -> LinearMap:
-        active = upstream.slope != 0
-
-        def masked(z: Tensor) -> Tensor:
-            mask = active.to(z.dtype)
-            return z * (mask if z.dim() == 2 else mask.unsqueeze(-1))
-
-        return LinearMap(layer.dim, masked)
+        return LinearMap(layer.dim, partial(masked, upstream.slope != 0))

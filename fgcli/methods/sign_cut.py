@@ -5,6 +5,7 @@ sample's own σ_k and σ_{k+1}, so that P is exact wherever these differ by 5 %;
 The eigenvalues that this takes are those of r × r matrices in `gram` and `krylov`.
 """
 
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 from fgcli.methods.by_form import ByForm
 from fgcli.methods.options import NewtonSchulzOptions
 from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large, start_block
+from fgcli.spectra.dense import times
 from fgcli.spectra.krylov import krylov_images, mean_image
 from fgcli.spectra.masked import Coordinates, MaskedBasis
 from fgcli.spectra.scaling import near_one
@@ -23,15 +25,9 @@ from fgcli.spectra.tracking import image_of, leading_left_vectors
 
 def sign_cut(options: NewtonSchulzOptions) -> GuessMethod:
     """That of the solver asked for."""
-    match options.solver:
-        case "auto":
-            return ByForm(SignCutGram(options), SignCutKrylov(options))
-        case "gram":
-            return SignCutGram(options)
-        case "krylov":
-            return SignCutKrylov(options)
-        case "batched":
-            return SignCutBatched(options)
+    if options.solver == "auto":
+        return ByForm(SignCutGram(options), SignCutKrylov(options))
+    return {"gram": SignCutGram, "krylov": SignCutKrylov, "batched": SignCutBatched}[options.solver](options)
 
 
 class SignCutBatched(GuessMethod):
@@ -45,7 +41,7 @@ class SignCutBatched(GuessMethod):
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
         dense = near_one(upstream.dense())
         projector = top_projector(dense.mT @ dense, self.k)
-        return LinearMap(upstream.input_dim, lambda z: _times(projector, z))
+        return LinearMap(upstream.input_dim, partial(times, projector))
 
 
 class SignCutGram(GuessMethod):
@@ -89,9 +85,4 @@ class SignCutKrylov(GuessMethod):
         statistics = {"image": mean_image(images, prepared)}
         images = near_one(images)
         in_space = top_root(images.mT @ images, self.k)
-        return LinearMap(r, lambda z: _times(images, in_space(z)), statistics)
-
-
-def _times(matrices: Tensor, z: Tensor) -> Tensor:
-    """A_b z_b: [batch, d, n] and [batch, n(, columns)] -> [batch, d(, columns)]."""
-    return (matrices @ z.unsqueeze(-1)).squeeze(-1) if z.dim() == 2 else matrices @ z
+        return LinearMap(r, lambda z: times(images, in_space(z)), statistics)

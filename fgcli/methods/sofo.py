@@ -29,7 +29,7 @@ from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.errors import LossRefused, ModelRefused, OptionRefused
-from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import few
 from fgcli.gradient.loss import differentiable, refuse_others
 from fgcli.gradient.nested import leaves, rebuilt
@@ -40,19 +40,14 @@ from fgcli.methods.options import SofoOptions
 from fgcli.methods.weight_perturbation import tangents_together, untrained_rows
 
 
-class Sofo:
-    """The damped Gauss-Newton step in the span of K random directions.
-
-    Args:
-        options: see SofoOptions.
-    """
+class Sofo(Stateless):
+    """The damped Gauss-Newton step in the span of K random directions."""
 
     def __init__(self, options: SofoOptions) -> None:
         self.number, self.damping = options.tangents, options.damping
         self.tangents = Tangents(options.tangents)
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
-        """As Estimator has it."""
         refuse(model, FORWARD_MODE)
         untrained_rows(model, example)
         keep_freed_memory()
@@ -129,13 +124,6 @@ class Sofo:
             name: torch.linalg.solve_triangular(factor.to(one), one.flatten(1), upper=False).view(one.shape)
             for name, one in drawn.items()
         }
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing is kept."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Nothing is kept."""
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

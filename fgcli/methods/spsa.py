@@ -15,7 +15,6 @@ the optimiser is given, the noise of one layer is all that is held.
 The loss needs no derivative.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,25 +24,21 @@ from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.checks.unsteady import refuse_unsteady
 from fgcli.gradient.errors import LossRefused, OptionRefused
-from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.loss import refuse_others
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.uses import Outputs, Use, Uses, run
+from fgcli.gradient.uses import BasePass, Outputs, Use, run
 from fgcli.methods.options import SpsaOptions
 from fgcli.methods.weight_noise import WeightNoise
 from fgcli.methods.weight_perturbation import untrained_rows
 
 
-class Spsa:
-    """Differences of the loss along directions z of all parameters together, the same for the whole batch.
-
-    Args:
-        options: see SpsaOptions.
-    """
+class Spsa(Stateless):
+    """Differences of the loss along directions z of all parameters together, the same for the whole batch."""
 
     needs_derivative = False
     """Of the loss."""
@@ -60,7 +55,6 @@ class Spsa:
         self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
-        """As Estimator has it."""
         refuse(model, GUESSES)
         for dtype in {one.dtype for one in model.parameters() if one.requires_grad}:
             least = torch.finfo(dtype).eps
@@ -135,18 +129,9 @@ class Spsa:
             z[self._untrained[name]] = 0
         return z
 
-    def state(self) -> dict[str, Tensor]:
-        """Nothing is kept: a key draws the same again."""
-        return {}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Nothing is kept."""
-
-
-class _Moved:
+class _Moved(BasePass):
     """A pass in which each use sees W + distance · z, made as it is met and let go of after it."""
-
-    mode: Uses
 
     def __init__(self, estimator: Spsa, rng: StepRng, part: range, distance: float) -> None:
         self.estimator, self.rng, self.part, self.distance = estimator, rng, part, distance
@@ -161,9 +146,6 @@ class _Moved:
         if not parameter.requires_grad or self.distance == 0:
             return value
         return self.estimator.drawn(self.rng, name, self.part, value).mul_(self.distance).add_(value)
-
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        return func(*args, **kwargs)
 
 
 def _losses(losses: Any) -> Tensor:

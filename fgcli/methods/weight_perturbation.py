@@ -14,7 +14,7 @@ from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.checks.unsteady import refuse_unsteady
 from fgcli.gradient.connections import Shapes
 from fgcli.gradient.errors import ModelRefused, OptionRefused
-from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
+from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import few
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import first_tensor, leaves, rebuilt, tangent_of
@@ -25,12 +25,12 @@ from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng, Streams, layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
-from fgcli.gradient.uses import Outputs, Use, Uses, run
+from fgcli.gradient.uses import BasePass, Outputs, Use, run
 from fgcli.methods.make import memory_of, tangents_of
 from fgcli.methods.weight_noise import WeightNoise
 
 
-class WeightPerturbation:
+class WeightPerturbation(Stateless):
     """One direction v ~ N(0, I) per parameter for the whole batch; the estimate is (Σ_b δ_b) v. Unbiased.
 
     With several tangents, several such directions, made one estimate as fgcli.gradient.tangents says. No activations
@@ -53,7 +53,6 @@ class WeightPerturbation:
         self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
-        """As Estimator has it."""
         refuse(model, FORWARD_MODE)
         if self.tangents.combine == "sitewise":
             raise OptionRefused(
@@ -103,7 +102,6 @@ class WeightPerturbation:
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        """As Estimator has it."""
         if not self.tangents.single:
             return self._estimate_several(model, loss, batch, rng, self.processes)
         return self._single(model, loss, batch, rng, self.processes, ByHand)
@@ -165,13 +163,6 @@ class WeightPerturbation:
             gradients = {name: _summed(c, directions(name, every)) for name in parameters}
         return Estimate(of_loss.losses, gradients, delta)
 
-    def state(self) -> dict[str, Tensor]:
-        """Nothing is kept."""
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Nothing is kept."""
-
 
 def untrained_rows(model: nn.Module, example: Any) -> dict[str, int]:
     """By the table's name, the row that no lookup trains (`padding_idx`). Buffers and generators are brought back.
@@ -210,10 +201,8 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-class _Along:
+class _Along(BasePass):
     """A pass in which parameters are what `tensors` says, with tangents, wherever the model uses them."""
-
-    mode: Uses
 
     def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
         self.tensors, self.dtype = tensors, dtype
@@ -233,9 +222,6 @@ class _Along:
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         found = self.tensors.get(name, parameter.detach())
         return found if self.dtype is None else found.to(self.dtype)
-
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        return func(*args, **kwargs)
 
 
 class _Tables(_Along):

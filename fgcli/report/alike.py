@@ -21,9 +21,7 @@ def unlike_notes(trials: Iterable[Trial], axes: Sequence[str]) -> list[str]:
     for group in groups.values():
         options = [(f"seed {one.seed}", _options(one)) for one in group]
         said += [_sentence(f"{group[0].label}: {name}", values) for name, values in unlike(options).items()]
-    said = list(dict.fromkeys(said))
-    more = [f"{len(said) - LISTED} more"] if len(said) > LISTED else []
-    return [f"Not made alike: {'; '.join([*said[:LISTED], *more])}."] if said else []
+    return _listed("Not made alike", list(dict.fromkeys(said)))
 
 
 def left_out_notes(trials: Iterable[Trial]) -> list[str]:
@@ -36,8 +34,12 @@ def left_out_notes(trials: Iterable[Trial]) -> list[str]:
         splits = (("train", last.train_left_out), ("test", last.test_left_out))
         counts = [f"{count} of {split}" for split, count in splits if count]
         said += [f"{trial.label}, seed {trial.seed} ({' and '.join(counts)})"] if counts else []
+    return _listed("Without samples whose loss is not finite", said)
+
+
+def _listed(what: str, said: Sequence[str]) -> list[str]:
     more = [f"{len(said) - LISTED} more"] if len(said) > LISTED else []
-    return [f"Without samples whose loss is not finite: {'; '.join([*said[:LISTED], *more])}."] if said else []
+    return [f"{what}: {'; '.join([*said[:LISTED], *more])}."] if said else []
 
 
 def _options(trial: Trial) -> dict[str, str]:

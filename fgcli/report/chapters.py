@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fgcli.files import to_json
-from fgcli.recipe_keys import section_keys
+from fgcli.recipe_keys import Recipe, section_keys
 from fgcli.report.copies import NOTHING_NEW, repeats, without_copies
+from fgcli.report.document import axis_text
 from fgcli.report.trials import Problem, Source, Trial, flat
 from fgcli.runs.diagnostics import MOMENTS, OVERLAP
 from fgcli.runs.record import name_of
@@ -22,6 +23,9 @@ from fgcli.sweep.views import LABEL, AnyView, CurveView, OverlapView, TableView,
 INCIDENTAL = ("device", "threads", "eval_every", "keep_checkpoints", "keep_last", "diagnostics", "diagnostics_every")
 # Keys that not every method has: they belong to the label. One that ends in a dot stands for all under it.
 OF_THE_METHOD = (*section_keys("method"), "options.")
+
+MAIN = ("dataset", "model", "width", "depth", "optimizer", "lr", "epochs", "batch_size")
+"""Settings that a reader wants to know also where they are the default ones."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def make_chapters(sources: Sequence[Source]) -> tuple[list[Chapter], list[Proble
         labelled = _with_own_labels(_labelled_by_options(rest))
         trials = tuple(trial for source in labelled for trial in source.trials)
         axes = _differing(trials, owned=OF_THE_METHOD)
-        chapters.append(Chapter("Runs", "", trials, axes, _default_views(trials, axes)))
+        chapters.append(Chapter("Runs", _alike_in_all(trials), trials, axes, _default_views(trials, axes)))
     told_apart = [_without_repeats(chapter) for chapter in chapters]
     left_out = dict.fromkeys([*copies, *(problem for _, problems in told_apart for problem in problems)])
     return [chapter for chapter, _ in told_apart], list(left_out)
@@ -92,7 +96,8 @@ def _chapter_of_sweeps(of: Sequence[Source]) -> Chapter:
     assert first is not None
     titles = dict.fromkeys(source.sweep.title or source.path for source in sweeps if source.sweep)
     views = tuple(first.views) or _default_views(trials, axes)
-    description = "\n".join(filter(None, [first.description, *(source.tuned for source in sweeps)]))
+    described = [first.description, *(source.tuned for source in sweeps), _alike_in_all(trials)]
+    description = "\n".join(filter(None, described))
     return Chapter("; ".join(titles), description, trials, axes, views, in_order=len(sources) == 1)
 
 
@@ -186,13 +191,38 @@ def _without_repeats(chapter: Chapter) -> tuple[Chapter, list[Problem]]:
 
 
 def _differing(trials: Iterable[Trial], owned: Sequence[str]) -> tuple[str, ...]:
-    """Keys in which runs that are there differ, but for those that belong to the label."""
+    """Keys in which runs that are there differ, but for those that belong to the label.
+
+    An option that has one value for each dataset is left out where the dataset is among them; a model's likewise.
+    """
     found: dict[str, set[str]] = {}
+    pairs: dict[str, set[tuple[str, str]]] = {}
     for trial in trials:
         if trial.run is not None:
             for key, value in _without(trial.keys, (*owned, SEED, *INCIDENTAL)).items():
                 found.setdefault(key, set()).add(as_key(value))
-    return tuple(key for key, values in found.items() if len(values) > 1)
+                pairs.setdefault(key, set()).add((as_key(trial.axis(_whose(key))), as_key(value)))
+    differ = [key for key, values in found.items() if len(values) > 1]
+    return tuple(key for key in differ if _whose(key) not in differ or len(pairs[key]) > len(found[_whose(key)]))
+
+
+def _whose(option: str) -> str:
+    """`dataset` of dataset_options.seed; "" of what is no option."""
+    return option.partition("_options.")[0] if "_options." in option else ""
+
+
+def _alike_in_all(trials: Iterable[Trial]) -> str:
+    """A sentence with the settings that all runs share: the main ones, and what is not as it is by default."""
+    present = [flat(trial.run.recipe) for trial in trials if trial.run is not None]
+    default = flat(Recipe().model_dump(mode="json"))
+    own = _without(default, (*OF_THE_METHOD, SEED, *INCIDENTAL))
+    said = [
+        axis_text(key, value)
+        for key in own
+        if len({as_key(keys.get(key)) for keys in present}) == 1
+        if not isinstance(value := present[0].get(key), bool | None) and (key in MAIN or value != default[key])
+    ]
+    return f"The same in all runs: {', '.join(said)}." if said and len(present) > 1 else ""
 
 
 def _without(keys: Mapping[str, object], left_out: Sequence[str]) -> dict[str, object]:

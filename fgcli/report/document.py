@@ -11,6 +11,7 @@ from fgcli.runs.quantity import Quantity
 
 Role = Literal["value", "spread", "difference", "reference"]
 BOLD = "Bold: the best mean."
+CUT = "Intervals that go on beyond the axis are cut there."
 """The note of a table that has a best value; a format that has no bold leaves it out."""
 
 
@@ -177,6 +178,10 @@ class Document:
     def items(self) -> Sequence[Table | Figure]:
         return [item for section in self.sections for item in section.items]
 
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return [trial for section in self.sections for trial in section.trials]
+
     def as_html(self) -> str:
         """The page that `fg report --html` writes.
 
@@ -199,4 +204,10 @@ def is_bold(cell: Cell, line: Line) -> bool:
 
 def axis_text(axis: str, value: object) -> str:
     """`width 512`; of the label, the label alone."""
-    return str(value) if axis == "label" else f"{axis.removeprefix('options.')} {value}"
+    return str(value) if axis == "label" else f"{axis_name(axis)} {value}"
+
+
+def axis_name(axis: str) -> str:
+    """`batch size` of batch_size, `dataset seed` of dataset_options.seed: words, which a narrow column may divide."""
+    words = axis.removeprefix("options.").replace("_options.", " ").replace("_", " ")
+    return "method" if axis == "label" else words

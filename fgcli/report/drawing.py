@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from fgcli.report.document import Figure, Panel, Point, Series
@@ -266,7 +266,7 @@ def _labels_apart(curves: Sequence[Curve], right: float) -> list[Curve]:
     for rank, one in enumerate(order):
         x, y = curves[one].label_at
         leader = _path([(x + 4, y), (right + 6, wanted[rank])])
-        placed[one] = Curve(**{**vars(curves[one]), "label_at": (right + 9, wanted[rank]), "leader": leader})
+        placed[one] = replace(curves[one], label_at=(right + 9, wanted[rank]), leader=leader)
     return [placed[one] for one in range(len(curves))]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.chapters import Chapter
-from fgcli.report.document import Axis, Figure, Panel, Point, Series, axis_text
+from fgcli.report.document import CUT, Axis, Figure, Panel, Point, Series, axis_name, axis_text
 from fgcli.report.drawing import cuts_intervals
 from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
@@ -30,9 +30,6 @@ from fgcli.runs.results import METRICS
 from fgcli.runs.timing import TIMING, TIMING_FILE
 from fgcli.sweep.views import Budget, CurveView, FigureView, OverlapView, as_key
 
-Numbers = Mapping[float, list[tuple[Trial, float, float]]]
-"""By a key that seeds share: who, where on the x axis, which value."""
-
 
 def make_curves(chapter: Chapter, view: CurveView) -> Figure:
     """A value over training, a line for each value of `by`, a panel for each of the other axes' values."""
@@ -41,19 +38,17 @@ def make_curves(chapter: Chapter, view: CurveView) -> Figure:
     for fixed, trials in split(chapter, view, [view.by]):
         used += trials
         panels.append(Panel(_title(fixed), _series(chapter, trials, view.by, lambda t: _by_step(t, view))))
-    x, y = PROGRESS[view.x], quantity_of(view.y)
-    notes = [*([view.note] if view.note else []), *_progress_notes(used, view)]
+    notes = _progress_notes(used, view)
     if view.y.key not in METRICS:
         layers = dict.fromkeys(layer for trial in used if (layer := layer_of(trial, view.y)))
         notes.append(f"Layer: {', '.join(layers) or 'none recorded'}.")
-    return _figure(view.title, Axis(x, "x" in view.log), Axis(y, "y" in view.log), panels, notes, used, chapter.axes)
+    return _figure(chapter, view, PROGRESS[view.x], quantity_of(view.y), panels, notes, used)
 
 
 def make_figure(chapter: Chapter, view: FigureView) -> Figure:
     """A value over an axis of numbers."""
     panels: list[Panel] = []
     used: list[Trial] = []
-    quantity = quantity_of(view.y)
     budgets: dict[str, Budget] = {}
     machines: set[str] = set()
     for fixed, trials in split(chapter, view, [view.by, view.x]):
@@ -74,7 +69,7 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
 
         series = _series(chapter, trials, view.by, numbers, once=view.y.key in TIMING)
         panels.append(Panel(title, tuple(_with_published(one, view, chapter, trials) for one in series)))
-    notes = [view.note] if view.note else []
+    notes: list[str] = []
     if view.at is not None:
         drawn = {id(one) for panel in panels for line in panel.series for point in line.points for one in point.trials}
         without = [trial for trial in used if id(trial) not in drawn]
@@ -82,10 +77,8 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
     if any(one.published for panel in panels for one in panel.series):
         notes.append(f"Hollow: {view.reference_name}, single runs.")
     notes += _machines(machines)
-    x = Quantity(view.x.removeprefix("options."), style="plain", key=view.x)
-    return _figure(
-        view.title, Axis(x, "x" in view.log), Axis(quantity, "y" in view.log), panels, notes, used, chapter.axes
-    )
+    x = Quantity(axis_name(view.x), style="plain", key=view.x)
+    return _figure(chapter, view, x, quantity_of(view.y), panels, notes, used)
 
 
 def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:
@@ -108,22 +101,15 @@ def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:
             finished = sum(trial.state is State.FINISHED for trial in trials)
             series.append(Series("no layer", 0, (), _lacking(finished, len(trials))))
         panels.append(Panel(_title(fixed), tuple(series)))
-    notes = [*([view.note] if view.note else [])]
     when = "the last record" if view.epoch is None else f"the record after epoch {view.epoch:g}"
-    notes.append(f"Of {when}.")
-    x, y = Axis(Quantity("k", style="plain", key="k"), "x" in view.log), Axis(QUANTITIES[view.measure], "y" in view.log)
-    return _figure(view.title, x, y, panels, notes, used, chapter.axes)
+    x, y = Quantity("k", style="plain", key="k"), QUANTITIES[view.measure]
+    return _figure(chapter, view, x, y, panels, [f"Of {when}."], used)
 
 
 def _figure(
-    title: str,
-    x: Axis,
-    y: Axis,
-    panels: Sequence[Panel],
-    notes: Sequence[str],
-    used: Sequence[Trial],
-    axes: Sequence[str],
-) -> Figure:
+    chapter: Chapter, view: CurveView | FigureView | OverlapView, x: Quantity, y: Quantity,
+    panels: Sequence[Panel], notes: Sequence[str], used: Sequence[Trial],
+) -> Figure:  # fmt: skip
     """The figure, with the notes that all kinds have. What finished runs have not recorded is named, and not drawn."""
     drawn = [
         replace(one, series=tuple(s for s in one.series if s.points or s.published or s.incomplete)) for one in panels
@@ -136,7 +122,7 @@ def _figure(
     ]
     points = [point for panel in panels for series in panel.series for point in series.points]
     counts = sorted({point.y.n for point in points})
-    said = list(notes)
+    said = [*([view.note] if view.note else []), *notes]
     if not points:
         said.append("No run has a number for this figure yet.")
     elif counts[-1] > 1:
@@ -145,11 +131,12 @@ def _figure(
     if unrecorded:
         said.append(f"Not recorded: {'; '.join(unrecorded)}.")
     kept = tuple(panel for panel in drawn if panel.series) or (Panel("", ()),)
-    figure = Figure(title, x, y, kept, ())
+    figure = Figure(view.title, Axis(x, "x" in view.log), Axis(y, "y" in view.log), kept, ())
     if cuts_intervals(figure):
-        said.append("Intervals that go on beyond the axis are cut there.")
-    made = [*unlike_notes(used, axes), *left_out_notes(used)]
-    return replace(figure, notes=(*said, *made, *missing_notes(used, axes)))
+        said.append(CUT)
+    made = [*unlike_notes(used, chapter.axes), *left_out_notes(used)]
+    missing = missing_notes(used, chapter.axes, timed=y.key in TIMING)
+    return replace(figure, notes=(*said, *made, *missing))
 
 
 def _title(fixed: Mapping[str, object]) -> str:
@@ -164,7 +151,10 @@ def _series(
     *,
     once: bool = False,
 ) -> tuple[Series, ...]:
-    """A line for each value of `by`, in the style that it has in the whole chapter. `numbers` gives (key, x, y)."""
+    """A line for each value of `by`, in the style that it has in the whole chapter. `numbers` gives (key, x, y).
+
+    `once`: there is one number for all seeds, whether they have been run or not.
+    """
     series: list[Series] = []
     for style, value in enumerate(chapter.values(by)):
         some = [trial for trial in trials if as_key(trial.axis(by)) == as_key(value)]
@@ -176,8 +166,8 @@ def _series(
                 if not (once and key in found):
                     found.setdefault(key, []).append((trial, x, y))
         finished = sum(trial.state is State.FINISHED for trial in some)
-        name = axis_text(by, value)
-        series.append(Series(name, style, _points(found), _lacking(finished, len(some))))
+        lacking = "" if once else _lacking(finished, len(some))
+        series.append(Series(axis_text(by, value), style, _points(found), lacking))
     return tuple(series)
 
 
@@ -185,7 +175,8 @@ def _lacking(found: int, wanted: int) -> str:
     return "" if found == wanted else f"{found} of {wanted} finished"
 
 
-def _points(found: Numbers) -> tuple[Point, ...]:
+def _points(found: Mapping[float, list[tuple[Trial, float, float]]]) -> tuple[Point, ...]:
+    """From (trial, x, y) by a key that seeds share."""
     points = [
         Point(
             sum(x for _, x, _ in entries) / len(entries),

@@ -3,7 +3,7 @@
 import unicodedata
 
 from fgcli.errors import one_line
-from fgcli.report.document import Cell, Document, Table, is_bold
+from fgcli.report.document import Cell, Document, Table, axis_name, is_bold
 
 _GREEK = {  # unicodedata.name("α") is GREEK SMALL LETTER ALPHA
     letter: unicodedata.name(letter).split()[-1].replace("LAMDA", "LAMBDA")
@@ -42,7 +42,7 @@ def latex(document: Document) -> str:
 
 
 def _table(table: Table) -> str:
-    heads = ["Method" if axis == "label" else axis for axis in table.row_axes]
+    heads = ["Method" if axis == "label" else axis_name(axis) for axis in table.row_axes]
     lines = [
         r"\begin{table}",
         r"  \centering",

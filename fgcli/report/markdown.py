@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from fgcli.errors import one_line
-from fgcli.report.document import Cell, Document, Figure, Series, Table, is_bold
+from fgcli.report.document import Cell, Document, Figure, Series, Table, axis_name, is_bold
 
 NOTHING = "–"
 
@@ -25,7 +25,7 @@ def markdown(document: Document) -> str:
 
 
 def _markdown_table(table: Table) -> str:
-    heads = ["method" if axis == "label" else axis for axis in table.row_axes]
+    heads = [axis_name(axis) for axis in table.row_axes]
     aligned = ["---"] * len(heads) + ["---:"] * len(table.columns)
     rows = ([*map(_plain, row.heads), *map(_markdown_cell, row.cells)] for row in table.rows)
     return _pipes([map(_plain, [*heads, *table.headings]), aligned, *rows])

@@ -12,7 +12,7 @@ from fgcli import __version__
 from fgcli.errors import writable
 from fgcli.files import to_json
 from fgcli.report import drawing
-from fgcli.report.document import Cell, Document, Point, Section, Table, axis_text
+from fgcli.report.document import Cell, Document, Point, Section, Table, axis_name, axis_text
 from fgcli.report.trials import State, Trial
 from fgcli.runs.quantities import RESULTS
 from fgcli.runs.quantity import Quantity
@@ -46,7 +46,7 @@ def as_html(document: Document) -> str:
         command_of=lambda trial: trial.run.environment.command,
         plot=lambda figure, panel: drawing.lay_out(figure, panel, groups.of_point),
         size=drawing,
-        axis_text=axis_text,
+        axis_name=axis_name,
         quantities=_quantities(document),
         numbers=numbers,
         summary=_summary(document),
@@ -91,24 +91,17 @@ def _environment(trial: Trial) -> str:
 
 def _environments(document: Document) -> dict[str, tuple[str, list[tuple[str, str]]]]:
     """By their text: a short name, and (key, value) of each."""
-    texts = dict.fromkeys(
-        text for section in document.sections for trial in section.trials if (text := _environment(trial))
-    )
-    content: dict[str, dict[str, object]] = {}
-    for section in document.sections:
-        for trial in section.trials:
-            if trial.run is not None:
-                content.setdefault(_environment(trial), trial.run.environment.without_command)
+    content = {_environment(trial): trial.run.environment.without_command for trial in document.trials if trial.run}
+    content.pop("", None)
     return {
-        text: (f"E{number}", [(key, _plain(value)) for key, value in content[text].items()])
-        for number, text in enumerate(texts, start=1)
+        text: (f"E{number}", [(key, _plain(value)) for key, value in environment.items()])
+        for number, (text, environment) in enumerate(content.items(), start=1)
     }
 
 
 def _quantities(document: Document) -> list[Quantity]:
     """The columns of the runs, but for what none of them has measured."""
-    trials = [trial for section in document.sections for trial in section.trials]
-    measured = {key for trial in trials if trial.result is not None for key in numbers(trial.result)}
+    measured = {key for trial in document.trials if trial.result is not None for key in numbers(trial.result)}
     return [quantity for key, quantity in RESULTS.items() if key in measured or not measured]
 
 
@@ -120,7 +113,6 @@ def _plain(value: object) -> str:
 
 def _summary(document: Document) -> list[str]:
     """The facts that stand under the title."""
-    trials = [trial for section in document.sections for trial in section.trials]
-    finished = sum(trial.state is State.FINISHED for trial in trials)
-    machines = sorted({trial.run.machine for trial in trials if trial.run is not None})
-    return [f"{finished} of {len(trials)} runs finished", *machines]
+    finished = sum(trial.state is State.FINISHED for trial in document.trials)
+    machines = sorted({trial.run.machine for trial in document.trials if trial.run is not None})
+    return [f"{finished} of {len(document.trials)} runs finished", *machines]

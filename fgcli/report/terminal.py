@@ -10,7 +10,20 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from fgcli.errors import one_line
-from fgcli.report.document import BOLD, Axis, Cell, Document, Figure, Panel, Section, Series, Table, axis_text
+from fgcli.report.document import (
+    BOLD,
+    CUT,
+    Axis,
+    Cell,
+    Document,
+    Figure,
+    Panel,
+    Section,
+    Series,
+    Table,
+    axis_name,
+    axis_text,
+)
 from fgcli.report.sparkline import sparkline
 
 _STYLES = {"value": "", "spread": "dim", "difference": "cyan", "reference": "dim"}
@@ -69,13 +82,14 @@ class _Columns:
 
 
 class _Notes:
-    """What a reader has to know, a line each; nothing of bold where the output has none."""
+    """What a reader has to know, a line each; nothing of bold where the output has none, nor of axes."""
 
     def __init__(self, notes: Sequence[str]) -> None:
         self.notes = notes
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from (_text(note, style="dim") for note in self.notes if note != BOLD or console.color_system)
+        left_out = (CUT,) if console.color_system else (CUT, BOLD)
+        yield from (_text(note, style="dim") for note in self.notes if note not in left_out)
 
 
 def _fits(wanted: RenderableType, console: Console, options: ConsoleOptions) -> bool:
@@ -105,7 +119,7 @@ def _text(text: str, style: str = "") -> Text:
 def _grid(table: Table, columns: slice) -> Grid:
     grid = Grid(show_lines=any(len(cell.lines) > 1 for row in table.rows for cell in row.cells))
     for axis in table.row_axes:
-        grid.add_column(_text("" if axis == "label" else axis), no_wrap=True)
+        grid.add_column(_text("" if axis == "label" else axis_name(axis)), no_wrap=True)
     for heading in table.headings[columns]:
         grid.add_column(_text(heading), justify="right", no_wrap=True)
     for row in table.rows:

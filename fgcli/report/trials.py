@@ -1,9 +1,10 @@
 """What lies under the paths that a report is asked for: sweeps with the trials they should have, and single runs."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -209,11 +210,9 @@ def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
 
 
 def _planned(directory: SweepDirectory, planned: PlannedTrial, failure: FailedAttempt | None) -> Trial:
-    defaults = {key: value for key, value in flat(Recipe().model_dump(mode="json")).items() if value is not None}
-    keys = {
-        **defaults,
-        **flat(planned.overrides),
-    }  # but for those of the method and the model, which are not known here
+    # But for the defaults of the method and the model, which are not known here.
+    wanted = flat(planned.overrides)
+    keys = {**_defaults(), **wanted}
     trial = Trial(planned.name, str(directory.path), planned.label, keys, None, State.MISSING)
     files = directory.run(planned.name)
     if failure is not None and not files.result_file.exists():
@@ -223,13 +222,20 @@ def _planned(directory: SweepDirectory, planned: PlannedTrial, failure: FailedAt
         return trial
     try:
         run = read_run(files.path)
-        _refuse_another(run, planned, directory.recipe_file(planned.name))
+        has = flat(run.recipe)
+        _refuse_another(has, wanted, directory.recipe_file(planned.name))
     except Unreadable as reason:
         return replace(trial, state=State.UNREADABLE, reason=str(reason))
     state, reason = _state(run)
     if trial.state is State.FAILED:
         state, reason = trial.state, trial.reason
-    return replace(trial, keys=flat(run.recipe), run=run, state=state, reason=reason)
+    return replace(trial, keys=has, run=run, state=state, reason=reason)
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    """Of a recipe's own keys."""
+    return {key: value for key, value in flat(Recipe().model_dump(mode="json")).items() if value is not None}
 
 
 def _with_defaults(planned: Sequence[PlannedTrial], trials: Sequence[Trial]) -> list[Trial]:
@@ -242,10 +248,9 @@ def _with_defaults(planned: Sequence[PlannedTrial], trials: Sequence[Trial]) -> 
     ]
 
 
-def _refuse_another(run: Run, planned: PlannedTrial, started_with: Path) -> None:
-    """Unreadable where the run's recipe is not what the sweep says."""
-    has = flat(run.recipe)
-    for key, wanted in flat(planned.overrides).items():
+def _refuse_another(has: Mapping[str, Any], asked: Mapping[str, Any], started_with: Path) -> None:
+    """Unreadable where the run's recipe is not what the sweep says; both as `flat` has them."""
+    for key, wanted in asked.items():
         found = has.get(key, has.get(key.rpartition(".")[2]))  # width may be given as model_options.width, too
         left_open = wanted is None or isinstance(wanted, Mapping) or (key, wanted) == ("device", "auto")
         if left_open or found == wanted or (key.startswith("options.") and _in_file(started_with, key) == wanted):
@@ -263,13 +268,12 @@ def _in_file(recipe: Path, key: str) -> Any:
 
 def _words_of(by: str, choices: Sequence[Choice]) -> str:
     """What the search of the learning rate found, in a sentence."""
-    found = [(", ".join([one.label, *map(_words, one.axes.items())]), one.lr) for one in choices]
-    said = "; ".join(f"{place} {'none' if lr is None else f'{lr:g}'}" for place, lr in found)
+    said = "; ".join(
+        f"{', '.join([one.label, *(f'{key} {as_key(value)}' for key, value in one.axes.items())])} "
+        f"{'none' if one.lr is None else f'{one.lr:g}'}"
+        for one in choices
+    )
     return f"Learning rates, by the same search for all ({by}): {said}."
-
-
-def _words(axis: tuple[str, object]) -> str:
-    return f"{axis[0]} {as_key(axis[1])}"
 
 
 def _place(label: str, axes: Mapping[str, Any]) -> object:
@@ -284,12 +288,7 @@ def _environment_problem(run: Run | None) -> list[Problem]:
 
 def flat(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a recipe, mappings of options opened: `options.solver`."""
-    return dict(_flattened(recipe))
-
-
-def _flattened(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    found: dict[str, Any] = {}
     for key, value in recipe.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
-        else:
-            yield key, value
+        found |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
+    return found

@@ -38,7 +38,7 @@ def number_of(trial: Trial, value: Value, spent: Budget | None = None) -> float 
     `spent` must say how much.
     """
     if value.key in TIMING:
-        return _timed(trial).get(value.key)
+        return None if trial.timing is None else numbers(trial.timing).get(value.key)
     if value.key in MOMENTS:
         return _of_layer(_diagnostics_row(trial, value.epoch), value)
     rows = trial.run.metrics if trial.run else ()
@@ -120,10 +120,6 @@ def quartiles_of(trial: Trial, value: Value) -> tuple[float, float] | None:
         return None
     quartiles = trial.timing.steps.timed_step_ms_quartiles
     return (quartiles[0], quartiles[1]) if len(quartiles) == 2 else None
-
-
-def _timed(trial: Trial) -> dict[str, float]:
-    return {} if trial.timing is None else numbers(trial.timing)
 
 
 def curve_of(trial: Trial, y: Value, x: Progress) -> list[tuple[float, int, float]]:

@@ -86,12 +86,12 @@ def notes_of(
     if any(cell.quartiles for cell in cells):
         notes.append("Of steps timed in turn: the median, and from the lower to the upper quartile.")
     timed = {column.quantity.key in TIMING for column in table.columns}
-    if True in timed and any(cell.trials and cell.trials[0].timing is None for cell in cells):
-        notes.append("What is measured in turn is missing where `fgcli bench --timing` has not measured it.")
+    if timed == {True, False}:
+        notes += missing_notes([cell.trials[0] for cell in cells if cell.trials], axes, timed=True)
     sized = any(column.quantity.of_machine for column in table.columns)
     notes += _machine_notes(machines, "Time and memory" if sized else "Training time")
     notes += [*unlike_notes(trials, axes), *left_out_notes(trials)]
-    notes += missing_notes(trials, axes)
+    notes += missing_notes(trials, axes, timed=timed == {True})
     return tuple(notes)
 
 
@@ -148,8 +148,11 @@ def _machine_notes(machines: Mapping[str, str], what: str) -> list[str]:
     return [f"{what}, of different machines, not to be compared: {listed}."]
 
 
-def missing_notes(trials: Iterable[Trial], axes: Sequence[str]) -> list[str]:
-    """Which trials have no result, by the reason."""
+def missing_notes(trials: Iterable[Trial], axes: Sequence[str], *, timed: bool) -> list[str]:
+    """Which trials have no result, by the reason. Of what `timed` measures in turn, no trial has to be run."""
+    if timed:
+        unmeasured = any(trial.timing is None for trial in trials)
+        return ["What is measured in turn is missing where `fgcli bench --timing` has not measured it."] * unmeasured
     found: dict[State, list[Trial]] = {}
     for trial in trials:
         if trial.state is not State.FINISHED:

@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeGuard, TypeVar, get_args, get_origin, get_type_hints
 
 from fgcli.errors import RunError
 from fgcli.extend.explain import shown
@@ -24,13 +24,14 @@ RecordT = TypeVar("RecordT")
 def as_json(record: Any) -> dict[str, Any]:
     """The record's fields by name, in their order."""
     content: dict[str, Any] = {}
-    hints = _hints(type(record), extras=True)
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if value == field.default and UNLESS_DEFAULT in get_args(hints[field.name]):
+    for key in _keys(type(record)):
+        value = getattr(record, key.name)
+        if key.left_out and value == key.default:
             continue
-        plain = list(value) if isinstance(value, tuple) else value
-        content |= as_json(value) if is_dataclass(value) else {field.name: plain}
+        if key.record is not None:
+            content |= as_json(value)
+        else:
+            content[key.name] = list(value) if isinstance(value, tuple) else value
     return content
 
 
@@ -38,27 +39,46 @@ def read_record(kind: type[RecordT], content: object, file: Path) -> RecordT:
     """The record in an object of a JSON file; other keys are ignored. RunError for a missing or malformed field."""
     if not isinstance(content, Mapping):
         raise RunError(f"{file} holds {shown(content)} instead of an object")
-    hints, values = _hints(kind), dict[str, Any]()
-    for field in fields(kind):  # pyright: ignore[reportArgumentType]
-        hint, name = hints[field.name], field.name
-        if is_dataclass(hint):
-            values[name] = read_record(hint, content, file)  # pyright: ignore[reportArgumentType]
-        elif name in content:
-            values[name] = _checked(content[name], hint, name, file)
-        elif field.default is MISSING:
-            raise RunError(f"{file} has no {name}")
+    values = dict[str, Any]()
+    for key in _keys(kind):
+        if key.record is not None:
+            values[key.name] = read_record(key.record, content, file)
+        elif key.name in content:
+            values[key.name] = _checked(content[key.name], key, file)
+        elif key.default is MISSING:
+            raise RunError(f"{file} has no {key.name}")
     return kind(**values)
 
 
+class _Key(NamedTuple):
+    """A field of a record."""
+
+    name: str
+    default: object
+    kinds: tuple[Any, ...]
+    """Of which its value may be."""
+    left_out: bool
+    """Where it has its default."""
+    quantity: Quantity | None
+    record: type | None
+    """Where it is one itself."""
+
+
 @cache
-def _hints(kind: type, *, extras: bool = False) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=extras)
+def _keys(kind: type) -> tuple[_Key, ...]:
+    hints, found = get_type_hints(kind, include_extras=True), list[_Key]()
+    for field in fields(kind):
+        hint, *marks = get_args(hint) if get_origin(hint := hints[field.name]) is Annotated else (hint,)
+        kinds = tuple(get_origin(one) or one for one in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
+        quantity = next((replace(one, key=field.name) for one in marks if isinstance(one, Quantity)), None)
+        record = hint if isinstance(hint, type) and is_dataclass(hint) else None
+        found.append(_Key(field.name, field.default, kinds, UNLESS_DEFAULT in marks, quantity, record))
+    return tuple(found)
 
 
-def _checked(value: object, hint: Any, name: str, file: Path) -> Any:
-    members = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if not any(_is_of(value, get_origin(member) or member) for member in members):
-        raise RunError(f"{file} has {shown(value)} as {name}")
+def _checked(value: object, key: _Key, file: Path) -> Any:
+    if not any(_is_of(value, kind) for kind in key.kinds):
+        raise RunError(f"{file} has {shown(value)} as {key.name}")
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -75,15 +95,15 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
+@cache
 def quantities(kind: type) -> dict[str, Quantity]:
     """The quantities that a record holds, by key, in the order of its fields."""
     found: dict[str, Quantity] = {}
-    for name, hint in _hints(kind, extras=True).items():
-        if is_dataclass(hint):
-            found |= quantities(hint)  # pyright: ignore[reportArgumentType]
-        for quantity in get_args(hint)[1:]:
-            if isinstance(quantity, Quantity):
-                found[name] = replace(quantity, key=name)
+    for key in _keys(kind):
+        if key.record is not None:
+            found |= quantities(key.record)
+        if key.quantity is not None:
+            found[key.name] = key.quantity
     return found
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ class Content(Enum):
     SOMETHING_ELSE = "something else"
 
 
+class _In:
+    """A file of that name in the folder of a run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: "RunDirectory", _: type) -> Path:
+        return run.path / self.name
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """The files of one run. Made by `create` or `open_unfinished`, which lock it, or by `open_run`, to be read."""
@@ -47,35 +58,15 @@ class RunDirectory:
     own_code: bool = field(default=False, compare=False)
     """Whether it needs a module of the user's own."""
 
-    @property
-    def recipe_file(self) -> Path:
-        return self.path / "recipe.yaml"
-
-    @property
-    def environment_file(self) -> Path:
-        return self.path / "environment.json"
-
-    @property
-    def model_file(self) -> Path:
-        """Not there in runs of older versions of fg."""
-        return self.path / "model.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def diagnostics_file(self) -> Path:
-        """There where the recipe asks for diagnostics."""
-        return self.path / "diagnostics.jsonl"
-
-    @property
-    def result_file(self) -> Path:
-        return self.path / "result.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    recipe_file = _In("recipe.yaml")
+    environment_file = _In("environment.json")
+    model_file = _In("model.json")
+    """Not there in runs of older versions of fg."""
+    metrics_file = _In("metrics.jsonl")
+    diagnostics_file = _In("diagnostics.jsonl")
+    """There where the recipe asks for diagnostics."""
+    result_file = _In("result.json")
+    checkpoints = _In("checkpoints")
 
     @property
     def resume_command(self) -> str:
@@ -94,20 +85,26 @@ class RunDirectory:
         if self.lock is not None:
             self.lock.release()
 
+    @contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Let another process work here once what is done within has failed."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
+
     def describe(self, recipe: str, environment: Environment) -> None:
         """Write down what is run and where. The recipe comes last: with it the folder is a run."""
         self.write_environment(environment)
-        with writing(self.recipe_file):
-            write_atomically(self.recipe_file, recipe)
+        _write(self.recipe_file, recipe)
 
     def write_environment(self, environment: Environment) -> None:
         """WriteError when the disk is full, say."""
-        with writing(self.environment_file):
-            write_atomically(self.environment_file, to_json(environment.content) + "\n")
+        _write(self.environment_file, to_json(environment.content) + "\n")
 
     def write_model(self, model: ModelRecord) -> None:
-        with writing(self.model_file):
-            write_atomically(self.model_file, to_json(as_json(model)) + "\n")
+        _write(self.model_file, to_json(as_json(model)) + "\n")
 
     def read_model(self) -> ModelRecord:
         """RunError when it is missing or broken."""
@@ -151,8 +148,7 @@ class RunDirectory:
 
     def write_result(self, result: Result) -> None:
         """Write result.json, which makes this a finished run. WriteError when the disk is full, say."""
-        with writing(self.result_file):
-            write_atomically(self.result_file, to_json(result.as_json()) + "\n")
+        _write(self.result_file, to_json(result.as_json()) + "\n")
 
     def extend(self, recipe: str, environment: Environment) -> None:
         """Make a finished run one that goes on, for a longer recipe. WriteError when the disk is full, say.
@@ -163,8 +159,7 @@ class RunDirectory:
         self.write_environment(environment)
         with writing(self.result_file):
             self.result_file.rename(self.result_file.with_stem(f"result-{result.steps:010d}"))
-        with writing(self.recipe_file):
-            write_atomically(self.recipe_file, recipe)
+        _write(self.recipe_file, recipe)
 
     def is_finished(self) -> bool:
         """Whether there is a result. One that is damaged is none."""
@@ -173,9 +168,19 @@ class RunDirectory:
         except (FileNotFoundError, ValueError):
             return False
 
+    def _repr_html_(self) -> str:
+        """The result as a table, for notebooks."""
+        finished = self.result_file.exists()
+        return self.read_result()._repr_html_() if finished else f"<p>{escape(str(self.path))}: not finished</p>"
+
     def read_result(self) -> Result:
         """RunError when it is missing or broken."""
         return Result.from_json(_read(self.result_file), self.result_file)
+
+
+def _write(file: Path, text: str) -> None:
+    with writing(file):
+        write_atomically(file, text)
 
 
 def _read(file: Path) -> Any:
@@ -239,12 +244,9 @@ def create(out: Path | None, label: str) -> RunDirectory:
             check_free(path)
             path.mkdir(parents=True, exist_ok=True)
         run = RunDirectory(path, lock.acquire(path))
-        try:
+        with run.released_on_error():
             _check_content(path)  # once more, as nobody can change it now
             run.checkpoints.mkdir(exist_ok=True)
-        except BaseException:
-            run.release()
-            raise
     except OSError as error:
         raise UsageError(f"cannot make the run directory {error.filename or path}: {error.strerror}") from error
     return run
@@ -311,15 +313,12 @@ def open_unfinished(path: Path, *, longer: bool = False) -> RunDirectory:
     finished = check_resumable(path, longer=longer)
     with writing(path / lock.NAME):
         run = RunDirectory(path, lock.acquire(path))
-    try:
+    with run.released_on_error():
         if run.result_file.exists() != finished:
             raise UsageError(f"--resume {path}: another process has worked there meanwhile; look again")
         for file in (run.recipe_file, run.environment_file, run.model_file, run.result_file):
             for left in half_written(file):
                 left.unlink(missing_ok=True)
-    except BaseException:
-        run.release()
-        raise
     return run
 
 

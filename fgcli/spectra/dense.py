@@ -21,3 +21,14 @@ def right_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
     threshold = max(m, n) * torch.finfo(matrices.dtype).eps * values[:, :1]
     rank = (values > threshold).sum(1).masked_fill(~finite, min(m, n))
     return vh.mT.to(matrices), rank.to(matrices.device)
+
+
+def times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """A_b z_b: [batch, m, n] and [batch, n(, columns)] -> [batch, m(, columns)]."""
+    return (matrices @ vectors.unsqueeze(-1)).squeeze(-1) if vectors.dim() == 2 else matrices @ vectors
+
+
+def masked(active: Tensor, z: Tensor) -> Tensor:
+    """z [batch, d(, columns)] where `active` [batch, d] is, else 0."""
+    mask = active.to(z.dtype)
+    return z * (mask if z.dim() == 2 else mask.unsqueeze(-1))

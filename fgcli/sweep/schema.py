@@ -66,6 +66,9 @@ class Sweep(Options):
     base: dict[str, Any] = Field(default={}, description="What all runs share: keys of a run's recipe.")
     grid: Grid = Field(description="The axes whose product is run.")
     tune: Tune | None = Field(default=None, description="A search of the learning rate before that.")
+    processes: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="Processes that train each run together, as `fgcli train --processes` has it."
+    )
     executor: str = Field(default="local", description="Who runs the trials; results are the same with any.")
     executor_options: dict[str, Any] = Field(default={}, description="The executor's options.")
     views: list[AnyView] = Field(default=[], description="What the report shows.")

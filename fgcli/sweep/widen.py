@@ -24,6 +24,8 @@ def widened(sweep: Sweep, recorded: Sweep | None, out: Path) -> Sweep:
         for key in sorted(old.overrides.keys() | new.overrides.keys()):
             if old.overrides.get(key) != new.overrides.get(key):
                 raise _other(out, f"{key} of trial {old.name} differs")
+    if sweep.processes != recorded.processes:
+        raise _other(out, f"processes is {recorded.processes} there")
     if sweep.tune != recorded.tune:
         raise _other(out, "tune differs")
     return sweep

@@ -14,6 +14,7 @@ from fgcli.gradient.estimator import Estimate
 from fgcli.gradient.guess import Guess, GuessMethod, Layer, LinearMap, Memory, SampledGuess, linearized
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
+from fgcli.spectra.dense import times
 from fgcli.testing.cases import Case, cross_entropy
 from fgcli.testing.expect import CheckFailed
 
@@ -137,10 +138,10 @@ class DenseUpstream:
         return self.matrices.shape[1]
 
     def apply(self, v: Tensor) -> Tensor:
-        return _product(self.matrices, v)
+        return times(self.matrices, v)
 
     def apply_transpose(self, u: Tensor) -> Tensor:
-        return _product(self.matrices.mT, u)
+        return times(self.matrices.mT, u)
 
     def dense(self) -> Tensor:
         return self.matrices.clone()
@@ -153,10 +154,6 @@ def rows_of(upstream: UpstreamJacobian | None, rows: slice) -> UpstreamJacobian 
     if isinstance(upstream, LinearUpstream):
         return LinearUpstream(upstream.weight, upstream.slope[rows])
     return DenseUpstream(upstream.dense()[rows])
-
-
-def _product(matrices: Tensor, vectors: Tensor) -> Tensor:
-    return matrices @ vectors if vectors.dim() == 3 else (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
 
 
 class _WatchedMap(GuessMethod):

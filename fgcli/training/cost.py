@@ -41,9 +41,13 @@ def cost_line(assembly: Assembly, batch: Batch, step_ms: float, steps_left: int)
     cheaper += ["activation-perturbation", "--feedback local"] if recipe.feedback in (None, "none") else []
     return (
         f"a step takes {step_ms:.3g} ms, {step_ms / exact_ms:.0f} times backpropagation's: about "
-        f"{step_ms * steps_left / 6e4:.0f} min to the end in place of {exact_ms * steps_left / 6e4:.1f}; cheaper: "
+        f"{_duration(step_ms * steps_left)} to the end in place of {_duration(exact_ms * steps_left)}; cheaper: "
         f"{', '.join([*cheaper, 'what `fgcli check-model` finds for this model'])}"
     )
+
+
+def _duration(ms: float) -> str:
+    return f"{ms / 6e4:.0f} min" if ms >= 12e4 else f"{ms / 1e3:.0f} s"
 
 
 def _backpropagation_ms(assembly: Assembly, batch: Batch) -> float:

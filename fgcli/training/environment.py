@@ -1,16 +1,18 @@
-"""Where a run took place: versions, device, threads, and the commit of fg's source."""
+"""Where a run took place, and on which samples: versions, device, threads, the commit of fg's source."""
 
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from fgcli import __version__
+from fgcli.data.dataset import Dataset
 from fgcli.devices import describe
+from fgcli.extend.extras import version_of
+from fgcli.gradient.processes import digest_of
 from fgcli.runs.environment import Environment
 
 PACKAGES = ("torch", "numpy", "scipy", "safetensors", "pydantic", "mnist1d", "scikit-learn")
@@ -30,7 +32,7 @@ def describe_environment(
         "git_commit": _commit(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version_of(name) for name in PACKAGES},
         "cuda": torch.version.cuda,
     }
     return Environment.of(
@@ -47,11 +49,10 @@ def describe_environment(
     )
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def digest(dataset: Dataset) -> str:
+    """The beginning of the sha256 of all samples, as this machine has read or generated them."""
+    splits = (dataset.train_inputs, dataset.train_targets, dataset.test_inputs, dataset.test_targets)
+    return digest_of(splits)[:12]
 
 
 def _commit(root: Path) -> str | None:

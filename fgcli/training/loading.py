@@ -22,8 +22,8 @@ from fgcli.runs.results import Metrics
 from fgcli.runs.run_directory import RunDirectory, open_run
 from fgcli.training.assembly import load_dataset, make_model, make_objective, on_device
 from fgcli.training.checkpoints import Checkpoint, store_of
+from fgcli.training.environment import digest
 from fgcli.training.evaluation import BATCH, measure
-from fgcli.training.provenance import digest
 from fgcli.training.start import model_record, recipe_of
 from fgcli.training.state import load_weights
 

@@ -26,36 +26,14 @@ class Objective:
 
 
 def classification(options: Options, dataset: Dataset) -> Objective:
-    """Cross-entropy, with the accuracy of the largest logit.
-
-    Args:
-        options: None.
-        dataset: Its targets must be classes.
-
-    Returns:
-        One logit for each class.
-
-    Raises:
-        UsageError: The targets are numbers.
-    """
+    """Cross-entropy of a logit for each class, with the accuracy of the largest. UsageError for other targets."""
     if dataset.train_targets.is_floating_point():
         _refuse("cross-entropy", "classes", dataset, "mse")
     return Objective(cross_entropy, dataset.classes, _largest_is_right)
 
 
 def error_rate(options: Options, dataset: Dataset) -> Objective:
-    """1 where the largest logit is not the class, else 0. Without a derivative: only zero-order methods take it.
-
-    Args:
-        options: None.
-        dataset: Its targets must be classes.
-
-    Returns:
-        One logit for each class.
-
-    Raises:
-        UsageError: The targets are numbers.
-    """
+    """1 where the largest logit is not the class, else 0. Without a derivative: only zero-order methods take it."""
     if dataset.train_targets.is_floating_point():
         _refuse("error-rate", "classes", dataset, "mse")
     return Objective(
@@ -64,35 +42,16 @@ def error_rate(options: Options, dataset: Dataset) -> Objective:
 
 
 def regression(options: Options, dataset: Dataset) -> Objective:
-    """Mean squared error; there is no accuracy.
-
-    Args:
-        options: None.
-        dataset: Its targets must be numbers.
-
-    Returns:
-        One output for each number of a target.
-
-    Raises:
-        UsageError: The targets are classes.
-    """
+    """Mean squared error of an output for each number of a target. UsageError for classes."""
     if not dataset.train_targets.is_floating_point():
         _refuse("mse", "numbers", dataset, "cross-entropy")
     return Objective(squared_error, dataset.classes)
 
 
 def binary_classification(options: Options, dataset: Dataset) -> Objective:
-    """Binary cross-entropy, with the accuracy of the logits' signs where every target is 0 or 1.
+    """Binary cross-entropy of a logit for two classes, or for each number of a target from 0 to 1.
 
-    Args:
-        options: None.
-        dataset: Its targets must be two classes, or numbers from 0 to 1.
-
-    Returns:
-        One logit for two classes, or one for each number of a target.
-
-    Raises:
-        UsageError: The targets are something else.
+    The accuracy is that of the logits' signs, where every target is 0 or 1. UsageError for other targets.
     """
     targets = torch.cat([dataset.train_targets.flatten(), dataset.test_targets.flatten()])
     if not targets.is_floating_point():

@@ -5,30 +5,23 @@ took 0.52 ms a step against 2.1 ms of the default loop and 2.7 ms of foreach (Ad
 SGD takes the same 0.14 ms either way. A parameter that does not require grad is stepped like any other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fgcli.training.options import AdamOptions, AdamWOptions, SGDOptions
+from fgcli.extend.options import Options
 
 _FUSED_DEVICES = ("cpu", "cuda", "mps")
 
 
-def adamw(options: AdamWOptions, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+def _made(
+    kind: Callable[..., torch.optim.Optimizer], options: Options, parameters: Iterable[Tensor], lr: float
+) -> torch.optim.Optimizer:
     parameters = list(parameters)
-    return torch.optim.AdamW(parameters, lr=lr, fused=_fused(parameters), **options.model_dump())
+    fused = all(parameter.device.type in _FUSED_DEVICES for parameter in parameters)
+    return kind(parameters, lr=lr, fused=fused, **options.model_dump())
 
 
-def adam(options: AdamOptions, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-    parameters = list(parameters)
-    return torch.optim.Adam(parameters, lr=lr, fused=_fused(parameters), **options.model_dump())
-
-
-def sgd(options: SGDOptions, parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
-    parameters = list(parameters)
-    return torch.optim.SGD(parameters, lr=lr, fused=_fused(parameters), **options.model_dump())
-
-
-def _fused(parameters: list[Tensor]) -> bool:
-    return all(parameter.device.type in _FUSED_DEVICES for parameter in parameters)
+adamw, adam, sgd = (partial(_made, kind) for kind in (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD))

@@ -4,7 +4,6 @@ import math
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -72,11 +71,9 @@ class RunLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if error is None and self._last is not None:
+            if kind is None and self._last is not None:
                 self._run.write_result(self._result(self._last))
         finally:
             self._run.release()
@@ -137,11 +134,8 @@ def start_run(
     if device not in list_devices():
         raise UsageError(f"start_run: device is {device!r}; it must be one of {', '.join(list_devices())}")
     run = run_directory.create(Path(path), method)
-    try:
+    with run.released_on_error():
         run.describe(dump(made), describe_environment(torch.device(device), {}, own_code(()), "", ""))
-    except BaseException:
-        run.release()
-        raise
     return RunLog(run, made)
 
 

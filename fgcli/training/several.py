@@ -19,7 +19,7 @@ from fgcli.recipe import dump
 from fgcli.recipe_keys import Recipe
 from fgcli.runs.meeting import GONE, Rank
 from fgcli.training.assembly import Assembly
-from fgcli.training.provenance import digest
+from fgcli.training.environment import digest
 
 Join = Callable[[Recipe], Processes]
 """What makes the processes of a run, once its settled recipe is known."""

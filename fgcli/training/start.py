@@ -1,7 +1,6 @@
 """Beginning a run, and taking one up again: all checks first, then the run directory."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -20,10 +19,9 @@ from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.assembly import Assembly, assemble, learning_rates, settle, total_steps
 from fgcli.training.checkpoints import text_sum
-from fgcli.training.environment import describe_environment
+from fgcli.training.environment import describe_environment, digest
 from fgcli.training.loop import Training
 from fgcli.training.losses import Objective
-from fgcli.training.provenance import digest
 from fgcli.training.reporter import Reporter
 from fgcli.training.several import Join, agree, alone
 from fgcli.training.state import initialise
@@ -41,7 +39,7 @@ def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Report
     if processes.rank:
         return Training(assembly, RunDirectory(Path(processes.share("", assembly.device))), reporter)
     run = _with_needs(run_directory.create(out, _label(recipe)), recipe, registry)
-    with _released_on_error(run):
+    with run.released_on_error():
         _say_missing_lock(run, reporter)
         run.write_model(model_record(assembly.dataset, assembly.objective))
         run.describe(dump(assembly.recipe), _environment(assembly, registry, weights))
@@ -79,7 +77,7 @@ def resume(
         return training
     with _with_needs(RunDirectory(path), recipe, registry).telling_how_to_resume():
         run = _with_needs(run_directory.open_unfinished(path, longer=longer), recipe, registry)
-    with run.telling_how_to_resume(), _released_on_error(run):
+    with run.telling_how_to_resume(), run.released_on_error():
         _say_missing_lock(run, reporter)
         training = Training(assembly, run, reporter)
         training.resume()
@@ -151,15 +149,6 @@ def recipe_of(
 def _with_needs(run: RunDirectory, recipe: Recipe, registry: Registry) -> RunDirectory:
     """The run's directory, which says with what it is resumed."""
     return replace(run, plugins=registry.files, own_code=any(is_reference(getattr(recipe, name)) for name in _NAMES))
-
-
-@contextmanager
-def _released_on_error(run: RunDirectory) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        run.release()
-        raise
 
 
 def _environment(assembly: Assembly, registry: Registry, weights: str = "") -> Environment:

@@ -23,17 +23,17 @@ class StepTimes:
 
     def mean(self) -> float:
         """The mean. ValueError before the first step."""
-        times = self.warm or self.cold
-        if not times:
-            raise ValueError("no step was timed yet")
-        return statistics.fmean(times)
+        return statistics.fmean(self._counted())
 
     def quartiles(self) -> tuple[float, float, float]:
         """The lower quartile, the median and the upper quartile. ValueError before the first step."""
-        times = self.warm or self.cold
-        if not times:
-            raise ValueError("no step was timed yet")
+        times = self._counted()
         if len(times) == 1:
             return times[0], times[0], times[0]
         lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
         return lower, median, upper
+
+    def _counted(self) -> list[float]:
+        if not (times := self.warm or self.cold):
+            raise ValueError("no step was timed yet")
+        return times

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from fgcli.diagnostics import exact
 from fgcli.diagnostics.closed_forms import cosine_squared_of_subspace, relative_mse_of_subspace
 from fgcli.diagnostics.exact import Exact, exact_moments
-from fgcli.extend.options import GuessOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.guess import Isotropic
+from fgcli.methods.options import TransposeOptions
 from fgcli.methods.transpose import Transpose
 
 MODEL = chain(6, 8, 9, 7, 4, seed=2)
@@ -104,7 +104,9 @@ def test_linear_network_in_closed_form() -> None:
     residuals = (batch.inputs @ first.T @ second.T - batch.targets) / 7
     g = residuals @ second
     c = second.T @ second  # of W̃ᵀ: the same for all samples
-    found = exact_moments(subject(GuessEstimator(Transpose(GuessOptions())), model, batch, loss=half_squares), batch)
+    found = exact_moments(
+        subject(GuessEstimator(Transpose(TransposeOptions())), model, batch, loss=half_squares), batch
+    )
     assert found is not None
     metrics = found["0"].metrics
     eye = torch.eye(6, dtype=torch.float64)

@@ -6,12 +6,15 @@ from networks import batch_for, chain, cross_entropy, residual, site_gradients
 from subjects import Normalised
 from torch import Tensor, nn
 
-from fgcli.extend.options import GuessOptions
+from fgcli.diagnostics.gradients import site_gradients as gradients_of_uses
 from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.guess import Isotropic, Layer, Memory
+from fgcli.gradient.look import look
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
+from fgcli.methods.options import TransposeOptions
 from fgcli.methods.transpose import Transpose
 
 RNG = Streams(3).at(7)
@@ -23,13 +26,14 @@ CHAINS = {
     "tanh": chain(4, 6, 5, 3, activation=nn.Tanh),
     "softplus": chain(4, 6, 3, activation=nn.Softplus),
 }
-GUESSES = {"isotropic": Isotropic, "transpose": lambda: Transpose(GuessOptions())}
+GUESSES = {"isotropic": Isotropic, "transpose": lambda: Transpose(TransposeOptions())}
 
 
 def drawn(estimator: GuessEstimator, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """The guesses that `estimate` draws at RNG, drawn again from their keys."""
+    like = next(model.parameters())
     return {
-        name: linear.map(RNG.normal("guess", name, (len(batch.inputs), linear.noise_dim), batch.inputs))
+        name: linear.map(RNG.normal("guess", name, (len(batch.inputs), linear.noise_dim), like))
         for name, linear in estimator.linear_maps(model, batch.inputs, RNG.step).items()
     }
 
@@ -66,7 +70,7 @@ def test_directional_derivative_through_convolution_residual_and_norm() -> None:
 def test_weight_gradients_are_the_naive_formula(network: str) -> None:
     model = CHAINS[network]
     batch = batch_for(model, 6)
-    estimator = GuessEstimator(Transpose(GuessOptions()))
+    estimator = GuessEstimator(Transpose(TransposeOptions()))
     estimator.bind(model, batch.inputs[:2])
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     delta, guesses = estimate.directional_derivative, drawn(estimator, model, batch)
@@ -206,7 +210,7 @@ def test_a_layer_that_is_the_whole_model_is_the_output_layer() -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 3).double()
     batch = batch_for(model, 4)
-    estimators = [GuessEstimator(Transpose(GuessOptions())), GuessEstimator(Isotropic())]
+    estimators = [GuessEstimator(Transpose(TransposeOptions())), GuessEstimator(Isotropic())]
     assert [estimator.bind(model, batch.inputs).sites for estimator in estimators] == [("",), ("",)]
     wt, isotropic = (estimator.estimate(model, cross_entropy, batch, RNG).gradients for estimator in estimators)
     assert wt.keys() == {"weight", "bias"}
@@ -251,3 +255,76 @@ def test_a_frozen_layer_is_not_perturbed() -> None:
     cross_entropy(model(batch.inputs), batch.targets).mean().backward()
     expected = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     torch.testing.assert_close(found, expected)
+
+
+class Words(nn.Module):
+    """An embedding whose table another layer may use, behind it a chain."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.table, self.inner, self.out = nn.Embedding(6, 4), nn.Linear(4, 4), nn.Linear(4, 6)
+        if tied:
+            self.out.weight = self.table.weight
+        self.double()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.inner(self.table(ids))))
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "tied", "guesses"),
+    [
+        ("isotropic", False, {"table": "Isotropic", "inner": "Transpose", "out": "Isotropic"}),
+        ("guess", False, {"table": "Transpose", "inner": "Transpose", "out": "Isotropic"}),
+        ("freeze", False, {"inner": "Transpose", "out": "Isotropic"}),
+        ("freeze", True, {"table": "Transpose", "inner": "Transpose", "table#2": "Isotropic"}),
+    ],
+)
+def test_embeddings_have_isotropic_noise_or_the_methods_guess_or_none(embeddings, tied, guesses) -> None:
+    model = Words(tied=tied)
+    batch = Batch(torch.tensor([1, 4, 2]), torch.tensor([0, 5, 1]))
+    estimator = GuessEstimator(Transpose(TransposeOptions()), embeddings=embeddings)
+    coverage = estimator.bind(model, batch.inputs)
+    made = {name: type(guesser.guess).__name__ for name, guesser in estimator._guessers.items()}
+    assert made == guesses
+    assert coverage.frozen == (() if "table" in guesses else ("table.weight",))
+    found = estimator.estimate(model, cross_entropy, batch, RNG)
+    assert set(found.gradients) == {n for n, _ in model.named_parameters()} - set(coverage.frozen)
+    true = gradients_of_uses(model, estimator.bound, cross_entropy, batch)
+    along = sum((true[name] * y).flatten(1).sum(1) for name, y in drawn(estimator, model, batch).items())
+    torch.testing.assert_close(found.directional_derivative, along, rtol=1e-10, atol=1e-14)
+
+
+class InTurn(nn.Module):
+    """One layer or another, as a count that no pass can put back has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns, self.calls = True, 0
+        self.first, self.second, self.out = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.turns
+        return self.out(torch.tanh((self.first if self.calls % 2 else self.second)(x)))
+
+
+@pytest.mark.parametrize(("tangents", "memory"), [(Tangents(4, chunk=2), "store"), (Tangents(), "replay")])
+def test_a_forward_that_takes_another_way_within_a_step_is_refused(tangents, memory) -> None:
+    model = InTurn()
+    estimator = GuessEstimator(Isotropic(), tangents=tangents, memory=memory)
+    batch = batch_for(model.first, 5)
+    batch = Batch(batch.inputs, batch.targets % 2)
+    with pytest.raises(ModelRefused, match="another way when it is run again on the same batch, at layer 'first'"):
+        estimator.bind(model, batch.inputs)
+    model.turns = False
+    seen = []
+    for model.calls in (0, 1):
+        seen.append(look(model, batch.inputs))
+    estimator._take_up(model, seen[0].joined(seen[1]), batch.inputs)
+    model.turns = True
+    with pytest.raises(ModelRefused, match="another way when it is run again on the same batch, at layer 'first'"):
+        estimator.estimate(model, cross_entropy, batch, RNG)
+    alone = GuessEstimator(Isotropic(), memory="store")
+    alone._take_up(model, seen[0].joined(seen[1]), batch.inputs)
+    assert {"out.weight"} < set(alone.estimate(model, cross_entropy, batch, RNG).gradients)

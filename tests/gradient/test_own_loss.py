@@ -13,13 +13,14 @@ from zoo import Net
 
 from fgcli import ForwardGradient, LossRefused, ModelRefused, UsageError
 from fgcli.diagnostics.gradients import site_gradients
-from fgcli.extend.options import EngineOptions, GuessOptions
+from fgcli.extend.options import EngineOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.own_loss import OwnLoss, own_loss
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.uses import call
+from fgcli.methods.options import TransposeOptions
 from fgcli.methods.transpose import Transpose
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
@@ -92,7 +93,7 @@ def test_gradients_are_those_of_backward(name: str, number: int, memory: Any) ->
 @pytest.mark.parametrize("name", MODELS)
 def test_every_sample_has_its_own_derivative(name: str) -> None:
     model, batch = made(name)
-    estimator = GuessEstimator(Transpose(GuessOptions()), uncovered="freeze")
+    estimator = GuessEstimator(Transpose(TransposeOptions()), uncovered="freeze")
     estimator.bind(model, batch.inputs)
     step, found = estimator.dual_pass(model, own_loss, batch, RNG)
     g = site_gradients(model, estimator.bound, own_loss, batch)

@@ -1,9 +1,6 @@
 """Several processes: what they say together is what one says, and what cannot be split is refused."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +8,7 @@ import pytest
 import several
 import torch
 import torch.nn.functional as F
+from processes import forking
 from several import CASES, SAMPLES, Residual, WithTable, chain, estimates, losses
 from torch import Tensor, nn
 
@@ -26,16 +24,13 @@ PATIENCE = 600  # seconds, on a machine that does much else
 @pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one_and_send_what_they_say(tmp_path: Path) -> None:
     """All cases by one pair of processes, in float64: both have the same to the bit, and one process has it, too."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
-    }
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    commands = [[sys.executable, several.__file__, str(tmp_path), str(rank), "2"] for rank in range(2)]
-    pair = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
+    pair = [forking.Process(target=several.main, args=(tmp_path, rank, 2), daemon=True) for rank in range(2)]
+    for process in pair:
+        process.start()
     one = {name: estimates(case) for name, case in CASES.items()}
-    errors = [process.communicate(timeout=PATIENCE)[1] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], errors
+    for process in pair:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in pair] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     unlike = [name for name in CASES if any(not torch.equal(v, second[name][key]) for key, v in first[name].items())]
     assert unlike == []

@@ -24,7 +24,7 @@ from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.methods.newton_schulz import newton_schulz
-from fgcli.methods.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions
+from fgcli.methods.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions, TransposeOptions
 from fgcli.methods.orthogonal import orthogonal
 from fgcli.methods.preconditioned import preconditioned
 from fgcli.methods.transpose import Transpose
@@ -48,7 +48,7 @@ class Centred(Transpose):
 GUESSES: dict[str, Any] = {
     "centred": lambda: Centred(GuessOptions()),
     "isotropic": Isotropic,
-    "transpose": lambda: Transpose(GuessOptions()),
+    "transpose": lambda: Transpose(TransposeOptions()),
     "krylov": lambda: orthogonal(OrthogonalOptions(k=2, solver="krylov")),
     "mean": lambda: orthogonal(OrthogonalOptions(k=2, solver="mean")),
     "newton-schulz": lambda: newton_schulz(NewtonSchulzOptions(k=2, solver="krylov")),
@@ -131,7 +131,7 @@ def test_several_parts_or_chunks_have_its_numbers_to_rounding(
 def test_memory_grows_by_the_gradients_alone(guess: str) -> None:
     width, size = 16, 2 * ROWS
     peaks: dict[tuple[str, int], int] = {}
-    for depth in (4, 12):
+    for depth in (2, 6):
         model = chain(5, *[width] * depth, 4)
         batch = batch_for(model, size)
         for memory in ("store", "replay"):
@@ -141,10 +141,10 @@ def test_memory_grows_by_the_gradients_alone(guess: str) -> None:
             call()
             peaks[memory, depth] = peak_of(call, CPU)
     activation = size * width * 8  # bytes
-    more = 8 * (width * width * 8 + 6_000)  # gradients of eight more layers, and the states of their streams
-    assert peaks["replay", 12] - peaks["replay", 4] <= more
-    assert peaks["store", 12] - peaks["store", 4] > 16 * activation
-    assert peaks["replay", 12] - more < 5 * activation
+    more = 8 * (width * width * 4 + 3_000)  # gradients of four more layers, and the states of their streams
+    assert peaks["replay", 6] - peaks["replay", 2] <= more < activation / 2
+    assert peaks["store", 6] - peaks["store", 2] > 8 * activation
+    assert peaks["replay", 6] - more < 5 * activation
 
 
 @pytest.fixture
@@ -169,6 +169,8 @@ def test_a_step_leaves_nothing_to_pythons_collector(memory: str, collector: None
     left: dict[str, list[torch.Size]] = {}
     for claim in (one for one in (*CLAIMS, *ESTIMATORS) if one.method != "local-gradient"):  # which takes heads
         takes = load_registry().method(claim.method)[1].options.model_fields
+        if memory == "store" and "memory" not in takes:
+            continue  # it has one way, which is looked at once
         more = {"memory": memory} if "memory" in takes else {}
         estimator = Claim(claim.method, claim.options | more).estimator()
         estimator.bind(model, batch.inputs[:3])

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from fgcli.diagnostics.closed_forms import SecondMoments, second_moments
 from fgcli.diagnostics.exact import exact_moments
-from fgcli.extend.options import GuessOptions
 from fgcli.gradient.draws import Mapped, joined
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import OptionRefused
@@ -24,6 +23,7 @@ from fgcli.gradient.guess import Isotropic, Layer, LinearMap
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Combine, Tangents
 from fgcli.gradient.upstream import UpstreamJacobian
+from fgcli.methods.options import TransposeOptions
 from fgcli.methods.transpose import Transpose
 
 RNG = Streams(3).at(7)
@@ -97,7 +97,7 @@ def test_parameters_that_no_site_covers_have_a_tangent_of_their_own() -> None:
 def test_several_guesses_through_a_jacobian_that_is_no_matrix(tangents: Tangents) -> None:
     model = residual()
     batch = batch_for(model, 4)
-    estimator = GuessEstimator(Transpose(GuessOptions()), tangents=tangents)
+    estimator = GuessEstimator(Transpose(TransposeOptions()), tangents=tangents)
     sites = estimator.bind(model, batch.inputs).sites
     step, derivatives = estimator.dual_pass(model, cross_entropy, batch, RNG)
     true = site_gradients(model, cross_entropy, batch, sites)
@@ -156,7 +156,7 @@ SMALL = chain(4, 5, 6, 3, seed=2)
 def combined(tangents: Tangents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """At SMALL with W̃ᵀ: the estimate, the true gradient, Y and Z, all sites together, [batch, d(, K)]."""
     batch = batch_for(SMALL, 4)
-    estimator = GuessEstimator(Transpose(GuessOptions()), tangents=tangents)
+    estimator = GuessEstimator(Transpose(TransposeOptions()), tangents=tangents)
     sites = estimator.bind(SMALL, batch.inputs).sites
     step, derivatives = estimator.dual_pass(SMALL, cross_entropy, batch, RNG)
     guess = torch.cat([step.estimate_at(name, derivatives) for name in sites], dim=1)
@@ -181,7 +181,7 @@ def test_orthogonal_is_the_mean_over_the_columns_of_q(number: int) -> None:
 
 def test_as_many_orthogonal_tangents_as_dimensions_leave_nothing_to_chance() -> None:
     guess, true, *_ = combined(Tangents(6 + 3 + 3, "orthogonal", chunk=5))
-    estimator = GuessEstimator(Transpose(GuessOptions()))
+    estimator = GuessEstimator(Transpose(TransposeOptions()))
     batch = batch_for(SMALL, 4)
     estimator.bind(SMALL, batch.inputs)
     expected, start = [], 0
@@ -344,7 +344,7 @@ def test_what_the_noise_of_a_method_that_draws_for_itself_cannot_be() -> None:
 
 
 def test_more_orthogonal_tangents_than_dimensions_are_refused() -> None:
-    estimator = GuessEstimator(Transpose(GuessOptions()), tangents=Tangents(13, "orthogonal"))
+    estimator = GuessEstimator(Transpose(TransposeOptions()), tangents=Tangents(13, "orthogonal"))
     with pytest.raises(OptionRefused, match=r"tangents is 13; .* at most 12 here, .* \(0 6, 2 3, 4 3\)"):
         estimator.bind(SMALL, torch.zeros(2, 4, dtype=torch.float64))
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from zoo import ZOO, inputs_of, made
 
 from fgcli.diagnostics.gradients import site_gradients as any_site_gradients
-from fgcli.extend.options import GuessOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.look import look
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Network
 from fgcli.gradient.upstream import CutNetwork, LinearUpstream, SegmentUpstream
+from fgcli.methods.options import TransposeOptions
 from fgcli.methods.transpose import Transpose
 
 
@@ -200,7 +200,7 @@ def test_upstream_operator_equals_its_dense_matrix() -> None:
 def test_directional_derivative_of_a_guess_through_the_upstream_jacobian(network: str) -> None:
     """The guess is W̃ᵀz with the z of its key, and δ its inner product with the true gradient."""
     model, batch = any_network(network)
-    estimator, rng = GuessEstimator(Transpose(GuessOptions()), uncovered="freeze"), Streams(3).at(7)
+    estimator, rng = GuessEstimator(Transpose(TransposeOptions()), uncovered="freeze"), Streams(3).at(7)
     sites = estimator.bind(model, batch.inputs).sites
     step, derivatives = estimator.dual_pass(model, cross_entropy, batch, rng)
     guesses = {name: y.clone() for name, y in step.guesses.items()}

@@ -16,6 +16,18 @@ def chapters(*paths: Path) -> tuple[list[Chapter], list[Problem]]:
     return make_chapters(gather(paths)[0])
 
 
+def test_an_option_that_goes_with_its_dataset_is_no_axis_and_equal_settings_are_said_once(tmp_path):
+    runs = tmp_path / "runs"
+    fake_run(runs / "a", dataset="mnist1d", dataset_options={"seed": 42}, method="wt", width=32, clip_norm=1.0)
+    fake_run(runs / "b", dataset="digits", dataset_options={"seed": 0}, method="wt", width=64, clip_norm=1.0)
+    (chapter,), _ = chapters(runs)
+    assert chapter.axes == ("dataset", "width")
+    same = "model mlp, epochs 4, batch size 512, optimizer adamw, lr 0.0001, clip norm 1.0"
+    assert chapter.description == f"The same in all runs: {same}."
+    fake_run(runs / "c", dataset="digits", dataset_options={"seed": 1}, method="wt", width=64, clip_norm=1.0)
+    assert chapters(runs)[0][0].axes == ("dataset", "dataset_options.seed", "width")
+
+
 def test_single_runs_are_named_by_the_options_in_which_they_differ(tmp_path):
     runs = tmp_path / "runs"
     fake_run(runs / "a", method="wperp", options={"solver": "ritz"}, k=10, tangents=1)
@@ -108,7 +120,8 @@ def test_a_search_of_the_learning_rate_makes_no_axis_of_it_and_is_told(tmp_path)
     assert {trial.keys["lr"] for trial in chapter.trials} == {0.0001, 0.2}
     assert chapter.axes == ()
     assert chapter.description == (
-        "Learning rates, by the same search for all (train_loss): wt, width 64 0.1; fast none."
+        "Learning rates, by the same search for all (train_loss): wt, width 64 0.1; fast none.\n"
+        "The same in all runs: dataset mnist1d, model mlp, width 64, epochs 4, batch size 512, optimizer adamw."
     )
 
 

@@ -98,6 +98,23 @@ def test_an_unfinished_run_is_in_the_curve_as_far_as_it_is_and_that_is_said(tmp_
     assert series.incomplete == "1 of 2 finished"
 
 
+def test_what_was_measured_in_turn_is_not_said_to_be_missing_where_no_trial_was_run(tmp_path):
+    view = "{kind: %s, title: T, x: width, y: timed_step_ms}", "{kind: table, title: T, value: %s, columns: width}"
+    views = ", ".join([view[0] % "figure", view[1] % "timed_step_ms", view[1] % "[timed_step_ms, test_accuracy]"])
+    recipe = f"grid: {{methods: [wt, wperp], width: [64, 128], seed: [0, 1]}}\nviews: [{views}]\n"
+    folder = fake_sweep(tmp_path / "s", recipe, lambda trial: None if trial.axes["seed"] else 0.5)
+    places = [(label, width) for label in ("wt", "wperp") for width in (64, 128)]
+    timing(folder, {place: {"timed_step_ms": 5.0} for place in places})
+    figure, table, wider = compose([folder]).items
+    assert [(series.incomplete, len(series.points)) for series in figure.panels[0].series] == [("", 2)] * 2
+    for item in (figure, table):
+        assert not any("not run" in note.lower() or "missing" in note for note in item.notes)
+    assert wider.notes[-1].startswith("Not run yet: wt, width 64 (seed 1); wperp, width 64 (seed 1); ")
+    timing(folder, {place: {"timed_step_ms": 5.0} for place in places[1:]})
+    unmeasured = "What is measured in turn is missing where `fgcli bench --timing` has not measured it."
+    assert all(unmeasured in item.notes for item in compose([folder]).items)
+
+
 def test_time_is_steps_times_the_time_of_one(tmp_path):
     views = "{kind: curve, title: C, x: seconds, y: test_accuracy, where: {width: 64}}"
     folder = of_recipe(tmp_path / "s", views, finished=lambda trial: trial.axes["seed"] == 0)

@@ -25,8 +25,8 @@ FILES = {path.name for path in PATHS if path.suffix}
 FIELDS = {*QUANTITIES, *DIAGNOSTICS, *(field.name for record in RECORDS for field in fields(record))}
 
 # Words of recipes, of views and of everyday language that some field is called, too.
-WORDS = {"axes", "bias", "device", "epoch", "k", "label", "layers", "memory", "overlap", "recipe", "squared", "step",
-         "steps", "threads", "torch", "trial"}  # fmt: skip
+WORDS = {"axes", "bias", "device", "epoch", "k", "label", "layers", "memory", "overlap", "processes", "recipe",
+         "squared", "step", "steps", "threads", "torch", "trial"}  # fmt: skip
 # Moments are computed, and shown by a command of their own, under the names that a run's record has: these know no run.
 OF_MOMENTS = ("diagnostics/", "commands/analyze_moments.py")
 # A checkpoint has keys of its own.

@@ -1,15 +1,24 @@
 """The kit passes every sound guess method, and names what is broken in each of many kinds."""
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from claims import GUESSES, Claim
+from looks import looked_at_once
 from torch import Tensor, nn
 
 from fgcli import GuessMethod, Isotropic, Layer, LinearMap, LinearUpstream, Memory, SampledGuess, load_registry
-from fgcli.testing import CheckFailed, check_guess_method
+from fgcli.testing import CheckFailed, check_guess_method, guesses
+from fgcli.testing.cases import cases
+
+
+@pytest.fixture(autouse=True)
+def _looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tested here is made after the look at a network, which is the same for all methods."""
+    looked_at_once(monkeypatch)
 
 
 def maker(claim: Claim) -> Callable[[], Any]:
@@ -341,7 +350,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("method", "said"), BROKEN.items(), ids=lambda one: getattr(one, "__name__", ""))
-def test_a_broken_method_is_found_out(method: type, said: str) -> None:
+def test_a_broken_method_is_found_out(method: type, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if method is not NanForRankDeficientWeights:  # the others are found out in any network
+        monkeypatch.setattr(guesses, "cases", lambda **which: islice(cases(**which), 1))
     with pytest.raises(CheckFailed, match=said):
         check_guess_method(method)
 

@@ -118,6 +118,9 @@ class Texts(HTMLParser):
 def test_a_result_is_a_table_in_a_notebook(tmp_path: Path) -> None:
     fake_run(tmp_path / "run", method="<b>wt</b>", accuracy=0.5)
     html = open_run(tmp_path / "run").read_result()._repr_html_()
+    assert open_run(tmp_path / "run")._repr_html_() == html
+    fake_run(tmp_path / "<half>", finished=False)
+    assert open_run(tmp_path / "<half>")._repr_html_().endswith("/&lt;half&gt;: not finished</p>")
     texts = Texts(html).texts
     assert texts[:4] == ["method", "<b>wt</b>", "dataset", "mnist1d"]
     assert texts[texts.index("test accuracy") + 1] == "0.500"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import alive, until
 from tiny_runs import fg, run, tiny_recipe
 
 from fgcli.cores import cores
@@ -49,11 +50,15 @@ def wait_for(happened: Callable[[], object], process: "subprocess.Popen[str]") -
         time.sleep(0.005)
 
 
+def children(process: "subprocess.Popen[str]") -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 def child(process: "subprocess.Popen[str]", rank: int) -> int:
     """The process id of a rank."""
-    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+    for pid in children(process):
         if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            return int(pid)
+            return pid
     raise AssertionError(f"no process of rank {rank}")
 
 
@@ -69,12 +74,19 @@ def test_a_killed_process_is_named_and_the_run_goes_on_to_the_numbers_of_one(
     wait_for(metrics.exists, process)
     os.kill(child(process, 1), signal.SIGKILL)
     _, stderr = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
+    assert process.returncode == 128 + signal.SIGKILL
     assert stderr == (
         "fg: process 1 of the 2 was killed by SIGKILL; the run has ended with it; its checkpoints stand, go on with: "
         "fgcli train --resume two --processes 2\n"
     )
-    process = started("train", "--resume", "two", "--processes", "2", "--quiet")
+    resume = ["train", "--resume", "two", "--processes", "2", "--quiet"]
+    process = started(*resume)
+    wait_for(lambda: len(children(process)) == 2, process)
+    ranks = children(process)
+    process.kill()
+    process.communicate()
+    until(lambda: not any(map(alive, ranks)))
+    process = started(*resume)
     _, stderr = process.communicate(timeout=PATIENCE)
     assert (process.returncode, stderr) == (0, "")
     assert fg(*FLAGS, "--out", "one").exit_code == 0

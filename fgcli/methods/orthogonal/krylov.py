@@ -5,12 +5,16 @@ start from one block, which follows the space that most of W̃'s energy is in fr
 a step, and samples share them.
 """
 
+from collections.abc import Callable
+from functools import cache, partial
+
 from torch import Tensor
 
 from fgcli.devices import machine_memory
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
 from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
+from fgcli.spectra.dense import times
 from fgcli.spectra.krylov import followed, krylov_images, mean_image, random_block, ritz_vectors
 from fgcli.spectra.scaling import near_one
 
@@ -21,19 +25,20 @@ class OrthogonalKrylov(GuessMethod):
     def __init__(self, options: OrthogonalOptions) -> None:
         self.k, self.oversampling = options.k, options.oversampling
 
-    def prepare(self, layer: Layer, memory: Memory) -> Tensor:
-        return start_block(layer, memory, layer.dim if isinstance(self.k, str) else min(self.k, layer.dim))
+    def prepare(self, layer: Layer, memory: Memory) -> Callable[[], Tensor]:
+        # Made when it is asked for: of the whole rank it is itself too large where the guess space is refused.
+        return cache(partial(start_block, layer, memory, self._columns(layer)))
 
-    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Tensor) -> LinearMap:
-        k = min(prepared.shape[1], upstream.output_dim)
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Callable[[], Tensor]) -> LinearMap:
+        k = min(self._columns(layer), upstream.output_dim)
         refuse_too_large(layer, upstream, self.oversampling * k, ", or use solver=mean")
-        images = krylov_images(upstream, prepared, self.oversampling * k, batch_of(layer))
+        start = prepared()
+        images = krylov_images(upstream, start, self.oversampling * k, batch_of(layer))
         vectors = ritz_vectors(near_one(images), k)
+        return LinearMap(k, partial(times, vectors), {"image": mean_image(images, start)})
 
-        def in_space(z: Tensor) -> Tensor:
-            return (vectors @ z.unsqueeze(-1)).squeeze(-1) if z.dim() == 2 else vectors @ z
-
-        return LinearMap(k, in_space, {"image": mean_image(images, prepared)})
+    def _columns(self, layer: Layer) -> int:
+        return layer.dim if isinstance(self.k, str) else min(self.k, layer.dim)
 
 
 def start_block(layer: Layer, memory: Memory, k: int) -> Tensor:

@@ -1,5 +1,6 @@
 """W̃⊥ as the paper has it, one singular value decomposition a sample, and its control W̃⊥-bottom."""
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory, Needs
 from fgcli.gradient.upstream import LinearUpstream
 from fgcli.methods.options import OrthogonalBottomOptions, OrthogonalOptions
 from fgcli.methods.orthogonal.tracked import capped
-from fgcli.spectra.dense import right_singular_vectors
+from fgcli.spectra.dense import right_singular_vectors, times
 from fgcli.spectra.masked import MaskedBasis
 
 
@@ -26,7 +27,7 @@ class OrthogonalSVD(GuessMethod):
         k = capped(self.k, upstream.weight)
         kept = torch.arange(k, device=rank.device) < rank.unsqueeze(1)  # k is capped per sample at rank(W̃_b)
         basis = vectors[:, :, :k] * kept.unsqueeze(1)
-        return LinearMap(k, lambda z: _columns(basis, z))
+        return LinearMap(k, partial(times, basis))
 
 
 class OrthogonalBottom(GuessMethod):
@@ -64,12 +65,7 @@ class OrthogonalBottom(GuessMethod):
             if of_easy is not None:
                 y[easy] = of_easy(z[easy])
             if hard is not None:
-                y[~easy] = _columns(hard, z[~easy])
+                y[~easy] = times(hard, z[~easy])
             return y
 
         return LinearMap(k, bottom)
-
-
-def _columns(vectors: Tensor, z: Tensor) -> Tensor:
-    """V_b z_b: [batch, d, k] and [batch, k(, columns)] -> [batch, d(, columns)]."""
-    return (vectors @ z.unsqueeze(-1)).squeeze(-1) if z.dim() == 2 else vectors @ z

@@ -1,5 +1,6 @@
 """W̃⊥ from a space that is tracked for W and masked sample by sample: the solvers `ritz` and `shared`."""
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory, Needs
 from fgcli.gradient.upstream import LinearUpstream
 from fgcli.methods.options import OrthogonalOptions
+from fgcli.spectra.dense import masked
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.tracking import has_full_column_rank, image_of, leading_left_vectors
 
@@ -55,13 +57,7 @@ class OrthogonalTracked(GuessMethod):
         k = capped(self.k, upstream.weight)
         if prepared is not None:
             return LinearMap(k, prepared.projection(upstream.slope, k, self.power_steps))
-        active = upstream.slope != 0
-
-        def masked(z: Tensor) -> Tensor:
-            mask = active.to(z.dtype)
-            return z * (mask if z.dim() == 2 else mask.unsqueeze(-1))
-
-        return LinearMap(k, masked)
+        return LinearMap(k, partial(masked, upstream.slope != 0))
 
 
 def capped(k: int | str, weight: Tensor) -> int:
