@@ -72,8 +72,6 @@ class Measured:
     def rows(self, samples: int, *, gradients: bool) -> int:
         """Samples of a part of a batch; `gradients`: whether those are counted in the limit already."""
         limit = self.limit.most(samples) + (0 if gradients else self.gradients)
-        if self.ours.most(samples) <= limit:
-            return samples
 
         def of_part(rows: int) -> int:
             # The sum over the parts before is there.
@@ -81,6 +79,8 @@ class Measured:
             return self.ours.most(rows, self.gradients) + each * samples + self.states
 
         limit = max(limit, NEAR * (of_part(1) - self.drawn * samples))
+        if self.ours.most(samples) <= limit:
+            return samples
         fewest, most = 1, samples
         while most - fewest > 1:
             middle = (fewest + most) // 2

@@ -26,8 +26,9 @@ from fgcli.methods.options import CheckpointOptions
 class BackpropCheckpoint(Stateless):
     """The exact gradient of the mean loss. What a segment computes is dropped, and computed again on the way back.
 
-    The segments are stretches of an nn.Sequential, and the direct children of any other model. On the way back each
-    sees the weights and the buffers that it saw on the way forward, and changes no buffer.
+    The segments are stretches of an nn.Sequential; of any other model the items of its lists of blocks, as a
+    transformer has, and the modules beside them. On the way back each sees the weights and the buffers that it saw on
+    the way forward, and changes no buffer.
     """
 
     def __init__(self, options: CheckpointOptions) -> None:
@@ -55,7 +56,7 @@ class BackpropCheckpoint(Stateless):
                 return stretches[-1](x)
 
             return exact(model, forward, loss, batch, self.processes)
-        with _checkpointed(list(model.children()), changed):  # on the way back, too: the model's own run it again
+        with _checkpointed(_segments(model), changed):  # on the way back, too: the model's own run it again
             return exact(model, partial(call, model), loss, batch, self.processes)
 
 
@@ -79,6 +80,19 @@ def _stretches(model: nn.Sequential, number: int) -> list[nn.Sequential]:
     number = max(1, min(number, len(model)))
     size = len(model) // number
     return [model[i * size : (i + 1) * size if i < number - 1 else len(model)] for i in range(number)]
+
+
+def _segments(module: nn.Module) -> list[nn.Module]:
+    """The items of the lists of blocks that are nearest to the root, and the modules that hold no such list."""
+    lists, found = (nn.ModuleList, nn.Sequential), []
+    for child in module.children():
+        if isinstance(child, lists) and any(list(item.children()) for item in child):
+            found += list(child)
+        elif not isinstance(child, lists) and any(isinstance(one, lists) for one in child.modules()):
+            found += _segments(child)
+        else:
+            found.append(child)
+    return list(dict.fromkeys(found))
 
 
 class _AsBefore:

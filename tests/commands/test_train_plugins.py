@@ -66,7 +66,7 @@ def _plugin(workplace: Path) -> Iterator[None]:
 
 def test_a_method_of_a_file_trains_as_the_built_in_one() -> None:
     theirs = fg("train", *FLAGS, *PLUGIN, "--method", "theirs", "--out", "theirs", "--json")
-    ours = fg("train", *FLAGS, "--method", "wt", "--out", "ours", "--json")
+    ours = fg("train", *FLAGS, "--method", "wt", "--option", "embeddings=guess", "--out", "ours", "--json")
     assert untimed(json.loads(theirs.stdout)) == untimed(json.loads(ours.stdout)) | {"method": "theirs"}
     assert json.loads(Path("theirs/environment.json").read_text())["plugins"]["method"].startswith(
         "mine_in_a_file file "
