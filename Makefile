@@ -41,9 +41,9 @@ lint: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-# The site, in build/site. It opens from the disk; its search needs a server: python3 -m http.server -d build/site
+# The site, in build/site; with --quiet, --strict would count no warning. It opens from the disk; its search needs a server: python3 -m http.server -d build/site
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The lock file pins what the project and its tests need; make it anew after changing pyproject.toml.
 lock: setup

@@ -21,11 +21,12 @@ from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch, Estimator, Loss
 from fgcli.gradient.loss import output_gradient
 from fgcli.gradient.nested import leaves, rebuilt
+from fgcli.gradient.plain import math_attention
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives
 from fgcli.gradient.upstream import CutNetwork
-from fgcli.gradient.uses import Outputs, Use, Uses, call, math_attention, run
+from fgcli.gradient.uses import Outputs, Use, Uses, call, run
 
 RNG = Streams(3).at(7)
 

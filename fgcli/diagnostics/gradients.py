@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.nested import leaves, rebuilt
+from fgcli.gradient.plain import math_attention
 from fgcli.gradient.sites import Network
-from fgcli.gradient.uses import BasePass, Outputs, Use, call, math_attention, run
+from fgcli.gradient.uses import BasePass, Outputs, Use, call, run
 
 
 def site_gradients(

@@ -62,7 +62,7 @@ class Connections(_Looking):
         self.going: dict[str, list[Tensor]] = {}
         """The leaves that go on in its place."""
         self.drawing: set[Any] = set()
-        self.draws_apart, self.numbers_drawn = False, 0
+        self.draws_apart, self.drew_for_weights, self.numbers_drawn = False, False, 0
         self.takers: dict[int, list[_Event]] = {}
         """By the id of a tensor: the operations that take it, in their order."""
         self.handed: dict[str, Outputs] = {}
@@ -73,6 +73,10 @@ class Connections(_Looking):
             return found
         self.standing[name] = found.requires_grad_()
         return found.clone()  # which the forward may change in place
+
+    def note_drawn_for_weights(self) -> None:
+        """Called where what is made of parameters alone draws, as Dropout of a weight does."""
+        self.drew_for_weights = True
 
     def visit(self, use: Use) -> Outputs:
         outputs = self._drawn(use.func, use.data, lambda: use.call(lambda value: value))

@@ -29,6 +29,8 @@ from fgcli.gradient.sites import NOWHERE, PLAIN, Layout, Link, Network, Site
 from fgcli.gradient.uses import Outputs, one_way, run
 
 SMALL, LARGER = 2, SAMPLES
+WEIGHTS = "weights"
+"""Among what draws: what is drawn for weights, not for samples."""
 
 
 def look(model: nn.Module, inputs: Any, *, whole: bool = False) -> Network:
@@ -63,8 +65,7 @@ def look(model: nn.Module, inputs: Any, *, whole: bool = False) -> Network:
             network = _looked_at(model, inputs, inputs, again).as_one_sample(
                 "the forward takes no batch of another size"
             )
-        if not network.mixes:
-            network = probed(model, few(inputs, LARGER), network, again)
+        network = probed(model, inputs if network.mixes else few(inputs, LARGER), network, again)
         return replace(network, buffers=buffers.changed())
     finally:
         again()
@@ -142,7 +143,7 @@ def _network(
         tuple(name for name in connections.pieces if name in trained & at_sites),
         tuple(name for name, _ in model.named_parameters() if name in trained - at_sites - set(pieces)),
         tuple(layout or NOWHERE for layout in output_layouts),
-        drawing=frozenset(connections.drawing),
+        drawing=frozenset(connections.drawing | ({WEIGHTS} if connections.drew_for_weights else set())),
         draws_apart=connections.draws_apart,
         numbers=sum(one.numel() for some in connections.going.values() for one in some) // sizes[0],
         numbers_drawn=connections.numbers_drawn // sizes[0],
@@ -158,7 +159,7 @@ def _network(
 
 
 def _draws_by_rows(connections: Connections, shapes: Shapes, sizes: tuple[int, int]) -> bool:
-    if connections.draws_apart or not connections.drawing <= BY_ROWS:
+    if connections.draws_apart or connections.drew_for_weights or not connections.drawing <= BY_ROWS:
         return False
     pairs, (n, m) = zip(connections.may_draw, shapes.may_draw, strict=True), sizes
     return all(a[0] * m == b[0] * n and a[0] % n == 0 and a[1:] == b[1:] for a, b in pairs)

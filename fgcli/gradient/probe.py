@@ -36,20 +36,23 @@ SIZES = {"__int__", "__index__", "item", "tolist", "numpy"}
 
 
 def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> Network:
-    """The network, with the order of samples that are folded, or with its batch as one sample where samples meet."""
+    """The network, with the order of samples that are folded, or with its batch as one sample where samples meet.
+
+    ModelRefused for an operation without a forward-mode formula.
+    """
+    if network.mixes:
+        with torch.no_grad(), forward_ad.dual_level():
+            _outputs_of(_Probe(network, True, 0, 1), model, inputs, again)
+        return network
     # Samples that meet before the first site do no harm: that pass only tells where samples are. Then each sample moves
     # in its turn, since a ReLU may end the way of one of them.
     met: list[str] = []
     reads = sizes = False
     for perturbed, moved in ((False, 0), *((True, sample) for sample in range(SAMPLES))):
-        again()
         probe = _Probe(network, perturbed, moved)
         with torch.no_grad(), forward_ad.dual_level():
-            try:
-                with read_once() as known:
-                    outputs = leaves(run(model, inputs if perturbed else mapped(_first_moves, inputs), probe))
-            except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
-                raise without_formula("an operation", probe.after, cause) from cause
+            with read_once() as known:
+                outputs = _outputs_of(probe, model, inputs if perturbed else mapped(_first_moves, inputs), again)
             pairs = zip(network.output_layouts, outputs, map(tangent_of, outputs), strict=True)
             # In a loss of the model's own samples may meet: δ comes from its derivative at the last sites.
             layouts = network.output_layouts if network.own_loss else [probe.settled(*one) for one in pairs]
@@ -65,6 +68,14 @@ def probed(model: nn.Module, inputs: Any, network: Network, again: Callable[[], 
         in_parts = not sizes and _is_same_in_parts(model, inputs, network, again)
     by_rows = _is_same_in_rows(model, inputs, network, again)
     return replace(network, reads=reads, by_rows=by_rows, in_parts=in_parts)
+
+
+def _outputs_of(probe: "_Probe", model: nn.Module, inputs: Any, again: Callable[[], None]) -> list[Tensor]:
+    again()
+    try:
+        return leaves(run(model, inputs, probe))
+    except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
+        raise without_formula("an operation", probe.after, cause) from cause
 
 
 def _is_same_in_parts(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> bool:
@@ -162,7 +173,8 @@ class _Probe(OneTangent):
 
     def _one_alone(self, site: Site, seen: Seen, s: Tensor) -> Tensor | None:
         self.after = f"site '{site.name}'"
-        return _ramp_of(self.moved, s) if self.perturbed and site.has_samples else None
+        moves = site.has_samples or bool(self.network.mixes)
+        return _ramp_of(self.moved, s) if self.perturbed and moves else None
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         return parameter.detach()  # whichever: inputs that are moved may lead another way

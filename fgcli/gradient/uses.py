@@ -13,7 +13,6 @@ What the forward computes within torch.no_grad() is a constant, for tangents as 
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,9 +20,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils import checkpoint
 
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import detached, leaves, mapped, primal_of, tangent_of
@@ -39,8 +36,10 @@ from fgcli.gradient.operations import (
 )
 from fgcli.gradient.own_loss import Tail
 from fgcli.gradient.part_draws import of_part
+from fgcli.gradient.plain import math_attention, plain_checkpoints
 from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
 from fgcli.gradient.reads import READS, Reader
+from fgcli.gradient.unfollowed import refuse_changed, refuse_transformed, refuse_unfollowed, transforms
 
 Outputs = Any
 """What an operation or a model gives: a tensor, or tensors within tuples, lists and mappings."""
@@ -203,6 +202,10 @@ class Uses(TorchFunctionMode):
         self.one_pass = one_pass
         self.tail: Tail | None = getattr(one_pass, "tail", None)
         """Of a pass that sees a model end at its last sites, as one does that gives its own loss."""
+        self._note_drawn: Callable[[], None] = getattr(one_pass, "note_drawn_for_weights", lambda: None)
+        self._within = transforms()
+        self._changed: set[int] = set()
+        """The ids of sources that have been changed in place."""
         self.counts: dict[str, int] = {}
         self._reader = Reader()
         self._stand_ins: dict[int, Tensor] = {}
@@ -217,11 +220,7 @@ class Uses(TorchFunctionMode):
             return args[0] if func is Tensor.requires_grad_ else None
         if not torch.is_grad_enabled():
             return func(*mapped(_constant, args), **mapped(_constant, kwargs))
-        if func is Tensor.register_hook:
-            raise ModelRefused(
-                "the forward registers a hook on a gradient (register_hook), which `backward` alone calls: leave it "
-                "out, or use backprop"
-            )
+        refuse_unfollowed(func)
         if func is PACK:  # without a forward-mode formula
             func = derivable(func)
         sources, data = {}, False
@@ -233,6 +232,8 @@ class Uses(TorchFunctionMode):
         if not sources:
             with of_part(func):
                 return self.one_pass.operate(func, args, kwargs)
+        if transforms() > self._within:
+            refuse_transformed(next(iter(sources.values())).names[0])
         if not data:
             return self._made_of_parameters(func, args, kwargs, sources)
         if func is F.multi_head_attention_forward:
@@ -261,11 +262,15 @@ class Uses(TorchFunctionMode):
     ) -> Any:
         device = next(iter(sources.values())).tensor.device
         before, again = [one.get_state() for one in default_generators(device)], layers_again(device)
+        versions = [(one.tensor, one.tensor._version) for one in sources.values()]
         made = func(*args, **kwargs)
+        self._changed |= {id(one) for one, version in versions if one._version != version}
         if not isinstance(made, Tensor | tuple | list):
             return made
         after = [one.get_state() for one in default_generators(device)]
         drew = not all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+        if drew:
+            self._note_drawn()
         several = not isinstance(made, Tensor)
         names = tuple(dict.fromkeys(name for one in sources.values() for name in one.names))
         attached = any(one.tensor.requires_grad for one in sources.values())
@@ -287,6 +292,8 @@ class Uses(TorchFunctionMode):
         source = self.sources.get(id(value))
         if source is None:
             return value
+        if id(value) in self._changed:
+            refuse_changed(source.names[0])
         if id(value) not in self._stand_ins:
             if source.recipe is None:
                 found = self.one_pass.stand_in(source.names[0], source.tensor)
@@ -363,45 +370,6 @@ def call(model: nn.Module, inputs: Any) -> Outputs:
     if isinstance(inputs, tuple | list):
         return model(*inputs)
     return model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-
-
-@contextmanager
-def math_attention() -> Iterator[None]:
-    """Within it attention has derivatives of every kind: fused kernels have no forward-mode formula, on any device.
-
-    Neither has the whole layer that torch.nn's transformers call in eval mode.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def plain_checkpoints() -> Iterator[None]:
-    """Within it `torch.utils.checkpoint` calls its function and does no more.
-
-    It would call the function again on the way back, where no pass sees the uses, so that other values are saved than
-    before. A pass keeps no graph of the network, and needs no checkpoints.
-    """
-    module: Any = checkpoint  # whose names are those that its functions look up
-    before = module._checkpoint_hook, module.CheckpointFunction
-    module._checkpoint_hook, module.CheckpointFunction = lambda frame: nullcontext(), _Called
-    try:
-        yield
-    finally:
-        module._checkpoint_hook, module.CheckpointFunction = before
-
-
-class _Called:
-    """In place of the reentrant kind's autograd.Function."""
-
-    @staticmethod
-    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
-        return function(*args)
 
 
 _DETACHING = {Tensor.detach, torch.detach, Tensor.data.__get__}  # pyright: ignore[reportAttributeAccessIssue]

@@ -15,6 +15,7 @@ from fgcli.gradient.checks import ANY_METHOD, refuse
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import few
 from fgcli.gradient.nested import first_tensor
+from fgcli.gradient.plain import plain_checkpoints
 from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.uses import call
@@ -62,7 +63,7 @@ def _changed(model: nn.Module, example: Any) -> tuple[str, ...]:
     """The buffers that a forward changes. They are brought back, and torch's generators."""
     again, buffers = layers_again(first_tensor(example).device), BufferState(model)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_checkpoints():
             try:
                 call(model, few(example, 2))
             except Exception:  # the forward takes no batch of another size

@@ -32,9 +32,9 @@ from fgcli.gradient.local_losses import LocalHead, LocalLosses
 from fgcli.gradient.look import look
 from fgcli.gradient.loss import differentiable, output_gradient
 from fgcli.gradient.nested import tangent_of
+from fgcli.gradient.plain import math_attention
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN
-from fgcli.gradient.uses import math_attention
 from fgcli.methods.options import LocalGradientOptions
 
 

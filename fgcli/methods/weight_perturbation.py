@@ -188,7 +188,8 @@ def _tables(model: nn.Module, inputs: Any) -> "_Tables":
     buffers, again = BufferState(model), layers_again(first_tensor(inputs).device)
     tables, shapes = _Tables(), Shapes(model)
     try:
-        run(model, inputs, tables)
+        with buffers.apart():  # what a forward keeps of its graph goes with it
+            run(model, inputs, tables)
         again()
         shapes.refuse_unseen(run(model, inputs, shapes))
     finally:

@@ -30,6 +30,7 @@ from fgcli.methods.make import make_estimator
 from fgcli.models.local_heads import with_local_losses
 from fgcli.recipe import section_options
 from fgcli.recipe_keys import Recipe, Section
+from fgcli.training.last_batch import refuse_last_batch
 from fgcli.training.losses import Objective
 from fgcli.training.recorder import Recorder, make_recorder
 from fgcli.training.schedules import advance
@@ -102,6 +103,7 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None, pr
     objective = make_objective(recipe, registry, dataset)
     model = make_model(recipe, registry, dataset.input_shape, objective.outputs, device)
     _check_outputs(parts, model, dataset, objective)
+    refuse_last_batch(recipe, dataset, model)
     if isinstance(model, LocalLosses):
         _refuse_with_local_losses(recipe)
         objective = replace(objective, loss=model.loss_of(objective.loss))

@@ -10,6 +10,7 @@ from fgcli.files import to_json
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.recipe_keys import Recipe
 from fgcli.training.assembly import assemble, load_dataset, refuse_large_batch
+from fgcli.training.last_batch import refuse_last_batch
 from fgcli.training.state import initialise
 
 SAMPLES = 8
@@ -53,13 +54,19 @@ def _faults(recipe: Recipe, registry: Registry, datasets: dict[str, Dataset | st
     samples = len(dataset.train_inputs)
     for check in (
         lambda: refuse_large_batch(recipe, dataset),
-        lambda: initialise(assemble(_small(recipe, samples, cpu=bool(found)), registry, dataset)),
+        lambda: _start(recipe, _small(recipe, samples, cpu=bool(found)), registry, dataset),
     ):
         try:
             check()
         except (FgError, ModelRefused, OptionRefused) as error:
             found.append(str(error))
     return found
+
+
+def _start(recipe: Recipe, small: Recipe, registry: Registry, dataset: Dataset) -> None:
+    assembly = assemble(small, registry, dataset)
+    initialise(assembly)
+    refuse_last_batch(recipe, assembly.dataset, assembly.model)
 
 
 def _small(recipe: Recipe, samples: int, *, cpu: bool) -> Recipe:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.diagnostics.curvature import top_eigenspace
+from fgcli.errors import UsageError
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.training.faults import finite_samples
 
@@ -37,6 +38,8 @@ class SubspaceUpdates:
         self.kind, self.k, self.every = kind, k, every
         self.model, self.loss, self.batch = model, loss, batch
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if k > (weights := sum(one.numel() for one in self.parameters.values())):
+            raise UsageError(f"--subspace-k is {k}; it must be at most {weights}, the number of trained weights")
         self.skips = skips
         self._updates = 0
         self._vectors: Tensor | None = None

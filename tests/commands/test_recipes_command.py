@@ -105,6 +105,30 @@ grid:
 
 
 @pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            "batch_size: 79, model: 'validated_batches:normed'",
+            "--batch-size is 79; the last batch of an epoch then has one of the 80 samples, which the model does",
+        ),
+        (
+            "batch_size: 8, subspace: dominant, subspace_k: 1000000",
+            "--subspace-k is 1000000; it must be at most ",
+        ),
+    ],
+)
+def test_validate_says_what_only_a_later_step_would_meet(keys, message):
+    Path("validated_batches.py").write_text(
+        "from torch import nn\n\n\ndef normed(input_shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(40), nn.Linear(40, classes))\n"
+    )
+    Path("later.yaml").write_text(f"{{{keys}, dataset_options: {{num_samples: 100}}, threads: 1}}")
+    for arguments in (["recipes", "validate", "later.yaml"], ["train", "--recipe", "later.yaml"]):
+        done = fg(*arguments)
+        assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["show"], "fgcli recipes show is given 0 names; it takes one recipe: fgcli recipes show table3"),

@@ -61,6 +61,17 @@ def tensor_hook() -> nn.Module:
     return Net(forward, a=nn.Linear(4, 3), b=nn.Linear(3, 2)).double()
 
 
+def gradient_within(m: Any, x: Tensor) -> Tensor:
+    x = x.detach().requires_grad_()
+    return m.b(torch.autograd.grad(m.a(x).tanh().sum(), x, create_graph=True)[0])
+
+
+def changed(m: Any, x: Tensor) -> Tensor:
+    w = m.a.weight * 1
+    w[0] = 2 * w[1]
+    return m.a(x) + torch.nn.functional.linear(x, w)
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "layer": (layer_hook, r"layer '1' \(Tanh\) has a backward hook, .* or use backprop"),
     "parameter": (parameter_hook, r"parameter '0.weight' has a hook on its gradient .* or use backprop"),
@@ -68,6 +79,16 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "function of a weight": (
         lambda: Net(lambda m, x: x @ Rounded.apply(m.w * 3), w=weight(4, 3)).double(),
         r"parameter 'w' is used after the model's input by an operation that no forward pass can look into",
+    ),
+    "gradient within": (
+        lambda: Net(gradient_within, a=nn.Linear(4, 3), b=nn.Linear(4, 2)).double(),
+        r"the forward takes a gradient itself, .* or use backprop",
+    ),
+    "torch.func": (
+        lambda: Net(
+            lambda m, x: torch.vmap(torch.func.grad(lambda s: m.a(s).tanh().sum()))(x), a=nn.Linear(4, 3)
+        ).double(),
+        r"parameter 'a.weight' is used within torch.func .* or use backprop",
     ),
     "complex": (
         lambda: Net(lambda m, x: (x.to(m.w.dtype) @ m.w).abs(), w=nn.Parameter(torch.ones(4, 3, dtype=torch.cdouble))),
@@ -117,3 +138,18 @@ class Counting(nn.Module):
 def test_a_forward_that_is_another_when_it_is_called_again_is_refused(method: str) -> None:
     with pytest.raises(ModelRefused, match=r"gives something else when it is called again .*register_buffer"):
         ForwardGradient(Counting(), method, tangents=2).step(torch.ones(3, 4), torch.ones(3, 3), nn.MSELoss())
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_what_is_made_of_a_weight_and_changed_in_place_is_refused_where_it_has_a_stand_in(method: str) -> None:
+    x, y = torch.ones(3, 4), torch.zeros(3, dtype=torch.long)
+    with pytest.raises(ModelRefused, match=r"what is made of parameter 'a.weight' is changed in place"):
+        ForwardGradient(Net(changed, a=nn.Linear(4, 9)), method).step(x, y, nn.functional.cross_entropy)
+
+
+def test_an_operation_without_a_formula_is_named_in_a_graph_network_too() -> None:
+    model = Net(
+        lambda m, x: m.b(torch.sparse.mm(torch.eye(3).to_sparse(), m.a(x))), a=nn.Linear(4, 3), b=nn.Linear(3, 2)
+    )
+    with pytest.raises(ModelRefused, match=r"site 'a' is followed by _sparse_mm, which has no forward-mode formula"):
+        ForwardGradient(model, "activation-perturbation").step(torch.ones(3, 4), torch.ones(3, 2), nn.MSELoss())

@@ -18,9 +18,10 @@ from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.look import look
 from fgcli.gradient.nested import batch_size, first_tensor, leaves, mapped, rebuilt
 from fgcli.gradient.passes import PlainPass
+from fgcli.gradient.plain import math_attention
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Network
-from fgcli.gradient.uses import call, math_attention, run
+from fgcli.gradient.uses import call, run
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
 X = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.5, -1.0, 2.0, 1.0], [3.0, 1.0, -1.0, 0.0]], dtype=torch.float64)

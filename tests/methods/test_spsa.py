@@ -33,7 +33,13 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 
-APART = {name for name in ZOO if "dropout" in name} | {"noise", "encoder layer", "no_grad within"}
+APART = {name for name in ZOO if "dropout" in name} | {
+    "noise",
+    "encoder layer",
+    "no_grad within",
+    "dropped weights",
+    "noisy weights",
+}
 """They draw, as the test below has it; and what the forward computes within torch.no_grad() is a constant."""
 
 

@@ -39,7 +39,7 @@ kind("transposed 3d", lambda: nn.Sequential(nn.ConvTranspose3d(1, 2, (1, 2, 2)),
 kind("tokens", lambda: nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 2)), vectors(2, 2, 3), "0", "2")
 kind("embedding", lambda: nn.Sequential(nn.Embedding(5, 2), nn.Tanh(), nn.Flatten(), nn.Linear(6, 2)), ids(3), "0", "3")
 kind(
-    "bag of offsets",
+    "embedding bag of offsets",
     lambda: Net(
         lambda m, x: m.out(m.bag(x.flatten(), torch.arange(len(x)) * 3).tanh()),
         bag=nn.EmbeddingBag(5, 2),

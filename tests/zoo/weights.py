@@ -163,6 +163,22 @@ kind(
     "out",
     pieces=("w",),
 )
+kind(
+    "dropped weights",
+    lambda: Net(lambda m, x: m.out(F.linear(x, F.dropout(m.w, 0.5)).tanh()), w=weight(3, 4), out=nn.Linear(3, 2)),
+    vectors(4),
+    "w",
+    "out",
+)
+kind(
+    "noisy weights",
+    lambda: Net(
+        lambda m, x: m.out(F.linear(x, m.w + torch.randn_like(m.w)).tanh()), w=weight(3, 4), out=nn.Linear(3, 2)
+    ),
+    vectors(4),
+    "out",
+    pieces=("w",),
+)
 kind("bilinear", lambda: Net(lambda m, x: m.a(x, x.tanh()), a=nn.Bilinear(3, 3, 2)), vectors(3), "a")
 kind(
     "tensordot",

@@ -9,8 +9,9 @@ from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.look import few
 from fgcli.gradient.nested import first_tensor, leaves
+from fgcli.gradient.plain import plain_checkpoints
 from fgcli.gradient.randomness import layers_again
-from fgcli.gradient.uses import call, plain_checkpoints
+from fgcli.gradient.uses import call
 
 
 def refuse_unsteady(model: nn.Module, example: Any) -> None:
