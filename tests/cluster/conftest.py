@@ -20,7 +20,7 @@ from tiny_runs import untimed
 from cluster.slurm_cluster import SlurmCluster
 from fgcli.runs import lock
 
-PATIENCE_S = 200.0
+PATIENCE_S = 400.0
 SWEEP = """\
 base:
   epochs: 16

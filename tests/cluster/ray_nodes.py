@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CPUS = 2
-PATIENCE_S = 200.0
+PATIENCE_S = 400.0
 GRACE_S = 8.0
 ADDRESS = "127.0.0.1:6379"
 _SHARED = [
