@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow test-cluster lint docs lock clean
+.PHONY: setup demo test test-slow test-cluster cluster-tools lint docs lock clean
 
 setup: $(READY)
 
@@ -26,12 +26,14 @@ test: setup
 test-slow: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 
-# Real SLURM and Ray on this machine; as root. Installs what they need.
-test-cluster: setup
+# Real SLURM and Ray on this machine; as root.
+test-cluster: cluster-tools
+	$(BIN)/python -m pytest -m cluster tests/cluster
+
+cluster-tools: setup
 	(command -v slurmd && command -v munged && command -v ip) >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
 	  slurmctld slurmd slurm-client munge iproute2; }
 	$(BIN)/python -c 'import ray' 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check 'ray>=2.40'
-	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: setup
 	$(BIN)/ruff check .
@@ -39,9 +41,9 @@ lint: setup
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-# The site, in build/site. It opens from the disk; its search needs a server: python3 -m http.server -d build/site
+# The site, in build/site; with --quiet, --strict would count no warning. It opens from the disk; its search needs a server: python3 -m http.server -d build/site
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The lock file pins what the project and its tests need; make it anew after changing pyproject.toml.
 lock: setup

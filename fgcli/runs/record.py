@@ -67,7 +67,7 @@ class _Key(NamedTuple):
 @cache
 def _keys(kind: type) -> tuple[_Key, ...]:
     hints, found = get_type_hints(kind, include_extras=True), list[_Key]()
-    for field in fields(kind):
+    for field in fields(kind):  # pyright: ignore[reportArgumentType]
         hint, *marks = get_args(hint) if get_origin(hint := hints[field.name]) is Annotated else (hint,)
         kinds = tuple(get_origin(one) or one for one in (get_args(hint) if isinstance(hint, UnionType) else (hint,)))
         quantity = next((replace(one, key=field.name) for one in marks if isinstance(one, Quantity)), None)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import alive
 from tiny_runs import untimed
 
 from cluster.slurm_cluster import SlurmCluster
 from fgcli.runs import lock
 
-PATIENCE_S = 600.0
+PATIENCE_S = 200.0
 SWEEP = """\
 base:
-  epochs: 40
+  epochs: 16
   width: 8
   depth: 2
   batch_size: 32
@@ -33,7 +35,7 @@ grid:
   methods: [backprop, {label: W̃ᵀ, method: wt}]
   seed: [0, 1, 2, 3, 4, 5]
 """
-# While there is a file `hold`, every trial waits in its 40th step.
+# While there is a file `hold`, no trial comes beyond its 40th step, or beyond the next after that when it goes on.
 HELD = """\
 import os, sys, time
 
@@ -48,16 +50,21 @@ def fg_guess_methods():
 
 
 if "train" in sys.argv:
+    from fgcli.training.interrupts import StopRequest
     from fgcli.training.sinks import SinkReporter
 
-    stepped = SinkReporter.stepped
+    stepped, note, asked = SinkReporter.stepped, StopRequest.note, []
 
     def held(self, step, loss):
         stepped(self, step, loss)
-        while step == 40 and os.path.exists("hold"):
+        while step >= 40 and os.path.exists("hold") and not asked:
             time.sleep(0.05)
 
-    SinkReporter.stepped = held
+    def noted(self, number, frame):
+        asked.append(number)
+        note(self, number, frame)
+
+    SinkReporter.stepped, StopRequest.note = held, noted
 """
 BENCH = ["bench", "sweep.yaml", "--plugin", "held.py"]
 
@@ -70,7 +77,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The working directory of all, with a sweep of twelve trials."""
+    """The working directory of all, with a sweep of twelve trials. From now on SIGTERM stops the clusters, too."""
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("stopped by SIGTERM", returncode=143))
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "sweep.yaml").write_text(SWEEP, encoding="utf-8")
     (folder / "held.py").write_text(HELD, encoding="utf-8")
@@ -87,7 +95,7 @@ def _there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def reference(workplace: Path) -> dict[str, tuple[Any, ...]]:
     """What the local executor's trials come to, by name."""
     command = [sys.executable, "-m", "fgcli", *BENCH, "--out", "local", "--jobs", "2"]
-    subprocess.run(command, cwd=workplace, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=workplace, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
     return results(workplace / "local")
 
 
@@ -125,6 +133,12 @@ def held(out: Path) -> list[Path]:
     return sorted(run for run in runs if not (run / "result.json").exists())
 
 
+def at_work(out: Path) -> dict[Path, int]:
+    """The trials that a process works at now, and which."""
+    found = {file.parent: process_of(file.parent) for file in out.glob(f"trials/*/{lock.NAME}") if file.read_text()}
+    return {run: process for run, process in found.items() if alive(process)}
+
+
 def _has_row(file: Path) -> bool:
     return any(json.loads(line)["step"] in (36, 40) for line in file.read_text().splitlines())
 
@@ -134,9 +148,10 @@ def process_of(run: Path) -> int:
     return int(re.findall(r"process (\d+) on", (run / lock.NAME).read_text())[0])
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait until something is so."""
+def until(condition: Callable[[], object], process: "subprocess.Popen[str] | None" = None) -> None:
+    """Wait until something is so, while a process works."""
     end = time.monotonic() + PATIENCE_S
     while not condition():
+        assert process is None or process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.1)

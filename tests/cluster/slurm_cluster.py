@@ -44,7 +44,8 @@ KillWait=3
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
+GRACE_S = 8.0
 
 
 class SlurmCluster:
@@ -82,9 +83,10 @@ class SlurmCluster:
             self.kill_node(name)
         for process in reversed(self._processes.values()):
             process.terminate()
+        end = time.monotonic() + GRACE_S
         for process in self._processes.values():
             try:
-                process.wait(10)
+                process.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

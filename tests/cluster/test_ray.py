@@ -1,7 +1,7 @@
 """`--executor ray` on a real Ray of two nodes."""
 
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +13,25 @@ from typing import Any
 import pytest
 from processes import alive, parent
 
-from cluster.conftest import BENCH, held, process_of, results, until
+from cluster.conftest import BENCH, PATIENCE_S, at_work, held, results, until
 from cluster.ray_nodes import ADDRESS, RayNodes, missing
 
-RAY = [*BENCH, "--executor", "ray"]
+RAY = [*BENCH, "--executor", "ray", "--out", "r", "--executor-option", f"address={ADDRESS}"]
+REFUSED = [
+    ("address=127.0.0.1:6666", "--executor ray: there is no cluster at 127.0.0.1:6666; start one with"),
+    ("cpus=3", "a trial needs 3 CPUs, and the largest node has 2"),
+    ("gpus=1", "a trial needs 1 GPUs, and the largest node has 0"),
+    ("jobs=5", "--jobs 5 with 1 CPUs a trial needs 5 cores, and the Ray cluster has 4"),
+]
+# All in one process, which asks the cluster once.
+REFUSE = """
+import sys
+from tiny_runs import fg
+for options in sys.argv[1:]:
+    flags = [part for option in options.split(",") for part in ("--executor-option", option)]
+    done = fg("bench", "sweep.yaml", "--out", "refused", "--executor", "ray", *flags)
+    print(done.exit_code, done.stderr.strip(), file=sys.stderr)
+"""
 
 
 @pytest.fixture
@@ -31,52 +46,54 @@ def ray() -> Iterator[RayNodes]:
         cluster.stop()
 
 
-def bench(ray: RayNodes, *flags: str) -> "subprocess.Popen[str]":
-    given = flags or ("--out", "r", "--executor-option", f"address={ADDRESS}")
-    command = ray.command(sys.executable, "-m", "fgcli", *RAY, *given)
+def start(ray: RayNodes, *words: str) -> "subprocess.Popen[str]":
+    command = ray.command(sys.executable, *words)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    said = process.communicate()[0]
+    said = process.communicate(timeout=PATIENCE_S)[0]
     return process.returncode, said
 
 
-def test_a_sweep_survives_ctrl_c_a_lost_worker_and_a_lost_node_and_ends_as_the_local_one(
-    ray: RayNodes, reference: dict[str, tuple[Any, ...]]
+def test_a_sweep_survives_ctrl_c_a_killed_bench_worker_and_node_and_ends_as_the_local_one(
+    ray: RayNodes, reference: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for option, message in (
-        ("cpus=4", "a trial needs 4 CPUs, and the largest node has 3"),
-        ("gpus=1", "a trial needs 1 GPUs, and the largest node has 0"),
-        ("jobs=7", "--jobs 7 with 1 CPUs a trial needs 7 cores, and the Ray cluster has 6"),
-        ("address=127.0.0.1:6666", "--executor ray: there is no cluster at 127.0.0.1:6666; start one with"),
-    ):
-        address = [] if "address" in option else ["--executor-option", f"address={ADDRESS}"]
-        code, said = ended(bench(ray, "--out", "refused", "--executor-option", option, *address))
-        assert (code, message in said, Path("refused").exists()) == (2, True, False), said
+    tests = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    others = (f"{option},address={ADDRESS}" for option, _ in REFUSED[1:])
+    said = ended(start(ray, "-c", REFUSE, REFUSED[0][0], *others))[1]
+    for _, message in REFUSED:
+        assert re.search(f"^2 fg: .*{re.escape(message)}", said, re.MULTILINE), said
+    assert not Path("refused").exists()
 
     out = Path("r")
     Path("hold").touch()
-    stopped = bench(ray)
-    until(lambda: len(held(out)) == 6)
-    processes = [process_of(run) for run in held(out)]
+    stopped = start(ray, "-m", "fgcli", *RAY, "--jobs", "2")
+    until(lambda: len(held(out)) == 2, stopped)
     begun = {run: (run / "environment.json").read_bytes() for run in held(out)}
+    processes = at_work(out).values()
+    assert len(processes) == 2
     stopped.send_signal(signal.SIGINT)
-    Path("hold").unlink()
     code, said = ended(stopped)
     assert code == 130, said
     assert "fg: stopped; what was finished stays, and the rest is run by: " in said
     assert not any(map(alive, processes))
+
+    killed = start(ray, "-m", "fgcli", *RAY, "--only", next(iter(begun)).name)
+    until(lambda: at_work(out), killed)
+    processes = at_work(out).values()
+    killed.kill()
+    ended(killed)
+    until(lambda: not any(map(alive, processes)))
     assert not any((run / "result.json").exists() for run in begun)
 
-    Path("hold").touch()
-    again = bench(ray)
-    until(lambda: len(held(out)) == 6 and not set(held(out)) & set(begun))
-    first, *others = held(out)
-    os.kill(parent(process_of(first)), signal.SIGKILL)
-    processes = [process_of(run) for run in others]
+    again = start(ray, "-m", "fgcli", *RAY)
+    until(lambda: len(at_work(out)) == 4, again)
+    first, *others = at_work(out).values()
+    os.kill(parent(first), signal.SIGKILL)
     ray.kill_node(1)
-    until(lambda: not all(map(alive, processes)))
+    until(lambda: not all(map(alive, others)), again)
     Path("hold").unlink()
     code, said = ended(again)
     assert code == 0, said
@@ -85,4 +102,3 @@ def test_a_sweep_survives_ctrl_c_a_lost_worker_and_a_lost_node_and_ends_as_the_l
     assert not (out / "failed.jsonl").exists()
     for run, environment in begun.items():
         assert (run / "environment.json").read_bytes() == environment, "resumed, not begun again"
-    shutil.rmtree(out)
