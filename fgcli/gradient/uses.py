@@ -186,6 +186,9 @@ class Pass(Protocol):
 class BasePass(Pass):
     """A pass in which parameters are themselves without a graph, and other operations as they are."""
 
+    mode: "Uses"
+    counts: Mapping[str, int]
+
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         return parameter.detach()
 

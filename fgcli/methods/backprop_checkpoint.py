@@ -75,7 +75,7 @@ def _changed(model: nn.Module, example: Any) -> tuple[str, ...]:
         buffers.restore()
 
 
-def _stretches(model: nn.Sequential, number: int) -> list[nn.Sequential]:
+def _stretches(model: nn.Sequential, number: int) -> list[nn.Module]:
     """So many stretches of equal length, the last one longer where they do not come out even."""
     number = max(1, min(number, len(model)))
     size = len(model) // number
