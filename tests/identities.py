@@ -35,6 +35,7 @@ class Attached:
     """A forward that records a graph; `cut` at every use, where it goes on detached."""
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(self, *, cut: bool) -> None:
         self.cut = cut

@@ -15,7 +15,6 @@ from subjects import Normalised
 from torch import Tensor, nn
 
 from fgcli.bench.measure import peak_of
-from fgcli.extend.options import GuessOptions
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.engine import ROWS, GuessEstimator
 from fgcli.gradient.estimator import Batch, Estimate
@@ -46,7 +45,7 @@ class Centred(Transpose):
 
 
 GUESSES: dict[str, Any] = {
-    "centred": lambda: Centred(GuessOptions()),
+    "centred": lambda: Centred(TransposeOptions()),
     "isotropic": Isotropic,
     "transpose": lambda: Transpose(TransposeOptions()),
     "krylov": lambda: orthogonal(OrthogonalOptions(k=2, solver="krylov")),

@@ -132,21 +132,20 @@ def test_on_the_way_back_a_layer_is_as_it_was(name: str) -> None:
         assert all(one.equal(other) for one, other in zip(model.buffers(), twin.buffers(), strict=True))
 
 
-class Blocks(nn.Module):
-    """A list of blocks within a body, as transformers have it."""
+class Body(nn.Module):
+    """A list of blocks, as transformers have it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.out = nn.Module(), nn.Linear(64, 4).double()
-        self.body.blocks = nn.ModuleList(chain(64, 64, 64, 64, 64) for _ in range(3))
+        self.blocks = nn.ModuleList(chain(64, 64, 64, 64, 64) for _ in range(3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.body.blocks:
+        for block in self.blocks:
             x = block(x)
-        return self.out(x)
+        return x
 
 
-@pytest.mark.parametrize(("model", "width"), [(chain(8, *[64] * 12, 4), 8), (Blocks(), 64)])
+@pytest.mark.parametrize(("model", "width"), [(chain(8, *[64] * 12, 4), 8), (Within(Body()), 64)])
 def test_it_stores_less(model: nn.Module, width: int) -> None:
     batch = Batch(torch.randn(512, width, dtype=torch.double), torch.arange(512) % 4)
 
