@@ -173,6 +173,7 @@ class Locally:
     """A pass in which each use is attached to its own parameters alone."""
 
     mode: Uses
+    counts: Mapping[str, int]
 
     def __init__(self) -> None:
         self.given: dict[str, list[Tensor]] = {}
