@@ -306,11 +306,8 @@ class GuessEstimator:
 
     def _directions(self, model: nn.Module, rng: StepRng) -> dict[str, Tensor]:
         """Of the parameters that no site covers."""
-        return {
-            name: rng.normal("weight", name, tuple(parameter.shape), parameter)
-            for name, parameter in model.named_parameters()
-            if name in self._perturbed
-        }
+        named = ((name, model.get_parameter(name)) for name in self._perturbed)
+        return {name: rng.normal("weight", name, tuple(one.shape), one) for name, one in named}
 
     @torch.no_grad()
     def dual_pass(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> tuple[Step, Derivatives]:

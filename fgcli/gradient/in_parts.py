@@ -55,7 +55,6 @@ class InParts:
         self.model, self.network, self.loss, self.guessers, self.feedback = model, network, loss, guessers, feedback
         self.step, self.processes, self.pieces = step, processes, pieces
         self.streams = streams and feedback is not None and feedback.streams and not feedback.correction
-        self.trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
         self._guesses = feedback is None or bool(feedback.correction)
 
     def estimate(
@@ -130,13 +129,14 @@ class InParts:
     ) -> None:
         """A part's own estimate, whose forwards have one state of layers and buffers."""
         model, network, loss, rng = self.model, self.network, self.loss, sum_of_parts.rng
+        trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
         again = self._guesses or self.streams  # a second forward
         back = state_of(model, network.buffers, part.device) if again else lambda: None
 
         def add(site: Site, seen: Seen, b: Tensor, of_parameters: Mapping[str, Tensor]) -> None:
             sum_of_parts.add({name: one for name, one in of_parameters.items() if name in self.pieces}, share)
             if site.is_guessed:
-                sum_of_parts.add(seen.gradients(site, wide(b), self.trained), share)
+                sum_of_parts.add(seen.gradients(site, wide(b), trained), share)
 
         if self.streams:
             losses = feedback.stream(model, network, loss, part, rng, add, back, of_loss=of_loss, share=share)
