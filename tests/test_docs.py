@@ -83,7 +83,7 @@ def test_from_an_empty_folder_to_an_installed_package(folder: Path, monkeypatch:
             code, said[command] = ended.returncode, ended.stdout + ended.stderr
         assert code == 0, f"{command}\n{said[command]}"
     assert "fg-plugin-example 0.1.0  (module fg_plugin_example)\n  guess method  example" in said["fgcli plugins"]
-    assert "share      float (>= 0, <= 1) = 0.5" in said["fgcli methods example"]
+    assert re.search(r"share +float \(>= 0, <= 1\) = 0\.5", said["fgcli methods example"])
     assert len(list(folder.glob("runs/*/best.txt"))) == 1
 
 
