@@ -211,11 +211,17 @@ def _allowed(text: str | None) -> set[str] | None:
 
 
 def _refuse_other_contract(plugin: object) -> None:
-    made_for = getattr(plugin, "FG_CONTRACT", 1)  # contract 1 asked no plugin to say so
-    if type(made_for) is not int or made_for != CONTRACT:
-        page = '; docs/plugins.md says what to change ("From contract 1 to 2")' if made_for in range(CONTRACT) else ""
+    page = '; docs/plugins.md says what to change ("From contract 1 to 2")'
+    if not hasattr(plugin, "FG_CONTRACT"):
         raise LookupError(
-            f"it is made for contract {made_for!r} of fg's plugins, and this fg has contract {CONTRACT}{page}"
+            f"it has no line FG_CONTRACT = {CONTRACT}, as plugins for contract 1 have none, and this fg has contract "
+            f"{CONTRACT}{page}"
+        )
+    made_for: Any = plugin.FG_CONTRACT  # pyright: ignore[reportAttributeAccessIssue]
+    if type(made_for) is not int or made_for != CONTRACT:
+        told = page if made_for in range(CONTRACT) else ""
+        raise LookupError(
+            f"it is made for contract {made_for!r} of fg's plugins, and this fg has contract {CONTRACT}{told}"
         )
 
 

@@ -65,7 +65,8 @@ BROKEN = {
     ),
     "does not say which contract": (
         HEAD.replace("FG_CONTRACT = 2", "") + "\n    @hookimpl\n    def fg_models(): return []",
-        "LookupError: it is made for contract 1 of fg's plugins, and this fg has contract 2; docs/plugins.md says",
+        "LookupError: it has no line FG_CONTRACT = 2, as plugins for contract 1 have none, and this fg has contract 2; "
+        "docs/plugins.md says",
     ),
     "registers a name twice": (
         HEAD + "\n    @hookimpl\n    def fg_models(): return [Entry('x', 'a:b', 'S.'), Entry('x', 'c:d', 'S.')]",
