@@ -1,5 +1,3 @@
-import os
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pytest
@@ -13,7 +11,7 @@ from fgcli.extend.entry import Entry
 from fgcli.extend.options import EngineOptions, GuessOptions, Options
 from fgcli.extend.plugins import Origin, Plugins
 from fgcli.extend.registry import Registry
-from fgcli.recipe import Source, dump, read_recipe, resolve, section_options
+from fgcli.recipe import Source, dump, resolve, section_options
 from fgcli.recipe_keys import Recipe
 from fgcli.yaml_reader import read_yaml
 
@@ -387,29 +385,3 @@ def test_any_overrides_are_resolved_or_refused_in_one_line(overrides: dict[str, 
         message = ""
         assert round_trip(recipe) == recipe
     assert message.isprintable()
-
-
-def test_read_recipe(tmp_path: Path) -> None:
-    file = tmp_path / "r.yaml"
-    file.write_text("epochs: 3\nwidth: 0\n", encoding="utf-8")
-    source = read_recipe(file)
-    assert source.data == {"epochs": 3, "width": 0}
-    with pytest.raises(UsageError, match=r"r\.yaml:2:8: width is 0"):
-        resolve(source, {}, REGISTRY)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", r"r\.yaml:1:1: the file is empty; a recipe is a mapping such as 'method: wt'"),
-        ("# only this", r"r\.yaml:1:1: the file is empty"),
-        ("- a", r"r\.yaml:1:1: the file holds \['a'\]; a recipe is a mapping"),
-        ("wt", r"r\.yaml:1:1: the file holds 'wt'; a recipe is a mapping"),
-        ("a: !!python/name:os.system", r"r\.yaml:1:4: tags are not allowed"),
-    ],
-)
-def test_what_is_no_recipe(text: str, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "r.yaml"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match=message):
-        read_recipe(os.fspath(file))

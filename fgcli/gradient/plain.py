@@ -1,4 +1,4 @@
-"""What PyTorch is told while a forward runs in a pass: to use nothing that a pass cannot follow."""
+"""Contexts within which PyTorch uses nothing that a pass cannot follow: no fused attention, no checkpoints."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext

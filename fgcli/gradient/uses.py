@@ -356,9 +356,9 @@ def one_way(before: Mapping[str, int] | None, counts: Mapping[str, int]) -> Mapp
     other = [] if before is None else sorted(one for one in {*before, *counts} if before.get(one) != counts.get(one))
     if other:
         raise ModelRefused(
-            f"the forward takes another way when it is run again on the same batch, at layer '{other[0]}': a branch "
-            "hangs on rounding, or on what is drawn outside of torch; use activation-perturbation with one tangent and "
-            "memory store, which runs it once, or backprop"
+            f"the forward takes another way when it is run again on the same batch, at layer '{other[0]}': "
+            "its way depends on what torch does not draw. Use activation-perturbation with one tangent and memory "
+            "store, which runs it once, or backprop"
         )
     return counts
 
