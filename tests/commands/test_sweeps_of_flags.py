@@ -154,7 +154,7 @@ def test_methods_are_split_at_commas_but_not_within_their_options() -> None:
     ("flags", "said"),
     [
         ("--methods wperp,bakprop", "--methods: unknown method 'bakprop'; did you mean 'backprop'?"),
-        ("--methods wt,wt", "label 'wt' is given twice"),
+        ("--methods wt,wt", "fg: --methods names wt twice; each once, or with options of its own: wt:KEY"),
         ("--methods wt:kk=1,backprop", "--methods wt:kk=1: --option kk: unknown option 'kk' of method wt"),
         (
             "--methods wperp --width 8",
