@@ -285,10 +285,20 @@ def open_run(path: str | os.PathLike[str]) -> RunDirectory:
     """
     path = Path(path)
     if content(path) not in (Content.FINISHED_RUN, Content.UNFINISHED_RUN):
-        raise UsageError(f"{path} holds no run: there is no file {RunDirectory(path).recipe_file}")
+        raise UsageError(f"{path} holds no run: {_what_instead(path)}")
     run = RunDirectory(path)
     _refuse_links(run)
     return run
+
+
+def _what_instead(path: Path) -> str:
+    """A run that is in the folder, the newest; else the file that is missed."""
+    name = RunDirectory(path).recipe_file.name
+    found = [file for depth in ("*", "*/*", "*/*/*") for file in path.glob(f"{depth}/{name}")]
+    if not found:
+        return f"there is no file {path / name}"
+    newest = max(found, key=lambda file: file.stat().st_mtime).parent
+    return f"it is a folder of {len(found)}, of which the newest is {newest}; give one of them"
 
 
 def check_resumable(path: Path, *, longer: bool = False) -> bool:
@@ -302,7 +312,7 @@ def check_resumable(path: Path, *, longer: bool = False) -> bool:
         more = f"its result is in {run.result_file}; give more --epochs to go on with it"
         raise UsageError(f"--resume {path}: this run is finished; {more}")
     if not finished and content(path) is not Content.UNFINISHED_RUN:
-        raise UsageError(f"--resume {path}: holds no run, as there is no file {run.recipe_file}")
+        raise UsageError(f"--resume {path}: holds no run: {_what_instead(path)}")
     _refuse_links(run)
     lock.refuse_in_use(path)
     return finished
