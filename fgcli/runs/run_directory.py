@@ -298,7 +298,7 @@ def _what_instead(path: Path) -> str:
     if not found:
         return f"there is no file {path / name}"
     newest = max(found, key=lambda file: file.stat().st_mtime).parent
-    return f"it is no run itself, and runs lie in it; give one of them, {newest}"
+    return f"it is no run itself, and runs lie in it; give one of them: the newest is {newest}"
 
 
 def check_resumable(path: Path, *, longer: bool = False) -> bool:
