@@ -14,4 +14,6 @@ class FourLayers(LocalFeedback):
 
 @hookimpl
 def fg_feedback_rules() -> list[Entry]:
-    return [Entry("local-4", f"{__name__}:FourLayers", "As `local`, with four layers by their own weights.", EngineOptions)]
+    return [
+        Entry("local-4", f"{__name__}:FourLayers", "As `local`, with four layers by their own weights.", EngineOptions)
+    ]
