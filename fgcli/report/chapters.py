@@ -180,7 +180,7 @@ def _without_repeats(chapter: Chapter) -> tuple[Chapter, list[Problem]]:
                 break
             if other.run and trial.run and other.run.machine == trial.run.machine:
                 kept, repeat = other.run, trial.run
-                if repeat.result is not None and kept.result is None:
+                if (repeat.result is not None, repeat.is_where_it_was) > (kept.result is not None, kept.is_where_it_was):
                     kept, repeat = repeat, kept
                     first[place] = replace(trial, label=label)
                 other_numbers = "left out, though its numbers differ: see with what each was made"
