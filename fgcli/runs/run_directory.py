@@ -298,7 +298,7 @@ def _what_instead(path: Path) -> str:
     if not found:
         return f"there is no file {path / name}"
     newest = max(found, key=lambda file: file.stat().st_mtime).parent
-    return f"it is no run itself, and runs lie in it; give one of them: the newest is {newest}"
+    return f"it is a folder of runs; give one of them, the newest is {newest}"
 
 
 def check_resumable(path: Path, *, longer: bool = False) -> bool:
@@ -309,7 +309,8 @@ def check_resumable(path: Path, *, longer: bool = False) -> bool:
     run = RunDirectory(path)
     finished = content(path) is Content.FINISHED_RUN
     if finished and not longer:
-        more = f"its result is in {run.result_file}; give more --epochs to go on with it"
+        more = f"its result is in {run.result_file}; give more --epochs to go on with it, or begin another run with its"
+        more += f" weights, and any method: --init-from {path}"
         raise UsageError(f"--resume {path}: this run is finished; {more}")
     if not finished and content(path) is not Content.UNFINISHED_RUN:
         raise UsageError(f"--resume {path}: holds no run: {_what_instead(path)}")

@@ -157,6 +157,8 @@ class Trained:
         reader = {".csv": self._csv, ".parquet": lambda path: read_parquet(path, TableOptions())}.get(
             path.suffix.lower()
         )
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; inputs are a file: .npz, .npy, .csv or .parquet")
         if reader is None:
             arrays = read_arrays(path)
             if "inputs" not in arrays and len(arrays) != 1:
@@ -234,8 +236,8 @@ def open_trained(path: Path, registry: Registry) -> Trained:
         raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")
     for complaint in complaints:
         _log.warning("%s; the checkpoint before it is used", complaint)
-    for file in changed_files(run.recorded_environment().code):
-        _log.warning("%s has changed since %s was begun: the network may be another one", file, path)
+    for file in changed_files(run.recorded_environment().latest_code):
+        _log.warning("%s has changed since %s was trained: the network may be another one", file, path)
     if isinstance(network, LocalLosses):
         model.network = network.plain.eval()
     return Trained(run, recipe, registry, record, checkpoint.step, model)

@@ -115,7 +115,10 @@ def test_what_a_folder_holds(run, tmp_path):
     assert open_run(str(run.path)).read_result() == RESULT
     with pytest.raises(UsageError, match=r"this run is finished; its result is in .*result\.json"):
         open_unfinished(run.path)
-    for path, instead in ((tmp_path, f"runs lie in it.*{run.path}$"), (tmp_path / "no", r"no file .*recipe\.yaml")):
+    for path, instead in (
+        (tmp_path, f"a folder of runs; .* newest is {run.path}$"),
+        (tmp_path / "no", r"no file .*recipe\.yaml"),
+    ):
         for called in (open_unfinished, open_run):
             with pytest.raises(UsageError, match=f"holds no run: .*{instead}"):
                 called(path)

@@ -1,5 +1,6 @@
 """A trained network, from its run: the weights and preprocessing that were trained with, or a refusal."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -142,6 +143,12 @@ def test_changed_code_of_ones_own_is_warned_of(trained: Path, tmp_path: Path, ca
     with caplog.at_level(logging.WARNING, "fgcli"):
         load_model(trained)
     assert "net.py has changed since" in caplog.text
+    caplog.clear()
+    now = hashlib.sha256(b"changed").hexdigest()[:12]
+    environment["went_on"] = [{"after_step": 3, "module net": now}]  # told then, and the run is of both
+    (trained / "environment.json").write_text(json.dumps(environment))
+    load_model(trained)
+    assert not caplog.text
 
 
 def test_evaluate_says_what_the_run_recorded(trained: Path) -> None:
@@ -255,6 +262,8 @@ def test_a_table_is_predicted_from_by_its_columns_names(tmp_path: Path, monkeypa
         assert numpy.array_equal(found["outputs"], load_model("run")(raw).numpy())
     Path("new.csv").write_text("y;x\n1;2\n\n1;\n")
     assert fg("predict", "run", "new.csv").stderr.startswith("fg: new.csv: column 'x' is empty in line 4; ")
+    said = f"fg: {tmp_path} is a folder; inputs are a file: .npz, .npy, .csv or .parquet\n"
+    assert fg("predict", "run", str(tmp_path)).stderr == said
     Path("new.csv").write_text("y;z\n1;2\n")
     said = "fg: new.csv: there is no column 'x', of which run was trained; it has y, z\n"
     assert fg("predict", "run", "new.csv").stderr == said
