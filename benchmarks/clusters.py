@@ -1,4 +1,4 @@
-"""Clusters that wind: a task of as many classes as wanted, which a linear network cannot learn (feedback-classes.yaml)."""
+"""A task of as many classes as wanted, which a linear network cannot learn (feedback-classes.yaml)."""
 
 import torch
 

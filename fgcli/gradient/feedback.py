@@ -150,11 +150,14 @@ class Feedback:
         b = sweeps.pulled(cotangents, seen.places if sweeping else None, last=not sweeping)
         settled = {name: one for name, one in b.items() if set(network.sites[name].reaches) <= known.keys()}
         for layer in range(max(more, shown) if sweeping else 0):
-            passed = {name: through(end, b[name]) for name, end in ends.items() if name in seen.places}
+            if layer < more:
+                cotangents = {}  # of as many numbers as all sites have: let go of before there are others
+            passed = {name: through(end, b.pop(name)) for name, end in ends.items() if name in seen.places}
             if shown and not layer:
                 for name, u in passed.items():
                     seen.learn_from_layer(ends[name], u)
-            b, cotangents = {}, passed | known if layer < more else cotangents
+            cotangents = passed | known if layer < more else cotangents
+            del passed
             last = layer + 1 >= more
             rest = [name for name in (cut.going if last else seen.places) if name not in settled]
             b = sweeps.pulled(cotangents, rest, last=last) | settled

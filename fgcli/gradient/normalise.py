@@ -3,6 +3,7 @@ forward's time."""
 
 import math
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fgcli.gradient.nested import primal_of, tangent_of
 from fgcli.gradient.unfollowed import transforms
 
 
+@wraps(F.layer_norm)  # for its name, in messages
 def _layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -28,6 +30,7 @@ def _layer_norm(
     )  # fmt: skip
 
 
+@wraps(F.rms_norm)
 def _rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
@@ -39,6 +42,7 @@ def _rms_norm(
     )  # fmt: skip
 
 
+@wraps(F.group_norm)
 def _group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
@@ -51,6 +55,7 @@ def _group_norm(
     )
 
 
+@wraps(F.batch_norm)
 def _batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -84,7 +89,7 @@ def _by_channel(x: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _whitened(x: Tensor, axes: tuple[int, ...], eps: float, *, centred: bool = True) -> _Whitened:
-    """x̂ = (x - mean) / deviation over `axes`, or x / root mean square; and ẋ ↦ (ẋ - mean ẋ - x̂ mean(x̂ ẋ)) / deviation."""
+    """x̂ = (x - mean) / deviation over `axes`, or x / root mean square; ẋ ↦ (ẋ - mean ẋ - x̂ mean(x̂ ẋ)) / deviation."""
     if centred:
         x = x - x.mean(axes, keepdim=True)
     size = math.prod(x.shape[axis] for axis in axes)

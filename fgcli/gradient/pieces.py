@@ -45,12 +45,12 @@ class Noise(Mapping[str, Tensor]):
         return site.natural(self._draw(site.name), [one.shape for one in tensors])
 
     def _draw(self, name: str) -> Tensor:
-        if name in self._drawn:
-            return self._drawn[name]
         like = self._like[name]
+        if name in self._drawn:
+            return self._drawn[name].to(like.dtype)
         y = self.rng.signs("feedback", name, tuple(like.shape), like)
         if self.keep:
-            self._drawn[name] = y
+            self._drawn[name] = y.to(torch.int8)
         return y
 
     def __getitem__(self, name: str) -> Tensor:
@@ -108,6 +108,22 @@ def noisy(site: Site, use: Use, outputs: Outputs, noise: Noise | None, samples: 
     return rebuilt(outputs, [one if t is None else forward_ad.make_dual(one, t) for one, t in pairs])
 
 
+class _Begun(torch.autograd.Function):
+    """Values whose gradient is that of a leaf of their shape."""
+
+    @staticmethod
+    def forward(leaf: Tensor, values: Tensor) -> Tensor:
+        return values.new_empty(0).set_(values)  # the same memory, but no view, which in-place operations refuse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *of_output: Tensor) -> tuple[Tensor, None]:
+        return of_output[0], None
+
+
 class Pieces(CutNetwork):
     """A cut network whose pieces' own parameters have a gradient, and that may carry noise to the output.
 
@@ -125,6 +141,11 @@ class Pieces(CutNetwork):
         if not parameter.requires_grad:
             return parameter.detach()
         return self.parameters.setdefault(name, parameter.detach().requires_grad_())
+
+    def begin(self, site: Site, s: Tensor, *, alone: bool) -> tuple[Tensor, Tensor]:
+        # The values are not held by the leaf, of which only the gradient is asked for.
+        leaf = s.new_empty(1).expand(s.shape).requires_grad_()
+        return leaf, _Begun.apply(leaf, s if alone else s.clone())  # pyright: ignore[reportReturnType]
 
     def visit(self, use: Use) -> Outputs:
         if self.noise is None:

@@ -131,17 +131,27 @@ class CutNetwork(BasePass):
         alone = use.on(detached)
         if use.bilinear:  # its own Jacobian is known, so that no graph of it is needed
             outputs, _ = alone.pushed()
-            self.ends[site.name] = End(site, [use.x], leaves(outputs), alone, self.samples)
+            self.ends[site.name] = End(site, [use.x], _shapes_of(leaves(outputs)), alone, self.samples)
         else:
             outputs = use.call(lambda value: value)
             given = leaves(outputs)
-            self.ends[site.name] = End(site, given, [one.detach() for one in given], None, self.samples)
+            self.ends[site.name] = End(site, given, _shapes_of(given), None, self.samples)
         self.uses[site.name] = alone
-        self.going[site.name] = [one.detach().requires_grad_() for one in leaves(outputs)]
-        going = self.going[site.name]
-        if site.link is None or site.link.is_in_place:  # a leaf is not changed in place
-            going = [one.clone() for one in going]
-        return rebuilt(outputs, going)
+        begun = [self.begin(site, one.detach(), alone=use.bilinear) for one in leaves(outputs)]
+        self.going[site.name] = [leaf for leaf, _ in begun]
+        return rebuilt(outputs, [going for _, going in begun])
+
+    def begin(self, site: Site, s: Tensor, *, alone: bool) -> tuple[Tensor, Tensor]:
+        """Where the pieces behind a site begin: a leaf, and what goes on, s attached to it.
+
+        Args:
+            site: the site.
+            s: what its use gives.
+            alone: whether nothing else has that tensor.
+        """
+        leaf = s.requires_grad_()
+        in_place = site.link is None or site.link.is_in_place  # a leaf is not changed in place
+        return leaf, leaf.clone() if in_place else leaf
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         return derivable(func)(*args, **kwargs)
@@ -290,6 +300,11 @@ class UpstreamOfParts:
     def _upstreams(self) -> Iterator[tuple[slice, SegmentUpstream]]:
         for part in self._parts:
             yield part, self._cut(part).upstream(self._site)
+
+
+def _shapes_of(values: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors like these that hold a single number."""
+    return [one.detach().new_empty(1).expand(one.shape) for one in values]
 
 
 def _by_columns(function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
