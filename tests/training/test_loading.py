@@ -173,6 +173,14 @@ def test_other_data_are_standardised_as_the_runs_own_and_their_classes_matched_b
     assert "holds other samples" not in own.__repr__() + moved.stderr
 
 
+def test_without_the_plugin_of_its_data_a_run_says_the_command(pets: list[str]) -> None:
+    done = fg("evaluate", "run", "--json")
+    assert done.exit_code == 2
+    assert "unknown dataset 'pets'; " in done.stderr
+    assert f"; run was begun with the plugin {pets[1]}, which is not in use: give it once more: " in done.stderr
+    assert done.stderr.endswith(f"fgcli evaluate run --json --plugin {pets[1]}\n")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
