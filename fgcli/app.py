@@ -12,9 +12,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fgcli import __version__
-from fgcli.errors import FgError, RunError, UsageError, one_line
+from fgcli.errors import FgError, PluginMissing, RunError, UsageError, one_line
 from fgcli.extend.plugins import Registered
 from fgcli.extend.registry import load_registry
+from fgcli.shell import command_line
 
 
 class InternalError(RunError):
@@ -23,6 +24,7 @@ class InternalError(RunError):
 
 # Click's, of which newer versions of typer have a copy of their own.
 _ClickUsageError: Any = typer.BadParameter.__base__
+_GIVEN = "fgcli.given"  # what follows `fgcli` on the command line, among what click keeps with a command
 
 
 class FgGroup(TyperGroup):
@@ -31,6 +33,7 @@ class FgGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         if not args:  # answered with the help, which typer raises as a usage error
             return super().parse_args(ctx, args)
+        ctx.meta[_GIVEN] = tuple(args)
         try:
             return super().parse_args(ctx, args)
         except _ClickUsageError as error:
@@ -46,7 +49,9 @@ class FgGroup(TyperGroup):
                 import traceback
 
                 traceback.print_exception(error)
-            typer.echo(f"fg: {error}", err=True)
+            missing = isinstance(error, PluginMissing)
+            mend = f": {command_line(*ctx.meta[_GIVEN], plugins=error.files)}" if missing else ""
+            typer.echo(f"fg: {error}{mend}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
             typer.echo("fg: interrupted", err=True)
@@ -128,7 +133,9 @@ def _command(one: Registered) -> Any:
         return typer.main.get_command(program)
     except Exception as cause:
         fault = f"{type(cause).__name__}: {cause}"
-        raise UsageError(f"subcommand {one.entry.name} of {one.origin} is no function for typer: {fault}") from cause
+        raise UsageError(
+            f"subcommand {one.entry.name} of {one.origin.shown} is no function for typer: {fault}"
+        ) from cause
 
 
 # Plain help and usage errors: with typer's rich ones, `fgcli train --help` takes 0.3 s of CPU time instead of 0.2.

@@ -1,7 +1,7 @@
 """What people see when something is wrong: one line, and an exit code. Imports neither torch nor pydantic."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -21,6 +21,14 @@ class FgError(Exception):
 
 class UsageError(FgError):
     """Bad input, found before anything was written."""
+
+
+class PluginMissing(UsageError):
+    """Something is of plugin files that are not in use: each has to be given once more."""
+
+    def __init__(self, message: str, files: Sequence[str]) -> None:
+        super().__init__(message)
+        self.files = tuple(files)
 
 
 class RunError(FgError):

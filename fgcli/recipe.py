@@ -164,6 +164,32 @@ def default_of(key: str, registry: Registry) -> object:
     return Recipe.model_fields[key].default
 
 
+def flags_of(recipe: Recipe, registry: Registry, left_out: Sequence[str] = ()) -> list[str]:
+    """The flags of `fgcli train` that say what the recipe has, but for what is as it is by default, and `left_out`."""
+    names = {name: getattr(recipe, name) for name in PARTS if name not in left_out}
+    usual = resolve(None, names, registry).model_dump(mode="json")
+    usual |= {name: Recipe.model_fields[name].default for name in names}
+    words: list[str] = []
+    for key, value in recipe.model_dump(mode="json").items():
+        if key in left_out or value in (None, usual[key]):
+            continue
+        if isinstance(value, dict):
+            own = {name: one for name, one in value.items() if one is not None and one != usual[key].get(name)}
+            words += [word for name, one in own.items() for word in (flag((key,)), f"{name}={_spelled(one)}")]
+        elif isinstance(value, bool):
+            words.append(flag((key,)).split("/")[not value])
+        else:
+            words += [flag((key,)), ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return words
+
+
+def _spelled(value: object) -> str:
+    """A value in `KEY=VALUE`."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_spelled, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def dump(recipe: Recipe) -> str:
     """YAML that `read_recipe` and `resolve` turn into an equal recipe; keys in the order of `Recipe`."""
     return dump_plain(recipe.model_dump(mode="json"))

@@ -3,10 +3,9 @@
 import os
 import shlex
 from collections.abc import Iterable
-from pathlib import Path
 
 
-def command_line(*words: object, plugins: Iterable[Path] = (), own_code: bool = False) -> str:
+def command_line(*words: object, plugins: Iterable[object] = (), own_code: bool = False) -> str:
     """`fgcli` with these words, and what it needs to find the plugins, or code of the user's own, once more.
 
     It is never called `fg`: a shell has an `fg` of its own.

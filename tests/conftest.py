@@ -3,7 +3,9 @@
 import gc
 import os
 import sys
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 os.environ["FG_PLUGINS"] = ""
@@ -15,6 +17,14 @@ sys.dont_write_bytecode = False
 
 settings.register_profile("fg", deadline=None, derandomize=True)
 settings.load_profile("fg")
+
+
+@pytest.fixture(autouse=True)
+def _own_path() -> Iterator[None]:
+    """What is imported from a test's folder is not from the folder of the test before."""
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
 
 
 def pytest_collection_finish() -> None:

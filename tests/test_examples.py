@@ -20,9 +20,9 @@ def test_what_the_page_shows_is_so(name: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FG_CACHE_DIR", str(tmp_path / "cache"))
     if "load_model" in page.text:
-        run(Path("runs/mine"))
+        run(Path("runs/used"))
     else:
-        fake_run(Path("runs/mine"))
+        fake_run(Path("runs/first"), accuracy=0.661, epochs=40)
     shown: dict[str, object] = {"__name__": "shown"}
     for title, source in page.files.items():
         if title.endswith(".py"):

@@ -42,6 +42,10 @@ def compare(
 
     entries = [_method(text) for text in _split(methods)]
     labels = [entry["label"] for entry in entries]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise UsageError(
+            f"--methods names {twice[0]} twice; each once, or with options of its own: {twice[0]}:KEY=VALUE"
+        )
     if baseline is not None and baseline not in labels:
         raise unknown("method", baseline, labels, where="--baseline")
     registry = load_registry(run_flags.plugins)

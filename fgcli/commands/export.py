@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fgcli.commands.trained_flags import Plugins, TrainedRun, check_new
-from fgcli.errors import unknown
+from fgcli.errors import UsageError, unknown
 from fgcli.extend.extras import require
 from fgcli.extend.registry import load_registry
 
@@ -22,13 +22,15 @@ def export(
     """Write a trained network to a file.
 
     safetensors: the weights alone, under the model's own names. torch-export and onnx: the network behind its
-    preprocessing, for inputs as the data have them and batches of any size. torch.export.load reads a file
-    named NAME.pt2.
+    preprocessing, for inputs as the data have them and batches of any size. A torch-export file is named
+    NAME.pt2; torch.export.load reads it.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS, where="--format")
     if format == "onnx":
         require("onnx", "onnx", "onnxscript", what="--format onnx")
+    if format == "torch-export" and out.suffix != ".pt2":
+        raise UsageError(f"--out is {out}; for torch-export its name must end in .pt2, which torch.export.load reads")
     check_new(out)
     from fgcli.training.exporting import write
     from fgcli.training.loading import open_trained

@@ -13,7 +13,11 @@ from fgcli.extend.registry import load_registry
 def predict(
     run: TrainedRun,
     inputs: Annotated[
-        Path, typer.Argument(help="A .npz file with the array `inputs`, or a .npy file: not standardised.")
+        Path,
+        typer.Argument(
+            help="A .npz file with the array `inputs`, a .npy file, or a .csv or .parquet table with the columns that "
+            "the run was trained on: not standardised."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The .npz file to write.", metavar="FILE")] = Path(
         "predictions.npz"
@@ -29,7 +33,6 @@ def predict(
 
     import numpy
 
-    from fgcli.data.arrays import as_inputs, read_arrays
     from fgcli.devices import resolve_device
     from fgcli.files import write_atomically
     from fgcli.training.loading import open_trained
@@ -37,13 +40,9 @@ def predict(
     where = resolve_device(device)
     if out.suffix != ".npz":
         raise UsageError(f"--out is {out}; its name must end in .npz")
-    check_new(out)
-    arrays = read_arrays(inputs)
-    if "inputs" not in arrays and len(arrays) != 1:
-        raise UsageError(f"{inputs} holds {', '.join(arrays) or 'nothing'}; it must hold the array inputs")
-    name = "inputs" if "inputs" in arrays else next(iter(arrays))
-    given = as_inputs(arrays[name], f"{name} of {inputs}")
     trained = open_trained(run, load_registry(tuple(plugin or ())))
+    given = trained.read_inputs(inputs)
+    check_new(out)
     outputs = trained.predict(given, where)
     found = {"outputs": outputs.numpy()}
     if (classes := trained.classes_of(outputs)) is not None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fgcli.errors import unknown
+from fgcli.errors import UsageError
 
 _POSIX = """\
 # fg is job control, of `fg`, `fg %1`, `fg 2`, `fg +` and `fg -`, and otherwise the toolkit fgcli.
@@ -52,5 +52,6 @@ def shell_init(
     ~/.config/fish/config.fish: fgcli shell-init fish | source.
     """
     if shell not in FUNCTIONS:
-        raise unknown("shell", shell, FUNCTIONS, where="SHELL")
+        instead = "in another shell, type fgcli in place of fg"
+        raise UsageError(f"there is no function for {shell!r}; there is one for {', '.join(FUNCTIONS)}: {instead}")
     print(FUNCTIONS[shell], end="")

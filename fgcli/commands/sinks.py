@@ -25,7 +25,7 @@ def make_sinks(registry: Registry, names: Iterable[str], assignments: Iterable[s
     for name, given in options.items():
         one = registry.find("metric sink", name, where="--sink")
         options_of = checked_options(f"metric sink {name}", one.entry.options, given, "--sink-option", f"{name}.")
-        sinks[f"{name} of {one.origin}"] = partial(_make, one, options_of)
+        sinks[f"{name} of {one.origin.shown}"] = partial(_make, one, options_of)
     return sinks
 
 

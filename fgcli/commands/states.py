@@ -10,12 +10,13 @@ from fgcli.commands.display import Display
 from fgcli.commands.run_flags import RunFlags
 from fgcli.diagnostics.batches import draw_batch
 from fgcli.diagnostics.subject import Subject
-from fgcli.errors import FgError, RunError, UsageError
+from fgcli.errors import RunError, UsageError
 from fgcli.extend.registry import Registry
 from fgcli.gradient.estimator import Batch
 from fgcli.recipe import Source, flag, parse_assignments, read_recipe, resolve
 from fgcli.recipe_keys import Recipe, section_keys
-from fgcli.runs.run_directory import RunDirectory, open_run
+from fgcli.runs.missing_plugins import naming_missing_plugins
+from fgcli.runs.run_directory import open_run
 from fgcli.training.assembly import Assembly, assemble, bound_subject
 from fgcli.training.checkpoints import CheckpointStore, store_of
 from fgcli.training.start import begin
@@ -143,8 +144,8 @@ def states_of(path: Path, epochs: Sequence[int], flags: RunFlags, registry: Regi
     """
     directory = open_run(path)
     source = read_recipe(directory.recipe_file)
-    _refuse_missing_method(directory, source, registry)
-    of_run = resolve(source, {}, registry)
+    with naming_missing_plugins(directory, source.data, registry):
+        of_run = resolve(source, {}, registry)
     look = {name: value for name, value in flags.overrides().items() if name in _OF_THE_LOOK}
     given = resolve(source, look, registry)
     recipe = given.model_copy(update={"threads": look.get("threads"), "diagnostics": [], "subspace": None})
@@ -176,20 +177,3 @@ def _state(path: Path, store: CheckpointStore, step: int, epoch: float, recipe: 
         raise UsageError(f"{path}: {error}") from error
     assembly.model.eval()
     return State(path, step, epoch, assembly)
-
-
-def _refuse_missing_method(directory: RunDirectory, source: Source, registry: Registry) -> None:
-    name = source.data.get("method")
-    if not isinstance(name, str):
-        return
-    try:
-        registry.find("method", name)
-    except FgError as error:
-        try:
-            origin = directory.read_environment().plugins["method"]
-        except (RunError, KeyError):
-            raise UsageError(f"{directory.path}: {error}") from error
-        raise UsageError(
-            f"{directory.path}: method {name!r} is unknown to this installation; the run had it from the plugin "
-            f"{origin}: install that, or give its file with --plugin"
-        ) from error

@@ -104,16 +104,20 @@ def _recipe_of(
     source: Source | None, overrides: dict[str, object], out: Path | None, resume: Path | None, registry: Registry
 ) -> Recipe:
     """What shall be trained. What can be refused before torch is loaded, which takes seconds, is refused here."""
+    from fgcli.runs.missing_plugins import naming_missing_plugins
     from fgcli.runs.run_directory import RunDirectory, check_free, check_resumable
 
-    if resume is not None:
-        check_resumable(resume, longer=any(overrides.get(key) is not None for key in LENGTH))
-        if source is None:  # flags are held against the run's recipe where it goes on, with what they may be
-            threads = {key: one for key, one in overrides.items() if key == "threads"}
-            return resolve(read_recipe(RunDirectory(resume).recipe_file), threads, registry)
-    elif out is not None:
-        check_free(out)
-    return resolve(source, overrides, registry)
+    if resume is None:
+        if out is not None:
+            check_free(out)
+        return resolve(source, overrides, registry)
+    check_resumable(resume, longer=any(overrides.get(key) is not None for key in LENGTH))
+    run = RunDirectory(resume)
+    of_run = read_recipe(run.recipe_file)
+    # Flags are held against the run's recipe where it goes on, with what they may be.
+    threads = {key: one for key, one in overrides.items() if key == "threads"}
+    with naming_missing_plugins(run, of_run.data, registry):
+        return resolve(of_run, threads, registry) if source is None else resolve(source, overrides, registry)
 
 
 def _prepare(

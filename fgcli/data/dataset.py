@@ -102,7 +102,8 @@ class Dataset:
     Targets are classes: int64, `[n]`, from 0 to `classes - 1`; or numbers: float32 or of the inputs' type, `[n]` or
     `[n, d]`, where `classes` is 1 or d, how many outputs a model has. Of tokens they may be a class for each: int64,
     `[n, length]`, for models that give `[n, length, classes]`.
-    `preprocessing` says how the inputs were standardised, so that a trained network can be given others.
+    `preprocessing` says how the inputs were standardised, so that a trained network can be given others, and
+    `input_names` which column of a table each number of a sample is.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Dataset:
     classes: int
     preprocessing: Standardise = field(default_factory=Standardise)
     class_names: tuple[str, ...] = ()
+    input_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:

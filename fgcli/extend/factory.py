@@ -247,4 +247,4 @@ def _origin(module: ModuleType) -> Origin:
     """The module and the beginning of its file's sha256, so that a run's record says which text it was."""
     file = getattr(module, "__file__", None)
     total = checksum(file) if file else None
-    return Origin(module.__name__, f"file {total}" if total else "of unknown version", module.__name__)
+    return Origin(module.__name__, f"file {total}" if total else "of unknown version", module.__name__, file or "")

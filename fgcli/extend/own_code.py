@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 OF_FG = "fgcli"
+PLUGIN = "--plugin"
+"""The mark of a file that was given by this flag."""
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
 def own_code(plugins: Iterable[str]) -> dict[str, dict[str, str]]:
     """By module: its file, and the sum of it. Left out is what is fg's, Python's, or installed and of no plugin.
 
-    `plugins` are the modules of plugins, of which all in their package is looked at, installed or not.
+    `plugins` are the modules of plugins, of which all in their package is looked at, installed or not, or their files,
+    which are marked as such.
     """
-    packages = {_top(name) for name in plugins} - {OF_FG, ""}
+    plugins = list(plugins)
+    packages, files = {_top(name) for name in plugins} - {OF_FG, ""}, {os.path.realpath(name) for name in plugins}
     of_python = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
     found: dict[str, dict[str, str]] = {}
     for name, module in sorted(sys.modules.items()):
@@ -25,7 +29,7 @@ def own_code(plugins: Iterable[str]) -> dict[str, dict[str, str]]:
         if not isinstance(file, str) or _top(name) == OF_FG or name.startswith("__"):
             continue
         if (_top(name) in packages or _is_own(file, of_python)) and (total := checksum(file)):
-            found[name] = {"file": file, "sha256": total}
+            found[name] = {"file": file, "sha256": total} | ({"flag": PLUGIN} if file in files else {})
     return found
 
 

@@ -21,7 +21,7 @@ def add_file(plugins: Plugins, path: Path) -> Origin:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise UsageError(f"--plugin {path} cannot be read: {error.strerror}") from error
-    origin = Origin(path.stem, f"file {digest[:12]}", str(path))
+    origin = Origin(path.stem, f"file {digest[:12]}", str(path), str(path))
     try:
         plugins.register(_imported(path.resolve()), origin)
     except UsageError:
@@ -42,6 +42,8 @@ def _imported(path: Path) -> ModuleType:
         raise UsageError(f"--plugin {path} has the name of the module {name} of {found.origin}; rename the file")
     if known is not None:
         return known
+    if (folder := str(path.parent)) not in sys.path:
+        sys.path.append(folder)  # for what it imports from beside it; last, so that nothing there hides another module
     spec = spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -41,9 +41,17 @@ class Origin:
     distribution: str
     version: str
     module: str = ""
+    file: str = ""
+    """Of a plugin that is a file, and of a module of the user's own."""
 
     def __str__(self) -> str:
+        """As it is recorded, with the version."""
         return f"{self.distribution} {self.version}"
+
+    @property
+    def shown(self) -> str:
+        """As messages name it: by its file, where a user knows it by that."""
+        return self.file or str(self)
 
     def is_called(self, distribution: str) -> bool:
         """Whether that is the distribution's name; `My_Plugin` and `my-plugin` are one name, as for pip."""
@@ -59,7 +67,7 @@ class Broken:
     trace: str = field(default="", compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.cause}"
+        return f"{self.origin.shown}: {self.cause}"
 
 
 class Registered(NamedTuple):
@@ -74,8 +82,12 @@ class Registered(NamedTuple):
         try:
             return self.entry.load()
         except UsageError as error:
-            mend = f"mend that plugin, uninstall it, or leave it out of {ALLOWED}"
-            raise UsageError(f"{error} (registered by {self.origin}; {mend})") from error
+            mend = (
+                "mend that file"
+                if self.origin.file
+                else f"mend that plugin, uninstall it, or leave it out of {ALLOWED}"
+            )
+            raise UsageError(f"{error} (registered by {self.origin.shown}; {mend})") from error
 
 
 class Plugins:
@@ -231,7 +243,7 @@ def _refuse_taken_names(own: list[Registered], taken: set[tuple[str, str, str]])
     for hook, origin, entry in own:
         distribution, shared = normalized(origin.distribution), _SHARED_NAMES.get(hook, hook)
         if (distribution, shared, entry.name) in names | taken:
-            raise ValueError(f"{hook} returned {entry.name!r}, which {origin} registers twice")
+            raise ValueError(f"{hook} returned {entry.name!r}, which {origin.shown} registers twice")
         if hook == "fg_subcommands" and (BUILT_IN_DISTRIBUTION, hook, entry.name) in taken:
             raise ValueError(f"{hook} returned {entry.name!r}, a command of fg itself; give it another name")
         names.add((distribution, shared, entry.name))

@@ -99,7 +99,7 @@ class Registry:
         ]
         if len(found) > 1:
             prefix = f"{where}: " if where else ""
-            origins = " and ".join(str(one.origin) for one in found)
+            origins = " and ".join(one.origin.shown for one in found)
             choices = " or ".join(f"{one.origin.distribution}:{own_name}" for one in found)
             raise UsageError(f"{prefix}{kind} {name!r} is registered by {origins}; choose one: {choices}")
         if not found and kind in factory.KINDS and factory.is_reference(name) and not self._is_known(distribution):
@@ -126,7 +126,7 @@ class Registry:
         """One line for each plugin that was set aside or is missing: which distribution, why, and the mend."""
         others = dict.fromkeys(one.distribution for one in self.origins if not one.is_called(BUILT_IN_DISTRIBUTION))
         mend = f"to disable it, uninstall it or set {ALLOWED}={','.join(others)}"
-        broken = [f"plugin {one.origin} is set aside: {one.cause}; {mend}" for one in self.broken]
+        broken = [f"plugin {one.origin.shown} is set aside: {one.cause}; {mend}" for one in self.broken]
         absent = "which is not installed: install it, or leave it out"
         return broken + [f"{ALLOWED} names {name}, {absent}" for name in self.missing]
 

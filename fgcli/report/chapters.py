@@ -180,7 +180,8 @@ def _without_repeats(chapter: Chapter) -> tuple[Chapter, list[Problem]]:
                 break
             if other.run and trial.run and other.run.machine == trial.run.machine:
                 kept, repeat = other.run, trial.run
-                if repeat.result is not None and kept.result is None:
+                rank = [(one.result is not None, one.is_where_it_was) for one in (kept, repeat)]
+                if rank[1] > rank[0]:
                     kept, repeat = repeat, kept
                     first[place] = replace(trial, label=label)
                 other_numbers = "left out, though its numbers differ: see with what each was made"

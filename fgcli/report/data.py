@@ -21,7 +21,8 @@ COLUMNS = (
 def as_csv(document: Document) -> str:
     """One line for every cell of a table and every point of a figure, in one set of columns; empty: it has none.
 
-    Low and high are the ends of 95 % intervals. Numbers are those of the runs, unrounded and unscaled.
+    Low and high are the ends of 95 % intervals; of two runs (n or pairs is 2) their numbers. Numbers are those of the
+    runs, unrounded and unscaled.
     """
     out = io.StringIO()
     writer: csv.DictWriter[str] = csv.DictWriter(out, COLUMNS, restval="", lineterminator="\n")
@@ -126,4 +127,4 @@ def _mean(mean: Mean | None) -> dict[str, Any]:
 
 
 def _ends(mean: Mean) -> tuple[float | None, float | None]:
-    return (None, None) if mean.half is None else (mean.mean - mean.half, mean.mean + mean.half)
+    return mean.ends or (None, None)

@@ -13,6 +13,7 @@ Role = Literal["value", "spread", "difference", "reference"]
 BOLD = "Bold: the best mean."
 CUT = "Intervals that go on beyond the axis are cut there."
 """The note of a table that has a best value; a format that has no bold leaves it out."""
+TWO = "Of two seeds: the mean [and both numbers], as two are too few for an interval."
 
 
 @dataclass(frozen=True)

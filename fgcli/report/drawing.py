@@ -104,7 +104,7 @@ def cuts_intervals(figure: Figure) -> bool:
 
 def _reach(figure: Figure) -> tuple[float, float]:
     """How far the y axis goes: to all that was seen, and to the ends of intervals that are possible and lie not farther
-    beyond it than it is wide itself: those of two seeds are 13 times as wide as these are apart."""
+    beyond it than it is wide itself."""
     points, quantity = _points(figure), figure.y.quantity
     means = _means(figure)
     if not means:
@@ -194,8 +194,7 @@ def _round_numbers(low: float, high: float, count: int) -> list[float]:
 
 
 def _interval(point: Point) -> tuple[float, float]:
-    half = point.y.half or 0.0
-    return point.y.mean - half, point.y.mean + half
+    return point.y.ends or (point.y.mean, point.y.mean)
 
 
 def _curve(figure: Figure, series: Series, x: Scale, y: Scale, group_of: Callable[[Point], str]) -> Curve:
@@ -230,8 +229,7 @@ def said(figure: Figure, point: Point) -> str:
     """What a point is, in words."""
     x, y = figure.x.quantity, figure.y.quantity
     seeds = f" (n = {point.y.n})" if point.y.n > 1 else ""
-    said = y.with_half(point.y.mean, point.y.half)
-    return f"{said}{seeds} at {x.title} {x.text(point.x)}{f' {x.unit}' if x.unit else ''}"
+    return f"{point.y.text(y)}{seeds} at {x.title} {x.text(point.x)}{f' {x.unit}' if x.unit else ''}"
 
 
 def _path(places: Iterable[tuple[float, float]]) -> str:
@@ -275,7 +273,7 @@ def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[St
     at: dict[float, list[tuple[float, str]]] = {}
     for series in panel.series:
         for point in series.points:
-            text = f"{series.name}  {figure.y.quantity.with_half(point.y.mean, point.y.half)}"
+            text = f"{series.name}  {point.y.text(figure.y.quantity)}"
             at.setdefault(point.x, []).append((point.y.mean, text))
         for px, py in series.published:
             at.setdefault(px, []).append((py, f"{series.name}, published  {figure.y.quantity.text(py)}"))

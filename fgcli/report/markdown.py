@@ -45,7 +45,7 @@ def _last(figure: Figure, series: Series) -> list[str]:
     if not series.points:
         return [NOTHING, NOTHING]
     point = series.points[-1]
-    return [figure.x.quantity.text(point.x), figure.y.quantity.with_half(point.y.mean, point.y.half)]
+    return [figure.x.quantity.text(point.x), point.y.text(figure.y.quantity)]
 
 
 def _pipes(rows: Iterable[Iterable[str]]) -> str:

@@ -73,7 +73,7 @@ def _panel(axis: "Axes", figure: Figure, panel: Panel) -> None:
     for series in panel.series:
         color, marker = COLORS[series.style % len(COLORS)], MARKERS[series.style % len(MARKERS)]
         x, y = [point.x for point in series.points], [point.y.mean * figure.y.quantity.scale for point in series.points]
-        half = [(point.y.half or 0.0) * figure.y.quantity.scale for point in series.points]
+        ends = [point.y.ends or (point.y.mean, point.y.mean) for point in series.points]
         axis.plot(
             x,
             y,
@@ -84,7 +84,7 @@ def _panel(axis: "Axes", figure: Figure, panel: Panel) -> None:
             linestyle="--" if series.style >= len(COLORS) else "-",
             label=_name(figure, series),
         )
-        low, high = ([m + sign * h for m, h in zip(y, half, strict=True)] for sign in (-1, 1))
+        low, high = ([pair[side] * figure.y.quantity.scale for pair in ends] for side in (0, 1))
         axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
         if series.published:
             px, py = zip(*series.published, strict=True)

@@ -42,6 +42,11 @@ class Run:
     diagnostics: tuple[DiagnosticsRow, ...]
 
     @property
+    def is_where_it_was(self) -> bool:
+        """Whether its folder has the name that it was trained under, as a copy beside it has not."""
+        return self.result is not None and Path(self.result.run_dir).name == self.path.name
+
+    @property
     def machine(self) -> str:
         """Device and threads, which every time of it depends on."""
         return self.environment.machine

@@ -5,7 +5,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fgcli.runs.quantity import Quantity
+
 LEVEL = 0.95
+_T_OF_TWO = math.tan(math.pi * LEVEL / 2)
+"""The quantile of Student's t with one degree of freedom: 12.7."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,20 @@ class Mean:
     mean: float
     half: float | None
     n: int
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """Of its interval; of two numbers, whose interval is 13 times as wide as they are apart, the numbers."""
+        if self.half is None:
+            return None
+        half = self.half / _T_OF_TWO if self.n == 2 else self.half
+        return self.mean - half, self.mean + half
+
+    def text(self, quantity: Quantity, *, sign: bool = False) -> str:
+        """As reports write it: `0.58 ± 0.02`; of two numbers `0.58 [0.57, 0.59]`."""
+        if self.n == 2 and self.ends is not None:
+            return quantity.with_ends(self.mean, *self.ends, sign=sign)
+        return quantity.with_half(self.mean, self.half, sign=sign)
 
 
 @dataclass(frozen=True)

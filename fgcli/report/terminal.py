@@ -177,5 +177,5 @@ def _ends(series: Series, figure: Figure) -> str:
     first, last = series.points[0], series.points[-1]
     x, y = figure.x.quantity, figure.y.quantity
     if first is last:
-        return f"{y.with_half(last.y.mean, last.y.half)} at {x.text(last.x)}"
-    return f"{y.text(first.y.mean)} → {y.with_half(last.y.mean, last.y.half)} at {x.text(last.x)}"
+        return f"{last.y.text(y)} at {x.text(last.x)}"
+    return f"{y.text(first.y.mean)} → {last.y.text(y)} at {x.text(last.x)}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from fgcli.report.alike import left_out_notes, unlike_notes
-from fgcli.report.document import BOLD, Cell, Line, Table, axis_text
+from fgcli.report.document import BOLD, TWO, Cell, Line, Table, axis_text
 from fgcli.report.trials import State, Trial
 from fgcli.report.values import PROGRESS, ends_before
 from fgcli.runs.quantity import Quantity
@@ -26,7 +26,7 @@ def lines_of(cell: Cell, quantity: Quantity) -> tuple[Line, ...]:
         if cell.comparison.ratio is not None:
             lines.append(Line(f"×{ratio_text(cell.comparison.ratio)}", "difference"))
         elif (difference := cell.comparison.difference) is not None:
-            text = quantity.with_half(difference.mean, difference.half, sign=True)
+            text = difference.text(quantity, sign=True)
             p = "" if cell.comparison.p_corrected is None else f", p {p_text(cell.comparison.p_corrected)}"
             lines.append(Line(f"{text}{p}", "difference"))
     if (reference := cell.reference) is not None:
@@ -39,7 +39,7 @@ def _value(cell: Cell, quantity: Quantity) -> str:
     found, wanted = len(cell.numbers), len(cell.trials)
     if cell.mean is None:
         return f"missing (0 of {wanted})" if wanted > 1 else "missing"
-    text = f"{quantity.with_half(cell.mean.mean, cell.mean.half)}{cell.mark}"
+    text = f"{cell.mean.text(quantity)}{cell.mark}"
     return text if found == wanted else f"{text} ({found} of {wanted})"
 
 
@@ -75,9 +75,11 @@ def notes_of(
         if column.quantity.key not in TIMING
     ]
     counts = sorted({cell.mean.n for cell in seeded if cell.mean})
-    if counts and counts[-1] > 1:
-        notes.append(f"Mean ± 95 % t-interval over seeds, n = {_range(counts)}.")
-    elif counts:
+    if counts and counts[-1] > 2:
+        notes.append(f"Mean ± 95 % t-interval over seeds, n = {_range([n for n in counts if n != 2])}.")
+    if 2 in counts:
+        notes.append(TWO)
+    elif counts == [1]:
         notes.append("One seed each, so no intervals.")
     if any(cell.best for cell in cells):
         notes.append(BOLD)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgcli.extend.own_code import PLUGIN
 from fgcli.runs.record import as_json, read_record
 from fgcli.shell import command_line
 
@@ -50,6 +51,20 @@ class Environment:
         """The user's own code, by module: its file and the file's sum."""
         found = self.content.get(_CODE)
         return found if isinstance(found, Mapping) else {}
+
+    @property
+    def latest_code(self) -> dict[str, Mapping[str, Any]]:
+        """The same, with the sums of the files that the run last went on with."""
+        found = {name: one for name, one in self.code.items() if isinstance(one, Mapping)}
+        for move in (one for one in self.moves if isinstance(one, Mapping)):
+            known = {name: move[f"module {name}"] for name in found if f"module {name}" in move}
+            found |= {name: {**found[name], "sha256": total} for name, total in known.items()}
+        return found
+
+    @property
+    def plugin_files(self) -> dict[str, Mapping[str, Any]]:
+        """Of the user's own code what was given by --plugin, by module; none in runs of older versions of fg."""
+        return {name: one for name, one in self.latest_code.items() if one.get("flag") == PLUGIN}
 
     @property
     def data(self) -> str:

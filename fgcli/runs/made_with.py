@@ -5,6 +5,8 @@ from typing import Any
 
 from fgcli.runs.environment import VERSIONS, Environment
 
+_THEN = ", then "
+
 
 def made_with(environment: Environment, recipe: Mapping[str, Any]) -> dict[str, str]:
     """By name: versions of libraries, plugins and fg, sums of the user's code and of the data; as far as known.
@@ -26,9 +28,14 @@ def made_with(environment: Environment, recipe: Mapping[str, Any]) -> dict[str, 
         found[f"weights {recipe.get('init_from')}"] = environment.weights
     for move in environment.moves:
         for name, value in move.items() if isinstance(move, Mapping) else ():
-            if name in found and str(value) not in found[name]:
-                found[name] += f", then {value}"
+            if name in found and str(value) != found[name].rpartition(_THEN)[2]:
+                found[name] += f"{_THEN}{value}"
     return found
+
+
+def latest(made: Mapping[str, str]) -> dict[str, str]:
+    """Of a `made_with`, what the run last went on with."""
+    return {name: value.rpartition(_THEN)[2] for name, value in made.items()}
 
 
 def unlike(runs: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str, list[str]]]:

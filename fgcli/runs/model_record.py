@@ -20,3 +20,5 @@ class ModelRecord:
     class_names: tuple[str, ...] = ()
     tokens: bool = False
     """Whether inputs are tokens, of which there is no mean."""
+    input_names: tuple[str, ...] = ()
+    """The columns of a table that the inputs are."""

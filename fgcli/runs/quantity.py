@@ -52,6 +52,13 @@ class Quantity:
             return f"({numbers}){_times(power)}" if power else numbers
         return f"{self._text(centre, size, sign=sign)} ± {self._text(half, size)}"
 
+    def with_ends(self, mean: float, low: float, high: float, *, sign: bool = False) -> str:
+        """Mean and the ends of a range, in as many digits."""
+        numbers = [number * self.scale for number in (mean, low, high)]
+        size = max(map(abs, numbers))
+        centre, *ends = (self._text(number, size, sign=sign) for number in numbers)
+        return f"{centre} [{', '.join(ends)}]"
+
     def tick(self, number: float) -> str:
         """The number beside an axis, with no more digits than it has."""
         scaled = number * self.scale

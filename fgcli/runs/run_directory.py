@@ -285,10 +285,20 @@ def open_run(path: str | os.PathLike[str]) -> RunDirectory:
     """
     path = Path(path)
     if content(path) not in (Content.FINISHED_RUN, Content.UNFINISHED_RUN):
-        raise UsageError(f"{path} holds no run: there is no file {RunDirectory(path).recipe_file}")
+        raise UsageError(f"{path} holds no run: {_what_instead(path)}")
     run = RunDirectory(path)
     _refuse_links(run)
     return run
+
+
+def _what_instead(path: Path) -> str:
+    """A run that is in the folder, the newest; else the file that is missed."""
+    name = RunDirectory(path).recipe_file.name
+    found = [file for depth in ("*", "*/*", "*/*/*") for file in path.glob(f"{depth}/{name}")]
+    if not found:
+        return f"there is no file {path / name}"
+    newest = max(found, key=lambda file: file.stat().st_mtime).parent
+    return f"it is a folder of runs; give one of them, the newest is {newest}"
 
 
 def check_resumable(path: Path, *, longer: bool = False) -> bool:
@@ -299,10 +309,11 @@ def check_resumable(path: Path, *, longer: bool = False) -> bool:
     run = RunDirectory(path)
     finished = content(path) is Content.FINISHED_RUN
     if finished and not longer:
-        more = f"its result is in {run.result_file}; give more --epochs to go on with it"
+        more = f"its result is in {run.result_file}; give more --epochs to go on with it, or begin another run with its"
+        more += f" weights, and any method: --init-from {path}"
         raise UsageError(f"--resume {path}: this run is finished; {more}")
     if not finished and content(path) is not Content.UNFINISHED_RUN:
-        raise UsageError(f"--resume {path}: holds no run, as there is no file {run.recipe_file}")
+        raise UsageError(f"--resume {path}: holds no run: {_what_instead(path)}")
     _refuse_links(run)
     lock.refuse_in_use(path)
     return finished

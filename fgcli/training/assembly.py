@@ -183,9 +183,9 @@ class _Parts:
         return made
 
     def called(self, section: Section) -> str:
-        """`method wt of fgcli 0.1.0`."""
+        """`method wt of fgcli 0.1.0`, `method half of ./half.py`."""
         name = getattr(self.recipe, section)
-        return f"{section} {name} of {self.registry.find(section, name).origin}"
+        return f"{section} {name} of {self.registry.find(section, name).origin.shown}"
 
     def guarded(self, section: Section, call: Callable[[], T]) -> T:
         try:

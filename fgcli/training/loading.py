@@ -9,8 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fgcli.data.arrays import as_inputs, read_arrays
 from fgcli.data.dataset import Dataset, Standardise, Tokens
-from fgcli.errors import RunError, UsageError, exception_text
+from fgcli.data.options import CsvOptions, TableOptions
+from fgcli.data.tables import Table, numbers_of, read_csv, read_parquet
+from fgcli.errors import PluginMissing, RunError, UsageError, exception_text
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.gradient.local_losses import LocalLosses
@@ -70,7 +73,10 @@ def load_model(run: str | PathLike[str], plugins: Iterable[str | PathLike[str]] 
         UsageError: where there is no run, or its model cannot be made here.
         RunError: where no checkpoint can be used.
     """
-    return open_trained(Path(run), load_registry(tuple(map(Path, plugins)))).model
+    try:
+        return open_trained(Path(run), load_registry(tuple(map(Path, plugins)))).model
+    except PluginMissing as missing:
+        raise UsageError(f"{missing}: load_model({str(run)!r}, plugins={list(missing.files)!r})") from missing
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,11 @@ class Trained:
         if record.labels != (not found.train_targets.is_floating_point()):
             kinds = ("numbers", "classes") if record.labels else ("classes", "numbers")
             raise UsageError(f"{called}: its targets are {kinds[0]}, and the network was trained for {kinds[1]}")
+        if (names := found.input_names) != (own_names := record.input_names) and names and own_names:
+            order = f"--dataset-option columns=[{','.join(own_names)}]"
+            raise UsageError(
+                f"{called}: its columns are {', '.join(names)}, and the network's others, or others first: {order}"
+            )
         found = self._numbered(found, called)
         if record.tokens != isinstance(found.preprocessing, Tokens):
             kinds = ("numbers", "tokens") if record.tokens else ("tokens", "numbers")
@@ -141,15 +152,47 @@ class Trained:
         with Streams(self.recipe.seed).for_layers("evaluation", self.step, device):
             return recipe.dataset, measure(network, objective, found)
 
-    @torch.no_grad()
-    def predict(self, inputs: Tensor, device: torch.device) -> Tensor:
-        """Outputs [n, outputs], on the CPU. UsageError where inputs have another shape, or are not finite."""
+    def read_inputs(self, path: Path) -> Tensor:
+        """Inputs that `predict` takes, from a file of arrays or a table. UsageError where it holds none."""
+        reader = {".csv": self._csv, ".parquet": lambda path: read_parquet(path, TableOptions())}.get(
+            path.suffix.lower()
+        )
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; inputs are a file: .npz, .npy, .csv or .parquet")
+        if reader is None:
+            arrays = read_arrays(path)
+            if "inputs" not in arrays and len(arrays) != 1:
+                raise UsageError(f"{path} holds {', '.join(arrays) or 'nothing'}; it must hold the array inputs")
+            name = "inputs" if "inputs" in arrays else next(iter(arrays))
+            inputs = as_inputs(arrays[name], f"{name} of {path}")
+        else:
+            columns, places = reader(path)
+            names = self.record.input_names or tuple(columns)
+            if missing := [name for name in names if name not in columns]:
+                known = f"of which {self.run.path} was trained; it has {', '.join(columns)}"
+                raise UsageError(f"{path}: there is no column {missing[0]!r}, {known}")
+            inputs = as_inputs(numbers_of(columns, names, str(path), places), str(path))
+        self._check_inputs(inputs)
+        return inputs
+
+    def _csv(self, path: Path) -> Table:
+        """A .csv file as the run's own was read, where its data were one."""
+        data = read_recipe(self.run.recipe_file).data
+        given = data.get("dataset_options") if str(data.get("dataset")).lower().endswith(".csv") else None
+        own = given if isinstance(given, Mapping) else {}
+        return read_csv(path, CsvOptions(**{key: own[key] for key in ("header", "delimiter") if key in own}))
+
+    def _check_inputs(self, inputs: Tensor) -> None:
         wanted = ", ".join(map(str, self.record.input_shape))
         if tuple(inputs.shape[1:]) != self.record.input_shape or not len(inputs):
             raise UsageError(f"the inputs have shape {list(inputs.shape)}; they must be [n, {wanted}], n at least 1")
         bad = (~inputs.flatten(1).isfinite()).any(dim=1).nonzero()
         if len(bad):
             raise UsageError(f"input {int(bad[0, 0])} is not finite; inputs must be")
+
+    @torch.no_grad()
+    def predict(self, inputs: Tensor, device: torch.device) -> Tensor:
+        """Outputs [n, outputs], on the CPU, of what `read_inputs` gave."""
         model = self.model.to(device)
         with Streams(self.recipe.seed).for_layers("evaluation", self.step, device):
             return torch.cat([model(some.to(device)).cpu() for some in inputs.split(BATCH)])
@@ -193,8 +236,8 @@ def open_trained(path: Path, registry: Registry) -> Trained:
         raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")
     for complaint in complaints:
         _log.warning("%s; the checkpoint before it is used", complaint)
-    for file in changed_files(run.recorded_environment().code):
-        _log.warning("%s has changed since %s was begun: the network may be another one", file, path)
+    for file in changed_files(run.recorded_environment().latest_code):
+        _log.warning("%s has changed since %s was trained: the network may be another one", file, path)
     if isinstance(network, LocalLosses):
         model.network = network.plain.eval()
     return Trained(run, recipe, registry, record, checkpoint.step, model)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -22,7 +22,7 @@ from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import sweep_of
 from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint, store_of
-from fgcli.training.cost import AFTER, cost_line
+from fgcli.training.cost import AFTER, cost_line, first_step
 from fgcli.training.evaluation import evaluate, measuring
 from fgcli.training.faults import first_not_finite, malformed, not_finite
 from fgcli.training.interrupts import Interrupted, StopRequest, stop_request
@@ -149,7 +149,8 @@ class Training:
             self._record_diagnostics()
         first = self.step
         for indices in self._batches():
-            loss = self._take_step(indices)
+            with first_step(self.assembly.recipe, self.reporter) if self.step == first else nullcontext():
+                loss = self._take_step(indices)
             self.step += 1
             self.reporter.stepped(self.step, loss)
             if self.step == first + AFTER and (line := self._cost_line(indices)):

@@ -3,20 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, cast, get_args
 
 from fgcli.data.dataset import Dataset, Tokens
 from fgcli.errors import UsageError
 from fgcli.extend.factory import is_reference
 from fgcli.extend.own_code import own_code
 from fgcli.extend.registry import Registry
-from fgcli.recipe import Source, dump, read_recipe, resolve
+from fgcli.recipe import Source, dump, flag, flags_of, read_recipe, resolve
 from fgcli.recipe_keys import LENGTH, Recipe, Section, section_keys
 from fgcli.runs import run_directory
 from fgcli.runs.environment import Environment, Extension
-from fgcli.runs.made_with import is_version, made_with, unlike
+from fgcli.runs.made_with import is_version, latest, made_with, unlike
+from fgcli.runs.missing_plugins import naming_missing_plugins
 from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.run_directory import RunDirectory
+from fgcli.shell import command_line
 from fgcli.training.assembly import Assembly, assemble, learning_rates, settle, total_steps
 from fgcli.training.checkpoints import text_sum
 from fgcli.training.environment import describe_environment, digest
@@ -64,7 +66,7 @@ def resume(
     longer = any(overrides.get(key) is not None for key in LENGTH)
     finished = run_directory.check_resumable(path, longer=longer)
     begun = RunDirectory(path).recorded_environment()
-    of_run, recipe = _recipe_of(path, begun, source, overrides, registry, reporter, longer=finished)
+    of_run, recipe = _recipe_of(path, source, overrides, registry, longer=finished)
     processes = join(recipe)
     assembly = assemble(recipe, registry, processes=processes)
     if finished:
@@ -122,7 +124,8 @@ def model_record(dataset: Dataset, objective: Objective) -> ModelRecord:
     labels = not dataset.train_targets.is_floating_point()
     shape, names = dataset.input_shape, dataset.class_names
     tokens = isinstance(step, Tokens)
-    return ModelRecord(shape, objective.outputs, dataset.classes, labels, mean, deviation, names, tokens)
+    columns = dataset.input_names
+    return ModelRecord(shape, objective.outputs, dataset.classes, labels, mean, deviation, names, tokens, columns)
 
 
 def recipe_of(
@@ -130,20 +133,14 @@ def recipe_of(
 ) -> Recipe:
     """The recipe of a run, `overrides` over it. Sections that are not asked for are left at their defaults.
 
-    UsageError where a plugin that the run was begun with is not in use.
+    UsageError, that says so where a plugin that the run was begun with is not in use.
     """
     directory = RunDirectory(path)
     source = read_recipe(directory.recipe_file)
     left_out = {key for name in _NAMES if name not in sections for key in section_keys(name)}
     kept = {key: value for key, value in source.data.items() if key not in left_out}
-    try:
+    with naming_missing_plugins(directory, source.data, registry):
         return resolve(replace(source, data=kept), overrides, registry)
-    except UsageError as error:
-        began_with = directory.recorded_environment().plugins
-        missing = sorted(set(began_with.values()) - set(map(str, registry.origins)))
-        if not missing:
-            raise
-        raise UsageError(f"{error}; the run was begun with {', '.join(missing)}, which is not in use") from error
 
 
 def _with_needs(run: RunDirectory, recipe: Recipe, registry: Registry) -> RunDirectory:
@@ -171,40 +168,32 @@ def _say_what_changed(training: Training, begun: Environment, now: Environment) 
             "was never stopped"
         )
     recipe = training.assembly.recipe.model_dump(mode="json")
-    made = unlike([("", made_with(begun, recipe)), ("", made_with(now, recipe))])
-    told = {f"{section} {recipe.get(section)}" for section in begun.plugins}  # as the recipe was read
-    for name, (old, new) in made.items():
+    so_far = made_with(begun, recipe)
+    changed = unlike([("", latest(so_far)), ("", made_with(now, recipe))])
+    for name, (last, new) in changed.items():
         if is_version(name):
             continue
-        differences[name] = (old, new)
-        if name not in told:
-            training.reporter.warned(f"{name} was {old} when the run was begun, and is {new}: the run is of both")
+        differences[name] = (last, new)
+        if f"module {new.partition(' ')[0]}" not in changed:  # a plugin file's own line says it
+            of = "both" if so_far[name] == last else "all of them"
+            training.reporter.warned(f"{name} was {so_far[name]} so far, and is {new} from here on: the run is of {of}")
     if differences:
         training.run_directory.write_environment(begun.with_move(training.step, differences))
 
 
 def _recipe_of(
-    path: Path,
-    begun: Environment,
-    source: Source | None,
-    overrides: Mapping[str, object],
-    registry: Registry,
-    reporter: Reporter,
-    *,
-    longer: bool,
+    path: Path, source: Source | None, overrides: Mapping[str, object], registry: Registry, *, longer: bool
 ) -> tuple[Recipe, Recipe]:
-    """The run's recipe, and the same where it shall go on, once the given one and the plugins in use have been held
-    against it. Only where it shall be `longer` may its length differ."""
+    """The run's recipe, and the same where it shall go on, once the given one has been held against it.
+
+    Only where it shall be `longer` may its length differ.
+    """
     of_run = read_recipe(RunDirectory(path).recipe_file)
-    began_with = begun.plugins
     recipe = recipe_of(path, registry)
-    for section, origin in _plugins(recipe, registry).items():
-        if began_with.get(section, origin) != origin:
-            reporter.warned(f"the {section} is now that of {origin}; the run was begun with {began_with[section]}")
     for name in _NAMES:  # before their options are looked at, which are another schema's
         given = overrides.get(name)
         if given is not None:
-            _refuse_difference(path, name, getattr(recipe, name), given)
+            _refuse_difference(path, name, recipe, given, registry)
     given = resolve(source or of_run, overrides, registry)
     length = {key: getattr(given, key) for key in LENGTH if longer and overrides.get(key) is not None}
     given = given.model_copy(update={key: getattr(recipe, key) for key in length})
@@ -235,18 +224,28 @@ def _placed(path: Path, recipe: Recipe, given: Recipe, registry: Registry) -> Re
     for key in Recipe.model_fields:
         if key in place:
             continue
-        of_run, of_user = getattr(recipe, key), getattr(given, key)
-        if isinstance(of_run, dict) and of_run.keys() == of_user.keys():
-            for name, value in of_run.items():
-                _refuse_difference(path, f"{key}.{name}", value, of_user[name])
-        _refuse_difference(path, key, of_run, of_user)
+        _refuse_difference(path, key, recipe, getattr(given, key), registry)
     return recipe.model_copy(update=place)
 
 
-def _refuse_difference(path: Path, key: str, of_run: object, given: object) -> None:
+def _refuse_difference(path: Path, key: str, recipe: Recipe, given: Any, registry: Registry) -> None:
+    """UsageError, with what may be another at a resume, and the command of a new run that has what is given."""
+    of_run = getattr(recipe, key)
     if of_run == given:
         return
+    called, new_run = key, f"begin a new run, with --init-from {path}, say"
+    if isinstance(of_run, dict) and of_run.keys() == given.keys():
+        called, of_run, given = next((f"{key}.{k}", of_run[k], given[k]) for k in of_run if of_run[k] != given[k])
+    elif isinstance(given, str | float | int) and not isinstance(given, bool):
+        others = section_keys(cast("Section", key)) if key in _NAMES else (key,)
+        weights = [] if key in section_keys("model") else ["--init-from", path]
+        left_out = (*others, "init_from", "device", "threads")
+        words = ["train", *weights, *flags_of(recipe, registry, left_out), flag((key,)), given]
+        new_run = f"a new run: {command_line(*words, plugins=registry.files)}"
     said = f"{given}, but the run's recipe has {of_run}"
     if len(said) > 200:
         said = "another than that of the run's recipe"
-    raise UsageError(f"--resume {path}: {key} is {said}; leave it out, or start a new run")
+    raise UsageError(
+        f"--resume {path}: {called} is {said}; a run goes on as it was begun, but for --device, --threads and, once it "
+        f"is finished, more --epochs or --max-steps: leave it out, or {new_run}"
+    )

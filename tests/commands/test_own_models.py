@@ -181,7 +181,7 @@ BAD = {
     "no factory": ("net_of_mine:fixed", "without input_shape and classes" + WANTED),
     "no factory either": ("os:system", "--model: model 'os:system' takes (command), without input_shape"),
     "no plain option": ("net_of_mine:needs", "--model: model 'net_of_mine:needs' takes norm, of type"),
-    "no nn.Module": ("net_of_mine:three", "model net_of_mine:three of net_of_mine file "),
+    "no nn.Module": ("net_of_mine:three", "/net_of_mine.py gave int; it must give a Module"),
     "raises": ("net_of_mine:fails", "failed: ValueError: no luck (`fgcli --debug ...` shows where)"),
     "meta device": ("net_of_mine:empty", "failed: NotImplementedError: Cannot copy out of meta tensor"),
     "no reference": (

@@ -80,7 +80,7 @@ def test_the_toolkit_and_job_control_are_both_there(shell: str, tmp_path: Path) 
 def test_another_shell_is_refused() -> None:
     done = fg("shell-init", "dash")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr.startswith("fg: SHELL: unknown shell 'dash'; ")
+    assert done.stderr.startswith("fg: there is no function for 'dash'; there is one for bash, zsh, fish: ")
     assert "known shells: bash, fish, zsh" in done.stderr
 
 

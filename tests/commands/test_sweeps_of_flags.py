@@ -46,10 +46,9 @@ def test_a_run_for_each_seed_and_a_table_with_intervals() -> None:
     found = [result("many", f"wperp-seed{seed}") for seed in (0, 1)]
     assert [(one["seed"], one["k"], one["width"], one["threads"]) for one in found] == [(0, 3, 8, 1), (1, 3, 8, 1)]
     interval = mean_interval([one["test_accuracy"] for one in found])
-    assert interval.half is not None
     shown = done.stdout.partition("At the end of training")[2]
-    assert QUANTITIES["test_accuracy"].with_half(interval.mean, interval.half) in shown
-    assert "±" in shown
+    assert interval.text(QUANTITIES["test_accuracy"]) in shown
+    assert "as two are too few for an interval" in shown
     single = fg("train", *SHORT, "--seed", "1", "--method", "wperp", "--k", "3", "--json", "--out", "one")
     alone = json.loads(single.stdout)
     assert alone["test_loss"] == found[1]["test_loss"]
@@ -154,7 +153,7 @@ def test_methods_are_split_at_commas_but_not_within_their_options() -> None:
     ("flags", "said"),
     [
         ("--methods wperp,bakprop", "--methods: unknown method 'bakprop'; did you mean 'backprop'?"),
-        ("--methods wt,wt", "label 'wt' is given twice"),
+        ("--methods wt,wt", "fg: --methods names wt twice; each once, or with options of its own: wt:KEY"),
         ("--methods wt:kk=1,backprop", "--methods wt:kk=1: --option kk: unknown option 'kk' of method wt"),
         (
             "--methods wperp --width 8",

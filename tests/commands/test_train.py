@@ -1,8 +1,12 @@
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from tiny_runs import FLAGS, Stopper, fg, rows, run, untimed
+
+from fgcli.recipe import read_recipe
+from fgcli.recipe_keys import section_keys
 
 RESULT_KEYS = {
     "method", "options", "dataset", "width", "depth", "k", "seed", "epochs", "steps", "train_accuracy", "test_accuracy",
@@ -254,6 +258,19 @@ def test_resume_with_another_recipe_is_refused(workplace, flags, key):
     assert done.exit_code == 2
     assert f"--resume stopped: {key}" in done.stderr
     assert {path: path.read_bytes() for path in written(workplace) if path.is_file()} == before
+
+
+def test_resume_with_another_method_says_the_command_of_a_new_run():
+    with pytest.raises(KeyboardInterrupt):
+        run(Path("stopped"), Stopper(4))
+    said = fg("train", "--resume", "stopped", "--method", "backprop").stderr
+    assert "once it is finished, more --epochs or --max-steps: leave it out, or a new run: fgcli train --init" in said
+    printed = shlex.split(said.rpartition("a new run: ")[2])
+    done = fg(*printed[1:], "--quiet", "--threads", "1", "--out", "new")
+    assert (done.exit_code, done.stderr) == (0, "")
+    here, there = (read_recipe(f"{name}/recipe.yaml").data for name in ("stopped", "new"))
+    differ = {key for key in here if here[key] != there[key]}
+    assert {"method", "init_from"} <= differ <= {"init_from", *section_keys("method")}
 
 
 @pytest.mark.parametrize("flags", [["--device", "auto"], ["--width", "8", "--seed", "0"], ["--recipe", "same.yaml"]])

@@ -96,7 +96,7 @@ def test_a_sink_that_fails_is_a_warning_and_json_stays_json() -> None:
     done = fg("train", *FLAGS, *PLUGIN, *options, "--out", "run", "--json", "--quiet")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["steps"] == 12
-    assert "fg: warning: metric sink log of mine_in_a_file file " in done.stderr
+    assert "fg: warning: metric sink log of mine_in_a_file.py failed" in done.stderr
     assert "row raised OSError: no space" in done.stderr.splitlines()[-1]
 
 
@@ -121,3 +121,40 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(flags: str, said: str)
     assert done.stderr.startswith(f"fg: {said}")
     assert done.stderr.count("\n") == 1
     assert not Path("run").exists()
+
+
+def test_a_run_without_its_plugin_file_says_the_whole_command(workplace: Path, monkeypatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert fg("train", *FLAGS, *PLUGIN, "--method", "theirs", "--out", "run", "--quiet").exit_code == 0
+    load_registry.cache_clear()
+    file = workplace / "mine_in_a_file.py"
+    missing = f"run was begun with the plugin {file}, which is not in use: give it once more: fgcli"
+    done = fg("train", "--resume", "run", "--epochs", "5")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("fg: run/recipe.yaml:1:9: unknown method 'theirs'")
+    assert done.stderr.endswith(f"; {missing} train --resume run --epochs 5 --plugin {file}\n")
+    command = done.stderr.split(" fgcli ")[-1].split()
+    file.write_text(file.read_text() + "\n")
+    assert f"{file} (which has changed since), which" in fg("train", "--resume", "run", "--epochs", "5").stderr
+    assert fg(*command, "--quiet").exit_code == 0
+    file.unlink()
+    assert f"{file} (which is not there any more)," in fg("analyze-overlap", "run").stderr
+
+
+def test_what_stands_beside_a_plugin_file_is_found_and_hides_nothing(workplace: Path, monkeypatch) -> None:
+    """As with `python mine.py`, but last on the path: a json.py beside it is not what `import json` gives."""
+    folder = workplace / "there"
+    folder.mkdir()
+    Path("mine_in_a_file.py").rename(folder / "mine_in_a_file.py")
+    text = (folder / "mine_in_a_file.py").read_text()
+    (folder / "mine_in_a_file.py").write_text(f"import beside_it\nimport colorsys\n{text}")
+    (folder / "beside_it.py").write_text("x = 1\n")
+    (folder / "colorsys.py").write_text("1 / 0\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    done = fg("train", *FLAGS, "--plugin", "there/mine_in_a_file.py", "--method", "theirs", "--out", "run", "--quiet")
+    monkeypatch.delitem(sys.modules, "beside_it")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert json.loads(Path("run/environment.json").read_text())["code"]["beside_it"]["file"] == str(
+        folder / "beside_it.py"
+    )

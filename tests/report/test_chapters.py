@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -151,6 +152,17 @@ def test_a_copied_sweep_is_left_out_and_listed(sweep_folder, tmp_path):
     document = compose([runs])
     assert document.problems == (Problem(str(runs / "b"), f"a copy of {runs / 'a'}; what both have is {NOTHING_NEW}"),)
     assert as_csv(document) == as_csv(before)  # labels, numbers of runs and Holm's correction
+
+
+def test_of_a_run_and_its_copy_the_one_that_bears_its_own_name_is_kept(tmp_path):
+    """Also where that name is no text, and comes after the copy's."""
+    runs, name = tmp_path / "runs", os.fsdecode(b"caf\xe9")
+    fake_run(runs / name, result={"run_dir": f"elsewhere/{name}"})
+    shutil.copytree(runs / name, runs / "a copy")
+    document = compose([runs])
+    (problem,) = document.problems
+    assert problem.path == str(runs / "a copy")
+    assert [trial.run.path.name for trial in document.trials if trial.run] == [name]
 
 
 def test_a_sweep_that_went_on_beside_its_copy_is_one_sweep(sweep_folder, tmp_path):

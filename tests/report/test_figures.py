@@ -15,8 +15,10 @@ def figures(*paths: Path) -> list[Figure]:
     return [item for item in compose(paths).items if isinstance(item, Figure)]
 
 
-def of_recipe(folder: Path, views: str, base: str = "{epochs: 4, eval_every: 1}", **more: Any) -> Path:
-    grid = "{methods: [wt, wperp], width: [64, 128], seed: [0, 1]}"
+def of_recipe(
+    folder: Path, views: str, base: str = "{epochs: 4, eval_every: 1}", seeds: str = "[0, 1]", **more: Any
+) -> Path:
+    grid = f"{{methods: [wt, wperp], width: [64, 128], seed: {seeds}}}"
     recipe = f"base: {base}\ngrid: {grid}\nviews: [{views}]\n"
     return fake_sweep(folder, recipe, lambda trial: 0.3 + 0.02 * float(trial.axes["seed"]), **more)
 
@@ -39,13 +41,13 @@ def test_a_figure_over_an_axis_with_published_numbers(sweep_folder):
 def test_a_logarithmic_axis_is_one_even_where_an_interval_dips_below_zero_and_a_long_label_is_cut(tmp_path):
     recipe = (
         "grid: {methods: [{label: A method of a very long name (on A card), method: wt}], width: [64, 128], "
-        "seed: [0, 1]}\nviews: [{kind: figure, title: F, x: width, y: step_ms_median, log: [y]}]\n"
+        "seed: [0, 1, 2]}\nviews: [{kind: figure, title: F, x: width, y: step_ms_median, log: [y]}]\n"
     )
     (figure,) = figures(
         fake_sweep(tmp_path / "s", recipe, result=lambda t: {"step_ms_median": 100.0 if t.axes["seed"] else 1.0})
     )
     plot = lay_out(figure, figure.panels[0], lambda point: "")
-    assert [tick.text for tick in plot.y_ticks] == ["20", "50", "100"]  # of 50.5, from -579 to 680
+    assert [tick.text for tick in plot.y_ticks] == ["50", "100"]  # of 67, from -75 to 209
     assert plot.curves[0].label == "A method of …(on A card)"
 
 
@@ -54,14 +56,14 @@ def test_an_axis_shows_what_is_possible_and_what_was_seen_and_not_all_of_a_wide_
 
     base = "{epochs: 4, eval_every: 4}"
     views = "{kind: figure, title: F, x: width, y: test_accuracy}, {kind: figure, title: L, x: width, y: test_loss}"
-    folder = of_recipe(tmp_path / "s", views, base)  # 0.3 and 0.32: an interval from 0.18 to 0.44
-    for figure, (low, high) in zip(figures(folder), ((0.28, 0.34), (1.72, 1.84)), strict=True):
-        assert vertical_scale(figure).ends == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
+    folder = of_recipe(tmp_path / "s", views, base, "[0, 1, 11]")  # 0.30, 0.32, 0.52: an interval from 0.08 to 0.68
+    for figure, (low, high) in zip(figures(folder), ((0.044, 0.718), (0.963, 2.312)), strict=True):
+        assert vertical_scale(figure).ends == (pytest.approx(low, abs=0.001), pytest.approx(high, abs=0.001))
         assert _draw(figure).axes[0].get_ylim() == pytest.approx(vertical_scale(figure).ends)
         assert "Intervals that go on beyond the axis are cut there." in figure.notes
-    recipe = "grid: {methods: [wt, wperp], seed: [0, 1], width: [64]}\nviews: [%s]\n" % views  # noqa: UP031
+    recipe = "grid: {methods: [wt, wperp], seed: [0, 1, 2], width: [64]}\nviews: [%s]\n" % views  # noqa: UP031
     wide = fake_sweep(
-        tmp_path / "w", recipe, lambda trial: 0.9 if trial.label == "wt" else 0.1 + float(trial.axes["seed"]) / 2
+        tmp_path / "w", recipe, lambda trial: 0.9 if trial.label == "wt" else 0.1 + float(trial.axes["seed"]) / 4
     )
     low, high = vertical_scale(figures(wide)[0]).ends
     assert -0.06 <= low <= 0.0

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from fgcli.report.compose import compose
 from fgcli.report.data import as_csv, as_json
-from fgcli.report.document import Document, Figure
+from fgcli.report.document import TWO, Document, Figure
 from fgcli.report.figure_file import FORMATS
 from fgcli.report.latex import latex
 from fgcli.report.markdown import markdown
@@ -51,7 +51,7 @@ def printed(document: Document, width: int, **how: object) -> str:
 
 def test_the_terminal_has_tables_and_sparklines(document):
     text = printed(document, 120)
-    assert "│ W̃⊥ │ 0.37 ± 0.25 (2 of 3) │           0.680 ± 0.075 │" in text
+    assert "│ W̃⊥ │   0.370 [0.350, 0.390] (2 of 3) │           0.680 ± 0.075 │" in text
     assert "Unfinished: W̃⊥, width 64 (seed 1" in text
     assert "W̃ᵀ  ▁▇  0.310 → 0.620 ± 0.050 at 128" in text
 
@@ -66,7 +66,7 @@ def test_columns_that_do_not_fit_stand_below(document):
 def test_a_narrow_terminal_gets_lists(document, hostile, width):
     text = printed(document, width)
     assert max(map(len, text.splitlines())) <= width + 4  # a combining tilde is a character of no width
-    assert "0.37 ± 0.25" in " ".join(text.split())
+    assert "0.370 [0.350, 0.390]" in " ".join(text.split())
     assert "│" not in text
     assert printed(hostile, width)
 
@@ -92,7 +92,8 @@ def test_nothing_that_a_terminal_obeys_comes_from_a_run(tmp_path):
 
 def test_markdown(document, hostile):
     text = markdown(document)
-    assert "| W̃⊥ | **0.37 ± 0.25 (2 of 3)**<br>+0.06 ± 0.13, p 0.11 | **0.680 ± 0.075**<br>" in text
+    two = r"**0.370 \[0.350, 0.390\] (2 of 3)**<br>+0.060 \[+0.050, +0.070\], p 0.11"
+    assert f"| W̃⊥ | {two} | **0.680 ± 0.075**<br>" in text
     assert "| W̃ᵀ | 128 | 0.620 ± 0.050 |  |" in text.replace("|  | W̃ᵀ", "| W̃ᵀ")
     row = next(line for line in markdown(hostile).splitlines() if line.startswith("| a"))
     assert row.startswith(r"| a\|b &amp; c\_d &lt;script&gt;alert(1)&lt;/script&gt; $x$ \\y | 0.600 | ")
@@ -101,7 +102,7 @@ def test_markdown(document, hostile):
 def test_latex(document, hostile):
     text = latex(document)
     assert (
-        r"\ensuremath{\tilde{W}}\ensuremath{^\perp} & \begin{tabular}[t]{@{}r@{}}\textbf{0.37 \ensuremath{\pm}" in text
+        r"\ensuremath{\tilde{W}}\ensuremath{^\perp} & \begin{tabular}[t]{@{}r@{}}\textbf{0.370 {[}0.350, 0.390]" in text
     )
     assert r"\footnotesize paper 0.900 outside\end{tabular}" in text
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
@@ -139,7 +140,8 @@ def test_json_has_the_same_numbers_with_the_notes(document):
         ("table", "Tab. 3"), ("figure", "Fig. 2"), ("figure", "Curves"),
     ]  # fmt: skip
     assert section["items"][0]["records"][1]["mean"] == pytest.approx(0.62)
-    assert section["items"][0]["notes"][0] == "Mean ± 95 % t-interval over seeds, n = 2 to 3."
+    assert section["items"][0]["notes"][0] == "Mean ± 95 % t-interval over seeds, n = 3."
+    assert section["items"][0]["notes"][1] == TWO
     assert content["problems"] == []
 
 

@@ -46,7 +46,7 @@ def test_every_number_leads_to_its_runs_with_recipe_and_environment(page):
     anchors = set(re.findall(r'\bid="(\w+)"', page))
     targets = re.findall(r'href="#(\w+)"', page)
     assert set(targets) <= anchors
-    cell = re.search(r'<a href="#(g\d+)">0\.37 ± 0\.25 \(2 of 3\)</a>', page)
+    cell = re.search(r'<a href="#(g\d+)">0\.370 \[0\.350, 0\.390\] \(2 of 3\)</a>', page)
     assert cell is not None
     start = page.index(f'id="{cell[1]}"')
     group = page[start : page.index("</article>", start)]
@@ -118,4 +118,7 @@ def test_in_a_browser(page, tmp_path, size, scheme, background):
     assert seen["before"] == seen["up"] == ["W̃ᵀ", "W̃⊥", ATTACK]  # by width 128, at which the last has no run
     assert seen["down"] == ["W̃⊥", "W̃ᵀ", ATTACK]
     assert seen["shown"]
-    assert seen["readout"] == f"width 64\n{ATTACK}  0.500\nW̃⊥  0.37 ± 0.25\nW̃ᵀ, published  0.330\nW̃ᵀ  0.310 ± 0.025"
+    assert (
+        seen["readout"]
+        == f"width 64\n{ATTACK}  0.500\nW̃⊥  0.370 [0.350, 0.390]\nW̃ᵀ, published  0.330\nW̃ᵀ  0.310 ± 0.025"
+    )

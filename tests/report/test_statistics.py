@@ -29,6 +29,15 @@ def test_one_number_has_no_interval_and_equal_ones_have_one_of_no_width(interval
         interval([])
 
 
+def test_two_numbers_are_their_own_ends():
+    """Their interval would be 12.7 times as wide as they are apart."""
+    found = mean_interval([0.25, 0.75])
+    assert found.half == pytest.approx(0.25 / math.tan(math.pi * 0.025), rel=1e-12)
+    assert found.ends == pytest.approx((0.25, 0.75), rel=1e-12)
+    assert mean_interval([1.0, 2.0, 3.0]).ends == pytest.approx((2 - T2 / math.sqrt(3), 2 + T2 / math.sqrt(3)))
+    assert mean_interval([0.25]).ends is None
+
+
 def test_differences_are_paired_by_seed():
     ours, baseline = {0: 5.0, 1: 7.0, 2: 9.0, 9: 0.0}, {2: 6.0, 1: 5.0, 0: 4.0, 8: 100.0}
     found = paired_difference(ours, baseline)  # 1, 2, 3

@@ -9,7 +9,7 @@ from fake_runs import fake_run, fake_sweep, timing
 
 from fgcli.report.compose import compose
 from fgcli.report.document import Cell, Table
-from fgcli.report.statistics import Mean
+from fgcli.report.statistics import Mean, mean_interval
 from fgcli.runs.quantities import QUANTITIES
 from fgcli.sweep.plan import PlannedTrial
 
@@ -78,7 +78,7 @@ def test_missing_trials_are_shown(sweep_folder):
         (trials / f"wt-width128-seed{seed}").rename(sweep_folder / f"moved{seed}")
     (table,) = tables(sweep_folder)
     found = cells(table)
-    assert texts(found["W̃⊥", "width 64"])[0] == "0.37 ± 0.25 (2 of 3)"
+    assert texts(found["W̃⊥", "width 64"])[0] == "0.370 [0.350, 0.390] (2 of 3)"
     assert texts(found["W̃ᵀ", "width 128"]) == ["missing (0 of 3)", "paper 0.900"]
     assert [trial.name for trial in found["W̃⊥", "width 64"].missing] == ["wperp-width64-seed1"]
     assert found["W̃⊥", "width 128"].comparison is None
@@ -113,7 +113,7 @@ def test_a_published_number_is_held_to_the_interval_as_it_is_written(tmp_path):
         "views: [{kind: table, title: T, value: test_accuracy, reference: {wt: 1.0}}]\n"
     )
     (table,) = tables(fake_sweep(tmp_path / "sweep", recipe, lambda trial: 0.9998))
-    assert texts(table.rows[0].cells[0]) == ["1.000 ± 0.000", "paper 1.000 inside"]
+    assert texts(table.rows[0].cells[0]) == ["1.000 [1.000, 1.000]", "paper 1.000 inside"]
 
 
 def test_an_axis_that_a_view_does_not_name_is_never_averaged(tmp_path):
@@ -153,7 +153,7 @@ def test_times_are_compared_by_ratios(tmp_path):
         result=lambda trial: {"step_ms_median": 2.0 if trial.label == "wt" else 3.0},
     )
     (table,) = tables(folder)
-    assert texts(cells(table)["wperp", "time per step, ms"]) == ["3.00 ± 0.00", "×1.50"]
+    assert texts(cells(table)["wperp", "time per step, ms"]) == ["3.00 [3.00, 3.00]", "×1.50"]
     assert "Time and memory: A processor, 2 cores (cpu), 1 thread." in table.notes
 
 
@@ -164,8 +164,8 @@ def test_times_of_different_machines_are_marked_and_not_compared(tmp_path, other
 
     (table,) = tables(fake_sweep(tmp_path / "sweep", machine_recipe("step_ms_median"), environment=environment))
     found = cells(table)
-    assert texts(found["wt", "time per step, ms"]) == ["2.00 ± 0.00ᵃ"]
-    assert texts(found["wperp", "time per step, ms"]) in (["2.00 ± 0.00ᵃᵇ"], ["2.00 ± 0.00ᵇᵃ"])
+    assert texts(found["wt", "time per step, ms"]) == ["2.00 [2.00, 2.00]ᵃ"]
+    assert texts(found["wperp", "time per step, ms"]) in (["2.00 [2.00, 2.00]ᵃᵇ"], ["2.00 [2.00, 2.00]ᵇᵃ"])
     assert not found["wt", "time per step, ms"].best
     assert found["wt", "test accuracy"].best
     (said,) = [note for note in table.notes if note.startswith("Time and memory")]
@@ -243,8 +243,8 @@ def test_accuracies_after_seconds_of_different_machines_are_marked_and_not_compa
     folder = fake_sweep(tmp_path / "s", recipe, environment=lambda trial: machines[int(trial.axes["threads"])])
     (table,) = tables(folder, baseline="wt")
     assert [texts(cell) for row in table.rows for cell in row.cells] == [
-        ["0.500 ± 0.000ᵃ"], ["0.500 ± 0.000ᵃ", "+0.000 ± 0.000, p 1.00"],
-        ["0.500 ± 0.000ᵇ"], ["0.500 ± 0.000ᵇ", "+0.000 ± 0.000, p 1.00"],
+        ["0.500 [0.500, 0.500]ᵃ"], ["0.500 [0.500, 0.500]ᵃ", "+0.000 [+0.000, +0.000], p 1.00"],
+        ["0.500 [0.500, 0.500]ᵇ"], ["0.500 [0.500, 0.500]ᵇ", "+0.000 [+0.000, +0.000], p 1.00"],
     ]  # fmt: skip
     assert (
         "Training time, of different machines, not to be compared: ᵃ A processor, 2 cores (cpu), 1 thread; "
@@ -278,10 +278,13 @@ def test_diagnostics_of_a_layer_after_an_epoch(tmp_path):
         ("variance", Mean(1.5e-4, 1.2e-5, 5), "(1.50 ± 0.12)·10⁻⁴"),
         ("variance", Mean(1.5, 0.1, 5), "1.50 ± 0.10"),
         ("variance", Mean(0.0, 0.0, 5), "0.00 ± 0.00"),
+        ("test_accuracy", mean_interval([0.35, 0.394]), "0.372 [0.350, 0.394]"),
+        ("step_ms_median", mean_interval([7.0, 11.0]), "9.0 [7.0, 11.0]"),
+        ("variance", mean_interval([1e-4, 2e-4]), "1.50·10⁻⁴ [1.00·10⁻⁴, 2.00·10⁻⁴]"),
     ],
 )
 def test_how_numbers_are_written(key, mean, text):
-    assert QUANTITIES[key].with_half(mean.mean, mean.half) == text
+    assert mean.text(QUANTITIES[key]) == text
 
 
 def test_operations_are_compared_by_ratios_and_a_budget_below_the_first_evaluation_is_said(tmp_path):

@@ -115,11 +115,13 @@ def test_what_a_folder_holds(run, tmp_path):
     assert open_run(str(run.path)).read_result() == RESULT
     with pytest.raises(UsageError, match=r"this run is finished; its result is in .*result\.json"):
         open_unfinished(run.path)
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(UsageError, match=r"no file .*recipe\.yaml"):
-            open_unfinished(path)
-        with pytest.raises(UsageError, match=r"holds no run: there is no file .*recipe\.yaml"):
-            open_run(path)
+    for path, instead in (
+        (tmp_path, f"a folder of runs; .* newest is {run.path}$"),
+        (tmp_path / "no", r"no file .*recipe\.yaml"),
+    ):
+        for called in (open_unfinished, open_run):
+            with pytest.raises(UsageError, match=f"holds no run: .*{instead}"):
+                called(path)
 
 
 def test_metrics_come_back(run):

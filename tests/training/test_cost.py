@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_runs import TINY, Listener, rows, tiny_recipe
 
 from fgcli.extend.registry import load_registry
 from fgcli.training import cost
+from fgcli.training.loop import Training
 from fgcli.training.start import begin
 
 
@@ -33,6 +35,17 @@ def test_a_dear_step_is_said_once_and_the_numbers_stay(tmp_path: Path, monkeypat
         assert told(tmp_path / next(iter(quiet)), **recipe, **quiet) == []
     for before, after in zip(rows(tmp_path / "short"), rows(tmp_path / "dear"), strict=True):
         assert {**before, "wall_s": 0} == {**after, "wall_s": 0}
+
+
+def test_a_first_step_that_takes_long_is_told_while_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Training._take_step
+    monkeypatch.setattr(cost, "FIRST_S", 0.1)
+    monkeypatch.setattr(
+        Training, "_take_step", lambda self, indices: (sleep(0.3 * (not self.step)), step(self, indices))[1]
+    )
+    (line,) = told(tmp_path / "slow", method="wperp", k="rank")
+    assert line.startswith("the first step, wperp with k rank of 32 samples, is not done after 0.1 s; ")
+    assert "cheaper: a smaller --batch-size, --k 10, activation-perturbation, " in line
 
 
 def _measured(measure: Callable[..., float]) -> Callable[..., float]:

@@ -1,5 +1,6 @@
 """A trained network, from its run: the weights and preprocessing that were trained with, or a refusal."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -142,6 +143,12 @@ def test_changed_code_of_ones_own_is_warned_of(trained: Path, tmp_path: Path, ca
     with caplog.at_level(logging.WARNING, "fgcli"):
         load_model(trained)
     assert "net.py has changed since" in caplog.text
+    caplog.clear()
+    now = hashlib.sha256(b"changed").hexdigest()[:12]
+    environment["went_on"] = [{"after_step": 3, "module net": now}]  # told then, and the run is of both
+    (trained / "environment.json").write_text(json.dumps(environment))
+    load_model(trained)
+    assert not caplog.text
 
 
 def test_evaluate_says_what_the_run_recorded(trained: Path) -> None:
@@ -235,9 +242,31 @@ def test_a_file_that_is_none_of_numpys_is_refused(pets: list[str], text: str) ->
     done = fg("predict", "run", "in.npz", *pets)
     assert done.exit_code == 2
     assert "in.npz cannot be read as arrays" in done.stderr
+    Path("predictions.npz").touch()  # which hides no fault of the inputs
     assert (
         fg("predict", "run", "absent.npz", *pets).stderr == "fg: absent.npz cannot be read: No such file or directory\n"
     )
+
+
+def test_a_table_is_predicted_from_by_its_columns_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [(1.0 * (i % 2), 0.1 * (i % 7), "ab"[i % 2]) for i in range(40)]
+    Path("own.csv").write_text("x;y;kind\n" + "".join(f"{x};{y};{kind}\n" for x, y, kind in rows))
+    own = {"dataset": "own.csv", "dataset_options": {"delimiter": ";"}, "batch_size": 8, "epochs": 1}
+    run(tmp_path / "run", **own, method="backprop")
+    Path("new.csv").write_text("y;name;x\n" + "".join(f"{y};new;{x}\n" for x, y, _ in rows[:3]))
+    done = fg("predict", "run", "new.csv")
+    assert done.exit_code == 0, done.output
+    raw = torch.tensor([row[:2] for row in rows[:3]])
+    with torch.no_grad(), numpy.load("predictions.npz") as found:
+        assert numpy.array_equal(found["outputs"], load_model("run")(raw).numpy())
+    Path("new.csv").write_text("y;x\n1;2\n\n1;\n")
+    assert fg("predict", "run", "new.csv").stderr.startswith("fg: new.csv: column 'x' is empty in line 4; ")
+    said = f"fg: {tmp_path} is a folder; inputs are a file: .npz, .npy, .csv or .parquet\n"
+    assert fg("predict", "run", str(tmp_path)).stderr == said
+    Path("new.csv").write_text("y;z\n1;2\n")
+    said = "fg: new.csv: there is no column 'x', of which run was trained; it has y, z\n"
+    assert fg("predict", "run", "new.csv").stderr == said
 
 
 def test_exported_weights_are_loaded_by_their_own_names(trained: Path, tmp_path: Path) -> None:
@@ -290,6 +319,8 @@ def test_what_cannot_be_exported_leaves_no_file(trained: Path, tmp_path: Path, m
     monkeypatch.setattr("fgcli.extend.extras.find_spec", lambda name: None)
     said = refused("--format", "onnx", "--out", str(out))
     assert said == "fg: --format onnx needs onnx and onnxscript, not installed here: pip install 'fgcli[onnx]'\n"
+    said = refused("--format", "torch-export", "--out", f"{out}.bin")
+    assert said.endswith("net.bin; for torch-export its name must end in .pt2, which torch.export.load reads\n")
     out.write_text("mine")
     assert "exists; give another name, or remove that file" in refused("--format", "safetensors", "--out", str(out))
     assert out.read_text() == "mine"
@@ -299,7 +330,7 @@ def test_what_cannot_be_exported_leaves_no_file(trained: Path, tmp_path: Path, m
         return inputs if inputs.sum() > 0 else -inputs
 
     monkeypatch.setattr("fgcli.training.loading.LoadedModel.forward", branches)
-    said = refused("--format", "torch-export", "--out", str(out))
+    said = refused("--format", "torch-export", "--out", f"{out}.pt2")
     assert "format torch-export cannot hold model mlp: " in said
     assert "--format safetensors has the weights alone" in said
     assert not list(tmp_path.glob("*net*"))

@@ -40,7 +40,7 @@ def test_its_rows_and_its_result_are_reported(tmp_path: Path) -> None:
     assert (accuracy["label"], accuracy["mean"], accuracy["n"]) == ("my loop", 0.25, 2)
     shown = fg("report", str(tmp_path)).stdout
     assert "my loop" in shown
-    assert "2.000 → 1.5 ± 6.4" in shown  # training loss over epochs
+    assert "2.000 → 1.500 [1.000, 2.000]" in shown  # training loss over epochs
     recipe = (tmp_path / "run0" / "recipe.yaml").read_text()
     assert "optimizer: own\n" in recipe  # and none of fg's defaults
 

@@ -1,7 +1,10 @@
 """Runs that go on where they were not begun."""
 
+import hashlib
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -48,4 +51,35 @@ def test_another_number_of_threads_is_followed_and_said(stopped: Path) -> None:
     assert (result.recipe["threads"], result.steps) == (2, 12)
     assert [warning.partition(":")[0] for warning in listener.warnings] == [
         "the run was begun with threads 1 and goes on with threads 2"
+    ]
+
+
+class Stopped(Listener):
+    """Hears the warnings of a run, and interrupts its first step."""
+
+    def stepped(self, step: int, loss: float) -> None:
+        raise KeyboardInterrupt
+
+
+def test_code_that_changes_twice_is_told_as_it_was_so_far_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, module, told = tmp_path / "layers_of_mine.py", ModuleType("layers_of_mine"), []
+    module.__file__ = str(file)
+    monkeypatch.setitem(sys.modules, "layers_of_mine", module)
+    texts = ("a = 1", "a = 2", "a = 2", "a = 1")
+    file.write_text(texts[0])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", Stopper(7))
+    for text in texts[1:]:
+        file.write_text(text)
+        listener = Stopped()
+        with pytest.raises(KeyboardInterrupt):
+            resume(tmp_path / "run", None, {}, load_registry(), listener).run()
+        told.append(listener.warnings)
+    one, two = (hashlib.sha256(text.encode()).hexdigest()[:12] for text in texts[:2])
+    assert told == [
+        [f"module layers_of_mine was {one} so far, and is {two} from here on: the run is of both"],
+        [],
+        [f"module layers_of_mine was {one}, then {two} so far, and is {one} from here on: the run is of all of them"],
     ]

@@ -1,0 +1,42 @@
+"""Plugins that a run was begun with and that are not in use: said where something of theirs is missing. No torch."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from fgcli.errors import PluginMissing, UsageError
+from fgcli.extend.factory import is_reference
+from fgcli.extend.own_code import checksum
+from fgcli.extend.registry import Registry
+from fgcli.runs.run_directory import RunDirectory
+
+
+@contextmanager
+def naming_missing_plugins(run: RunDirectory, recipe: Mapping[str, object], registry: Registry) -> Iterator[None]:
+    """Within it, a UsageError says also which plugins the run was begun with that are not in use.
+
+    A PluginMissing where these are files. `recipe`: as the run's file has it.
+    """
+    try:
+        yield
+    except PluginMissing:
+        raise
+    except UsageError as error:
+        begun = run.recorded_environment()
+        given = {path.stem for path in registry.files}
+        if files := [one for name, one in begun.plugin_files.items() if name not in given]:
+            listed = " and ".join(f"{one.get('file')}{_since(one)}" for one in files)
+            said = f"{error}; {run.path} was begun with the plugin {listed}, which is not in use: give it once more"
+            raise PluginMissing(said, [str(one.get("file")) for one in files]) from error
+        origins = {origin for name, origin in begun.plugins.items() if not is_reference(str(recipe.get(name)))}
+        absent = origins - set(map(str, registry.origins))
+        if missing := sorted(origin for origin in absent if origin.partition(" ")[0] not in given):
+            raise UsageError(f"{error}; the run was begun with {', '.join(missing)}, which is not in use") from error
+        raise
+
+
+def _since(recorded: Mapping[str, object]) -> str:
+    """What has become of a file since."""
+    now = checksum(str(recorded.get("file")))
+    if now is None:
+        return " (which is not there any more)"
+    return "" if now == recorded.get("sha256") else " (which has changed since)"
