@@ -224,15 +224,15 @@ class Feedback:
 
     def notice_growth(self, name: str, predicted: Tensor, e: Tensor) -> None:
         """GuessFault where a prediction has outgrown those of the first steps by far."""
-        if not e.isfinite().all():  # the loss has gone astray, and no prediction is to blame
-            return
         size = float(predicted.norm() / e.norm().clamp_min(torch.finfo(e.dtype).tiny))
-        if self.steps < WARM_UP:
+        if self.steps < WARM_UP and math.isfinite(size):
             self._norms[name] = max(self._norms.get(name, 0.0), size)
-        if not math.isfinite(size) or (self._norms.get(name) and size > RUNAWAY * self._norms[name]):
+        first = self._norms.get(name)
+        grown = not math.isfinite(size) or (first and size > RUNAWAY * first)
+        if grown and e.isfinite().all():  # else the loss has gone astray, and no prediction is to blame
             raise GuessFault(
                 name,
-                f"feedback has grown to {size:.3g} times the output's gradient ({self._norms.get(name)} "
+                f"feedback has grown to {size:.3g} times the output's gradient ({first} "
                 "at the start): lower feedback_rate or the learning rate",
             )
 

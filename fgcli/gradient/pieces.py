@@ -112,12 +112,8 @@ class _Begun(torch.autograd.Function):
     """Values whose gradient is that of a leaf of their shape."""
 
     @staticmethod
-    def forward(leaf: Tensor, values: Tensor) -> Tensor:
+    def forward(ctx: Any, leaf: Tensor, values: Tensor) -> Tensor:
         return values.new_empty(0).set_(values)  # the same memory, but no view, which in-place operations refuse
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        """Nothing is kept."""
 
     @staticmethod
     def backward(ctx: Any, *of_output: Tensor) -> tuple[Tensor, None]:
