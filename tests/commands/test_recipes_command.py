@@ -94,7 +94,7 @@ grid:
         "mine.yaml: absent-seed0 and 2 more: device cuda:99 is absent; present: ",
         "mine.yaml: absent-seed0 and 11 more: --batch-size is 101; it must be at most 80, the training samples of",
         "mine.yaml: refused-seed0 and 2 more: method wperp-bottom cannot train model validated_nets:Mixing: site",
-        "mine.yaml: broken-seed0 and 2 more: model validated_nets:broken of validated_nets file",
+        f"mine.yaml: broken-seed0 and 2 more: model validated_nets:broken of {Path.cwd()}/validated_nets.py failed",
         "mine.yaml: unmeasured-seed0 and 2 more: --diagnostics is bias, but method backprop guesses no gradient",
         "run.yaml: device cuda:99 is absent; present: ",
     ]
