@@ -113,7 +113,8 @@ class _Begun(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, leaf: Tensor, values: Tensor) -> Tensor:
-        return values.new_empty(0).set_(values)  # the same memory, but no view, which in-place operations refuse
+        # The same memory, but no view, which in-place operations refuse.
+        return values.new_empty(0).set_(values)  # pyright: ignore[reportArgumentType]
 
     @staticmethod
     def backward(ctx: Any, *of_output: Tensor) -> tuple[Tensor, None]:
