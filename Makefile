@@ -28,7 +28,7 @@ test-slow: setup
 
 # Real SLURM and Ray on this machine; as root.
 test-cluster: cluster-tools
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(BIN)/python -m pytest -m cluster --numprocesses 2 --dist loadfile tests/cluster
 
 cluster-tools: setup
 	(command -v slurmd && command -v munged && command -v ip) >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends \
