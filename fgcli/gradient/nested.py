@@ -98,3 +98,8 @@ def primal_of(value: Any) -> Any:
 def tangent_of(value: Tensor) -> Tensor | None:
     """Its tangent, if it has one."""
     return forward_ad.unpack_dual(value).tangent
+
+
+def no_view(value: Tensor) -> Tensor:
+    """Itself, or a copy of a view, which a forward that goes on in place must not be given if no_grad made it."""
+    return value if value._base is None else value.clone()

@@ -11,7 +11,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.gradient.nested import primal_of, tangent_of
+from fgcli.gradient.nested import no_view, primal_of, tangent_of
 from fgcli.gradient.unfollowed import transforms
 
 
@@ -35,7 +35,8 @@ def _rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
     axes = tuple(range(-len(normalized_shape), 0))
-    added = torch.finfo(input.dtype).eps if eps is None else eps
+    # In the lower precisions PyTorch computes with float32 and its eps.
+    added = torch.finfo(torch.promote_types(input.dtype, torch.float32)).eps if eps is None else eps
     return _dual(
         lambda x, w, _: F.rms_norm(x, normalized_shape, w, eps),  # pyright: ignore[reportArgumentType]
         input, weight, None, lambda v: v, lambda v: _whitened(v, axes, added, centred=False),
@@ -47,8 +48,9 @@ def _group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
     def whitened(v: Tensor) -> "_Whitened":
-        unit, along = _whitened(v.reshape(len(v), num_groups, -1), (-1,), eps)
-        return unit.view_as(v), lambda t: along(t.reshape(len(t), num_groups, -1)).view_as(t)
+        size = v.shape[1:].numel() // num_groups
+        unit, along = _whitened(v.reshape(len(v), num_groups, size), (-1,), eps)
+        return unit.view_as(v), lambda t: along(t.reshape(len(t), num_groups, size)).view_as(t)
 
     return _dual(
         lambda x, w, b: F.group_norm(x, num_groups, w, b, eps), input, weight, bias, _by_channel(input), whitened
@@ -130,7 +132,7 @@ def _dual(
         if of_bias is not None:
             parts.append(spread(of_bias).expand_as(y))
         tangent = sum(parts[1:], parts[0]).to(y.dtype)
-    return forward_ad.make_dual(y, tangent)
+    return forward_ad.make_dual(y, no_view(tangent))
 
 
 NORMALISATIONS: dict[Any, Callable[..., Tensor]] = {

@@ -12,7 +12,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from fgcli.gradient.loss import OutputGradient
-from fgcli.gradient.nested import detached, leaves, primal_of, pulled, rebuilt, tangent_of
+from fgcli.gradient.nested import detached, leaves, no_view, primal_of, pulled, rebuilt, tangent_of
 from fgcli.gradient.operations import input_gradient, linear_part
 from fgcli.gradient.passes import Seen, refuse_unseen, site_of
 from fgcli.gradient.randomness import StepRng
@@ -105,7 +105,7 @@ def noisy(site: Site, use: Use, outputs: Outputs, noise: Noise | None, samples: 
             if added is not None:
                 moved = [y if t is None else t + y for t, y in zip(moved, added, strict=True)]
     pairs = zip(leaves(outputs), moved, strict=True)
-    return rebuilt(outputs, [one if t is None else forward_ad.make_dual(one, t) for one, t in pairs])
+    return rebuilt(outputs, [one if t is None else forward_ad.make_dual(one, no_view(t)) for one, t in pairs])
 
 
 class _Begun(torch.autograd.Function):

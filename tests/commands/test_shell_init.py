@@ -81,7 +81,7 @@ def test_another_shell_is_refused() -> None:
     done = fg("shell-init", "dash")
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith("fg: there is no function for 'dash'; there is one for bash, zsh, fish: ")
-    assert "known shells: bash, fish, zsh" in done.stderr
+    assert "in another shell, type fgcli in place of fg" in done.stderr
 
 
 def test_doctor_says_what_is_here_and_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,16 @@
 """The normalisations' tangents are PyTorch's own."""
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
+from torch import nn
 
+from fgcli import ForwardGradient
 from fgcli.gradient.normalise import NORMALISATIONS
 
 
@@ -55,12 +61,16 @@ def test_tangents_are_those_of_pytorch(name: str, moving: tuple[bool, ...]) -> N
         torch.testing.assert_close(tangent, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("func", [F.layer_norm, F.rms_norm])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.half])
-def test_in_a_lower_precision_the_tangent_is_as_exact_as_the_value(dtype: torch.dtype) -> None:
-    x, t = normal(2, 64, 32).to(dtype)
+@pytest.mark.parametrize("scale", [1.0, 1e-2])  # of the smaller, what stands for eps matters
+def test_in_a_lower_precision_the_tangent_is_as_exact_as_the_value(
+    func: Callable[..., torch.Tensor], dtype: torch.dtype, scale: float
+) -> None:
+    x, t = (normal(2, 64, 32) * scale).to(dtype)
     with forward_ad.dual_level():
-        y = NORMALISATIONS[F.layer_norm](forward_ad.make_dual(x, t), (32,))
-        exact = F.layer_norm(forward_ad.make_dual(x.double(), t.double()), (32,))
+        y = NORMALISATIONS[func](forward_ad.make_dual(x, t), (32,))
+        exact = func(forward_ad.make_dual(x.float(), t.float()), (32,)).double()
         (_, found), (_, expected) = forward_ad.unpack_dual(y), forward_ad.unpack_dual(exact)
     assert found is not None
     assert expected is not None
@@ -81,3 +91,32 @@ def test_the_primal_keeps_its_graph_and_a_transform_its_own_formula() -> None:
         for f in (F.layer_norm, NORMALISATIONS[F.layer_norm])
     ]
     torch.testing.assert_close(both[0], both[1])
+
+
+def test_of_no_samples_there_is_a_tangent() -> None:
+    with forward_ad.dual_level():
+        x = forward_ad.make_dual(torch.zeros(0, 4, 3), torch.zeros(0, 4, 3))
+        for func, call in ((F.group_norm, 2), (F.layer_norm, (3,))):
+            tangent = forward_ad.unpack_dual(NORMALISATIONS[func](x, call)).tangent
+            assert tangent is not None
+            assert tangent.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.GroupNorm(2, 4), nn.GroupNorm(2, 4, affine=False), nn.ConvTranspose2d(4, 4, 1), nn.BatchNorm2d(4).eval()],
+)
+@pytest.mark.parametrize("options", [{"feedback": "local"}, {"feedback": "direct", "correction": 1.0}, {}])
+def test_a_forward_may_go_on_in_place(layer: nn.Module, options: dict[str, Any]) -> None:
+    def gradients(in_place: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        first, second, last = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(64, 3)
+        behind = copy.deepcopy(layer), nn.ReLU(inplace=in_place), nn.Flatten(), last
+        model = nn.Sequential(first, nn.ReLU(), second, *behind).double()
+        model[3].eval()
+        x, y = torch.randn(8, 2, 6, 6, dtype=torch.double), torch.randint(3, (8,))
+        ForwardGradient(model, "activation-perturbation", **options).step(x, y, F.cross_entropy)
+        return [one.grad for one in model.parameters() if one.grad is not None]
+
+    for one, other in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(one, other)
