@@ -66,7 +66,9 @@ def _whole(columns: Columns, key: str, name: str, places: Sequence[str], *, text
     else:
         bad = ~numpy.isfinite(values)
     if bad.any():
-        raise UsageError(f"{name}: column {key!r} has no value in {place(int(bad.argmax()))}; fill the gap")
+        first = int(bad.argmax())
+        said = "is infinite" if values.dtype.kind == "f" and numpy.isinf(values[first]) else "has no value"
+        raise UsageError(f"{name}: column {key!r} {said} in {place(first)}; give a number there, or leave it out")
     return values
 
 
@@ -128,7 +130,9 @@ def _rows(file: Iterable[str], path: Path, delimiter: str) -> Iterator[tuple[int
     except csv.Error as error:
         raise UsageError(f"{path}:{line}: no CSV: {error}") from error
     if length == 1:
-        raise UsageError(f"{path}: its lines have one cell; set --dataset-option delimiter, which is {delimiter!r}")
+        raise UsageError(
+            f"{path}: its lines have one cell; part cells by {delimiter!r}, which is the dataset's option delimiter"
+        )
 
 
 def _column(values: list[str]) -> numpy.ndarray:

@@ -219,10 +219,27 @@ BAD_CSV: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "lines": (("x,y", "", '"1', '",a', "", "red,b"), {}, "d.csv: column 'x' is text in line 6, 'red'; inputs must"),
     "ragged below": (("x,y", "", '1,"a', 'b"', "3"), {}, "d.csv:5: the line has 1 cell, and the first 2"),
     "open quote": (("x,y", "1,a", "", '2,"b'), {}, "d.csv:4: no CSV: unexpected end of data"),
-    "not finite": (("x,y", "1,a", "nan,b"), {}, "d.csv: column 'x' has no value in line 3; fill the gap"),
-    "no target": (("x,y", "1,a", "2,"), {}, "d.csv: column 'y' has no value in line 3; fill the gap"),
+    "infinite": (
+        ("x,y", "1,a", "1e999,b"),
+        {},
+        "d.csv: column 'x' is infinite in line 3; give a number there, or leave it out",
+    ),
+    "not finite": (
+        ("x,y", "1,a", "nan,b"),
+        {},
+        "d.csv: column 'x' has no value in line 3; give a number there, or leave it out",
+    ),
+    "no target": (
+        ("x,y", "1,a", "2,"),
+        {},
+        "d.csv: column 'y' has no value in line 3; give a number there, or leave it out",
+    ),
     "twice": (("x,x,y", "1,2,3"), {}, "d.csv: two columns are called 'x'; rename one"),
-    "delimiter": (("x;y", "1;2"), {}, "d.csv: its lines have one cell; set --dataset-option delimiter, which is ','"),
+    "delimiter": (
+        ("x;y", "1;2"),
+        {},
+        "d.csv: its lines have one cell; part cells by ',', which is the dataset's option delimiter",
+    ),
     "target": (("x,y", "1,a"), {"target": "z"}, "unknown column 'z' of d.csv"),
     "columns": (("x,y", "1,a"), {"columns": ["y"]}, "d.csv: column 'y' is the target, and among the inputs"),
     "one class member": (
