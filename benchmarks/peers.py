@@ -87,7 +87,8 @@ def fwdgrad(model: nn.Module, rate: float, seed: int) -> Step:
     from fwdgrad.loss import functional_xent  # pyright: ignore[reportMissingImports] # a peer
 
     base, optimizer = copy.deepcopy(model).to("meta"), adam(model, rate)
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    named = dict(model.named_parameters())
+    names, parameters = named.keys(), tuple(named.values())
 
     def step(x: Tensor, y: Tensor) -> None:
         with torch.no_grad():
