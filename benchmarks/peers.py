@@ -94,7 +94,7 @@ def fwdgrad(model: nn.Module, rate: float, seed: int) -> Step:
         with torch.no_grad():
             v = tuple(torch.randn_like(one) for one in parameters)
             f = partial(functional_xent, model=base, names=names, buffers={}, x=x, t=y)
-            _, slope = torch.func.jvp(f, (parameters,), (v,))
+            slope = torch.func.jvp(f, (parameters,), (v,))[1]
             for one, direction in zip(parameters, v, strict=True):
                 one.grad = direction * slope
         optimizer.step()
