@@ -1,6 +1,7 @@
 """The estimate of one batch, part after part, in which only the sum outlives a part."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -56,6 +57,10 @@ class InParts:
         self.step, self.processes, self.pieces = step, processes, pieces
         self.streams = streams and feedback is not None and feedback.streams and not feedback.correction
         self._guesses = feedback is None or bool(feedback.correction)
+
+    @cached_property
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: one for name, one in self.model.named_parameters() if one.requires_grad}
 
     def estimate(
         self,
@@ -129,14 +134,13 @@ class InParts:
     ) -> None:
         """A part's own estimate, whose forwards have one state of layers and buffers."""
         model, network, loss, rng = self.model, self.network, self.loss, sum_of_parts.rng
-        trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
         again = self._guesses or self.streams  # a second forward
         back = state_of(model, network.buffers, part.device) if again else lambda: None
 
         def add(site: Site, seen: Seen, b: Tensor, of_parameters: Mapping[str, Tensor]) -> None:
             sum_of_parts.add({name: one for name, one in of_parameters.items() if name in self.pieces}, share)
             if site.is_guessed:
-                sum_of_parts.add(seen.gradients(site, wide(b), trained), share)
+                sum_of_parts.add(seen.gradients(site, wide(b), self._trained), share)
 
         if self.streams:
             losses = feedback.stream(model, network, loss, part, rng, add, back, of_loss=of_loss, share=share)
