@@ -220,7 +220,7 @@ def open_trained(path: Path, registry: Registry) -> Trained:
         example = torch.zeros(2, *record.input_shape)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{run.model_file} is damaged: {exception_text(error)}") from error
-    network = make_model(recipe, registry, record.input_shape, record.outputs, torch.device("cpu"))
+    network = make_model(recipe, registry, preprocessing(example), record.outputs, torch.device("cpu"))
     model = LoadedModel(preprocessing, network).eval()
     try:
         with torch.no_grad():

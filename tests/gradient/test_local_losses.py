@@ -31,7 +31,7 @@ WIDTH, GROUPS, PATCHES, CLASSES = 8, 2, 4, 3
 def mlp_case() -> tuple[LocalLosses, Batch]:
     generator = torch.Generator().manual_seed(0)
     model = mlp(MLPOptions(width=6, activation="tanh"), (5,), 3, generator)
-    model = with_local_losses(model, 1, "projection", 1, (5,), 3, generator).double()
+    model = with_local_losses(model, 1, "projection", 1, torch.zeros(2, 5), 3, generator).double()
     x = torch.randn(4, 5, dtype=torch.double, generator=generator)
     return model, Batch(x, torch.randint(3, (4,), generator=generator))
 
@@ -39,7 +39,7 @@ def mlp_case() -> tuple[LocalLosses, Batch]:
 def mixer_case() -> tuple[LocalLosses, Batch]:
     generator = torch.Generator().manual_seed(0)
     model: nn.Module = Mixer(MixerOptions(width=WIDTH, depth=2, groups=GROUPS, patch=2), (1, 4, 4), CLASSES, generator)
-    model = with_local_losses(model, 1, "group", GROUPS, (1, 4, 4), CLASSES, generator).double()
+    model = with_local_losses(model, 1, "group", GROUPS, torch.zeros(2, 1, 4, 4), CLASSES, generator).double()
     x = torch.randn(3, 1, 4, 4, dtype=torch.double, generator=generator)
     return model, Batch(x, torch.randint(CLASSES, (3,), generator=generator))
 
@@ -195,7 +195,7 @@ class LaterMixed(nn.Module):
 
 def test_a_weight_of_0_that_mixes_positions_later_is_not_taken_for_none() -> None:
     generator = torch.Generator().manual_seed(0)
-    model = with_local_losses(LaterMixed(), "end", "group", 1, (4, 3), 2, generator)
+    model = with_local_losses(LaterMixed(), "end", "group", 1, torch.zeros(2, 4, 3), 2, generator)
     estimator = GuessEstimator(Isotropic())
     estimator.bind(model, torch.randn(4, 4, 3))
     assert estimator._locality is not None
@@ -221,6 +221,6 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(OptionRefused, match="combine is projection; with local losses it must be mean"):
         estimator.bind(model, batch.inputs)
     twice = nn.Sequential(shared := nn.Linear(3, 3), nn.Tanh(), shared, nn.Linear(3, 2))
-    head = Projection((3,), 2, torch.Generator())
+    head = Projection((3,), 2, torch.Generator(), tokens=False)
     with pytest.raises(ModelRefused, match="module '0' has a local loss and is called twice"):
         LocalLosses(twice, {"0": head}, 2)(torch.zeros(2, 3))
