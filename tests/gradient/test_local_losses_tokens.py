@@ -5,14 +5,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from bases import summed_over_a_basis
 from torch import Tensor
 
 from fgcli.errors import UsageError
 from fgcli.extend.options import Options
-from fgcli.gradient.draws import Kept
-from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.guess import Isotropic, Layer
 from fgcli.gradient.local_losses import LocalLosses
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.backprop import Backprop
@@ -68,30 +66,11 @@ def test_the_sum_over_a_basis_of_a_sites_tangents_is_its_exact_gradient(head: st
     model, batch = case(head, groups)
     for parameter in model.plain.parameters():
         parameter.requires_grad_(parameter.dim() > 1)  # a normalisation's scale would be perturbed beside it
-    estimator = GuessEstimator(Isotropic(), output_gradient="exact")
-    estimator.bind(model, batch.inputs)
-    loss, name = model.loss_of(token_loss), estimator_site(model, "blocks.1")
-    columns: list[Tensor] = []
-
-    def basis(layer: Layer, *_: Any) -> Kept:
-        assert layer.output is not None
-        y = torch.zeros(len(layer.output), layer.dim, dtype=torch.double)
-        y[:, len(columns)] = float(layer.name == name)
-        return Kept(y.view(1, *layer.output.shape))
-
-    for guesser in estimator._guessers.values():
-        setattr(guesser, "draw", basis)  # noqa: B010
-    taken: list[Any] = []
-    hook = model.plain.get_submodule(name).register_forward_hook(lambda _module, _inputs, s: taken.append(s))
-    mean = loss(model(batch.inputs), batch.targets).mean()
-    hook.remove()
-    for _ in range(taken[0][0].numel()):
-        found: Any = estimator.drawn(model, loss, batch, RNG)[1][name]
-        columns.append(found)
-    torch.testing.assert_close(torch.stack(columns).sum(0), torch.autograd.grad(mean, taken[0])[0])
+    found, exact_gradient = summed_over_a_basis(model, model.loss_of(token_loss), batch, last_layer(model, "blocks.1"))
+    torch.testing.assert_close(found, exact_gradient)
 
 
-def estimator_site(model: LocalLosses, block: str) -> str:
+def last_layer(model: LocalLosses, block: str) -> str:
     """The last Linear of a block, behind which lies its head alone."""
     return [name for name, one in model.plain.named_modules() if name.startswith(block) and hasattr(one, "weight")][-1]
 
