@@ -61,8 +61,9 @@ class Starter:
             threads: CPU threads that it uses.
             log: takes both of its outputs.
         """
-        if FORKS and tuple(command[:3]) == (sys.executable, "-m", "fgcli"):
-            self._server = self._server or ForkServer(environment(1) | self._variables)
+        python, *module = command[:3]  # a worker of Ray's has another name for the same
+        if FORKS and module == ["-m", "fgcli"]:
+            self._server = self._server or ForkServer(environment(1) | self._variables, python)
             with contextlib.suppress(OSError):  # the server could not start; the trial's own log will say why
                 return self._server.start(threads, command[3:], log)
         return spawned(command, threads, log, variables=self._variables)
@@ -73,14 +74,15 @@ class ForkServer:
 
     Args:
         environment: the variables of its process, which the trials inherit.
+        python: the program that runs it and them.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], python: str = sys.executable) -> None:
         self._socket, of_server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with of_server:
             number = of_server.fileno()
             process = subprocess.Popen(
-                [sys.executable, "-m", "fgcli.bench.fork_server", str(number)],
+                [python, "-m", "fgcli.bench.fork_server", str(number)],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

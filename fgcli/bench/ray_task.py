@@ -36,7 +36,8 @@ def run(content: Mapping[str, Any], folder: str, variables: Mapping[str, str]) -
     with open_log(trial) as log:
         if RunDirectory(trial.run_dir).is_finished():
             return 0
-        starter = _starter(tuple(variables.items()), tuple(os.environ.items()))
+        gpus = tuple(item for item in os.environ.items() if item[0].endswith("VISIBLE_DEVICES"))
+        starter = _starter(tuple(variables.items()), gpus)
         process = starter.start(trial.command_now(), trial.threads, log)
         try:
             # Not `wait`: Ray cancels by an exception, which comes between two instructions of Python's.
@@ -48,6 +49,6 @@ def run(content: Mapping[str, Any], folder: str, variables: Mapping[str, str]) -
 
 
 @lru_cache(maxsize=1)
-def _starter(variables: _Variables, environment: _Variables) -> Starter:
-    """That of the trial before, where the worker's environment is still the same: Ray names a trial's GPUs there."""
+def _starter(variables: _Variables, gpus: _Variables) -> Starter:
+    """That of the trial before, unless Ray has given this one other GPUs: its server would not see them."""
     return Starter(dict(variables))

@@ -91,7 +91,9 @@ def test_a_sweep_survives_ctrl_c_a_killed_bench_worker_and_node_and_ends_as_the_
     again = start(ray, "-m", "fgcli", *RAY)
     until(lambda: len(at_work(out)) == 4, again)
     first, *others = at_work(out).values()
-    os.kill(parent(parent(first)), signal.SIGKILL)  # of the fork server, the worker
+    server = parent(first)
+    assert "fork_server" in Path(f"/proc/{server}/cmdline").read_text()
+    os.kill(parent(server), signal.SIGKILL)  # the worker
     ray.kill_node(1)
     until(lambda: not all(map(alive, others)), again)
     Path("hold").unlink()
