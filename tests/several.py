@@ -55,7 +55,7 @@ def chain() -> nn.Sequential:
 
 def with_heads() -> nn.Module:
     generator = torch.Generator().manual_seed(2)
-    return with_local_losses(chain(), "1,3", "projection", 1, (6,), 4, generator)
+    return with_local_losses(chain(), "1,3", "projection", 1, torch.zeros(2, 6), 4, generator)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ TRIES = 2
 class LocalHead(nn.Module):
     """A local classifier: a layer's output [batch, ...] -> parts of its logits [batch, positions · groups, outputs].
 
-    The logits are the sum of the parts.
+    The logits are the sum of the parts. Of a model that gives logits for each token, [batch, length, groups, outputs].
     """
 
     positions: int = 1
@@ -56,12 +56,12 @@ class LocalLosses(nn.Module):
     """A model with heads, which has the model's own parameters under their own names, and those of the heads.
 
     In eval mode it is the model. In train mode it gives what `loss_of` takes, [batch, (parts of all heads and 1) ·
-    outputs], and no derivative passes a layer that has a head.
+    outputs], and no derivative passes a layer that has a head. With logits for each token it is [batch, length, ...].
 
     Args:
-        model: gives [batch, outputs].
+        model: gives [batch, outputs] or [batch, length, outputs].
         heads: by the name of the module at whose output each is.
-        outputs: how many numbers the model gives for a sample.
+        outputs: how many numbers the model gives for a sample, or for a token.
     """
 
     def __init__(self, model: nn.Module, heads: Mapping[str, LocalHead], outputs: int) -> None:
@@ -105,12 +105,12 @@ class LocalLosses(nn.Module):
             return output.detach()
 
         own = self.hooked(at_head, inputs, keywords)
-        if len(found) < len(self.at) or not isinstance(own, Tensor) or own.shape[1:] != (self.outputs,):
+        if len(found) < len(self.at) or not isinstance(own, Tensor) or own.shape[-1:] != (self.outputs,):
             missing = [name for name in self.at if name not in found]
             what = f"its forward does not call '{missing[0]}'" if missing else f"it gives {described(own)}"
-            raise ModelRefused(f"local losses take a model of outputs [batch, {self.outputs}] in train mode; {what}")
+            raise ModelRefused(f"local losses take a model of outputs [..., {self.outputs}] in train mode; {what}")
         parts = [found[name] for name in self.at]
-        return torch.cat([*parts, own.unsqueeze(1)], 1).flatten(1)
+        return torch.cat([*parts, own.unsqueeze(-2)], -2).flatten(-2)
 
     def hooked(
         self, at_head: Callable[[str, LocalHead, Any], Any], inputs: Sequence[Any], keywords: Mapping[str, Any] = {}
@@ -133,17 +133,17 @@ class LocalLosses(nn.Module):
         """The sum of a loss over the heads and the model's own output; of the model's own outputs, the loss itself.
 
         Args:
-            loss: of outputs [batch, outputs] and targets.
+            loss: of the model's own outputs and targets.
 
         Returns:
             The loss of what the model gives in either mode.
         """
 
         def summed(outputs: Tensor, targets: Any) -> Tensor:
-            if outputs.shape[1] == self.outputs:
+            if outputs.shape[-1] == self.outputs:
                 return loss(outputs, targets)
-            by_head = outputs.unflatten(1, (-1, self.outputs)).split(self.sizes, 1)
-            losses = [loss(one.squeeze(1) if one.shape[1] == 1 else one.sum(1), targets) for one in by_head]
+            by_head = outputs.unflatten(-1, (-1, self.outputs)).split(self.sizes, -2)
+            losses = [loss(one.squeeze(-2) if one.shape[-2] == 1 else one.sum(-2), targets) for one in by_head]
             return torch.stack(losses).sum(0)
 
         return summed
@@ -293,4 +293,4 @@ class _Probe:
             moved = tangent_of(leaves(outputs)[0])
         if moved is None:
             raise UnknownSite(site.name)
-        return (moved.unflatten(1, (-1, self.outputs)) != 0).any(2).any(0)
+        return (moved.unflatten(-1, (-1, self.outputs)) != 0).any(-1).flatten(0, -2).any(0)

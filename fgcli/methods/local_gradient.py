@@ -86,7 +86,7 @@ class LocalGradient(Stateless):
         def at_head(name: str, head: LocalHead, output: Tensor) -> Tensor:
             h[name] = output
             leaf = output.detach().requires_grad_()
-            of_head = differentiable(loss(head(leaf).sum(1), batch.targets)).mean()
+            of_head = differentiable(loss(head(leaf).sum(-2), batch.targets)).mean()
             (y[name],) = torch.autograd.grad(of_head, [leaf], retain_graph=True)
             _add(total, parameters, [of_head], None)
             return output.detach()

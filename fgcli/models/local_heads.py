@@ -4,6 +4,8 @@ projection   z = M a, the layer's output flattened, without a bias: Mono-Forward
 group        z = Σ_{p,g} M_g a_{p,g} / positions: the mean over positions, then a linear layer, taken apart by position
              and by group of channels, so that each part has a directional derivative of its own: LG-FG-A's (Ren et al.
              2023, arXiv:2210.03310), without a bias. Its value and its gradient are those of the whole.
+
+Of a model that gives logits for each token both are taken at each token: z_t = M a_t, and z_t = Σ_g M_g a_{t,g}.
 """
 
 import math
@@ -20,24 +22,27 @@ from fgcli.gradient.local_losses import LocalHead, LocalLosses
 
 
 class Projection(LocalHead):
-    """M a of a layer's output a [batch, ...], flattened.
+    """M a of a layer's output a [batch, ...], flattened, or of each token's.
 
     Args:
-        shape: of one sample's output.
+        shape: of one sample's output, or of one token's.
         outputs: numbers that it gives.
         generator: of the initial weights.
+        tokens: whether a is [batch, length, *shape].
     """
 
-    def __init__(self, shape: Sequence[int], outputs: int, generator: torch.Generator) -> None:
+    def __init__(self, shape: Sequence[int], outputs: int, generator: torch.Generator, *, tokens: bool) -> None:
         super().__init__()
+        self.first = 1 + tokens  # the first axis that is flattened
         self.weight = _weight(outputs, math.prod(shape), generator=generator)
 
     def forward(self, a: Tensor) -> Tensor:
-        return F.linear(a if a.dim() == 2 else a.flatten(1), self.weight).unsqueeze(1)
+        a = a if a.dim() == self.first + 1 else a.flatten(self.first)
+        return F.linear(a, self.weight).unsqueeze(-2)
 
 
 class GroupHead(LocalHead):
-    """Parts of M mean_p(a_p), one a position and group of channels.
+    """Parts of M mean_p(a_p), one a position and group of channels; or of M a_t of each token, one a group.
 
     Args:
         shape: of one sample's output: [channels], [positions, channels], or [channels, *lengths].
@@ -45,23 +50,32 @@ class GroupHead(LocalHead):
         generator: of the initial weights.
         groups: they divide the channels.
         channels_first: whether the channels are the first of several axes.
+        tokens: whether the output is [tokens, channels], with logits for each token.
     """
 
     def __init__(
-        self, shape: Sequence[int], outputs: int, generator: torch.Generator, groups: int, *, channels_first: bool
+        self,
+        shape: Sequence[int],
+        outputs: int,
+        generator: torch.Generator,
+        groups: int,
+        *,
+        channels_first: bool,
+        tokens: bool,
     ) -> None:
         super().__init__()
-        self.groups, self.channels_first = groups, channels_first
+        self.groups, self.channels_first, self.tokens = groups, channels_first, tokens
         channels = shape[0] if channels_first else shape[-1]
-        self.positions = math.prod(shape) // channels
+        self.positions = 1 if tokens else math.prod(shape) // channels
         self.weight = _weight(groups * outputs, channels // groups, 1, generator=generator, inputs=channels)
 
     def forward(self, a: Tensor) -> Tensor:
         # [batch, channels, positions]
         a = a.unsqueeze(2) if a.dim() == 2 else a.flatten(2) if self.channels_first else a.transpose(1, 2)
         parts = F.conv1d(a / self.positions, self.weight, groups=self.groups)
-        # [batch, groups · outputs, positions] -> [batch, positions · groups, outputs]
-        return parts.unflatten(1, (self.groups, -1)).permute(0, 3, 1, 2).flatten(1, 2)
+        # [batch, groups · outputs, positions] -> [batch, positions, groups, outputs]
+        parts = parts.unflatten(1, (self.groups, -1)).permute(0, 3, 1, 2)
+        return parts if self.tokens else parts.flatten(1, 2)
 
 
 def with_local_losses(
@@ -69,19 +83,19 @@ def with_local_losses(
     at: int | str,
     head: str,
     groups: int,
-    input_shape: Sequence[int],
+    example: Tensor,
     outputs: int,
     generator: torch.Generator,
 ) -> LocalLosses:
     """A model with a head at every `at`-th layer, or at the modules that `at` names, separated by commas.
 
     Args:
-        model: gives [batch, outputs] in train mode.
+        model: gives [batch, outputs] in train mode, or [batch, length, outputs] for tokens.
         at: see above.
         head: `projection` or `group`.
         groups: of channels, of `group`.
-        input_shape: of a sample.
-        outputs: of the model for a sample.
+        example: inputs of two samples.
+        outputs: of the model for a sample, or for a token.
         generator: of the heads' weights.
 
     Returns:
@@ -108,16 +122,17 @@ def with_local_losses(
     handles += [modules[name].register_forward_hook(hook_of(name)) for name in names]
     try:
         with torch.no_grad():
-            given = model(torch.zeros(2, *input_shape))
+            given = model(example)
     finally:
         for handle in handles:
             handle.remove()
         buffers.restore()
-    if not isinstance(given, Tensor) or given.shape != (2, outputs):
+    length = tuple(given.shape[1:-1]) if isinstance(given, Tensor) else ()
+    if not isinstance(given, Tensor) or len(length) > 1 or given.shape != (2, *length, outputs):
         found = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise UsageError(
-            f"--local-losses takes a model that gives [batch, {outputs}] in train mode; this one gives {found} for 2 "
-            "samples: it has local losses of its own, or leave --local-losses out"
+            f"--local-losses takes a model that gives [batch, {outputs}], or [batch, length, {outputs}] of tokens, in "
+            f"train mode; this one gives {found} for 2 samples: it has local losses of its own, or leave them out"
         )
     made: dict[str, LocalHead] = {}
     for name in names:
@@ -125,16 +140,17 @@ def with_local_losses(
             times = f"{len(shapes[name])} times" if shapes[name] else "never"
             raise UsageError(f"--local-losses names {name}, which the forward calls {times}; a head needs one call")
         (shape, convolved) = shapes[name][0]
-        if isinstance(shape, str) or len(shape) < 2 or shape[0] != 2:
-            raise UsageError(f"--local-losses names {name}, which gives {shape} for 2 samples; a head takes [2, ...]")
+        if isinstance(shape, str) or len(shape) < 2 or shape[0] != 2 or (length and shape[1:-1] != length):
+            wanted = f"[2, {length[0]}, width], since the model gives logits for each token" if length else "[2, ...]"
+            raise UsageError(f"--local-losses names {name}, which gives {shape} for 2 samples; a head takes {wanted}")
         if head == "projection":
-            made[name] = Projection(shape[1:], outputs, generator)
+            made[name] = Projection(shape[1 + len(length) :], outputs, generator, tokens=bool(length))
             continue
-        first = len(shape) > 3 or convolved
+        first = (len(shape) > 3 or convolved) and not length
         channels = shape[1] if first else shape[-1]
         if channels % groups:
             raise UsageError(f"--local-groups is {groups}; it must divide the {channels} channels of {name}")
-        made[name] = GroupHead(shape[1:], outputs, generator, groups, channels_first=first)
+        made[name] = GroupHead(shape[1:], outputs, generator, groups, channels_first=first, tokens=bool(length))
     return LocalLosses(model, made, outputs)
 
 

@@ -63,7 +63,7 @@ class Environment:
 
     @property
     def plugin_files(self) -> dict[str, Mapping[str, Any]]:
-        """Of the user's own code what was given by --plugin, by module; none in runs of older versions of fg."""
+        """Of the user's own code what was given by --plugin, by module."""
         return {name: one for name, one in self.latest_code.items() if one.get("flag") == PLUGIN}
 
     @property

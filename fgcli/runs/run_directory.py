@@ -61,7 +61,6 @@ class RunDirectory:
     recipe_file = _In("recipe.yaml")
     environment_file = _In("environment.json")
     model_file = _In("model.json")
-    """Not there in runs of older versions of fg."""
     metrics_file = _In("metrics.jsonl")
     diagnostics_file = _In("diagnostics.jsonl")
     """There where the recipe asks for diagnostics."""

@@ -101,7 +101,8 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None, pr
     dataset = on_device(load_dataset(recipe, registry) if data is None else data, device)
     refuse_large_batch(recipe, dataset)
     objective = make_objective(recipe, registry, dataset)
-    model = make_model(recipe, registry, dataset.input_shape, objective.outputs, device)
+    kind = torch.zeros(2, *dataset.input_shape, dtype=dataset.train_inputs.dtype)
+    model = make_model(recipe, registry, kind, objective.outputs, device)
     _check_outputs(parts, model, dataset, objective)
     refuse_last_batch(recipe, dataset, model)
     if isinstance(model, LocalLosses):
@@ -212,18 +213,27 @@ def _bound(
     return coverage
 
 
-def make_model(
-    recipe: Recipe, registry: Registry, input_shape: tuple[int, ...], outputs: int, device: torch.device
-) -> nn.Module:
-    """The recipe's model with the weights that a run begins with. UsageError where it cannot be made."""
-    streams, parts = Streams(recipe.seed), _Parts(recipe, registry)
+def make_model(recipe: Recipe, registry: Registry, example: Tensor, outputs: int, device: torch.device) -> nn.Module:
+    """The recipe's model with the weights that a run begins with. UsageError where it cannot be made.
+
+    Args:
+        recipe: with the model and its local losses.
+        registry: of the models.
+        example: inputs of two samples, whose numbers do not matter.
+        outputs: of the model for a sample, or for a token.
+        device: where the model goes.
+
+    Returns:
+        The model.
+    """
+    streams, parts, input_shape = Streams(recipe.seed), _Parts(recipe, registry), tuple(example.shape[1:])
     # Drawn on the CPU, so that all devices start from the same weights.
     init = streams.generator("init")
     with streams.for_layers("init-layers", 0, init.device):  # where a model leaves weights to torch's own start
         made = parts.make("model", nn.Module, input_shape, outputs, init)
         if recipe.local_losses is not None:
             at, heads = recipe.local_losses, (recipe.local_head, recipe.local_groups)
-            made = with_local_losses(made, at, *heads, input_shape, outputs, streams.generator("local-heads"))
+            made = with_local_losses(made, at, *heads, example, outputs, streams.generator("local-heads"))
     return parts.guarded("model", lambda: made.to(device))  # fails for what is on the meta device, say
 
 

@@ -27,7 +27,7 @@ from fgcli.training.assembly import load_dataset, make_model, make_objective, on
 from fgcli.training.checkpoints import Checkpoint, store_of
 from fgcli.training.environment import digest
 from fgcli.training.evaluation import BATCH, measure
-from fgcli.training.start import model_record, recipe_of
+from fgcli.training.start import recipe_of
 from fgcli.training.state import load_weights
 
 _log = logging.getLogger("fgcli")
@@ -209,19 +209,14 @@ def open_trained(path: Path, registry: Registry) -> Trained:
     """A run with its network. Errors as in `load_model`; warns where code of the user's own has changed since."""
     run = open_run(path)
     recipe = recipe_of(path, registry, ["model"])
-    if run.model_file.exists():
-        record = run.read_model()
-    else:  # a run of an older fg
-        whole = recipe_of(path, registry)
-        dataset = load_dataset(whole, registry)
-        record = model_record(dataset, make_objective(whole, registry, dataset))
+    record = run.read_model()
     try:
         kind = Tokens if record.tokens else Standardise
         preprocessing = kind(torch.tensor(record.mean), torch.tensor(record.deviation))
         example = torch.zeros(2, *record.input_shape)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{run.model_file} is damaged: {exception_text(error)}") from error
-    network = make_model(recipe, registry, record.input_shape, record.outputs, torch.device("cpu"))
+    network = make_model(recipe, registry, preprocessing(example), record.outputs, torch.device("cpu"))
     model = LoadedModel(preprocessing, network).eval()
     try:
         with torch.no_grad():

@@ -4,16 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from bases import summed_over_a_basis
 from networks import cross_entropy
 from torch import Tensor, nn
 
 from fgcli.extend.options import EngineOptions, Options
-from fgcli.gradient.draws import Kept
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.feedback import Feedback
-from fgcli.gradient.guess import Isotropic, Layer
+from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.local_losses import LocalLosses
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
@@ -31,7 +31,7 @@ WIDTH, GROUPS, PATCHES, CLASSES = 8, 2, 4, 3
 def mlp_case() -> tuple[LocalLosses, Batch]:
     generator = torch.Generator().manual_seed(0)
     model = mlp(MLPOptions(width=6, activation="tanh"), (5,), 3, generator)
-    model = with_local_losses(model, 1, "projection", 1, (5,), 3, generator).double()
+    model = with_local_losses(model, 1, "projection", 1, torch.zeros(2, 5), 3, generator).double()
     x = torch.randn(4, 5, dtype=torch.double, generator=generator)
     return model, Batch(x, torch.randint(3, (4,), generator=generator))
 
@@ -39,7 +39,7 @@ def mlp_case() -> tuple[LocalLosses, Batch]:
 def mixer_case() -> tuple[LocalLosses, Batch]:
     generator = torch.Generator().manual_seed(0)
     model: nn.Module = Mixer(MixerOptions(width=WIDTH, depth=2, groups=GROUPS, patch=2), (1, 4, 4), CLASSES, generator)
-    model = with_local_losses(model, 1, "group", GROUPS, (1, 4, 4), CLASSES, generator).double()
+    model = with_local_losses(model, 1, "group", GROUPS, torch.zeros(2, 1, 4, 4), CLASSES, generator).double()
     x = torch.randn(3, 1, 4, 4, dtype=torch.double, generator=generator)
     return model, Batch(x, torch.randint(CLASSES, (3,), generator=generator))
 
@@ -154,27 +154,8 @@ def test_the_mixers_units_take_the_derivative_of_the_positions_and_groups_that_t
 def test_the_sum_over_a_basis_of_a_sites_tangents_is_its_exact_gradient() -> None:
     """Unbiased, exactly: Σ_j δ(e_j) ∘ e_j = g for every unit, though each takes a part of δ."""
     model, batch = mixer_case()
-    estimator = GuessEstimator(Isotropic(), output_gradient="exact")
-    estimator.bind(model, batch.inputs)
-    loss, name = model.loss_of(cross_entropy), "blocks.1.channels"
-    columns: list[Tensor] = []
-
-    def basis(layer: Layer, *_: Any) -> Kept:
-        assert layer.output is not None
-        y = torch.zeros(len(layer.output), layer.dim, dtype=torch.double)
-        y[:, len(columns)] = float(layer.name == name)
-        return Kept(y.view(1, *layer.output.shape))
-
-    for guesser in estimator._guessers.values():
-        setattr(guesser, "draw", basis)  # noqa: B010
-    for _ in range(PATCHES * WIDTH):
-        found: Any = estimator.drawn(model, loss, batch, RNG)[1][name]
-        columns.append(found)
-    taken: list[Any] = []
-    hook = model.plain.get_submodule(name).register_forward_hook(lambda _module, _inputs, s: taken.append(s))
-    mean = loss(model(batch.inputs), batch.targets).mean()
-    hook.remove()
-    torch.testing.assert_close(torch.stack(columns).sum(0), torch.autograd.grad(mean, taken[0])[0])
+    found, exact_gradient = summed_over_a_basis(model, model.loss_of(cross_entropy), batch, "blocks.1.channels")
+    torch.testing.assert_close(found, exact_gradient)
 
 
 class LaterMixed(nn.Module):
@@ -195,7 +176,7 @@ class LaterMixed(nn.Module):
 
 def test_a_weight_of_0_that_mixes_positions_later_is_not_taken_for_none() -> None:
     generator = torch.Generator().manual_seed(0)
-    model = with_local_losses(LaterMixed(), "end", "group", 1, (4, 3), 2, generator)
+    model = with_local_losses(LaterMixed(), "end", "group", 1, torch.zeros(2, 4, 3), 2, generator)
     estimator = GuessEstimator(Isotropic())
     estimator.bind(model, torch.randn(4, 4, 3))
     assert estimator._locality is not None
@@ -221,6 +202,6 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(OptionRefused, match="combine is projection; with local losses it must be mean"):
         estimator.bind(model, batch.inputs)
     twice = nn.Sequential(shared := nn.Linear(3, 3), nn.Tanh(), shared, nn.Linear(3, 2))
-    head = Projection((3,), 2, torch.Generator())
+    head = Projection((3,), 2, torch.Generator(), tokens=False)
     with pytest.raises(ModelRefused, match="module '0' has a local loss and is called twice"):
         LocalLosses(twice, {"0": head}, 2)(torch.zeros(2, 3))

@@ -25,7 +25,7 @@ RNG = Streams(3).at(7)
 def case() -> tuple[LocalLosses, Batch]:
     generator = torch.Generator().manual_seed(0)
     model: Any = convnet(ConvNetOptions(width=3, depth=3, activation="tanh", bias=True), (1, 8, 8), 4, generator)
-    model = with_local_losses(model, 1, "projection", 1, (1, 8, 8), 4, generator).double()
+    model = with_local_losses(model, 1, "projection", 1, torch.zeros(2, 1, 8, 8), 4, generator).double()
     x = torch.randn(5, 1, 8, 8, dtype=torch.double, generator=generator)
     return model, Batch(x, torch.randint(4, (5,), generator=generator))
 

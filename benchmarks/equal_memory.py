@@ -1,0 +1,96 @@
+"""The lines of a finished field sweep at equal memory: python benchmarks/equal_memory.py runs/field-mlp --mib 1.8
+
+Micro-batches leave a line's gradient as it is, and so its accuracy after each step. They cost time. So the accuracy at
+equal memory and time is that of the run, at as many steps as the line makes in the time when each takes the largest
+micro-batch that stays within `--mib`. The time is what backpropagation, within the same limit, takes for all its steps.
+
+A batch is halved until the step's tensors (the most that they hold beyond the start, by the allocator, in a process of
+its own) stay within the limit; a line that does not come there with a single sample at once has no row. Then all lines
+are timed in turn, in one process, one thread. Run it with nothing else at work.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from fgcli.bench.measuring import measure
+from fgcli.bench.run import Job
+from fgcli.extend.registry import Registry, load_registry
+from fgcli.recipe import read_recipe, resolve
+from fgcli.recipe_keys import Recipe
+from fgcli.runs.run_directory import RunDirectory, open_run
+from fgcli.runs.sweep_directory import SweepDirectory
+
+MIB = 2**20
+
+
+def job_of(run: RunDirectory, recipe: Recipe) -> Job:
+    return Job(run.path.name, recipe, run.recipe_file, run, run.path / "log")
+
+
+def within(run: RunDirectory, registry: Registry, limit: float) -> tuple[Job, float] | None:
+    """The line with its largest micro-batch, and the MiB of a step; None where none is small enough."""
+    recipe = resolve(read_recipe(run.recipe_file), {}, registry)
+    size = recipe.micro_batch or recipe.batch_size
+    while size >= 1:
+        job = job_of(run, recipe.model_copy(update={"micro_batch": size}))
+        held = measure("memory", [job])[0]["step_peak_bytes"] / MIB
+        if held <= limit:
+            return job, held
+        size //= 2
+        while size > 1 and held > 4 * limit:  # what is far above needs no measuring
+            size, held = size // 2, held / 2
+    return None
+
+
+def at(runs: list[RunDirectory], steps: float, key: str) -> float:
+    """Mean over the runs of a metric at so many steps, in proportion between two evaluations; nan before the first."""
+    found: list[float] = []
+    for run in runs:
+        rows = run.read_metrics()
+        found.append(
+            float(
+                np.interp(steps, [row.step for row in rows], [getattr(row.metrics, key) for row in rows], left=np.nan)
+            )
+        )
+    return sum(found) / len(found)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("sweep", type=Path)
+    arguments.add_argument("--mib", type=float, required=True)
+    arguments.add_argument("--metric", default="test_accuracy")
+    arguments.add_argument("--baseline", default="backprop")
+    given = arguments.parse_args()
+    lines: dict[str, list[RunDirectory]] = {}
+    for folder in sorted(SweepDirectory(given.sweep).trials.iterdir()):
+        lines.setdefault(folder.name.rpartition("-seed")[0], []).append(open_run(folder))
+    registry = load_registry()
+    chosen = {name: within(runs[0], registry, given.mib) for name, runs in lines.items()}
+    kept = {name: one for name, one in chosen.items() if one is not None}
+    if given.baseline not in kept:
+        raise SystemExit(f"{given.baseline} does not come within {given.mib} MiB: give more")
+    rows = measure("turn", [job for job, _ in kept.values()])
+    ms = {name: row["timed_step_ms"] for name, row in zip(kept, rows, strict=True)}
+    whole = list(lines[given.baseline][0].read_metrics())[-1].step
+    seconds = whole * ms[given.baseline] / 1000
+    print(f"{given.metric} in {seconds:.2f} s, at most {given.mib} MiB a step")
+    print(
+        "| line | samples at once | MiB | step, ms | steps made | at equal memory and time |\n|---|---|---|---|---|---|"
+    )
+    table = []
+    for name, (job, held) in kept.items():
+        steps = min(1000 * seconds / ms[name], lines[name][0].read_metrics()[-1].step)
+        value = at(lines[name], steps, given.metric)
+        size = job.recipe.micro_batch
+        table.append((value, f"| {name} | {size} | {held:.1f} | {ms[name]:.1f} | {int(steps)} | {value:.3f} |"))
+    ascending = given.metric.endswith("loss")
+    for _, row in sorted(table, key=lambda one: (np.isnan(one[0]), one[0] if ascending else -one[0])):
+        print(row)
+    print("above the limit with one sample at once:", ", ".join(n for n in lines if n not in kept) or "none")
+
+
+if __name__ == "__main__":
+    main()
