@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from fgcli.errors import unknown
+from fgcli.errors import UsageError, unknown
+from fgcli.runs.run_directory import RunDirectory
+from fgcli.runs.sweep_directory import SweepDirectory
+from fgcli.shell import command_line
 
 _PACKAGE = Path(__file__).parent
 
@@ -25,8 +28,18 @@ def find(name_or_path: str, where: str = "--recipe") -> Path:
     it exists: reading it tells.
     """
     path = Path(name_or_path)
+    if name_or_path not in names() and path.is_dir():
+        raise UsageError(f"{where} is {path}, a folder; it must be a recipe's file{_way_on(path)}")
     if (path.exists() and not path.is_dir()) or len(path.parts) != 1 or path.suffix:
         return path
     if name_or_path not in names():
         raise unknown("recipe", name_or_path, names(), where=where)
     return folder() / f"{name_or_path}.yaml"
+
+
+def _way_on(path: Path) -> str:
+    """What to do with a folder that holds a recipe."""
+    sweep, run = SweepDirectory(path), RunDirectory(path)
+    if sweep.sweep_file.exists():
+        return f"; its sweep goes on with: {command_line('bench', sweep.sweep_file, '--out', path)}"
+    return f": {run.recipe_file}, which its run was begun with" if run.recipe_file.exists() else ""

@@ -51,3 +51,21 @@ def test_a_file_of_the_working_directory_comes_first(tmp_path, monkeypatch):
 def test_unknown_name():
     with pytest.raises(UsageError, match="--recipe: unknown recipe 'quikstart'; did you mean 'quickstart'"):
         recipes.find("quikstart")
+
+
+@pytest.mark.parametrize(
+    ("holds", "said"),
+    [
+        (None, "--recipe is runs/mine, a folder; it must be a recipe's file"),
+        ("recipe.yaml", "file: runs/mine/recipe.yaml, which its run was begun with"),
+        ("sweep.yaml", "file; its sweep goes on with: fgcli bench runs/mine/sweep.yaml --out runs/mine"),
+    ],
+)
+def test_a_folder_is_none_and_what_it_holds_is_named(tmp_path, monkeypatch, holds, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    if holds:
+        (tmp_path / "runs/mine" / holds).touch()
+    with pytest.raises(UsageError) as refused:
+        recipes.find("runs/mine")
+    assert str(refused.value).endswith(said)

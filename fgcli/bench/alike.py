@@ -1,6 +1,7 @@
 """Holds a sweep's runs to be made alike: with the same code of the user's, data, and options of methods. No torch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +15,7 @@ from fgcli.recipe import read_recipe
 from fgcli.recipe_keys import Recipe, Section
 from fgcli.runs.environment import VERSIONS
 from fgcli.runs.made_with import is_version, made_with, unlike
+from fgcli.runs.missing_plugins import with_missing_plugins
 from fgcli.runs.run_directory import RunDirectory
 
 _SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -36,6 +38,19 @@ def refuse_other_code(begun: Sequence[Path], recipes: Sequence[Recipe], registry
                 raise UsageError(_refusal(out, f"{name} was {old} when {folder.name} was run, and is {new}"))
             warnings[f"{name} was {old} in earlier trials, and is {new}: numbers may differ by that"] = None
     return list(warnings)
+
+
+@contextmanager
+def naming_missing_plugins(begun: Sequence[Path], registry: Registry) -> Iterator[None]:
+    """Within it, a UsageError says also which plugins of a run in `begun` are not in use: of the first that has any."""
+    try:
+        yield
+    except UsageError as error:
+        for folder in begun:
+            fuller = with_missing_plugins(error, RunDirectory(folder), _recipe(folder), registry)
+            if fuller is not error:
+                raise fuller from error
+        raise
 
 
 class Alike(Watcher):

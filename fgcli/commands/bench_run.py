@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fgcli.bench.alike import Alike, as_begun, refuse_other_code
+from fgcli.bench.alike import Alike, as_begun, naming_missing_plugins, refuse_other_code
 from fgcli.bench.executor import Detached, Executor, Placement, PlacesTrials
 from fgcli.bench.measuring import time_steps
 from fgcli.bench.run import Failure, Job, Watcher, run_jobs
@@ -142,10 +142,11 @@ class _Bench:
         self.sweep = self._widened(sweep)
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
-        recipes = self._recipes = resolve_trials(self.sweep, self.source, self.registry)
+        begun = [folder for _, folder in self._begun()]
+        with naming_missing_plugins(begun, self.registry):
+            recipes = self._recipes = resolve_trials(self.sweep, self.source, self.registry)
         names = [name for one in recipes.values() for name in (one.dataset, one.model, one.loss, one.lr_schedule)]
         self.own_code = any(map(is_reference, names))
-        begun = [folder for _, folder in self._begun()]
         for warning in refuse_other_code(begun, list(recipes.values()), self.registry, self.directory.path):
             _log.warning(warning)
         self.executor = self._make_executor()

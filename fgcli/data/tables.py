@@ -26,7 +26,7 @@ class Table(NamedTuple):
 
 def csv_table(options: CsvOptions, path: Path) -> Dataset:
     """A .csv file, in UTF-8. UsageError that names the line, or the column and row, of what is no sample."""
-    return _dataset(options, path, read_csv)
+    return _dataset(options, path, _read_samples)
 
 
 def parquet_table(options: TableOptions, path: Path) -> Dataset:
@@ -40,26 +40,29 @@ def samples_of(columns: Columns, target: str, inputs: Sequence[str], name: str, 
         raise UsageError(f"{name}: column {target!r} is the target, and among the inputs; take it out of columns")
     if not inputs:
         raise UsageError(f"{name}: beside the target {target!r} there is no column")
-    return Samples(numbers_of(columns, inputs, name, places), _whole(columns, target, name, places, text=True))
+    numbers = numbers_of(columns, inputs, name, places, mend="choose others by the dataset's option columns")
+    return Samples(numbers, _whole(columns, target, name, places))
 
 
-def numbers_of(columns: Columns, names: Sequence[str], name: str, places: Sequence[str] = ()) -> numpy.ndarray:
-    """The columns of these names, [n, columns]. UsageError for text or a gap, as in `samples_of`."""
-    return numpy.stack([_whole(columns, key, name, places).astype(numpy.float64) for key in names], 1)
+def numbers_of(
+    columns: Columns, names: Sequence[str], name: str, places: Sequence[str] = (), *, mend: str
+) -> numpy.ndarray:
+    """The columns of these names, [n, columns]. UsageError for text or a gap, as in `samples_of`, with the `mend`."""
+    return numpy.stack([_whole(columns, key, name, places, mend=mend).astype(numpy.float64) for key in names], 1)
 
 
-def _whole(columns: Columns, key: str, name: str, places: Sequence[str], *, text: bool = False) -> numpy.ndarray:
-    """A column without gaps, of numbers, or of `text` too."""
+def _whole(columns: Columns, key: str, name: str, places: Sequence[str], *, mend: str | None = None) -> numpy.ndarray:
+    """A column without gaps: of numbers, where there is a `mend` for text, or else of text too."""
     values = columns[key]
 
     def place(index: int) -> str:
         return places[index] if places else f"row {index + 1}"
 
     if values.dtype.kind == "U":
-        odd = None if text else next((index for index, one in enumerate(values) if not _is_number(one)), 0)
+        odd = None if mend is None else next((index for index, one in enumerate(values) if not _is_number(one)), 0)
         if odd is not None:
             said = f"is text in {place(odd)}, {str(values[odd])!r}" if values[odd] else f"is empty in {place(odd)}"
-            raise UsageError(f"{name}: column {key!r} {said}; inputs must be numbers, or choose columns")
+            raise UsageError(f"{name}: column {key!r} {said}; inputs must be numbers: {mend}")
         bad = values == ""
     elif values.dtype.kind not in "biuf":
         raise UsageError(f"{name}: column {key!r} is of type {values.dtype}; it must be numbers or text")
@@ -89,6 +92,16 @@ def _dataset(options: TableOptions, path: Path, read: Callable[[Path, Any], Tabl
         splits.append(samples_of(table.columns, target, inputs, str(file), table.places))
     made = own_dataset(str(path), splits[0], splits[1] if len(splits) > 1 else None, options)
     return replace(made, input_names=tuple(inputs))
+
+
+def _read_samples(path: Path, options: CsvOptions) -> Table:
+    table = read_csv(path, options)
+    if len(table.columns) == 1:
+        raise UsageError(
+            f"{path}: its lines have one cell; part cells by {options.delimiter!r}, or say by what they are parted: "
+            "the dataset's option delimiter"
+        )
+    return table
 
 
 def read_csv(path: Path, options: CsvOptions) -> Table:
@@ -129,10 +142,6 @@ def _rows(file: Iterable[str], path: Path, delimiter: str) -> Iterator[tuple[int
             line = reader.line_num + 1
     except csv.Error as error:
         raise UsageError(f"{path}:{line}: no CSV: {error}") from error
-    if length == 1:
-        raise UsageError(
-            f"{path}: its lines have one cell; part cells by {delimiter!r}, which is the dataset's option delimiter"
-        )
 
 
 def _column(values: list[str]) -> numpy.ndarray:

@@ -18,20 +18,30 @@ def naming_missing_plugins(run: RunDirectory, recipe: Mapping[str, object], regi
     """
     try:
         yield
-    except PluginMissing:
-        raise
     except UsageError as error:
-        begun = run.recorded_environment()
-        given = {path.stem for path in registry.files}
-        if files := [one for name, one in begun.plugin_files.items() if name not in given]:
-            listed = " and ".join(f"{one.get('file')}{_since(one)}" for one in files)
-            said = f"{error}; {run.path} was begun with the plugin {listed}, which is not in use: give it once more"
-            raise PluginMissing(said, [str(one.get("file")) for one in files]) from error
-        origins = {origin for name, origin in begun.plugins.items() if not is_reference(str(recipe.get(name)))}
-        absent = origins - set(map(str, registry.origins))
-        if missing := sorted(origin for origin in absent if origin.partition(" ")[0] not in given):
-            raise UsageError(f"{error}; the run was begun with {', '.join(missing)}, which is not in use") from error
-        raise
+        fuller = with_missing_plugins(error, run, recipe, registry)
+        if fuller is error:
+            raise
+        raise fuller from error
+
+
+def with_missing_plugins(
+    error: UsageError, run: RunDirectory, recipe: Mapping[str, object], registry: Registry
+) -> UsageError:
+    """The error that says it; `error` itself where none is missing, or it says so already."""
+    if isinstance(error, PluginMissing):
+        return error
+    begun = run.recorded_environment()
+    given = {path.stem for path in registry.files}
+    if files := [one for name, one in begun.plugin_files.items() if name not in given]:
+        listed = " and ".join(f"{one.get('file')}{_since(one)}" for one in files)
+        said = f"{error}; {run.path} was begun with the plugin {listed}, which is not in use: give it once more"
+        return PluginMissing(said, [str(one.get("file")) for one in files])
+    origins = {origin for name, origin in begun.plugins.items() if not is_reference(str(recipe.get(name)))}
+    absent = origins - set(map(str, registry.origins))
+    if missing := sorted(origin for origin in absent if origin.partition(" ")[0] not in given):
+        return UsageError(f"{error}; the run was begun with {', '.join(missing)}, which is not in use")
+    return error
 
 
 def _since(recorded: Mapping[str, object]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fgcli.data.arrays import as_inputs, read_arrays
 from fgcli.data.dataset import Dataset, Standardise, Tokens
 from fgcli.data.options import CsvOptions, TableOptions
-from fgcli.data.tables import Table, numbers_of, read_csv, read_parquet
+from fgcli.data.tables import numbers_of, read_csv, read_parquet
 from fgcli.errors import PluginMissing, RunError, UsageError, exception_text
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry, load_registry
@@ -154,33 +154,34 @@ class Trained:
 
     def read_inputs(self, path: Path) -> Tensor:
         """Inputs that `predict` takes, from a file of arrays or a table. UsageError where it holds none."""
-        reader = {".csv": self._csv, ".parquet": lambda path: read_parquet(path, TableOptions())}.get(
-            path.suffix.lower()
-        )
+        kind, csv = path.suffix.lower(), self._csv_options()
         if path.is_dir():
             raise UsageError(f"{path} is a folder; inputs are a file: .npz, .npy, .csv or .parquet")
-        if reader is None:
+        if kind not in (".csv", ".parquet"):
             arrays = read_arrays(path)
             if "inputs" not in arrays and len(arrays) != 1:
                 raise UsageError(f"{path} holds {', '.join(arrays) or 'nothing'}; it must hold the array inputs")
             name = "inputs" if "inputs" in arrays else next(iter(arrays))
             inputs = as_inputs(arrays[name], f"{name} of {path}")
         else:
-            columns, places = reader(path)
+            columns, places = read_csv(path, csv) if kind == ".csv" else read_parquet(path, TableOptions())
             names = self.record.input_names or tuple(columns)
             if missing := [name for name in names if name not in columns]:
                 known = f"of which {self.run.path} was trained; it has {', '.join(columns)}"
-                raise UsageError(f"{path}: there is no column {missing[0]!r}, {known}")
-            inputs = as_inputs(numbers_of(columns, names, str(path), places), str(path))
+                nameless = list(columns) == [str(number) for number in range(len(columns))]
+                mend = "; name its columns in its first line" if nameless and kind == ".csv" else ""
+                raise UsageError(f"{path}: there is no column {missing[0]!r}, {known}{mend}")
+            mend = f"give numbers, parted by {csv.delimiter!r}" if kind == ".csv" else "give numbers"
+            inputs = as_inputs(numbers_of(columns, names, str(path), places, mend=mend), str(path))
         self._check_inputs(inputs)
         return inputs
 
-    def _csv(self, path: Path) -> Table:
-        """A .csv file as the run's own was read, where its data were one."""
+    def _csv_options(self) -> CsvOptions:
+        """How the run's own data were read, where they were a .csv file."""
         data = read_recipe(self.run.recipe_file).data
         given = data.get("dataset_options") if str(data.get("dataset")).lower().endswith(".csv") else None
         own = given if isinstance(given, Mapping) else {}
-        return read_csv(path, CsvOptions(**{key: own[key] for key in ("header", "delimiter") if key in own}))
+        return CsvOptions(**{key: own[key] for key in ("header", "delimiter") if key in own})
 
     def _check_inputs(self, inputs: Tensor) -> None:
         wanted = ", ".join(map(str, self.record.input_shape))

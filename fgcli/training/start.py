@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from fgcli.data.dataset import Dataset, Tokens
 from fgcli.errors import UsageError
 from fgcli.extend.factory import is_reference
 from fgcli.extend.own_code import own_code
 from fgcli.extend.registry import Registry
-from fgcli.recipe import Source, dump, flag, flags_of, read_recipe, resolve
+from fgcli.recipe import Source, dump, flags_of, read_recipe, resolve
 from fgcli.recipe_keys import LENGTH, Recipe, Section, section_keys
 from fgcli.runs import run_directory
 from fgcli.runs.environment import Environment, Extension
@@ -193,11 +193,11 @@ def _recipe_of(
     for name in _NAMES:  # before their options are looked at, which are another schema's
         given = overrides.get(name)
         if given is not None:
-            _refuse_difference(path, name, recipe, given, registry)
+            _refuse_difference(path, name, recipe, given, overrides, registry)
     given = resolve(source or of_run, overrides, registry)
     length = {key: getattr(given, key) for key in LENGTH if longer and overrides.get(key) is not None}
     given = given.model_copy(update={key: getattr(recipe, key) for key in length})
-    return recipe, _placed(path, recipe, given, registry).model_copy(update=length)
+    return recipe, _placed(path, recipe, given, overrides, registry).model_copy(update=length)
 
 
 def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:
@@ -209,7 +209,7 @@ def _label(recipe: Recipe) -> str:
     return f"{recipe.method}-{Path(recipe.dataset).name}{width}-s{recipe.seed}"
 
 
-def _placed(path: Path, recipe: Recipe, given: Recipe, registry: Registry) -> Recipe:
+def _placed(path: Path, recipe: Recipe, given: Recipe, overrides: Mapping[str, object], registry: Registry) -> Recipe:
     """The run's recipe on the given device with the given threads. UsageError where anything else is given."""
     # What was left to the machine is what the run has.
     settled = settle(given, registry)
@@ -224,28 +224,42 @@ def _placed(path: Path, recipe: Recipe, given: Recipe, registry: Registry) -> Re
     for key in Recipe.model_fields:
         if key in place:
             continue
-        _refuse_difference(path, key, recipe, getattr(given, key), registry)
+        _refuse_difference(path, key, recipe, getattr(given, key), overrides, registry)
     return recipe.model_copy(update=place)
 
 
-def _refuse_difference(path: Path, key: str, recipe: Recipe, given: Any, registry: Registry) -> None:
+def _refuse_difference(
+    path: Path, key: str, recipe: Recipe, given: Any, overrides: Mapping[str, object], registry: Registry
+) -> None:
     """UsageError, with what may be another at a resume, and the command of a new run that has what is given."""
     of_run = getattr(recipe, key)
     if of_run == given:
         return
-    called, new_run = key, f"begin a new run, with --init-from {path}, say"
+    command = _new_run(path, recipe, {**overrides, key: given}, registry)
+    called = key
     if isinstance(of_run, dict) and of_run.keys() == given.keys():
         called, of_run, given = next((f"{key}.{k}", of_run[k], given[k]) for k in of_run if of_run[k] != given[k])
-    elif isinstance(given, str | float | int) and not isinstance(given, bool):
-        others = section_keys(cast("Section", key)) if key in _NAMES else (key,)
-        weights = [] if key in section_keys("model") else ["--init-from", path]
-        left_out = (*others, "init_from", "device", "threads")
-        words = ["train", *weights, *flags_of(recipe, registry, left_out), flag((key,)), given]
-        new_run = f"a new run: {command_line(*words, plugins=registry.files)}"
     said = f"{given}, but the run's recipe has {of_run}"
     if len(said) > 200:
         said = "another than that of the run's recipe"
     raise UsageError(
         f"--resume {path}: {called} is {said}; a run goes on as it was begun, but for --device, --threads and, once it "
-        f"is finished, more --epochs or --max-steps: leave it out, or {new_run}"
+        f"is finished, more --epochs or --max-steps: leave it out, or a new run: {command}"
     )
+
+
+def _new_run(path: Path, recipe: Recipe, overrides: Mapping[str, object], registry: Registry) -> str:
+    """The command of a run as the one in `path`, from its weights where the model is the same, with `overrides`.
+
+    UsageError where there can be none.
+    """
+    given = {key: value for key, value in overrides.items() if value is not None}
+    other = [section_keys(name) for name in _NAMES if given.get(name) not in (None, getattr(recipe, name))]
+    left_out = {"init_from", *(key for keys in other for key in keys)}
+    kept = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in left_out}
+    new = resolve(Source(str(path), kept), given, registry)
+    same_model = all(getattr(new, key) == getattr(recipe, key) for key in section_keys("model"))
+    weights = ["--init-from", given.get("init_from", path)] if same_model else []
+    words = flags_of(new, registry, ("init_from", "device", "threads"))
+    own_code = any(is_reference(getattr(new, name)) for name in _NAMES)
+    return command_line("train", *weights, *words, plugins=registry.files, own_code=own_code)

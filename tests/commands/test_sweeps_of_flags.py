@@ -13,6 +13,7 @@ from fgcli import Outcome, Trial
 from fgcli.commands.bench_run import parse_seeds
 from fgcli.commands.compare import _split
 from fgcli.errors import UsageError
+from fgcli.extend.registry import load_registry
 from fgcli.report.statistics import mean_interval
 from fgcli.runs.quantities import QUANTITIES
 from fgcli.runs.sweep_directory import SweepDirectory
@@ -52,6 +53,40 @@ def test_a_run_for_each_seed_and_a_table_with_intervals() -> None:
     single = fg("train", *SHORT, "--seed", "1", "--method", "wperp", "--k", "3", "--json", "--out", "one")
     alone = json.loads(single.stdout)
     assert alone["test_loss"] == found[1]["test_loss"]
+
+
+METHOD = """
+from fgcli import Entry, GuessOptions, hookimpl
+from fgcli.methods.transpose import Transpose
+
+FG_CONTRACT = 2
+
+
+@hookimpl
+def fg_guess_methods():
+    return [Entry("theirs", "of_a_sweep:Transpose", "W̃ᵀ.", GuessOptions)]
+"""
+
+
+def test_a_sweep_without_its_plugin_file_says_the_whole_command(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    file = workplace / "of_a_sweep.py"
+    file.write_text(METHOD, encoding="utf-8")
+    begun = fg("train", *SHORT, "--seeds", "0", "--method", "theirs", "--plugin", file.name, "--out", "many", "--quiet")
+    assert begun.exit_code == 0, begun.output
+    load_registry.cache_clear()
+    on = ["bench", "many/sweep.yaml", "--out", "many", "--seeds", "0,1"]
+    done = fg(*on)
+    assert done.exit_code == 2
+    mend = shlex.join(["fgcli", *on, "--plugin", str(file)])
+    missing = f"many/trials/theirs-seed0 was begun with the plugin {file}, which is not in use: give it once more"
+    assert "unknown method 'theirs'" in done.stderr
+    assert done.stderr.endswith(f"; {missing}: {mend}\n")
+    assert fg(*shlex.split(mend)[1:]).exit_code == 0
+    assert result("many", "theirs-seed1")["seed"] == 1
+    load_registry.cache_clear()
 
 
 @pytest.mark.parametrize(

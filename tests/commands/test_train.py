@@ -273,6 +273,25 @@ def test_resume_with_another_method_says_the_command_of_a_new_run():
     assert {"method", "init_from"} <= differ <= {"init_from", *section_keys("method")}
 
 
+@pytest.mark.parametrize(
+    ("flags", "new"),
+    [
+        ("--method wperp --k 2 --option shrinkage=0.5 --max-steps 9", {"method": "wperp", "k": 2, "max_steps": 9}),
+        ("--option uncovered=freeze --max-steps 9", {"max_steps": 9}),
+        ("--width 9 --lr 0.5 --max-steps 9", {"width": 9, "lr": 0.5, "max_steps": 9}),
+    ],
+)
+def test_the_command_of_a_new_run_has_all_that_is_given(flags: str, new: dict[str, object]) -> None:
+    assert fg("train", *FLAGS, "--quiet", "--out", "finished").exit_code == 0
+    printed = shlex.split(fg("train", "--resume", "finished", *flags.split()).stderr.rpartition("a new run: ")[2])
+    assert ("--init-from" in printed) == ("--width" not in flags)  # whose weights do not fit
+    assert fg(*printed[1:], "--quiet", "--out", "new").exit_code == 0
+    data = read_recipe("new/recipe.yaml").data
+    assert {key: data[key] for key in new} == new
+    options = dict(one.split("=") for one in flags.split() if "=" in one)
+    assert {key: str(data["options"][key]) for key in options} == options
+
+
 @pytest.mark.parametrize("flags", [["--device", "auto"], ["--width", "8", "--seed", "0"], ["--recipe", "same.yaml"]])
 def test_resume_with_the_same_recipe_goes_on(flags):
     with pytest.raises(KeyboardInterrupt):

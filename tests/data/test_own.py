@@ -215,7 +215,7 @@ BAD_CSV: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "header alone": (("x,y",), {}, "d.csv has a line of names and no samples"),
     "ragged": (("x,y", "1,2", "3"), {}, "d.csv:3: the line has 1 cell, and the first 2; all must have the same"),
     "gap": (("x,y", "1,a", ",b"), {}, "d.csv: column 'x' is empty in line 3; inputs must be numbers"),
-    "text": (("x,y", "1,a", "red,b"), {}, "d.csv: column 'x' is text in line 3, 'red'; inputs must be numbers"),
+    "text": (("x,y", "1,a", "red,b"), {}, "d.csv: column 'x' is text in line 3, 'red'; inputs must be numbers: choose"),
     "lines": (("x,y", "", '"1', '",a', "", "red,b"), {}, "d.csv: column 'x' is text in line 6, 'red'; inputs must"),
     "ragged below": (("x,y", "", '1,"a', 'b"', "3"), {}, "d.csv:5: the line has 1 cell, and the first 2"),
     "open quote": (("x,y", "1,a", "", '2,"b'), {}, "d.csv:4: no CSV: unexpected end of data"),
@@ -238,7 +238,7 @@ BAD_CSV: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "delimiter": (
         ("x;y", "1;2"),
         {},
-        "d.csv: its lines have one cell; part cells by ',', which is the dataset's option delimiter",
+        "d.csv: its lines have one cell; part cells by ',', or say by what they are parted: the dataset's option",
     ),
     "target": (("x,y", "1,a"), {"target": "z"}, "unknown column 'z' of d.csv"),
     "columns": (("x,y", "1,a"), {"columns": ["y"]}, "d.csv: column 'y' is the target, and among the inputs"),

@@ -272,6 +272,25 @@ def test_a_table_is_predicted_from_by_its_columns_names(tmp_path: Path, monkeypa
     Path("new.csv").write_text("y;z\n1;2\n")
     said = "fg: new.csv: there is no column 'x', of which run was trained; it has y, z\n"
     assert fg("predict", "run", "new.csv").stderr == said
+    for text, said in (
+        ("1;2\n", "there is no column 'x', of which run was trained; it has 0, 1; name its columns in its first line"),
+        ("x,y\n1,2\n", "there is no column 'x', of which run was trained; it has x,y"),
+        ("x;y\n1;\n", "column 'y' is empty in line 2; inputs must be numbers: give numbers, parted by ';'"),
+    ):
+        Path("new.csv").write_text(text)
+        assert fg("predict", "run", "new.csv").stderr == f"fg: new.csv: {said}\n"
+
+
+def test_a_table_of_one_input_is_predicted_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.csv").write_text("x,kind\n" + "".join(f"{i % 2},{'ab'[i % 2]}\n" for i in range(40)))
+    run(tmp_path / "run", dataset="own.csv", dataset_options={}, batch_size=8, epochs=1, method="backprop")
+    Path("new.csv").write_text("x\n0\n1\n1\n")
+    done = fg("predict", "run", "new.csv")
+    assert done.exit_code == 0, done.output
+    with numpy.load("predictions.npz") as found:
+        assert found["outputs"].shape == (3, 2)
+        assert numpy.array_equal(found["outputs"][1], found["outputs"][2])
 
 
 def test_exported_weights_are_loaded_by_their_own_names(trained: Path, tmp_path: Path) -> None:
