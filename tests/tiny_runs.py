@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
+from light_runs import fg as fg
+from light_runs import untimed as untimed
 
-from fgcli.app import app
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import resolve
 from fgcli.recipe_keys import Recipe
-from fgcli.runs.results import Result
 from fgcli.runs.rows import read_rows
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.reporter import Silent
@@ -69,16 +68,6 @@ def go_on(path: Path, reporter: Any = None) -> dict[str, Any]:
     return resume(path, None, {}, load_registry(), reporter or Silent()).run().as_json()
 
 
-def untimed(value: Any) -> Any:
-    """A result or metrics rows without what no two runs share: times, memory, place."""
-    if isinstance(value, list):
-        return [untimed(item) for item in value]
-    if isinstance(value, Result):
-        value = value.as_json()
-    varying = {"wall_s", "step_ms_median", "step_ms_quartiles", "step_ms_mean", "peak_memory_bytes", "run_dir"}
-    return {key: item for key, item in value.items() if key not in varying}
-
-
 def rows(path: Path) -> list[dict[str, Any]]:
     return read_rows(RunDirectory(path).metrics_file)[0]
 
@@ -89,8 +78,3 @@ def weights(path: Path) -> bytes:
 
     tensors = load_file(max((path / "checkpoints").glob("*.safetensors")))
     return save({name: tensor for name, tensor in tensors.items() if not name.startswith("training.")})
-
-
-def fg(*arguments: str) -> Any:
-    """Run `fg` in this process: exit_code, stdout, stderr."""
-    return CliRunner().invoke(app, list(arguments), prog_name="fg")

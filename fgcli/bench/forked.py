@@ -1,4 +1,7 @@
-"""The side of the bench of `fgcli.bench.fork_server`: starts it, asks it for trials, hears how they end."""
+"""Starts trials. On Linux it asks `fgcli.bench.fork_server` for them, starts that, and hears how they end.
+
+Elsewhere fork is not safe, and each trial is a new process.
+"""
 
 import contextlib
 import json
@@ -10,6 +13,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
+from fgcli.bench.process import Process, environment, spawned
+
+FORKS = sys.platform == "linux"
+"""Whether a fork server starts the trials."""
 LONGEST = 2**10
 """Bytes of what the server says, at most."""
 
@@ -35,8 +42,34 @@ class Forked:
         return self.returncode
 
 
+class Starter:
+    """Starts the processes of trials, which end with this one.
+
+    Args:
+        variables: of their environment, beside those of this process.
+    """
+
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        self._variables = dict(variables or {})
+        self._server: ForkServer | None = None
+
+    def start(self, command: Sequence[str], threads: int, log: BinaryIO) -> Process:
+        """A process, in a session or at least a group of its own: Ctrl-C reaches this one alone.
+
+        Args:
+            command: the program and its arguments.
+            threads: CPU threads that it uses.
+            log: takes both of its outputs.
+        """
+        if FORKS and tuple(command[:3]) == (sys.executable, "-m", "fgcli"):
+            self._server = self._server or ForkServer(environment(1) | self._variables)
+            with contextlib.suppress(OSError):  # the server could not start; the trial's own log will say why
+                return self._server.start(threads, command[3:], log)
+        return spawned(command, threads, log, variables=self._variables)
+
+
 class ForkServer:
-    """A server that runs as long as this object is there. It dies with the bench, and its trials with it.
+    """A server that runs as long as this object is there. It dies with the process that has it, and its trials with it.
 
     Args:
         environment: the variables of its process, which the trials inherit.

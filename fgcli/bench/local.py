@@ -1,26 +1,19 @@
-"""The built-in executor: trials as processes of this machine, a few at once.
+"""The built-in executor: trials as processes of this machine, a few at once."""
 
-On Linux a fork server (fgcli.bench.fork_server) starts them. Elsewhere fork is not safe, and each is a new process.
-"""
-
-import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fgcli.bench.executor import Outcome, Placement, Trial, at_most
-from fgcli.bench.forked import ForkServer
+from fgcli.bench.forked import Starter
 from fgcli.bench.options import LocalOptions
-from fgcli.bench.process import Process, end, environment, open_log, send, spawned
+from fgcli.bench.process import Process, end, open_log, send
 from fgcli.cores import cores
 from fgcli.errors import UsageError
 
-FORKS = sys.platform == "linux"
-"""Whether a fork server starts the trials."""
 POLL_S = 0.05
 GRACE_S = 10.0
 """From asking a process to end to killing it."""
@@ -32,7 +25,7 @@ class LocalExecutor:
     def __init__(self, options: LocalOptions) -> None:
         self.jobs = options.jobs
         self.patience_s = None if options.patience is None else 60 * options.patience
-        self._server: ForkServer | None = None
+        self._starter = Starter()
 
     def place(self, threads: int) -> Placement:
         """As many at once as were asked for; UsageError where the cores have no room for their threads."""
@@ -70,11 +63,7 @@ class LocalExecutor:
 
     def _start(self, trial: Trial) -> Process:
         with open_log(trial) as log:
-            if FORKS and trial.command[:3] == (sys.executable, "-m", "fgcli"):
-                self._server = self._server or ForkServer(environment(1))
-                with contextlib.suppress(OSError):  # the server could not start; the trial's own log will say why
-                    return self._server.start(trial.threads, trial.command[3:], log)
-            return spawned(trial.command, trial.threads, log)
+            return self._starter.start(trial.command, trial.threads, log)
 
     def _jobs(self, threads: int) -> int:
         return self.jobs or max(1, cores() // threads)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgcli.bench.local import FORKS, environment
+from fgcli.bench.forked import FORKS
+from fgcli.bench.process import environment
 from fgcli.bench.run import Job, last_lines
 from fgcli.errors import RunError
 from fgcli.files import read_json

@@ -1,17 +1,23 @@
-"""A trial on a worker of Ray's: in a process of its own, which ends with the worker. Imports neither torch nor Ray."""
+"""A trial on a worker of Ray's: in a process of its own, which ends with the worker. Imports neither torch nor Ray.
+
+Ray gives a worker many trials of one bench, one after the other, so that a fork server pays.
+"""
 
 import os
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from fgcli.bench import task
-from fgcli.bench.process import end, open_log, spawned
+from fgcli.bench.forked import Starter
+from fgcli.bench.process import end, open_log
 from fgcli.runs.run_directory import RunDirectory
 
 POLL_S = 0.1
 GRACE_S = 10.0
 """For a checkpoint, from asking a trial to end to killing it."""
+_Variables = tuple[tuple[str, str], ...]
 
 
 def run(content: Mapping[str, Any], folder: str, variables: Mapping[str, str]) -> int:
@@ -30,7 +36,8 @@ def run(content: Mapping[str, Any], folder: str, variables: Mapping[str, str]) -
     with open_log(trial) as log:
         if RunDirectory(trial.run_dir).is_finished():
             return 0
-        process = spawned(trial.command_now(), trial.threads, log, variables=variables)
+        starter = _starter(tuple(variables.items()), tuple(os.environ.items()))
+        process = starter.start(trial.command_now(), trial.threads, log)
         try:
             # Not `wait`: Ray cancels by an exception, which comes between two instructions of Python's.
             while (code := process.poll()) is None:
@@ -38,3 +45,9 @@ def run(content: Mapping[str, Any], folder: str, variables: Mapping[str, str]) -
             return code
         finally:
             end([process], GRACE_S)
+
+
+@lru_cache(maxsize=1)
+def _starter(variables: _Variables, environment: _Variables) -> Starter:
+    """That of the trial before, where the worker's environment is still the same: Ray names a trial's GPUs there."""
+    return Starter(dict(variables))

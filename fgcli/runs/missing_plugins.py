@@ -19,7 +19,10 @@ def naming_missing_plugins(run: RunDirectory, recipe: Mapping[str, object], regi
     try:
         yield
     except UsageError as error:
-        raise with_missing_plugins(error, run, recipe, registry) from error
+        fuller = with_missing_plugins(error, run, recipe, registry)
+        if fuller is error:
+            raise
+        raise fuller from error
 
 
 def with_missing_plugins(

@@ -12,13 +12,13 @@ import pytest
 from processes import parent, until
 from tiny_runs import FLAGS, untimed, weights
 
-from fgcli.bench import local
 from fgcli.bench.executor import Trial
-from fgcli.bench.forked import Forked, ForkServer
-from fgcli.bench.local import LocalExecutor, environment
+from fgcli.bench.forked import FORKS, Forked, ForkServer
+from fgcli.bench.local import LocalExecutor
 from fgcli.bench.options import LocalOptions
+from fgcli.bench.process import environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not local.FORKS, reason="trials are new processes here")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not FORKS, reason="trials are new processes here")]
 
 PLUGIN = """
 import random
@@ -50,7 +50,7 @@ def server() -> Iterator[ForkServer]:
 @pytest.fixture
 def executor(server: ForkServer) -> LocalExecutor:
     executor = LocalExecutor(LocalOptions(jobs=2))
-    executor._server = server
+    executor._starter._server = server
     return executor
 
 
@@ -81,10 +81,10 @@ def test_forked_and_new_processes_leave_the_same_to_the_bit(
     flags = [*FLAGS, "--threads", "2", "--method", "wperp", "--k", "2", "--diagnostics", "bias"]
     flags += ["--diagnostics-every", "2", "--width", "64"]
     forked, new = trial("forked", *flags, threads=2), trial("new", *flags, threads=2)
-    monkeypatch.setattr(local, "spawned", None)
+    monkeypatch.setattr("fgcli.bench.forked.spawned", None)
     assert [one.exit_code for one in executor.run([forked])] == [0], forked.log.read_text()
     monkeypatch.undo()
-    monkeypatch.setattr(local, "FORKS", False)
+    monkeypatch.setattr("fgcli.bench.forked.FORKS", False)
     assert [one.exit_code for one in executor.run([new])] == [0], new.log.read_text()
     assert left(forked) == left(new)
 

@@ -134,7 +134,8 @@ def test_what_writes_does_not_hang(tmp_path, monkeypatch):
 
 def test_trials_of_fewer_threads_do_not_crowd_out_those_of_more(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "cores", lambda: 2)
-    monkeypatch.setattr(local, "spawned", lambda *_: subprocess.Popen(["true"], start_new_session=True))
+    process = subprocess.Popen(["true"], start_new_session=True)
+    monkeypatch.setattr("fgcli.bench.forked.spawned", lambda *_, **__: process)
     executor = LocalExecutor(LocalOptions())
     assert executor.place(2).at_once == 1
     trials = iter([trial(tmp_path, "one", "", threads=1), trial(tmp_path, "two", "", threads=2)])

@@ -15,7 +15,7 @@ import served
 from processes import alive, parent, until
 from tiny_runs import fg, untimed
 
-from fgcli.bench import local
+from fgcli.bench import forked, local
 from fgcli.runs import lock
 
 DOOMED = """
@@ -68,7 +68,7 @@ def test_killed_and_started_again_ends_as_if_nothing_had_been(workplace: Path, m
     metrics = run / "metrics.jsonl"
     until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
     trial = int(re.findall(r"process (\d+) on", (run / lock.NAME).read_text())[0])
-    server = parent(trial) if local.FORKS else trial
+    server = parent(trial) if forked.FORKS else trial
     os.kill(bench.pid, signal.SIGKILL)
     bench.wait()
     if sys.platform == "linux":

@@ -1,5 +1,6 @@
 """Sweeps on real clusters, against the same by the local executor. Not among the tests of `make test`."""
 
+import fcntl
 import json
 import os
 import re
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from light_runs import untimed
 from processes import alive
-from tiny_runs import untimed
 
 from cluster.slurm_cluster import SlurmCluster
 from fgcli.runs import lock
@@ -92,11 +93,16 @@ def _there(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def reference(workplace: Path) -> dict[str, tuple[Any, ...]]:
-    """What the local executor's trials come to, by name."""
-    command = [sys.executable, "-m", "fgcli", *BENCH, "--out", "local", "--jobs", "2"]
-    subprocess.run(command, cwd=workplace, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
-    return results(workplace / "local")
+def reference(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, ...]]:
+    """What the local executor's trials come to, by name. Run once, also for several processes of tests."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    command = [sys.executable, "-m", "fgcli", *BENCH, "--out", str(folder / "local"), "--jobs", "2"]
+    with (folder / "reference.lock").open("w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        if not (folder / "local").exists():
+            subprocess.run(command, cwd=workplace, check=True, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
+    return results(folder / "local")
 
 
 @pytest.fixture(scope="session")

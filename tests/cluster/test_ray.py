@@ -26,7 +26,7 @@ REFUSED = [
 # All in one process, which asks the cluster once.
 REFUSE = """
 import sys
-from tiny_runs import fg
+from light_runs import fg
 for options in sys.argv[1:]:
     flags = [part for option in options.split(",") for part in ("--executor-option", option)]
     done = fg("bench", "sweep.yaml", "--out", "refused", "--executor", "ray", *flags)
@@ -91,7 +91,7 @@ def test_a_sweep_survives_ctrl_c_a_killed_bench_worker_and_node_and_ends_as_the_
     again = start(ray, "-m", "fgcli", *RAY)
     until(lambda: len(at_work(out)) == 4, again)
     first, *others = at_work(out).values()
-    os.kill(parent(first), signal.SIGKILL)
+    os.kill(parent(parent(first)), signal.SIGKILL)  # of the fork server, the worker
     ray.kill_node(1)
     until(lambda: not all(map(alive, others)), again)
     Path("hold").unlink()

@@ -1,5 +1,6 @@
 """`--executor slurm` on a real SLURM of two nodes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from light_runs import fg
 from processes import parent
-from tiny_runs import fg
 
-from cluster.conftest import BENCH, held, process_of, results, until
+from cluster.conftest import BENCH, SWEEP, held, process_of, results, until
 from cluster.slurm_cluster import SlurmCluster
 
 SLURM = [*BENCH, "--out", "s", "--executor", "slurm", "--executor-option", "poll=1"]
@@ -57,6 +58,16 @@ def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_o
         assert (run / "environment.json").read_bytes() == environment, "resumed, not begun again"
     assert list((out / "submitted").iterdir()) == []
     assert fg(*BENCH, "--out", "s").exit_code == 0  # nothing is missing
+
+
+def test_a_task_trains_a_trial_by_two_processes_and_has_their_cpus(slurm: SlurmCluster) -> None:
+    sweep = SWEEP.replace("base:", "processes: 2\nbase:").replace("16", "2").replace("[0, 1, 2, 3, 4, 5]", "[0]")
+    Path("two.yaml").write_text(sweep)
+    done = fg("bench", "two.yaml", "--out", "two", "--only", "backprop", "--executor", "slurm")
+    assert done.exit_code == 0, done.stderr + Path("two/logs/backprop-seed0.log").read_text()
+    assert "by SLURM, 2 CPUs each" in done.stdout
+    assert json.loads(Path("two/trials/backprop-seed0/result.json").read_text())["processes"] == 2
+    assert slurm.ask("squeue", "-h", "-t", "all", "-o", "%j %C").splitlines()[-1].split()[1] == "2"
 
 
 def log(run: Path) -> str:
