@@ -78,7 +78,7 @@ class Display(WarningsOnly):
         self._progress.update(self._task, scores=scores(metrics))
         if self._progress.disable:
             self._say(
-                f"step {row.step}/{self._total_steps}  epoch {row.epoch:g}  {row.wall_s:.1f} s  "
+                f"step {row.step}/{self._total_steps}  epoch {round(row.epoch, 2):g}  {row.wall_s:.1f} s  "
                 f"train {_measures(metrics.train_loss, metrics.train_accuracy)}  "
                 f"test {_measures(metrics.test_loss, metrics.test_accuracy)}"
             )

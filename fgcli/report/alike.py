@@ -7,7 +7,7 @@ from fgcli.runs.made_with import made_with, unlike
 from fgcli.sweep.views import as_key
 
 LISTED = 6
-LONGEST = 40  # letters of a value
+LONGEST = 48  # letters of a value: a commit with "-dirty" has 46
 
 
 def unlike_notes(trials: Iterable[Trial], axes: Sequence[str]) -> list[str]:

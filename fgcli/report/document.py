@@ -1,6 +1,6 @@
 """What a report says, in whatever form it is written: chapters of tables and figures. Knows no file and no format."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -8,11 +8,14 @@ from typing import Literal
 from fgcli.report.statistics import Difference, Mean
 from fgcli.report.trials import Problem, Trial
 from fgcli.runs.quantity import Quantity
+from fgcli.sweep.views import spelled
 
 Role = Literal["value", "spread", "difference", "reference"]
 BOLD = "Bold: the best mean."
 CUT = "Intervals that go on beyond the axis are cut there."
 """The note of a table that has a best value; a format that has no bold leaves it out."""
+NOTHING = "–"
+NO_VALUE = spelled(None)
 TWO = "Of two seeds: the mean [and both numbers], as two are too few for an interval."
 
 
@@ -96,6 +99,11 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+
+    def heads(self, row: "Row") -> tuple[str, ...]:
+        """Of a row, in its first cells."""
+        named = zip(self.row_axes, row.heads, strict=True)
+        return tuple(NOTHING if axis != "label" and head == NO_VALUE else head for axis, head in named)
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -205,7 +213,12 @@ def is_bold(cell: Cell, line: Line) -> bool:
 
 def axis_text(axis: str, value: object) -> str:
     """`width 512`; of the label, the label alone."""
-    return str(value) if axis == "label" else f"{axis_name(axis)} {value}"
+    return str(value) if axis == "label" else f"{axis_name(axis)} {spelled(value)}"
+
+
+def axis_texts(places: Iterable[tuple[str, object]]) -> list[str]:
+    """The same of several, without what a run does not have: the width of a model that has no such option."""
+    return [axis_text(axis, value) for axis, value in places if spelled(value) != NO_VALUE]
 
 
 def axis_name(axis: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.chapters import Chapter
-from fgcli.report.document import CUT, TWO, Axis, Figure, Panel, Point, Series, axis_name, axis_text
+from fgcli.report.document import CUT, TWO, Axis, Figure, Panel, Point, Series, axis_name, axis_text, axis_texts
 from fgcli.report.drawing import cuts_intervals
 from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
@@ -142,7 +142,7 @@ def _figure(
 
 
 def _title(fixed: Mapping[str, object]) -> str:
-    return ", ".join(axis_text(axis, value) for axis, value in fixed.items())
+    return ", ".join(axis_texts(fixed.items()))
 
 
 def _series(

@@ -51,7 +51,7 @@ def _table(table: Table) -> str:
         r"    \toprule",
         rf"    {' & '.join(map(escaped, [*heads, *table.headings]))} \\",
         r"    \midrule",
-        *(rf"    {' & '.join([*map(escaped, row.heads), *map(_cell, row.cells)])} \\" for row in table.rows),
+        *(rf"    {' & '.join([*map(escaped, table.heads(row)), *map(_cell, row.cells)])} \\" for row in table.rows),
         r"    \bottomrule",
         r"  \end{tabular}",
         *(rf"  \par\footnotesize {escaped(note)}" for note in table.notes),

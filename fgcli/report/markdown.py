@@ -4,9 +4,7 @@ import re
 from collections.abc import Iterable
 
 from fgcli.errors import one_line
-from fgcli.report.document import Cell, Document, Figure, Series, Table, axis_name, is_bold
-
-NOTHING = "–"
+from fgcli.report.document import NOTHING, Cell, Document, Figure, Series, Table, axis_name, is_bold
 
 
 def markdown(document: Document) -> str:
@@ -27,7 +25,7 @@ def markdown(document: Document) -> str:
 def _markdown_table(table: Table) -> str:
     heads = [axis_name(axis) for axis in table.row_axes]
     aligned = ["---"] * len(heads) + ["---:"] * len(table.columns)
-    rows = ([*map(_plain, row.heads), *map(_markdown_cell, row.cells)] for row in table.rows)
+    rows = ([*map(_plain, table.heads(row)), *map(_markdown_cell, row.cells)] for row in table.rows)
     return _pipes([map(_plain, [*heads, *table.headings]), aligned, *rows])
 
 

@@ -12,7 +12,7 @@ from fgcli import __version__
 from fgcli.errors import writable
 from fgcli.files import to_json
 from fgcli.report import drawing
-from fgcli.report.document import Cell, Document, Point, Section, Table, axis_name, axis_text
+from fgcli.report.document import Cell, Document, Point, Section, Table, axis_name, axis_texts
 from fgcli.report.trials import State, Trial
 from fgcli.runs.quantities import RESULTS
 from fgcli.runs.quantity import Quantity
@@ -71,7 +71,7 @@ class _Groups:
             groups = []
             for trials in found.values():
                 number += 1
-                axes = (axis_text(axis, trials[0].axis(axis)) for axis in section.axes)
+                axes = axis_texts((axis, trials[0].axis(axis)) for axis in section.axes)
                 groups.append(Group(f"g{number}", ", ".join([trials[0].label, *axes]), tuple(trials)))
                 self._anchors |= {id(trial): f"g{number}" for trial in trials}
             self.by_section.append((section, groups))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from fgcli.report.chapters import Chapter
-from fgcli.report.document import Cell, Column, Comparison, Reference, Row, Table, axis_text
+from fgcli.report.document import Cell, Column, Comparison, Reference, Row, Table, axis_texts
 from fgcli.report.statistics import holm, mean_interval, next_interval, paired_difference
 from fgcli.report.trials import Trial
 from fgcli.report.values import (
@@ -39,7 +39,7 @@ def make_tables(chapter: Chapter, view: TableView, baseline: str | None = None) 
     baseline = baseline or view.baseline
     tables: list[Table] = []
     for fixed, trials in split(chapter, view, named):
-        title = ", ".join([view.title, *(axis_text(axis, value) for axis, value in fixed.items())])
+        title = ", ".join([view.title, *axis_texts(fixed.items())])
         tables.append(_make_table(replace(chapter, trials=trials), view, title, baseline))
     return tables
 

@@ -13,6 +13,7 @@ from fgcli.errors import one_line
 from fgcli.report.document import (
     BOLD,
     CUT,
+    NOTHING,
     Axis,
     Cell,
     Document,
@@ -22,12 +23,11 @@ from fgcli.report.document import (
     Series,
     Table,
     axis_name,
-    axis_text,
+    axis_texts,
 )
 from fgcli.report.sparkline import sparkline
 
 _STYLES = {"value": "", "spread": "dim", "difference": "cyan", "reference": "dim"}
-NOTHING = "–"
 
 
 def show(document: Document, console: Console) -> None:
@@ -123,7 +123,7 @@ def _grid(table: Table, columns: slice) -> Grid:
     for heading in table.headings[columns]:
         grid.add_column(_text(heading), justify="right", no_wrap=True)
     for row in table.rows:
-        grid.add_row(*map(_text, row.heads), *map(_cell, row.cells[columns]))
+        grid.add_row(*map(_text, table.heads(row)), *map(_cell, row.cells[columns]))
     return grid
 
 
@@ -131,11 +131,12 @@ def _list(table: Table) -> Group:
     """Every row with its columns under each other."""
     lines: list[RenderableType] = []
     for row in table.rows:
-        head = (axis_text(axis, value) for axis, value in zip(table.row_axes, row.heads, strict=True))
+        head = axis_texts(zip(table.row_axes, row.heads, strict=True))
         lines.append(_text(", ".join(head), style="bold"))
         for heading, cell in zip(table.headings, row.cells, strict=True):
-            lines.append(Padding(_text(f"{heading}:"), (0, 0, 0, 2)))
-            lines.append(Padding(_cell(cell), (0, 0, 0, 4)))
+            parts = [_text(f"{heading}:"), _cell(cell)]
+            parts = parts if len(cell.lines) > 1 else [Text(" ").join(parts)]
+            lines += [Padding(part, (0, 0, 0, 2 + 2 * depth)) for depth, part in enumerate(parts)]
     return Group(*lines)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from fgcli.report.alike import left_out_notes, unlike_notes
-from fgcli.report.document import BOLD, TWO, Cell, Line, Table, axis_text
+from fgcli.report.document import BOLD, TWO, Cell, Line, Table, axis_texts
 from fgcli.report.trials import State, Trial
 from fgcli.report.values import PROGRESS, ends_before
 from fgcli.runs.quantity import Quantity
@@ -166,7 +166,7 @@ def _listed(trials: Iterable[Trial], axes: Sequence[str]) -> str:
     """Trials by label and axes, each with its seeds."""
     groups: dict[str, dict[str, None]] = {}
     for trial in trials:
-        group = ", ".join([trial.label, *(axis_text(axis, trial.axis(axis)) for axis in axes)])
+        group = ", ".join([trial.label, *axis_texts((axis, trial.axis(axis)) for axis in axes)])
         seed = f"{trial.seed}: {trial.reason}" if trial.reason else str(trial.seed)
         groups.setdefault(group, {})[seed] = None
     listed = [f"{group} (seed {', '.join(seeds)})" for group, seeds in list(groups.items())[:LISTED]]

@@ -22,6 +22,7 @@ from fgcli.report.document import TWO, Document, Figure
 from fgcli.report.figure_file import FORMATS
 from fgcli.report.latex import latex
 from fgcli.report.markdown import markdown
+from fgcli.report.page import as_html
 from fgcli.report.plots import _draw, draw_all
 from fgcli.report.terminal import show
 from fgcli.spectra.table_file import shipped_table, write_table
@@ -69,6 +70,21 @@ def test_a_narrow_terminal_gets_lists(document, hostile, width):
     assert "0.370 [0.350, 0.390]" in " ".join(text.split())
     assert "│" not in text
     assert printed(hostile, width)
+
+
+def test_what_a_run_does_not_have_is_not_named(tmp_path: Path) -> None:
+    fake_run(tmp_path / "mlp", width=64, bias=False)
+    fake_run(tmp_path / "own", width=None, bias=None, model="nets:Net")
+    found = compose([tmp_path])
+    wide, narrow = printed(found, 150), printed(found, 40)
+    assert "model nets:Net\n" in narrow
+    assert "model mlp, width 64, bias false" in " ".join(narrow.split())
+    assert "  train accuracy: 0.600" in narrow
+    row = next(line for line in wide.splitlines() if line.startswith("│") and "nets:Net" in line)
+    assert [cell.strip() for cell in row.split("│")[2:5]] == ["nets:Net", "–", "–"]
+    for text in (wide, narrow, markdown(found), latex(found), as_html(found)):
+        assert "nets:Net" in text
+        assert "None" not in text.replace(as_json(found), "")
 
 
 def test_the_best_is_bold_and_no_color_is_kept_to(document, monkeypatch):

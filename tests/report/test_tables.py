@@ -312,7 +312,8 @@ def test_what_was_not_made_alike_is_said_under_every_table_and_figure(tmp_path):
     def environment(trial: PlannedTrial) -> dict[str, Any]:
         seed = trial.axes["seed"]
         code = {"nets": {"file": "nets.py", "sha256": f"{seed}abc"}}
-        return {"code": code, "torch": f"2.{seed}", "plugins": {"model": f"mine {seed}.0"}, "data": f"{seed}def"}
+        made = {"plugins": {"model": f"mine {seed}.0"}, "data": f"{seed}def", "git_commit": "0" * 40 + "-dirty" * seed}
+        return {"code": code, "torch": f"2.{seed}", **made}
 
     def options(trial: PlannedTrial) -> dict[str, Any]:
         return {"coeffs": f"table {trial.axes['seed']}"} if trial.label == "wperp-ns" else {}
@@ -323,6 +324,7 @@ def test_what_was_not_made_alike_is_said_under_every_table_and_figure(tmp_path):
         (note,) = [note for note in item.notes if note.startswith("Not made alike")]
         for said in ("torch is 2.0", "module nets is 0abc", "model mlp is mine 0.0", "dataset mnist1d is 0def"):
             assert f"{said} {by_seed} and " in note
+        assert f"git_commit is {'0' * 40} {by_seed} and {'0' * 40}-dirty (" in note
         assert "wperp-ns: options.coeffs is table 0 (seed 0) and table 1 (seed 1)" in note
     alike = compose([fake_sweep(tmp_path / "alike", recipe)])
     assert not [note for item in alike.items for note in item.notes if note.startswith("Not made alike")]
