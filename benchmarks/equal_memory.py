@@ -1,8 +1,11 @@
 """The lines of a finished field sweep at equal memory: python benchmarks/equal_memory.py runs/field-mlp --mib 1.8
 
-Micro-batches leave a line's gradient as it is, and so its accuracy after each step. They cost time. So the accuracy at
-equal memory and time is that of the run, at as many steps as the line makes in the time when each takes the largest
-micro-batch that stays within `--mib`. The time is what backpropagation, within the same limit, takes for all its steps.
+Each line takes the largest micro-batch that stays within `--mib`, and as many steps as it makes so in the time that
+backpropagation, within the same limit, takes for all of its own. The accuracy is that of its run after so many steps.
+That is right where micro-batches leave the estimate as it is, or its law: exact gradients, fixed feedback, noise that is
+each sample's own. It is not for what draws one noise a batch (weight perturbation, two-point estimates), which is
+better in micro-batches than shown, and for learned feedback, which learns after each. Where `samples at once` is the
+whole batch, nothing is said of this.
 
 A batch is halved until the step's tensors (the most that they hold beyond the start, by the allocator, in a process of
 its own) stay within the limit; a line that does not come there with a single sample at once has no row. Then all lines
@@ -32,7 +35,7 @@ def job_of(run: RunDirectory, recipe: Recipe) -> Job:
 def within(run: RunDirectory, registry: Registry, limit: float) -> tuple[Job, float] | None:
     """The line with its largest micro-batch, and the MiB of a step; None where none is small enough."""
     recipe = resolve(read_recipe(run.recipe_file), {}, registry)
-    size = recipe.micro_batch or recipe.batch_size
+    size = recipe.batch_size
     while size >= 1:
         job = job_of(run, recipe.model_copy(update={"micro_batch": size}))
         held = measure("memory", [job])[0]["step_peak_bytes"] / MIB

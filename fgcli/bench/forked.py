@@ -64,8 +64,13 @@ class Starter:
         python, *module = command[:3]  # a worker of Ray's has another name for the same
         if FORKS and module == ["-m", "fgcli"]:
             self._server = self._server or ForkServer(environment(1) | self._variables, python)
-            with contextlib.suppress(OSError):  # the server could not start; the trial's own log will say why
+            try:
                 return self._server.start(threads, command[3:], log)
+            except OSError:
+                pass  # the server could not start; the trial's own log will say why
+            except BaseException:
+                self._server = None  # what it says next is of this trial, and would be taken for the next one's
+                raise
         return spawned(command, threads, log, variables=self._variables)
 
 

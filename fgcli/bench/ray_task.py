@@ -50,5 +50,5 @@ def run(content: Mapping[str, Any], folder: str, variables: Mapping[str, str]) -
 
 @lru_cache(maxsize=1)
 def _starter(variables: _Variables, gpus: _Variables) -> Starter:
-    """That of the trial before, unless Ray has given this one other GPUs: its server would not see them."""
+    """That of the trial before, unless Ray has given this one other GPUs, which its server would not see."""
     return Starter(dict(variables))

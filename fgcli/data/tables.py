@@ -40,29 +40,29 @@ def samples_of(columns: Columns, target: str, inputs: Sequence[str], name: str, 
         raise UsageError(f"{name}: column {target!r} is the target, and among the inputs; take it out of columns")
     if not inputs:
         raise UsageError(f"{name}: beside the target {target!r} there is no column")
-    numbers = numbers_of(columns, inputs, name, places, mend="choose others by the dataset's option columns")
+    numbers = numbers_of(columns, inputs, name, places, fix="choose others by the dataset's option columns")
     return Samples(numbers, _whole(columns, target, name, places))
 
 
 def numbers_of(
-    columns: Columns, names: Sequence[str], name: str, places: Sequence[str] = (), *, mend: str
+    columns: Columns, names: Sequence[str], name: str, places: Sequence[str] = (), *, fix: str
 ) -> numpy.ndarray:
-    """The columns of these names, [n, columns]. UsageError for text or a gap, as in `samples_of`, with the `mend`."""
-    return numpy.stack([_whole(columns, key, name, places, mend=mend).astype(numpy.float64) for key in names], 1)
+    """The columns of these names, [n, columns]. UsageError for text or a gap, as in `samples_of`, with the `fix`."""
+    return numpy.stack([_whole(columns, key, name, places, fix=fix).astype(numpy.float64) for key in names], 1)
 
 
-def _whole(columns: Columns, key: str, name: str, places: Sequence[str], *, mend: str | None = None) -> numpy.ndarray:
-    """A column without gaps: of numbers, where there is a `mend` for text, or else of text too."""
+def _whole(columns: Columns, key: str, name: str, places: Sequence[str], *, fix: str | None = None) -> numpy.ndarray:
+    """A column without gaps: of numbers, where there is a `fix` for text, or else of text too."""
     values = columns[key]
 
     def place(index: int) -> str:
         return places[index] if places else f"row {index + 1}"
 
     if values.dtype.kind == "U":
-        odd = None if mend is None else next((index for index, one in enumerate(values) if not _is_number(one)), 0)
+        odd = None if fix is None else next((index for index, one in enumerate(values) if not _is_number(one)), 0)
         if odd is not None:
             said = f"is text in {place(odd)}, {str(values[odd])!r}" if values[odd] else f"is empty in {place(odd)}"
-            raise UsageError(f"{name}: column {key!r} {said}; inputs must be numbers: {mend}")
+            raise UsageError(f"{name}: column {key!r} {said}; inputs must be numbers: {fix}")
         bad = values == ""
     elif values.dtype.kind not in "biuf":
         raise UsageError(f"{name}: column {key!r} is of type {values.dtype}; it must be numbers or text")
@@ -98,8 +98,8 @@ def _read_samples(path: Path, options: CsvOptions) -> Table:
     table = read_csv(path, options)
     if len(table.columns) == 1:
         raise UsageError(
-            f"{path}: its lines have one cell; part cells by {options.delimiter!r}, or say by what they are parted: "
-            "the dataset's option delimiter"
+            f"{path}: its lines have one cell; separate cells by {options.delimiter!r}, or set the dataset's "
+            "option delimiter"
         )
     return table
 

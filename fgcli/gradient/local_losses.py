@@ -117,6 +117,7 @@ class LocalLosses(nn.Module):
     ) -> Any:
         """The model's own forward, where `at_head(name, head, output)` gives what goes on from each head's module."""
         model, heads = self.plain, self.heads
+        model.training = self.training  # whoever sets the mode of each of `modules()` does not meet it
 
         def hook_of(name: str) -> Callable[..., Any]:
             return lambda _module, _inputs, output: at_head(name, heads[name], output)

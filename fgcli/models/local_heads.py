@@ -94,7 +94,7 @@ def with_local_losses(
         at: see above.
         head: `projection` or `group`.
         groups: of channels, of `group`.
-        example: inputs of two samples.
+        example: inputs of two samples, int64 where they are tokens.
         outputs: of the model for a sample, or for a token.
         generator: of the heads' weights.
 
@@ -127,12 +127,14 @@ def with_local_losses(
         for handle in handles:
             handle.remove()
         buffers.restore()
-    length = tuple(given.shape[1:-1]) if isinstance(given, Tensor) else ()
-    if not isinstance(given, Tensor) or len(length) > 1 or given.shape != (2, *length, outputs):
+    length = () if example.is_floating_point() else tuple(example.shape[1:])
+    if not isinstance(given, Tensor) or given.shape != (2, *length, outputs):
         found = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        wanted = f"[batch, {length[0]}, {outputs}], of each token," if length else f"[batch, {outputs}]"
+        why = "a head would count what stands behind a text's end" if length else "it has local losses of its own"
         raise UsageError(
-            f"--local-losses takes a model that gives [batch, {outputs}], or [batch, length, {outputs}] of tokens, in "
-            f"train mode; this one gives {found} for 2 samples: it has local losses of its own, or leave them out"
+            f"--local-losses takes a model that gives {wanted} in train mode; this one gives {found} for 2 samples "
+            f"({why}): leave --local-losses out"
         )
     made: dict[str, LocalHead] = {}
     for name in names:
@@ -140,7 +142,8 @@ def with_local_losses(
             times = f"{len(shapes[name])} times" if shapes[name] else "never"
             raise UsageError(f"--local-losses names {name}, which the forward calls {times}; a head needs one call")
         (shape, convolved) = shapes[name][0]
-        if isinstance(shape, str) or len(shape) < 2 or shape[0] != 2 or (length and shape[1:-1] != length):
+        of_tokens = not length or (shape[1:-1] == length and not convolved)
+        if isinstance(shape, str) or len(shape) < 2 or shape[0] != 2 or not of_tokens:
             wanted = f"[2, {length[0]}, width], since the model gives logits for each token" if length else "[2, ...]"
             raise UsageError(f"--local-losses names {name}, which gives {shape} for 2 samples; a head takes {wanted}")
         if head == "projection":

@@ -212,13 +212,15 @@ def is_bold(cell: Cell, line: Line) -> bool:
 
 
 def axis_text(axis: str, value: object) -> str:
-    """`width 512`; of the label, the label alone."""
-    return str(value) if axis == "label" else f"{axis_name(axis)} {spelled(value)}"
+    """`width 512`; of the label, the label alone; a dash for what a run does not have."""
+    if axis == "label":
+        return str(value)
+    return NOTHING if spelled(value) == NO_VALUE else f"{axis_name(axis)} {spelled(value)}"
 
 
 def axis_texts(places: Iterable[tuple[str, object]]) -> list[str]:
     """The same of several, without what a run does not have: the width of a model that has no such option."""
-    return [axis_text(axis, value) for axis, value in places if spelled(value) != NO_VALUE]
+    return [text for axis, value in places if (text := axis_text(axis, value)) != NOTHING]
 
 
 def axis_name(axis: str) -> str:

@@ -101,8 +101,8 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None, pr
     dataset = on_device(load_dataset(recipe, registry) if data is None else data, device)
     refuse_large_batch(recipe, dataset)
     objective = make_objective(recipe, registry, dataset)
-    kind = torch.zeros(2, *dataset.input_shape, dtype=dataset.train_inputs.dtype)
-    model = make_model(recipe, registry, kind, objective.outputs, device)
+    two = torch.zeros(2, *dataset.input_shape, dtype=dataset.train_inputs.dtype)
+    model = make_model(recipe, registry, two, objective.outputs, device)
     _check_outputs(parts, model, dataset, objective)
     refuse_last_batch(recipe, dataset, model)
     if isinstance(model, LocalLosses):
@@ -233,7 +233,8 @@ def make_model(recipe: Recipe, registry: Registry, example: Tensor, outputs: int
         made = parts.make("model", nn.Module, input_shape, outputs, init)
         if recipe.local_losses is not None:
             at, heads = recipe.local_losses, (recipe.local_head, recipe.local_groups)
-            made = with_local_losses(made, at, *heads, example, outputs, streams.generator("local-heads"))
+            plain, generator = made, streams.generator("local-heads")
+            made = parts.guarded("model", lambda: with_local_losses(plain, at, *heads, example, outputs, generator))
     return parts.guarded("model", lambda: made.to(device))  # fails for what is on the meta device, say
 
 

@@ -169,10 +169,10 @@ class Trained:
             if missing := [name for name in names if name not in columns]:
                 known = f"of which {self.run.path} was trained; it has {', '.join(columns)}"
                 nameless = list(columns) == [str(number) for number in range(len(columns))]
-                mend = "; name its columns in its first line" if nameless and kind == ".csv" else ""
-                raise UsageError(f"{path}: there is no column {missing[0]!r}, {known}{mend}")
-            mend = f"give numbers, parted by {csv.delimiter!r}" if kind == ".csv" else "give numbers"
-            inputs = as_inputs(numbers_of(columns, names, str(path), places, mend=mend), str(path))
+                fix = "; name its columns in its first line" if nameless and kind == ".csv" else ""
+                raise UsageError(f"{path}: there is no column {missing[0]!r}, {known}{fix}")
+            fix = f"give numbers, parted by {csv.delimiter!r}" if kind == ".csv" else "give numbers"
+            inputs = as_inputs(numbers_of(columns, names, str(path), places, fix=fix), str(path))
         self._check_inputs(inputs)
         return inputs
 
@@ -213,14 +213,14 @@ def open_trained(path: Path, registry: Registry) -> Trained:
     try:
         kind = Tokens if record.tokens else Standardise
         preprocessing = kind(torch.tensor(record.mean), torch.tensor(record.deviation))
-        example = torch.zeros(2, *record.input_shape)
+        example = preprocessing(torch.zeros(2, *record.input_shape))
     except (TypeError, ValueError, RuntimeError) as error:
         raise RunError(f"{run.model_file} is damaged: {exception_text(error)}") from error
-    network = make_model(recipe, registry, preprocessing(example), record.outputs, torch.device("cpu"))
+    network = make_model(recipe, registry, example, record.outputs, torch.device("cpu"))
     model = LoadedModel(preprocessing, network).eval()
     try:
         with torch.no_grad():
-            model(example)  # layers that take their shapes from their first inputs have them then
+            network(example)  # layers that take their shapes from their first inputs have them then
     except Exception as cause:
         raise UsageError(f"model {recipe.model} fails on inputs of its run: {exception_text(cause)}") from cause
 

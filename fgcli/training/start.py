@@ -29,6 +29,8 @@ from fgcli.training.several import Join, agree, alone
 from fgcli.training.state import initialise
 
 _NAMES: tuple[Section, ...] = get_args(Section)
+_OF_WEIGHTS = ("dataset", "loss", "local_losses", "local_head", "local_groups", "lora")
+"""Beside the model's own keys, what says which weights there are and of which shapes."""
 
 
 def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Reporter, join: Join = alone) -> Training:
@@ -258,7 +260,7 @@ def _new_run(path: Path, recipe: Recipe, overrides: Mapping[str, object], regist
     left_out = {"init_from", *(key for keys in other for key in keys)}
     kept = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in left_out}
     new = resolve(Source(str(path), kept), given, registry)
-    same_model = all(getattr(new, key) == getattr(recipe, key) for key in section_keys("model"))
+    same_model = all(getattr(new, key) == getattr(recipe, key) for key in (*section_keys("model"), *_OF_WEIGHTS))
     weights = ["--init-from", given.get("init_from", path)] if same_model else []
     words = flags_of(new, registry, ("init_from", "device", "threads"))
     own_code = any(is_reference(getattr(new, name)) for name in _NAMES)

@@ -67,7 +67,8 @@ def test_a_task_trains_a_trial_by_two_processes_and_has_their_cpus(slurm: SlurmC
     assert done.exit_code == 0, done.stderr + Path("two/logs/backprop-seed0.log").read_text()
     assert "by SLURM, 2 CPUs each" in done.stdout
     assert json.loads(Path("two/trials/backprop-seed0/result.json").read_text())["processes"] == 2
-    assert slurm.ask("squeue", "-h", "-t", "all", "-o", "%j %C").splitlines()[-1].split()[1] == "2"
+    jobs = slurm.ask("squeue", "-h", "-t", "all", "-o", "%j %C").splitlines()
+    assert [job.split()[1] for job in jobs if "two" in job.split()[0]] == ["2"]
 
 
 def log(run: Path) -> str:

@@ -238,7 +238,7 @@ BAD_CSV: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "delimiter": (
         ("x;y", "1;2"),
         {},
-        "d.csv: its lines have one cell; part cells by ',', or say by what they are parted: the dataset's option",
+        "d.csv: its lines have one cell; separate cells by ',', or set the dataset's option",
     ),
     "target": (("x,y", "1,a"), {"target": "z"}, "unknown column 'z' of d.csv"),
     "columns": (("x,y", "1,a"), {"columns": ["y"]}, "d.csv: column 'y' is the target, and among the inputs"),

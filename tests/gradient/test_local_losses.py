@@ -77,6 +77,17 @@ def test_in_eval_mode_it_is_the_model() -> None:
     torch.testing.assert_close(loss(outputs, batch.targets), cross_entropy(outputs, batch.targets))
 
 
+def test_the_models_own_mode_is_that_of_the_whole_whoever_sets_it() -> None:
+    model, batch = mlp_case()
+    for module in model.modules():  # which the model itself is not among
+        module.training = False
+    assert model(batch.inputs).shape == (4, 3)
+    for module in model.modules():
+        module.training = True
+    model(batch.inputs)
+    assert model.plain.training
+
+
 def test_feedback_within_a_block_is_exact_where_the_head_is_next() -> None:
     model, batch = mlp_case()
     rule = DirectFeedback(EngineOptions(feedback="direct"))

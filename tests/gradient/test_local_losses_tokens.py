@@ -20,6 +20,7 @@ from fgcli.models.options import GPTOptions
 
 RNG = Streams(3).at(7)
 WIDTH, LENGTH, CLASSES = 8, 5, 3
+TWO = torch.zeros(2, LENGTH).long()
 
 
 def token_loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -75,26 +76,32 @@ def last_layer(model: LocalLosses, block: str) -> str:
     return [name for name, one in model.plain.named_modules() if name.startswith(block) and hasattr(one, "weight")][-1]
 
 
-def test_a_head_at_what_is_no_layer_of_tokens_is_refused() -> None:
-    line = (
-        r"names positions_of, which gives \(2, 40\) for 2 samples; a head takes \[2, 5, width\], since the model gives"
-    )
+class Twisted(torch.nn.Module):
+    """Logits [batch, length, classes] of tokens; layers that give another shape, or channels first."""
 
-    class Flat(torch.nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.flatten(1)
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.flat = torch.nn.Embedding(7, WIDTH), torch.nn.Flatten()
+        self.conv = torch.nn.Conv1d(WIDTH, LENGTH, 3, padding=1)
+        self.output = torch.nn.Linear(WIDTH, CLASSES)
 
-    class Two(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed, self.positions_of = torch.nn.Embedding(7, WIDTH), Flat()
-            self.output = torch.nn.Linear(WIDTH, CLASSES)
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        x = x + self.conv(x.mT).sum(2, keepdim=True)
+        return self.output(self.flat(x).view(x.shape))
 
-        def forward(self, tokens: Tensor) -> Tensor:
-            x = self.embed(tokens)
-            return self.output(x + self.positions_of(x).view(x.shape))
 
+@pytest.mark.parametrize("name", ["flat", "conv"])
+def test_a_head_at_what_is_no_layer_of_tokens_is_refused(name: str) -> None:
+    line = rf"names {name}, which gives .* for 2 samples; a head takes \[2, 5, width\], since the model gives"
     with pytest.raises(UsageError, match=line):
-        with_local_losses(
-            Two(), "positions_of", "projection", 1, torch.zeros(2, LENGTH).long(), CLASSES, torch.Generator()
-        )
+        with_local_losses(Twisted(), name, "projection", 1, TWO, CLASSES, torch.Generator())
+
+
+def test_a_classifier_of_texts_is_refused() -> None:
+    options = GPTOptions(width=WIDTH, heads=2, predicts="class")
+    model = GPT(options, (LENGTH,), CLASSES, torch.Generator())
+    with pytest.raises(
+        UsageError, match=r"takes a model that gives \[batch, 5, 3\], of each token, .* behind a text's end"
+    ):
+        with_local_losses(model, 1, "projection", 1, TWO, CLASSES, torch.Generator())
