@@ -2,7 +2,7 @@
 
 Each line takes the largest micro-batch that stays within `--mib`, and as many steps as it makes so in the time that
 backpropagation, within the same limit, takes for all of its own. The accuracy is that of its run after so many steps.
-That is right where micro-batches leave the estimate as it is, or its law: exact gradients, fixed feedback, noise that is
+That is right where micro-batches leave the estimate as it is, or its law: exact gradients, fixed feedback, and noise of
 each sample's own. It is not for what draws one noise a batch (weight perturbation, two-point estimates), which is
 better in micro-batches than shown, and for learned feedback, which learns after each. Where `samples at once` is the
 whole batch, nothing is said of this.
