@@ -1,6 +1,7 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_runs import FLAGS, Stopper, fg, rows, run, untimed
@@ -286,7 +287,7 @@ def test_the_command_of_a_new_run_has_all_that_is_given(flags: str, new: dict[st
     printed = shlex.split(fg("train", "--resume", "finished", *flags.split()).stderr.rpartition("a new run: ")[2])
     assert ("--init-from" in printed) == ("--width" not in flags)  # whose weights do not fit
     assert fg(*printed[1:], "--quiet", "--out", "new").exit_code == 0
-    data = read_recipe("new/recipe.yaml").data
+    data: dict[str, Any] = dict(read_recipe("new/recipe.yaml").data)
     assert {key: data[key] for key in new} == new
     options = dict(one.split("=") for one in flags.split() if "=" in one)
     assert {key: str(data["options"][key]) for key in options} == options

@@ -312,7 +312,11 @@ def test_what_was_not_made_alike_is_said_under_every_table_and_figure(tmp_path):
     def environment(trial: PlannedTrial) -> dict[str, Any]:
         seed = trial.axes["seed"]
         code = {"nets": {"file": "nets.py", "sha256": f"{seed}abc"}}
-        made = {"plugins": {"model": f"mine {seed}.0"}, "data": f"{seed}def", "git_commit": "0" * 40 + "-dirty" * seed}
+        made = {
+            "plugins": {"model": f"mine {seed}.0"},
+            "data": f"{seed}def",
+            "git_commit": "0" * 40 + ("-dirty" if seed else ""),
+        }
         return {"code": code, "torch": f"2.{seed}", **made}
 
     def options(trial: PlannedTrial) -> dict[str, Any]:
