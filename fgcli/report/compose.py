@@ -7,10 +7,10 @@ from pathlib import Path
 from fgcli.errors import unknown, writable
 from fgcli.report.chapters import Chapter, make_chapters
 from fgcli.report.document import Document, Figure, Section, Table
-from fgcli.report.figures import make_curves, make_figure, make_overlaps
+from fgcli.report.figures import make_curves, make_figure, make_overlaps, make_reach
 from fgcli.report.tables import make_tables
 from fgcli.report.trials import Problem, gather
-from fgcli.sweep.views import AnyView, CurveView, FigureView, TableView
+from fgcli.sweep.views import AnyView, CurveView, FigureView, ReachView, TableView
 
 
 def read_report(*paths: str | PathLike[str], baseline: str | None = None) -> Document:
@@ -53,4 +53,6 @@ def _items(chapter: Chapter, view: AnyView, baseline: str | None) -> list[Table 
         return [make_figure(chapter, view)]
     if isinstance(view, CurveView):
         return [make_curves(chapter, view)]
+    if isinstance(view, ReachView):
+        return [make_reach(chapter, view)]
     return [make_overlaps(chapter, view)]

@@ -1,4 +1,4 @@
-"""Figures from trials and a view: curves over training, values over an axis, overlaps over k. Imports no torch."""
+"""Figures from trials and a view: curves over training, values over an axis, goals, overlaps. Imports no torch."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,13 +22,14 @@ from fgcli.report.values import (
     progress_of,
     quantity_of,
     seconds_of_step,
+    spent_at,
 )
 from fgcli.report.wording import budget_notes, missing_notes
 from fgcli.runs.quantities import QUANTITIES
 from fgcli.runs.quantity import Quantity
 from fgcli.runs.results import METRICS
 from fgcli.runs.timing import TIMING, TIMING_FILE
-from fgcli.sweep.views import Budget, CurveView, FigureView, OverlapView, as_key
+from fgcli.sweep.views import Budget, CurveView, FigureView, OverlapView, ReachView, as_key
 
 
 def make_curves(chapter: Chapter, view: CurveView) -> Figure:
@@ -81,6 +82,39 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
     return _figure(chapter, view, x, quantity_of(view.y), panels, notes, used)
 
 
+def make_reach(chapter: Chapter, view: ReachView) -> Figure:
+    """What each has spent at the first evaluation that is as good as the goal, against another number of it."""
+    panels: list[Panel] = []
+    used: list[Trial] = []
+    short: list[str] = []
+    for fixed, trials in split(chapter, view, [view.by]):
+        used += trials
+
+        def numbers(trial: Trial) -> list[tuple[float, float, float]]:
+            x, y = spent_at(trial, view.goal, view.x), number_of(trial, view.y)
+            return [] if x is None or y is None or trial.result is None else [(0.0, x, y)]
+
+        series: list[Series] = []
+        for one in _series(chapter, trials, view.by, numbers):
+            wanted = sum(axis_text(view.by, trial.axis(view.by)) == one.name for trial in trials if trial.result)
+            if one.points and len(one.points[0].trials) == wanted:
+                series.append(_measured_once(one) if view.y.key in TIMING else one)
+            elif wanted:  # the mean of those seeds alone that come to the goal would flatter
+                short.append(", ".join(filter(None, (one.name, _title(fixed)))))
+        panels.append(Panel(_title(fixed), tuple(series)))
+    goal = QUANTITIES[view.goal.key]
+    notes = [f"Where {goal.title} first comes to {goal.text(view.goal.value)} at an evaluation."]
+    notes += [f"Not drawn, as a seed does not come to it or a number is missing: {'; '.join(short)}."] * bool(short)
+    return _figure(
+        chapter, view, PROGRESS[view.x], quantity_of(view.y), panels, [*notes, *_progress_notes(used, view)], used
+    )
+
+
+def _measured_once(series: Series) -> Series:
+    """The line with one number for all seeds, which has no interval."""
+    return replace(series, points=tuple(replace(p, y=mean_interval(p.values[:1])) for p in series.points))
+
+
 def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:
     """Overlap over k, a line for each layer, a panel for each value of every axis and label."""
     panels: list[Panel] = []
@@ -107,7 +141,7 @@ def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:
 
 
 def _figure(
-    chapter: Chapter, view: CurveView | FigureView | OverlapView, x: Quantity, y: Quantity,
+    chapter: Chapter, view: CurveView | FigureView | ReachView | OverlapView, x: Quantity, y: Quantity,
     panels: Sequence[Panel], notes: Sequence[str], used: Sequence[Trial],
 ) -> Figure:  # fmt: skip
     """The figure, with the notes that all kinds have. What finished runs have not recorded is named, and not drawn."""
@@ -202,7 +236,7 @@ def _with_published(series: Series, view: FigureView, chapter: Chapter, trials: 
     return replace(series, published=tuple((float(x), number) for x, number in numbers if number is not None))
 
 
-def _progress_notes(trials: Sequence[Trial], view: CurveView) -> list[str]:
+def _progress_notes(trials: Sequence[Trial], view: CurveView | ReachView) -> list[str]:
     """Where seconds and operations are from, and for which runs they are not known."""
     if view.x not in ("seconds", "flops"):
         return []

@@ -11,7 +11,7 @@ from fgcli.runs.quantity import Quantity
 from fgcli.runs.record import name_of, numbers
 from fgcli.runs.results import METRICS, MetricsRow
 from fgcli.runs.timing import ENOUGH, TIMING, StepTiming
-from fgcli.sweep.views import Budget, Progress, Value
+from fgcli.sweep.views import Budget, Goal, Progress, Value
 
 Row = MetricsRow | DiagnosticsRow
 RowT = TypeVar("RowT", MetricsRow, DiagnosticsRow)
@@ -134,6 +134,16 @@ def curve_of(trial: Trial, y: Value, x: Progress) -> list[tuple[float, int, floa
         if progress is not None and number is not None:
             found.append((progress, row.step, number))
     return found
+
+
+def spent_at(trial: Trial, goal: Goal, x: Progress) -> float | None:
+    """How far a run is at its first evaluation that is as good as the goal; None where none is."""
+    sign = -1 if QUANTITIES[goal.key].better == "lower" else 1
+    for row in trial.run.metrics if trial.run else ():
+        number = numbers(row.metrics).get(goal.key)
+        if number is not None and sign * number >= sign * goal.value:
+            return progress_of(trial, row, x)
+    return None
 
 
 def overlaps_of(trial: Trial, epoch: float | None) -> dict[str, OverlapCurve]:

@@ -10,7 +10,7 @@ from fgcli.recipe import Source, dotted
 from fgcli.runs.diagnostics import MOMENTS
 from fgcli.runs.results import METRICS
 from fgcli.sweep.schema import SEED, Sweep
-from fgcli.sweep.views import LABEL, AnyView, CurveView, FigureView, TableView, as_key
+from fgcli.sweep.views import LABEL, AnyView, CurveView, FigureView, ReachView, TableView, as_key
 from fgcli.yaml_reader import Path
 
 
@@ -63,6 +63,8 @@ def _check_view(source: Source, sweep: Sweep, view: AnyView, path: Path) -> None
         if view.y.key not in METRICS | MOMENTS:
             known_keys = ", ".join(METRICS | MOMENTS)
             refuse(f"is not recorded during training; curves are of {known_keys}", view.y.key, "y")
+    elif isinstance(view, ReachView):
+        axis(view.by, "by")
     else:
         axis(view.panels, "panels")
     if isinstance(view, TableView | FigureView):

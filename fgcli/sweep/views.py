@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from fgcli.extend.options import Options
 from fgcli.runs.diagnostics import OVERLAP
-from fgcli.runs.quantities import OverlapKey, ValueKey
+from fgcli.runs.quantities import MetricKey, OverlapKey, ValueKey
 
 Progress = Literal["epoch", "step", "seconds", "flops"]
 Scalar = bool | int | float | str
@@ -139,6 +139,24 @@ class FigureView(Referenced):
         return [self.by, self.x]
 
 
+class Goal(Options):
+    """A number that training comes to."""
+
+    key: MetricKey = Field(description="In metrics.jsonl.")
+    value: float = Field(description="Reached by the first evaluation that is as good.")
+
+
+class ReachView(View):
+    """What each method has spent when it comes to a goal, and a second number of it: memory against time."""
+
+    kind: Literal["reach"] = Field(description="What a goal costs: a point for each label.")
+    goal: Goal = Field(description="An accuracy or a loss.")
+    x: Progress = Field(default="seconds", description="What is spent. As in a curve.")
+    y: OneValue = Field(description="A key, or a mapping with a key.")
+    by: str = Field(default=LABEL, description="`label` or an axis: a point for each.")
+    log: LogAxes = Field(default=[], description="Logarithmic axes.")
+
+
 class OverlapView(View):
     """The gradient's overlap with the top-k subspace over k, from the diagnostic `overlap`: a curve for each layer."""
 
@@ -149,11 +167,12 @@ class OverlapView(View):
     log: LogAxes = Field(default=[], description="Logarithmic axes.")
 
 
-AnyView = TableView | CurveView | FigureView | OverlapView
-KINDS: dict[str, type[TableView] | type[CurveView] | type[FigureView] | type[OverlapView]] = {
+AnyView = TableView | CurveView | FigureView | ReachView | OverlapView
+KINDS: dict[str, type[AnyView]] = {
     "table": TableView,
     "curve": CurveView,
     "figure": FigureView,
+    "reach": ReachView,
     "overlap": OverlapView,
 }
 

@@ -187,3 +187,22 @@ def test_nothing_to_draw_is_said(tmp_path):
     fake_run(tmp_path / "run", finished=False, epochs=1)
     figure = figures(tmp_path / "run")[0]
     assert "No run has a number for this figure yet." in figure.notes
+
+
+def test_what_a_goal_costs_is_a_point_for_each_label_that_comes_to_it_in_all_seeds(tmp_path):
+    recipe = (
+        "base: {epochs: 4, eval_every: 1}\ngrid: {methods: [wt, wperp, backprop], width: [64], seed: [0, 1]}\nviews:\n"
+        "  - {kind: reach, title: M, goal: {key: test_accuracy, value: 0.4}, y: step_peak_bytes, log: [x, y]}\n"
+        "  - {kind: reach, title: L, goal: {key: test_loss, value: 1.4}, x: step, y: test_accuracy}\n"
+    )
+    ends = {"wt": (0.8, 0.4), "wperp": (0.8, 0.3), "backprop": (0.8, 0.7)}
+    folder = fake_sweep(tmp_path / "s", recipe, lambda trial: ends[trial.label][int(str(trial.axes["seed"]))])
+    timing(folder, {("wt", 64): {"timed_step_ms": 1000.0, "step_peak_bytes": 2.0**20}})
+    memory, loss = figures(folder)
+    assert [series.name for series in memory.panels[0].series] == ["wt"]
+    (point,) = memory.panels[0].series[0].points
+    assert (point.x, point.y.mean, point.y.n) == (20, 2.0**20, 1)  # 8 and 32 steps of a second
+    assert "Not drawn, as a seed does not come to it or a number is missing: wperp; backprop." in memory.notes
+    assert "Where test accuracy first comes to 0.400 at an evaluation." in memory.notes
+    assert [series.name for series in loss.panels[0].series] == ["backprop"]  # the lower the better
+    assert (places(loss.panels[0].series[0]), loss.x.quantity.key) == ([(12, 0.75)], "step")  # 8 and 16

@@ -37,6 +37,7 @@ views:
   - {kind: curve, title: Loss, y: {key: variance, layer: hidden1}}
   - {kind: figure, title: Widths, x: width, y: test_accuracy, reference: {wt: {"32": 0.4}}}
   - {kind: overlap, title: Overlap, panels: width}
+  - {kind: reach, title: Goal, goal: {key: test_loss, value: 1}, y: step_peak_bytes, by: label}
 """
 
 Read = Callable[[str], None]
@@ -111,7 +112,7 @@ def test_what_is_dumped_reads_back_equal(path):
         ("lr: [1e-3, 1e-2]", "lr: [1], by: loss", "11:21: tune.by is 'loss'; it must be 'train_accuracy',"),
         ("lr: [1e-3, 1e-2]", "lr: [1], seeds: [1]", "11:17: unknown key 'seeds' of tune; did you mean 'seed'?"),
         # views
-        ("kind: table", "kind: tables", "13:11: views[0].kind is 'tables'; it must be curve, figure, overlap, table"),
+        ("kind: table", "kind: tables", "13:11: views[0].kind is 'tables'; it must be curve, figure, overlap, reach,"),
         ("rows: width", "rows: widht", "16:11: unknown key 'widht' of grid; did you mean 'width'?"),
         ("rows: width", "row: width", "16:5: unknown key 'row' of a table; did you mean 'rows'?"),
         ("value: train_accuracy", "value: accuracy", "15:12: unknown value 'accuracy'; did you mean 'test_accuracy'?"),
@@ -129,6 +130,8 @@ def test_what_is_dumped_reads_back_equal(path):
         ("value: train_accuracy", "value: wall_s\n    at: {x: epoch}", "16:9: 'wall_s' is not evaluated during train"),
         ("x: width, y: test", "x: label, y: test", "23:38: 'label' is no axis of numbers"),
         ("{key: variance, layer: hidden1}", "timed_step_ms", "22:35: 'timed_step_ms' is not recorded during training;"),
+        ("{key: test_loss", "{key: loss", "25:44: views[4].goal.key is 'loss'; it must be 'train_accuracy', 'test_acc"),
+        ("by: label}", "by: lable}", "25:90: unknown key 'lable' of grid; did you mean 'label'?"),
         # what the runs have
         ("  epochs: 2", "  epochs: 0", "3:11: epochs is 0; it must be at least 1"),
         ("    - wt\n", "    - wt\n    - wtt\n", "8:7: unknown method 'wtt'; did you mean 'wt'?"),
