@@ -83,8 +83,10 @@ def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> P
     return Plot(
         panel.title,
         right,
-        tuple(Tick(x(one), figure.x.quantity.tick(one)) for one in x.ticks(6, sorted(set(xs)))),
-        tuple(Tick(y(one), figure.y.quantity.tick(one)) for one in y.ticks(5, [])),
+        tuple(
+            Tick(x(one), figure.x.quantity.tick(one)) for one in x.ticks(6, sorted(set(xs)), figure.x.quantity.scale)
+        ),
+        tuple(Tick(y(one), figure.y.quantity.tick(one)) for one in y.ticks(5, [], figure.y.quantity.scale)),
         tuple(_labels_apart(drawn, right)),
         tuple(_strips(figure, panel, x, right)),
     )
@@ -131,8 +133,9 @@ def _means(figure: Figure) -> list[float]:
 
 
 def is_logarithmic(figure: Figure) -> bool:
-    """Whether its y axis is: where the view says so, and all means and published numbers are positive."""
-    return figure.y.log and all(mean > 0 for mean in _means(figure))
+    """Whether its y axis is: where the view says so, and there are means and published numbers, all positive."""
+    means = _means(figure)
+    return figure.y.log and bool(means) and min(means) > 0
 
 
 def shortened(name: str) -> str:
@@ -166,17 +169,26 @@ class Scale:
     def _inner(self, number: float) -> float:
         return math.log10(number) if self.log else number
 
-    def ticks(self, count: int, natural: Sequence[float]) -> list[float]:
-        """Round numbers within the scale; the numbers themselves where they are few."""
-        if 0 < len(natural) <= count and (self.log or _even(natural)):
+    def ticks(self, count: int, natural: Sequence[float], unit: float) -> list[float]:
+        """Numbers within the scale that are round once multiplied by `unit`; the numbers themselves where they are few
+        and short, as an axis's are."""
+        if 0 < len(natural) <= count and (self.log or _even(natural)) and are_short(natural):
             return list(natural)
-        if not self.log:
-            return _round_numbers(self.low, self.high, count)
-        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
-        steps = (1,) if self.high - self.low > 2 else (1, 2, 5)
-        found = [step * 10.0**power for power in decades for step in steps]
-        within = [one for one in found if self.low <= math.log10(one) <= self.high]
-        return within if len(within) > 1 else [10**one for one in _round_numbers(self.low, self.high, 3)]
+        low, high = (one * unit for one in self.ends)
+        return [one / unit for one in (_of_decades(low, high) if self.log else _round_numbers(low, high, count))]
+
+
+def are_short(numbers: Iterable[float]) -> bool:
+    """Whether numbers can stand beside an axis as they are, as a width can and a measured time cannot."""
+    return all(len(f"{one:g}") < 6 for one in numbers)
+
+
+def _of_decades(low: float, high: float) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1,) if high > 100 * low else (1, 2, 5)
+    found = [step * 10.0**power for power in decades for step in steps]
+    within = [one for one in found if low <= one <= high]
+    return within if len(within) > 1 else _round_numbers(low, high, 3)
 
 
 def _even(numbers: Sequence[float]) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fgcli.errors import UsageError
 from fgcli.report.document import Document, Figure, Panel, Series
-from fgcli.report.drawing import LONGEST, is_logarithmic, vertical_scale
+from fgcli.report.drawing import LONGEST, are_short, is_logarithmic, vertical_scale
 from fgcli.report.figure_file import FORMATS, library_defaults, plain_text, save_figure
 from fgcli.runs.run_directory import slug
 
@@ -106,7 +106,7 @@ def _scales(axis: "Axes", figure: Figure) -> None:
     xs = sorted({point.x for panel in figure.panels for series in panel.series for point in series.points})
     if figure.x.log and xs and xs[0] > 0:
         axis.set_xscale("log")
-        if len(xs) <= 8:  # the values themselves, not powers of ten
+        if len(xs) <= 8 and are_short(xs):  # the values themselves, not powers of ten
             axis.xaxis.set_major_locator(FixedLocator(xs))
             axis.xaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
