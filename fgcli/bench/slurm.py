@@ -56,13 +56,13 @@ class SlurmExecutor:
     def place(self, threads: int) -> Placement:
         """UsageError where SLURM would refuse the trials, or is not there."""
         slurm_commands.require()
-        jobs, cpus = self.options.jobs, slurm_commands.cpus(self.options.partition)
+        jobs, (cpus, default) = self.options.jobs, slurm_commands.partition(self.options.partition)
         if jobs is not None and jobs * threads > cpus:
             raise UsageError(
                 f"--jobs {jobs} with {threads} threads a trial needs {jobs * threads} cores, and SLURM has {cpus} there"
                 f"; {at_most(cpus, threads)}"
             )
-        limit = self.options.seconds or slurm_commands.default_limit(self.options.partition)
+        limit = self.options.seconds or default
         if limit is not None and limit < self.options.lead + START_S:
             raise UsageError(
                 f"--executor slurm: a time limit of {limit:g} s is too short: a trial writes a checkpoint "

@@ -82,22 +82,18 @@ def requeue(task: Task) -> bool:
     return _run(["scontrol", "requeue", task.id]).returncode == 0
 
 
-def cpus(partition: str | None) -> int:
-    """Of a partition, or of all. UsageError where that is not there."""
-    total = sum(int(line.rpartition("/")[2]) for line in _sinfo("%C", partition))
-    if partition is not None and not total:
-        known = ", ".join(sorted({line.rstrip("*") for line in _sinfo("%P", None)}))
-        raise UsageError(f"--executor slurm: there is no partition {partition}; known partitions: {known}")
-    return total
+def partition(name: str | None) -> tuple[int, float | None]:
+    """The CPUs of a partition, and the seconds that a job without a time limit of its own has there, None for no limit.
 
-
-def default_limit(partition: str | None) -> float | None:
-    """Seconds that a job without a time limit of its own has; None where there is none."""
-    for line in _sinfo("%P %L %l", partition):
-        name, default, longest = line.split()
-        if partition is not None or name.endswith("*"):
-            return seconds(default) or seconds(longest)
-    return None
+    Of the cluster's own default one where none is named. UsageError where it is not there.
+    """
+    rows = _sinfo(name)
+    if name is not None and not rows:
+        known = ", ".join(sorted({row[0].rstrip("*") for row in _sinfo(None)}))
+        raise UsageError(f"--executor slurm: there is no partition {name}; known partitions: {known}")
+    rows = [row for row in rows if name is not None or row[0].endswith("*")] or rows
+    limits = [seconds(default) or seconds(longest) for _, _, default, longest in rows]
+    return sum(int(cpus.rpartition("/")[2]) for _, cpus, _, _ in rows), limits[0] if limits else None
 
 
 def array_size() -> int:
@@ -119,11 +115,13 @@ def seconds(limit: str) -> float | None:
     return 86400 * int(days or 0) + sum(unit * part for unit, part in zip(units, parts, strict=False))
 
 
-def _sinfo(format: str, partition: str | None) -> list[str]:
-    done = _run(["sinfo", "--noheader", f"--format={format}", *([f"--partition={partition}"] if partition else [])])
+def _sinfo(partition: str | None) -> list[list[str]]:
+    """Name (with * the default one), CPUs in the four states, default and longest time limit of partitions."""
+    named = [] if partition is None else [f"--partition={partition}"]
+    done = _run(["sinfo", "--noheader", "--format=%P %C %L %l", *named])
     if done.returncode != 0:
         raise UsageError(f"--executor slurm: sinfo fails, is the controller up? It says: {_last_line(done)}")
-    return done.stdout.split("\n")[:-1]
+    return [line.split() for line in done.stdout.splitlines()]
 
 
 def _exit_code(status: str) -> int:
