@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fgcli.bench import slurm_commands, task
-from fgcli.bench.executor import Detached, Outcome, Placement, Trial, at_most
+from fgcli.bench.executor import Detached, Outcome, Placement, Trial, refuse_crowded
 from fgcli.bench.options import SlurmOptions
 from fgcli.bench.slurm_commands import Task
 from fgcli.errors import RunError, UsageError
@@ -57,11 +57,7 @@ class SlurmExecutor:
         """UsageError where SLURM would refuse the trials, or is not there."""
         slurm_commands.require()
         jobs, (cpus, default) = self.options.jobs, slurm_commands.partition(self.options.partition)
-        if jobs is not None and jobs * threads > cpus:
-            raise UsageError(
-                f"--jobs {jobs} with {threads} threads a trial needs {jobs * threads} cores, and SLURM has {cpus} there"
-                f"; {at_most(cpus, threads)}"
-            )
+        refuse_crowded(jobs, threads, cpus, "the partition has")
         limit = self.options.seconds or default
         if limit is not None and limit < self.options.lead + START_S:
             raise UsageError(

@@ -12,7 +12,7 @@ TIMEOUT_S = 120.0
 """For a controller that does not answer."""
 _LIVE = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
          "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}  # fmt: skip
-_FIELDS = (("Name", 100), ("JobArrayID", 40), ("State", 20), ("Exit_Code", 12), ("Reason", 100))
+_FIELDS = (("Name", 100), ("JobArrayID", 40), ("State", 20), ("Exit_Code", 12))
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,6 @@ class Task:
     state: str
     exit_code: int
     """Negative for a signal that ended it."""
-    reason: str
-    """Why it waits, or has failed."""
 
     @property
     def is_live(self) -> bool:
@@ -70,10 +68,10 @@ def tasks(names: Iterable[str]) -> dict[tuple[str, int], Task] | None:
         for _, width in _FIELDS:
             row.append(line[:width].strip())
             line = line[width:]
-        name, id, state, status, reason = row
+        name, id, state, status = row
         index = id.rpartition("_")[2]
         if index.isdigit():
-            found[name, int(index)] = Task(id, state, _exit_code(status), reason)
+            found[name, int(index)] = Task(id, state, _exit_code(status))
     return found
 
 

@@ -44,7 +44,7 @@ class Fake:
             for index, states in self.states.items():
                 state, code = states.pop(0) if len(states) > 1 else states[0]
                 if state:
-                    found[name, index] = Task(f"7_{index}", state, code, "")
+                    found[name, index] = Task(f"7_{index}", state, code)
         return found
 
     def requeue(self, one: Task) -> bool:

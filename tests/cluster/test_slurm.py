@@ -18,7 +18,7 @@ from cluster.slurm_cluster import SlurmCluster
 SLURM = [*BENCH, "--out", "s", "--executor", "slurm", "--executor-option", "poll=1"]
 BRIEF = [*BENCH, "--out", "brief", "--only", "backprop-seed0", *SLURM[-4:]]
 BRIEF += [word for option in ("partition=brief", "time=1", "lead=10") for word in ("--executor-option", option)]
-"""A minute is the shortest limit. Every half minute SLURM looks for what is near, so 20 s from the start at the soonest."""
+"""A minute is the shortest limit. SLURM looks for what is near every half minute, so 20 s from the start, or later."""
 
 
 def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_one(
@@ -97,7 +97,7 @@ def log(run: Path) -> str:
             "a time limit of 120 s is too short: a trial writes a checkpoint 120 s before it (option lead)",
         ),
         (["gres=gpu:1"], "--gres=gpu:1 --signal=B:USR1@120 --requeue --open-mode=append --export=ALL is refused: "),
-        (["jobs=7"], "--jobs 7 with 1 threads a trial needs 7 cores, and SLURM has 6 there; at most 6 jobs, or fewer"),
+        (["jobs=7"], "--jobs 7 with 1 threads a trial needs 7 cores, and the partition has 6; at most 6 jobs, or fewer"),
     ],
 )
 def test_refused_before_anything_is_submitted(slurm: SlurmCluster, options: list[str], message: str) -> None:
