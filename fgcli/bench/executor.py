@@ -72,7 +72,7 @@ class Placement(NamedTuple):
     """The same in words, for the user."""
 
 
-def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit: str = "threads") -> None:
+def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit: str = "thread") -> None:
     """Refuse more trials at once than there are cores for.
 
     Args:
@@ -89,7 +89,8 @@ def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit
         fewer = "fewer --threads, or fewer processes of the recipe"
         allowed = f"at most {int(cores // each)} jobs, or {fewer}" if cores >= each else f"give {fewer}"
         raise UsageError(
-            f"--jobs {jobs} with {each:g} {unit} a trial needs {jobs * each:g} cores, and {where} {cores:g}; {allowed}"
+            f"--jobs {jobs} with {each:g} {unit}{'s' * (each != 1)} a trial needs {jobs * each:g} cores, and {where} "
+            f"{cores:g}; {allowed}"
         )
 
 

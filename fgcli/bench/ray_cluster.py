@@ -35,11 +35,11 @@ class RayExecutor:
             largest = max((node.get(name, 0) for node in nodes), default=0)
             if asked > largest:
                 raise UsageError(
-                    f"--executor ray: a trial needs {asked:g} {name}s, and the largest node has {largest:g}; give "
-                    f"option {name.lower()}s, or --threads, that fit one"
+                    f"--executor ray: a trial needs {asked:g} {name}{'s' * (asked != 1)}, and the largest node has "
+                    f"{largest:g}; give option {name.lower()}s, or --threads, that fit one"
                 )
         total = sum(node.get("CPU", 0) for node in nodes)
-        refuse_crowded(self.options.jobs, cpus, total, "the Ray cluster has", "CPUs")
+        refuse_crowded(self.options.jobs, cpus, total, "the Ray cluster has", "CPU")
         room = [min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes]
         at_once = self.options.jobs or max(1, int(sum(room)))
         used = sum(1 for times in room if times)

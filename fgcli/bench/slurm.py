@@ -56,14 +56,19 @@ class SlurmExecutor:
     def place(self, threads: int) -> Placement:
         """UsageError where SLURM would refuse the trials, or is not there."""
         slurm_commands.require()
-        jobs, (cpus, default) = self.options.jobs, slurm_commands.partition(self.options.partition)
+        jobs, (cpus, default, longest) = self.options.jobs, slurm_commands.partition(self.options.partition)
         refuse_crowded(jobs, threads, cpus, "the partition has")
         limit = self.options.seconds or default
+        if limit is not None and limit > longest:
+            raise UsageError(
+                f"--executor slurm: option time is {self.options.time}, and the partition's longest time limit is "
+                f"{longest / 60:g} minutes; give no more"
+            )
         if limit is not None and limit < self.options.lead + START_S:
             raise UsageError(
                 f"--executor slurm: a time limit of {limit:g} s is too short: a trial writes a checkpoint "
-                f"{self.options.lead} s before it (option lead) and needs {START_S} s to start; give option time more "
-                f"than {(self.options.lead + START_S) / 60:g} minutes"
+                f"{self.options.lead} s before it (option lead) and needs {START_S} s to start; give option time at "
+                f"least {(self.options.lead + START_S) / 60:g} minutes"
             )
         slurm_commands.check(self._script("none"), self._arguments(threads))
         at_once = jobs or max(1, cpus // threads)

@@ -1,5 +1,6 @@
 """SLURM's own commands, as fg uses them: sbatch, squeue, scontrol, sinfo. No accounting is asked. Imports no torch."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -80,8 +81,8 @@ def requeue(task: Task) -> bool:
     return _run(["scontrol", "requeue", task.id]).returncode == 0
 
 
-def partition(name: str | None) -> tuple[int, float | None]:
-    """The CPUs of a partition, and the seconds that a job without a time limit of its own has there, None for no limit.
+def partition(name: str | None) -> tuple[int, float | None, float]:
+    """The CPUs of a partition, its default time limit in seconds, None without one, and its longest.
 
     Of the cluster's own default one where none is named. UsageError where it is not there.
     """
@@ -90,8 +91,9 @@ def partition(name: str | None) -> tuple[int, float | None]:
         known = ", ".join(sorted({row[0].rstrip("*") for row in _sinfo(None)}))
         raise UsageError(f"--executor slurm: there is no partition {name}; known partitions: {known}")
     rows = [row for row in rows if name is not None or row[0].endswith("*")] or rows
+    cpus = sum(int(row[1].rpartition("/")[2]) for row in rows)
     limits = [seconds(default) or seconds(longest) for _, _, default, longest in rows]
-    return sum(int(cpus.rpartition("/")[2]) for _, cpus, _, _ in rows), limits[0] if limits else None
+    return cpus, next(iter(limits), None), max((seconds(row[3]) or math.inf for row in rows), default=math.inf)
 
 
 def array_size() -> int:
@@ -141,4 +143,5 @@ def _run(command: Sequence[str], stdin: str = "") -> "subprocess.CompletedProces
 
 
 def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
-    return ([line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"])[-1]
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("Try ")]
+    return (lines or [f"exit code {done.returncode}"])[-1]

@@ -183,7 +183,7 @@ def test_refused_before_anything_is_submitted(monkeypatch: pytest.MonkeyPatch) -
     flags = ["bench", "sweep.yaml", "--out", "d", "--executor"]
     for words, message in (
         (["slurm"], "--executor slurm needs SLURM's sbatch, which is not on the path; run this on a login node"),
-        (["slurm", "--executor-option", "time=soon"], "time is 'soon'; it must be minutes, HH:MM:SS or D-HH:MM:SS"),
+        (["slurm", "--executor-option", "time=soon"], "time is 'soon': it must be minutes, HH:MM:SS or D-HH:MM:SS"),
         (["local", "--detach"], "--detach is given, but executor local has no option detach; leave it out"),
     ):
         done = fg(*flags, *words)

@@ -50,7 +50,7 @@ PreemptMode=REQUEUE
 {nodes}
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE
 PartitionName=urgent Nodes=n1 PriorityTier=2
-PartitionName=brief Nodes=n3
+PartitionName=brief Nodes=n3 MaxTime=1-0
 """
 PATIENCE_S = 60.0
 GRACE_S = 8.0

@@ -96,8 +96,12 @@ def log(run: Path) -> str:
             ["time=2"],
             "a time limit of 120 s is too short: a trial writes a checkpoint 120 s before it (option lead)",
         ),
+        (
+            ["partition=brief", "time=30:00:00"],
+            "time is 30:00:00, and the partition's longest time limit is 1440",
+        ),
         (["gres=gpu:1"], "--gres=gpu:1 --signal=B:USR1@120 --requeue --open-mode=append --export=ALL is refused: "),
-        (["jobs=7"], "--jobs 7 with 1 threads a trial needs 7 cores, and the partition has 6; at most 6 jobs, or fewer"),
+        (["jobs=7"], "--jobs 7 with 1 thread a trial needs 7 cores, and the partition has 6; at most 6 jobs, or fewer"),
     ],
 )
 def test_refused_before_anything_is_submitted(slurm: SlurmCluster, options: list[str], message: str) -> None:
