@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from fgcli.errors import UsageError
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
 
@@ -71,10 +72,26 @@ class Placement(NamedTuple):
     """The same in words, for the user."""
 
 
-def at_most(cores: int, threads: int) -> str:
-    """What is allowed on so many cores: the end of a refusal."""
-    fewer = "fewer --threads, or fewer processes of the recipe"
-    return f"at most {cores // threads} jobs, or {fewer}" if cores >= threads else f"give {fewer}"
+def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit: str = "thread") -> None:
+    """Refuse more trials at once than there are cores for.
+
+    Args:
+        jobs: trials at once; None: as many as there is room for.
+        each: cores that a trial takes.
+        cores: that are there.
+        where: "this machine has", say.
+        unit: what `each` counts.
+
+    Raises:
+        UsageError: says how many there may be.
+    """
+    if jobs is not None and jobs * each > cores:
+        fewer = "fewer --threads, or fewer processes of the recipe"
+        allowed = f"at most {int(cores // each)} jobs, or {fewer}" if cores >= each else f"give {fewer}"
+        raise UsageError(
+            f"--jobs {jobs} with {each:g} {unit}{'s' * (each != 1)} a trial needs {jobs * each:g} cores, and {where} "
+            f"{cores:g}; {allowed}"
+        )
 
 
 @runtime_checkable

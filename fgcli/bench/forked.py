@@ -19,6 +19,8 @@ FORKS = sys.platform == "linux"
 """Whether a fork server starts the trials."""
 LONGEST = 2**10
 """Bytes of what the server says, at most."""
+_NO_THREADS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Scikit-learn imports pyarrow where it is installed; with a thread of pyarrow's jemalloc the server would not fork."""
 
 
 class Forked:
@@ -88,7 +90,7 @@ class ForkServer:
             number = of_server.fileno()
             process = subprocess.Popen(
                 [python, "-m", "fgcli.bench.fork_server", str(number)],
-                env=environment,
+                env={**_NO_THREADS, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

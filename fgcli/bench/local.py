@@ -7,16 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fgcli.bench.executor import Outcome, Placement, Trial, at_most
+from fgcli.bench.executor import Outcome, Placement, Trial, refuse_crowded
 from fgcli.bench.forked import Starter
 from fgcli.bench.options import LocalOptions
-from fgcli.bench.process import Process, end, open_log, send
+from fgcli.bench.process import POLL_S, Process, end, open_log, send
 from fgcli.cores import cores
-from fgcli.errors import UsageError
-
-POLL_S = 0.05
-GRACE_S = 10.0
-"""From asking a process to end to killing it."""
 
 
 class LocalExecutor:
@@ -30,11 +25,7 @@ class LocalExecutor:
     def place(self, threads: int) -> Placement:
         """As many at once as were asked for; UsageError where the cores have no room for their threads."""
         jobs = self._jobs(threads)
-        if jobs * threads > cores():
-            raise UsageError(
-                f"--jobs {jobs} with {threads} threads a trial needs {jobs * threads} cores, and this machine has "
-                f"{cores()}; {at_most(cores(), threads)}"
-            )
+        refuse_crowded(jobs, threads, cores(), "this machine has")
         trials, each = ("trial" if jobs == 1 else "trials"), ("thread" if threads == 1 else "threads")
         self.jobs = jobs  # for all trials, also where some have fewer threads
         return Placement(jobs, f"{jobs} {trials} at once, {threads} {each} each, on {cores()} cores")
@@ -59,7 +50,7 @@ class LocalExecutor:
                     self._kill_stuck(running)
                     time.sleep(POLL_S)
         finally:
-            end([one.process for one in running], GRACE_S)
+            end([one.process for one in running])
 
     def _start(self, trial: Trial) -> Process:
         with open_log(trial) as log:

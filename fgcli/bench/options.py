@@ -1,8 +1,8 @@
 """Options of the built-in executors. Imports no torch."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from fgcli.bench.slurm_commands import seconds
 from fgcli.extend.options import Options
@@ -50,13 +50,19 @@ class SlurmOptions(Options):
         """The time limit."""
         return None if self.time is None else seconds(str(self.time))
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.time is not None and not self.seconds:
-            raise ValueError(f"time is {self.time!r}; it must be minutes, HH:MM:SS or D-HH:MM:SS, above 0")
-        if any("\n" in line for line in self.lines):
-            raise ValueError("lines has a line break within a line; give a list of lines")
-        return self
+    @field_validator("time")
+    @classmethod
+    def _check_time(cls, time: int | str | None) -> int | str | None:
+        if time is not None and not seconds(str(time)):
+            raise ValueError("it must be minutes, HH:MM:SS or D-HH:MM:SS, above 0")
+        return time
+
+    @field_validator("lines")
+    @classmethod
+    def _check_lines(cls, lines: list[str]) -> list[str]:
+        if any("\n" in line for line in lines):
+            raise ValueError("there is a line break within a line; give a list of lines")
+        return lines
 
 
 class RayOptions(Options):

@@ -13,6 +13,8 @@ from typing import BinaryIO, Protocol
 from fgcli.bench.executor import Trial
 
 POLL_S = 0.05
+GRACE_S = 10.0
+"""For a checkpoint, from asking a trial to end to killing it."""
 
 # Who starts a trial and is killed must not leave it behind: it writes where the next one does. Linux ends a process
 # with its parent where it was asked to; elsewhere the next start waits for what still runs (see `open_log`).
@@ -88,12 +90,12 @@ def open_log(trial: Trial) -> BinaryIO:
     return log
 
 
-def end(processes: Sequence[Process], grace_s: float) -> None:
+def end(processes: Sequence[Process]) -> None:
     """Ask all to end, and kill those that do not, or at once where the user is impatient (a second Ctrl-C)."""
     try:
         for process in processes:
             send(process, signal.SIGTERM)
-        deadline = time.monotonic() + grace_s
+        deadline = time.monotonic() + GRACE_S
         while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
             time.sleep(POLL_S)
     finally:

@@ -9,8 +9,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from fgcli.bench import ray_task, task
-from fgcli.bench.executor import Outcome, Placement, Trial
+from fgcli.bench.executor import Outcome, Placement, Trial, refuse_crowded
 from fgcli.bench.options import RayOptions
+from fgcli.bench.process import GRACE_S
 from fgcli.errors import UsageError
 from fgcli.extend.extras import require
 
@@ -34,15 +35,11 @@ class RayExecutor:
             largest = max((node.get(name, 0) for node in nodes), default=0)
             if asked > largest:
                 raise UsageError(
-                    f"--executor ray: a trial needs {asked:g} {name}s, and the largest node has {largest:g}; give "
-                    f"option {name.lower()}s, or --threads, that fit one"
+                    f"--executor ray: a trial needs {asked:g} {name}{'s' * (asked != 1)}, and the largest node has "
+                    f"{largest:g}; give option {name.lower()}s, or --threads, that fit one"
                 )
         total = sum(node.get("CPU", 0) for node in nodes)
-        if self.options.jobs is not None and self.options.jobs * cpus > total:
-            raise UsageError(
-                f"--jobs {self.options.jobs} with {cpus:g} CPUs a trial needs {self.options.jobs * cpus:g} cores, and "
-                f"the Ray cluster has {total:g}; at most {int(total // cpus)} jobs, or fewer --threads"
-            )
+        refuse_crowded(self.options.jobs, cpus, total, "the Ray cluster has", "CPU")
         room = [min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes]
         at_once = self.options.jobs or max(1, int(sum(room)))
         used = sum(1 for times in room if times)
@@ -118,5 +115,5 @@ def _end(ray: Any, running: Mapping[Future[int], tuple[Any, Trial]]) -> None:
     """Ask all to end; what does not is killed with its worker."""
     for one, _ in running.values():
         ray.cancel(one, force=False)
-    for future in wait(running, timeout=ray_task.GRACE_S + 5).not_done:
+    for future in wait(running, timeout=GRACE_S + 5).not_done:
         ray.cancel(running[future][0], force=True)

@@ -11,12 +11,9 @@ from typing import Any
 
 from fgcli.bench import task
 from fgcli.bench.forked import Starter
-from fgcli.bench.process import end, open_log
+from fgcli.bench.process import POLL_S, end, open_log
 from fgcli.runs.run_directory import RunDirectory
 
-POLL_S = 0.1
-GRACE_S = 10.0
-"""For a checkpoint, from asking a trial to end to killing it."""
 _Variables = tuple[tuple[str, str], ...]
 
 
@@ -45,7 +42,7 @@ def run(content: Mapping[str, Any], folder: str, variables: Mapping[str, str]) -
                 time.sleep(POLL_S)
             return code
         finally:
-            end([process], GRACE_S)
+            end([process])
 
 
 @lru_cache(maxsize=1)

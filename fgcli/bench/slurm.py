@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fgcli.bench import slurm_commands, task
-from fgcli.bench.executor import Detached, Outcome, Placement, Trial, at_most
+from fgcli.bench.executor import Detached, Outcome, Placement, Trial, refuse_crowded
 from fgcli.bench.options import SlurmOptions
 from fgcli.bench.slurm_commands import Task
 from fgcli.errors import RunError, UsageError
@@ -56,18 +56,19 @@ class SlurmExecutor:
     def place(self, threads: int) -> Placement:
         """UsageError where SLURM would refuse the trials, or is not there."""
         slurm_commands.require()
-        jobs, cpus = self.options.jobs, slurm_commands.cpus(self.options.partition)
-        if jobs is not None and jobs * threads > cpus:
+        jobs, (cpus, default, longest) = self.options.jobs, slurm_commands.partition(self.options.partition)
+        refuse_crowded(jobs, threads, cpus, "the partition has")
+        limit = self.options.seconds or default
+        if limit is not None and limit > longest:
             raise UsageError(
-                f"--jobs {jobs} with {threads} threads a trial needs {jobs * threads} cores, and SLURM has {cpus} there"
-                f"; {at_most(cpus, threads)}"
+                f"--executor slurm: option time is {self.options.time}, and the partition's longest time limit is "
+                f"{longest / 60:g} minutes; give no more"
             )
-        limit = self.options.seconds or slurm_commands.default_limit(self.options.partition)
         if limit is not None and limit < self.options.lead + START_S:
             raise UsageError(
                 f"--executor slurm: a time limit of {limit:g} s is too short: a trial writes a checkpoint "
-                f"{self.options.lead} s before it (option lead) and needs {START_S} s to start; give option time more "
-                f"than {(self.options.lead + START_S) / 60:g} minutes"
+                f"{self.options.lead} s before it (option lead) and needs {START_S} s to start; give option time at "
+                f"least {(self.options.lead + START_S) / 60:g} minutes"
             )
         slurm_commands.check(self._script("none"), self._arguments(threads))
         at_once = jobs or max(1, cpus // threads)

@@ -1,5 +1,6 @@
 """SLURM's own commands, as fg uses them: sbatch, squeue, scontrol, sinfo. No accounting is asked. Imports no torch."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ TIMEOUT_S = 120.0
 """For a controller that does not answer."""
 _LIVE = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
          "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}  # fmt: skip
-_FIELDS = (("Name", 100), ("JobArrayID", 40), ("State", 20), ("Exit_Code", 12), ("Reason", 100))
+_FIELDS = (("Name", 100), ("JobArrayID", 40), ("State", 20), ("Exit_Code", 12))
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,6 @@ class Task:
     state: str
     exit_code: int
     """Negative for a signal that ended it."""
-    reason: str
-    """Why it waits, or has failed."""
 
     @property
     def is_live(self) -> bool:
@@ -70,10 +69,10 @@ def tasks(names: Iterable[str]) -> dict[tuple[str, int], Task] | None:
         for _, width in _FIELDS:
             row.append(line[:width].strip())
             line = line[width:]
-        name, id, state, status, reason = row
+        name, id, state, status = row
         index = id.rpartition("_")[2]
         if index.isdigit():
-            found[name, int(index)] = Task(id, state, _exit_code(status), reason)
+            found[name, int(index)] = Task(id, state, _exit_code(status))
     return found
 
 
@@ -82,22 +81,19 @@ def requeue(task: Task) -> bool:
     return _run(["scontrol", "requeue", task.id]).returncode == 0
 
 
-def cpus(partition: str | None) -> int:
-    """Of a partition, or of all. UsageError where that is not there."""
-    total = sum(int(line.rpartition("/")[2]) for line in _sinfo("%C", partition))
-    if partition is not None and not total:
-        known = ", ".join(sorted({line.rstrip("*") for line in _sinfo("%P", None)}))
-        raise UsageError(f"--executor slurm: there is no partition {partition}; known partitions: {known}")
-    return total
+def partition(name: str | None) -> tuple[int, float | None, float]:
+    """The CPUs of a partition, its default time limit in seconds, None without one, and its longest.
 
-
-def default_limit(partition: str | None) -> float | None:
-    """Seconds that a job without a time limit of its own has; None where there is none."""
-    for line in _sinfo("%P %L %l", partition):
-        name, default, longest = line.split()
-        if partition is not None or name.endswith("*"):
-            return seconds(default) or seconds(longest)
-    return None
+    Of the cluster's own default one where none is named. UsageError where it is not there.
+    """
+    rows = _sinfo(name)
+    if name is not None and not rows:
+        known = ", ".join(sorted({row[0].rstrip("*") for row in _sinfo(None)}))
+        raise UsageError(f"--executor slurm: there is no partition {name}; known partitions: {known}")
+    rows = [row for row in rows if name is not None or row[0].endswith("*")] or rows
+    cpus = sum(int(row[1].rpartition("/")[2]) for row in rows)
+    limits = [seconds(default) or seconds(longest) for _, _, default, longest in rows]
+    return cpus, next(iter(limits), None), max((seconds(row[3]) or math.inf for row in rows), default=math.inf)
 
 
 def array_size() -> int:
@@ -119,11 +115,13 @@ def seconds(limit: str) -> float | None:
     return 86400 * int(days or 0) + sum(unit * part for unit, part in zip(units, parts, strict=False))
 
 
-def _sinfo(format: str, partition: str | None) -> list[str]:
-    done = _run(["sinfo", "--noheader", f"--format={format}", *([f"--partition={partition}"] if partition else [])])
+def _sinfo(partition: str | None) -> list[list[str]]:
+    """Name (with * the default one), CPUs in the four states, default and longest time limit of partitions."""
+    named = [] if partition is None else [f"--partition={partition}"]
+    done = _run(["sinfo", "--noheader", "--format=%P %C %L %l", *named])
     if done.returncode != 0:
         raise UsageError(f"--executor slurm: sinfo fails, is the controller up? It says: {_last_line(done)}")
-    return done.stdout.split("\n")[:-1]
+    return [line.split() for line in done.stdout.splitlines()]
 
 
 def _exit_code(status: str) -> int:
@@ -145,4 +143,5 @@ def _run(command: Sequence[str], stdin: str = "") -> "subprocess.CompletedProces
 
 
 def _last_line(done: "subprocess.CompletedProcess[str]") -> str:
-    return ([line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"])[-1]
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("Try ")]
+    return (lines or [f"exit code {done.returncode}"])[-1]

@@ -1,6 +1,5 @@
 """Where the processes of one run meet: the folder that their launcher makes, and what it tells them. No torch."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import BinaryIO
 
 GONE = 75
 """Exit code of a process that has ended as another one was gone."""
-_FOLDER, _LAUNCHER = "FG_MEETING", "FG_LAUNCHER"
+_FOLDER = "FG_MEETING"
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,7 @@ class Meeting:
     def variables(self, rank: int, size: int) -> dict[str, str]:
         """What a process finds in its environment, by the names that torchrun has."""
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-        own = {_FOLDER: str(self.folder), _LAUNCHER: str(os.getpid())}
-        return {name: str(value) for name, value in place.items()} | own
+        return {name: str(value) for name, value in place.items()} | {_FOLDER: str(self.folder)}
 
     def open_errors(self, rank: int) -> BinaryIO:
         """The file that takes a process's standard error."""
@@ -60,8 +58,6 @@ class Rank:
     local_size: int
     meeting: Meeting | None
     """Of fg's own launcher; None under torchrun."""
-    launcher: int | None
-    """Its process."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Rank | None":
@@ -72,5 +68,4 @@ class Rank:
             return None
         rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         local = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", size))
-        launcher = environment.get(_LAUNCHER)
-        return cls(rank, size, *local, Meeting(Path(folder)) if folder else None, int(launcher) if launcher else None)
+        return cls(rank, size, *local, Meeting(Path(folder)) if folder else None)

@@ -1,6 +1,5 @@
 """A run in several processes: joining them, what is refused of it, and the loss of one."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -41,7 +40,6 @@ def joining(rank: Rank) -> Join:
 
     def join(recipe: Recipe) -> Processes:
         _refuse(recipe, rank)
-        _end_with(rank.launcher)
         if rank.rank:  # the first decides when a run stops; without it, a collective fails here
             for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
                 if hasattr(signal, name):
@@ -61,14 +59,6 @@ def joining(rank: Rank) -> Join:
         return Processes(dist.group.WORLD)
 
     return join
-
-
-def _end_with(launcher: int | None) -> None:
-    """Have this process killed when its launcher is."""
-    if launcher is not None and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != launcher:
-            os._exit(128 + signal.SIGKILL)
 
 
 def _refuse(recipe: Recipe, rank: Rank) -> None:

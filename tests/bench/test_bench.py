@@ -191,7 +191,7 @@ def test_an_interrupted_bench_goes_on(stubbed):
         (["--executor-option", "times=x"], "--executor-option times is 'x'; it must be a whole number"),
         (["--executor", "stubb"], "--executor: unknown executor 'stubb'; did you mean 'stub'? known executors: local"),
         (["--jobs", "2"], "--jobs is given, but executor stub has no option jobs; leave it out"),
-        (["--executor", "local", "--jobs", "99999"], "--jobs 99999 with 1 threads a trial needs 99999 cores"),
+        (["--executor", "local", "--jobs", "99999"], "--jobs 99999 with 1 thread a trial needs 99999 cores"),
     ],
 )
 def test_refused_before_anything_is_written(stubbed, flags, message):

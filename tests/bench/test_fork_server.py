@@ -13,7 +13,7 @@ from processes import parent, until
 from tiny_runs import FLAGS, untimed, weights
 
 from fgcli.bench.executor import Trial
-from fgcli.bench.forked import FORKS, Forked, ForkServer
+from fgcli.bench.forked import FORKS, Forked, ForkServer, Starter
 from fgcli.bench.local import LocalExecutor
 from fgcli.bench.options import LocalOptions
 from fgcli.bench.process import environment
@@ -81,9 +81,9 @@ def test_forked_and_new_processes_leave_the_same_to_the_bit(
     flags = [*FLAGS, "--threads", "2", "--method", "wperp", "--k", "2", "--diagnostics", "bias"]
     flags += ["--diagnostics-every", "2", "--width", "64"]
     forked, new = trial("forked", *flags, threads=2), trial("new", *flags, threads=2)
-    monkeypatch.setattr("fgcli.bench.forked.spawned", None)
-    assert [one.exit_code for one in executor.run([forked])] == [0], forked.log.read_text()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("fgcli.bench.forked.spawned", None)
+        assert [one.exit_code for one in executor.run([forked])] == [0], forked.log.read_text()
     monkeypatch.setattr("fgcli.bench.forked.FORKS", False)
     assert [one.exit_code for one in executor.run([new])] == [0], new.log.read_text()
     assert left(forked) == left(new)
@@ -131,3 +131,20 @@ def test_trials_die_with_a_killed_server_and_later_ones_are_new_processes(
 
     ended = {one.trial.name: one.exit_code for one in executor.run(offered())}
     assert ended == {"long": -signal.SIGKILL, "refused": 2}
+
+
+def test_a_start_that_is_interrupted_leaves_nothing_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Ray cancels a trial: its process must not be taken for that of the worker's next one."""
+
+    def interrupt(self: ForkServer) -> list[int]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    starter = Starter()
+    with monkeypatch.context() as patch, Path("interrupted.log").open("ab") as log:
+        patch.setattr(ForkServer, "_hear", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            starter.start([sys.executable, "-m", "fgcli", "--no-such-flag"], 1, log)
+    with Path("next.log").open("ab") as log:
+        assert starter.start([sys.executable, "-m", "fgcli", "--version"], 1, log).wait() == 0
+    assert Path("next.log").read_text().startswith("fg ")

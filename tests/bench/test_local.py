@@ -47,7 +47,7 @@ def test_never_more_at_once_than_asked_for_and_taken_one_by_one(tmp_path):
 
 
 def test_closing_ends_what_runs_politely_and_then_by_force(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "GRACE_S", 0.5)
+    monkeypatch.setattr("fgcli.bench.process.GRACE_S", 0.5)
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
     polite = (
         "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit('bye'))\nprint(1, flush=True)\ntime.sleep(60)"

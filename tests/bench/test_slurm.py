@@ -14,6 +14,7 @@ from fgcli.bench.options import SlurmOptions
 from fgcli.bench.slurm import SlurmExecutor
 from fgcli.bench.slurm_commands import Task
 from fgcli.errors import RunError
+from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
 
 D = Path("d")
@@ -43,7 +44,7 @@ class Fake:
             for index, states in self.states.items():
                 state, code = states.pop(0) if len(states) > 1 else states[0]
                 if state:
-                    found[name, index] = Task(f"7_{index}", state, code, "")
+                    found[name, index] = Task(f"7_{index}", state, code)
         return found
 
     def requeue(self, one: Task) -> bool:
@@ -80,6 +81,14 @@ def test_how_tasks_end(fake: Fake) -> None:
     assert fake.requeued == ["7_1"]
 
 
+def test_a_result_counts_whatever_squeue_says(fake: Fake) -> None:
+    fake.states = {0: [("FAILED", 3)]}
+    done = a_trial("done")
+    done.run_dir.mkdir()
+    RunDirectory(done.run_dir).result_file.write_text("{}")
+    assert dict(outcomes([done])) == {"done": 0}
+
+
 def test_what_was_cancelled_is_not_submitted_again(fake: Fake) -> None:
     fake.states = {0: [("CANCELLED", -15)], 1: [("FAILED", 2)]}
     found: list[tuple[str, int]] = []
@@ -90,7 +99,8 @@ def test_what_was_cancelled_is_not_submitted_again(fake: Fake) -> None:
 
 def test_arrays_of_equal_threads_no_larger_than_allowed_and_bounded_together(fake: Fake) -> None:
     trials = [a_trial(f"t{number}", threads=1 + number // 3) for number in range(5)]
-    options = {"jobs": 2, "partition": "p", "time": 90, "gres": "gpu:1", "lines": ["#SBATCH -A me", "module load x"]}
+    options: dict[str, object] = {"jobs": 2, "partition": "p", "time": 90, "memory": "4G", "gres": "gpu:1"}
+    options["lines"] = ["#SBATCH -A me", "module load x"]
     with pytest.raises(Detached, match=r"^5 trials are with SLURM, jobs 7, 8, 9$"):
         list(outcomes(trials, detach=True, **options))
     given = [" ".join(arguments) for _, arguments in fake.scripts]
@@ -99,7 +109,7 @@ def test_arrays_of_equal_threads_no_larger_than_allowed_and_bounded_together(fak
         ["--cpus-per-task=1", "--array=0-0%2", "--dependency=afterany:7"],
         ["--cpus-per-task=2", "--array=0-1%2", "--dependency=afterany:8"],
     ]
-    assert "--partition=p --time=90 --gres=gpu:1 --signal=B:USR1@120 --requeue" in given[0]
+    assert "--partition=p --time=90 --mem=4G --gres=gpu:1 --signal=B:USR1@120 --requeue" in given[0]
     lines = fake.scripts[0][0].splitlines()
     assert lines[:3] == ["#!/bin/sh", "#SBATCH -A me", "module load x"]
     assert lines[3].startswith(f"exec {sys.executable} -m fgcli.bench.task /")
@@ -173,7 +183,7 @@ def test_refused_before_anything_is_submitted(monkeypatch: pytest.MonkeyPatch) -
     flags = ["bench", "sweep.yaml", "--out", "d", "--executor"]
     for words, message in (
         (["slurm"], "--executor slurm needs SLURM's sbatch, which is not on the path; run this on a login node"),
-        (["slurm", "--executor-option", "time=soon"], "time is 'soon'; it must be minutes, HH:MM:SS or D-HH:MM:SS"),
+        (["slurm", "--executor-option", "time=soon"], "time is 'soon': it must be minutes, HH:MM:SS or D-HH:MM:SS"),
         (["local", "--detach"], "--detach is given, but executor local has no option detach; leave it out"),
     ):
         done = fg(*flags, *words)

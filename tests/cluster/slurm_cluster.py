@@ -1,4 +1,8 @@
-"""A real SLURM of a controller and two nodes on this machine, without systemd; stopped by its process ids."""
+"""A real SLURM of a controller and three nodes on this machine, without systemd; stopped by its process ids.
+
+Sweeps run on n1 and n2. What is submitted to the partition `urgent` takes a CPU of n1 from a trial there. The node n3
+is a partition of its own, `brief`.
+"""
 
 import os
 import shutil
@@ -10,8 +14,8 @@ from pathlib import Path
 
 from processes import alive, parent
 
-NODES = ("n1", "n2")
-CPUS = 3
+NODES = {"n1": 3, "n2": 3, "n3": 1}
+"""With their CPUs."""
 CONF = """\
 ClusterName=fg
 SlurmctldHost={host}(127.0.0.1)
@@ -41,8 +45,12 @@ SlurmdParameters=config_overrides
 SlurmdTimeout=6
 ReturnToService=2
 KillWait=3
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE
+PartitionName=urgent Nodes=n1 PriorityTier=2
+PartitionName=brief Nodes=n3 MaxTime=1-0
 """
 PATIENCE_S = 60.0
 GRACE_S = 8.0
@@ -57,12 +65,12 @@ class SlurmCluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Until both nodes are idle."""
+        """Until all nodes are idle."""
         host, port = socket.gethostname().partition(".")[0], _free_ports(1 + len(NODES))
         for name in ("state", *NODES):
             (self._folder / name).mkdir()
         node = "NodeName={} NodeHostname={} NodeAddr=127.0.0.1 Port={} CPUs={}"
-        nodes = "\n".join(node.format(name, host, port + at, CPUS) for at, name in enumerate(NODES, start=1))
+        nodes = "\n".join(node.format(one[0], host, port + at, one[1]) for at, one in enumerate(NODES.items(), start=1))
         self.conf.write_text(CONF.format(host=host, port=port, folder=self._folder, nodes=nodes))
         (self._folder / "cgroup.conf").write_text("CgroupAutomount=no\nCgroupPlugin=cgroup/v1\n")
         key = self._folder / "munge.key"
@@ -75,7 +83,7 @@ class SlurmCluster:
         self._run("slurmctld", "slurmctld", "-D", "-c")
         for name in NODES:
             self._run(name, "slurmd", "-D", "-N", name)
-        self._until(lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(NODES), "no idle nodes")
+        self._until(lambda: set(self.ask("sinfo", "-h", "-N", "-o", "%T").split()) == {"idle"}, "no idle nodes")
 
     def stop(self) -> None:
         """Everything that was started, the trials first."""

@@ -10,18 +10,23 @@ from typing import Any
 
 import pytest
 from light_runs import fg
-from processes import parent
+from processes import alive, parent
 
 from cluster.conftest import BENCH, SWEEP, held, process_of, results, until
 from cluster.slurm_cluster import SlurmCluster
 
 SLURM = [*BENCH, "--out", "s", "--executor", "slurm", "--executor-option", "poll=1"]
+BRIEF = [*BENCH, "--out", "brief", "--only", "backprop-seed0", *SLURM[-4:]]
+BRIEF += [word for option in ("partition=brief", "time=1", "lead=10") for word in ("--executor-option", option)]
+"""A minute is the shortest limit. SLURM looks for what is near every half minute, so 20 s from the start, or later."""
 
 
 def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_one(
-    slurm: SlurmCluster, reference: dict[str, tuple[Any, ...]]
+    slurm: SlurmCluster, reference: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("hold").touch()
+    monkeypatch.setattr("fgcli.bench.slurm.START_S", 0)
+    assert fg(*BRIEF, "--detach").exit_code == 0
     done = fg(*SLURM, "--detach")
     assert done.exit_code == 0, done.stderr
     assert "s: 12 trials are with SLURM, job " in done.stdout
@@ -38,12 +43,17 @@ def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_o
     bench.kill()
     bench.communicate()
 
-    # Nobody watches while a training is killed, a whole task, one is asked to stop, and a node dies.
+    # Nobody watches while a task is preempted, a training killed, a whole task, a time limit is near, and a node dies.
     begun = {run: (run / "environment.json").read_bytes() for run in held(out)}
-    first, second, third = (run for run in begun if slurm.node_of(process_of(run)) == "n1")
-    os.kill(parent(process_of(third)), signal.SIGUSR1)
-    os.kill(process_of(first), signal.SIGKILL)
-    os.kill(parent(process_of(second)), signal.SIGKILL)
+    on_n1 = {run: pid for run in begun if slurm.node_of(pid := process_of(run)) == "n1"}
+    assert len(on_n1) == 3
+    slurm.ask("sbatch", "--partition=urgent", "--output=/dev/null", "--wrap=exec true")
+    until(lambda: not all(map(alive, on_n1.values())))
+    first, second = (run for run, pid in on_n1.items() if alive(pid))
+    os.kill(on_n1[first], signal.SIGKILL)
+    os.kill(parent(on_n1[second]), signal.SIGKILL)
+    preempted, limited = ({*on_n1} - {first, second}).pop(), Path("brief/trials/backprop-seed0")
+    until(lambda: "fg: stopped by SIGUSR1 after step 4" in log(limited))
     assert slurm.kill_node("n2") >= 6
     Path("hold").unlink()
 
@@ -52,12 +62,15 @@ def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_o
     assert "12 of 12 trials are finished" in done.stdout
     assert results(out) == reference
     assert not (out / "failed.jsonl").exists()
+    assert "fg: stopped by SIGTERM after step 40, with a checkpoint" in log(preempted)
     assert "fg: queued again, as it was killed" in log(first)
-    assert "fg: queued again, as the time limit is near" in log(third)
+    assert "fg: queued again, as the time limit is near" in log(limited)
     for run, environment in begun.items():
         assert (run / "environment.json").read_bytes() == environment, "resumed, not begun again"
     assert list((out / "submitted").iterdir()) == []
     assert fg(*BENCH, "--out", "s").exit_code == 0  # nothing is missing
+    assert fg(*BRIEF).exit_code == 0
+    assert results(Path("brief")) == {"backprop-seed0": reference["backprop-seed0"]}
 
 
 def test_a_task_trains_a_trial_by_two_processes_and_has_their_cpus(slurm: SlurmCluster) -> None:
@@ -72,19 +85,23 @@ def test_a_task_trains_a_trial_by_two_processes_and_has_their_cpus(slurm: SlurmC
 
 
 def log(run: Path) -> str:
-    return Path(f"s/logs/{run.name}.log").read_text()
+    return (run.parents[1] / "logs" / f"{run.name}.log").read_text()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["partition=nope"], "--executor slurm: there is no partition nope; known partitions: main"),
+        (["partition=nope"], "--executor slurm: there is no partition nope; known partitions: brief, main, urgent"),
         (
             ["time=2"],
             "a time limit of 120 s is too short: a trial writes a checkpoint 120 s before it (option lead)",
         ),
+        (
+            ["partition=brief", "time=30:00:00"],
+            "time is 30:00:00, and the partition's longest time limit is 1440",
+        ),
         (["gres=gpu:1"], "--gres=gpu:1 --signal=B:USR1@120 --requeue --open-mode=append --export=ALL is refused: "),
-        (["jobs=7"], "--jobs 7 with 1 threads a trial needs 7 cores, and SLURM has 6 there; at most 6 jobs, or fewer"),
+        (["jobs=7"], "--jobs 7 with 1 thread a trial needs 7 cores, and the partition has 6; at most 6 jobs, or fewer"),
     ],
 )
 def test_refused_before_anything_is_submitted(slurm: SlurmCluster, options: list[str], message: str) -> None:

@@ -151,16 +151,16 @@ def test_too_many_processes_are_refused_before_anything_is_started(
 )
 def test_a_process_of_torchrun_refuses_the_same(changes: dict[str, int], line: str) -> None:
     with pytest.raises(UsageError, match=line):
-        joining(Rank(0, 2, 0, 2, None, None))(tiny_recipe(**changes))
+        joining(Rank(0, 2, 0, 2, None))(tiny_recipe(**changes))
 
 
 def test_a_rank_is_known_from_torchrun_and_from_the_launcher(tmp_path: Path) -> None:
     assert Rank.of({}) is None
     assert Rank.of({"RANK": "1", "WORLD_SIZE": "2"}) is None  # of something else
     torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    assert Rank.of(torchrun | {"MASTER_ADDR": "host", "MASTER_PORT": "1"}) == Rank(3, 4, 1, 2, None, None)
+    assert Rank.of(torchrun | {"MASTER_ADDR": "host", "MASTER_PORT": "1"}) == Rank(3, 4, 1, 2, None)
     meeting = Meeting(tmp_path)
-    assert Rank.of(meeting.variables(1, 2)) == Rank(1, 2, 1, 2, meeting, os.getpid())
+    assert Rank.of(meeting.variables(1, 2)) == Rank(1, 2, 1, 2, meeting)
 
 
 def test_a_run_in_one_process_says_nothing_of_processes(tmp_path: Path) -> None:
