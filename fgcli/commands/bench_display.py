@@ -2,23 +2,38 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from fgcli.bench.run import Failure, Job
-from fgcli.commands.output import scores
+from fgcli.commands.output import pair, scores
 from fgcli.errors import RunError, one_line
-from fgcli.runs.results import MetricsRow
+from fgcli.report.drawing import shortened
+from fgcli.runs.results import Metrics, MetricsRow
 
 RECENT = 6
 """Finished trials that stay in the live table."""
-RUNNING = 20
-"""Trials under way that the live table shows."""
+OTHER_LINES = RECENT + 8
+"""Of the live table, beside the trials under way."""
+
+
+class _Name:
+    """The name of a trial on one line, without its middle where it is too long: names differ at their ends."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text(shortened(self._name, options.max_width), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(9, len(self._name)), len(self._name))
 
 
 class BenchDisplay:
@@ -29,9 +44,9 @@ class BenchDisplay:
         self._quiet = quiet
         self._total = self._done = self._failed = 0
         self._running: dict[str, tuple[Job, float, int]] = {}
-        self._recent: deque[tuple[str, str, str]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[str, Metrics, str]] = deque(maxlen=RECENT)
         self._live = Live(
-            get_renderable=self._table, console=self._console, auto_refresh=True, refresh_per_second=2, transient=True
+            get_renderable=self.table, console=self._console, auto_refresh=True, refresh_per_second=2, transient=True
         )
 
     def __enter__(self) -> Self:
@@ -59,11 +74,11 @@ class BenchDisplay:
     def finished(self, job: Job) -> None:
         _, began, _ = self._running.pop(job.name)
         self._done += 1
-        reached = scores(job.run.read_result().metrics)
+        metrics = job.run.read_result().metrics
         took = f"{time.monotonic() - began:.1f} s"
-        self._recent.append((job.name, reached, took))
+        self._recent.append((job.name, metrics, took))
         if not self._live.is_started:
-            self.say(f"finished {job.name}: {reached}, {took} ({self._done} of {self._total})")
+            self.say(f"finished {job.name}: {scores(metrics)}, {took} ({self._done} of {self._total})")
 
     def failed(self, failure: Failure, *, again: bool) -> None:
         name = failure.job.name
@@ -73,22 +88,28 @@ class BenchDisplay:
         then = "; it is tried once more" if again else ""
         self.say(f"failed {name} (exit code {failure.exit_code}): {why}{then}")
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """What is under way, and the last that have finished, as wide and high as the terminal allows."""
         failed = f", {self._failed} failed" if self._failed else ""
-        table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
-        for column in ("trial", "reached", "epoch", "time"):
-            justify = "right" if column in ("epoch", "time") else "left"
-            table.add_column(column, justify=justify, overflow="fold")  # names differ at their ends
-        for name, reached, took in self._recent:
-            table.add_row(Text(name), reached, "", took, style="dim")
         running = list(self._running.items())  # of a cluster's, most still wait for their turn
-        for name, (job, began, attempt) in running[:RUNNING]:
+        room = max(1, self._console.height - OTHER_LINES)
+        rows = [(name, metrics, "", took) for name, metrics, took in self._recent]
+        for name, (job, began, attempt) in running[:room]:
             row = _last_row(job)
-            epoch = f"{row.epoch if row else 0:g}/{job.recipe.epochs}"
-            state = (scores(row.metrics) if row else "") + (", second attempt" if attempt > 1 else "")
-            table.add_row(Text(name), state, epoch, f"{time.monotonic() - began:.0f} s")
-        if len(running) > RUNNING:
-            table.add_row(f"and {len(running) - RUNNING} more", "", "", "", style="dim")
+            epoch = f"{round(row.epoch, 2) if row else 0:g}/{job.recipe.epochs}"
+            again = " (2nd attempt)" if attempt > 1 else ""
+            rows.append((name + again, row and row.metrics, epoch, f"{time.monotonic() - began:.0f} s"))
+        pairs = [pair(metrics) if metrics else None for _, metrics, _, _ in rows]
+        kinds = " or ".join(sorted({one.kind for one in pairs if one}))
+        table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
+        table.add_column("trial")
+        for column in (f"train / test\n{kinds}", "epoch", "time"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for number, ((name, _, epoch, took), one) in enumerate(zip(rows, pairs, strict=True)):
+            reached = f"{one.train:.3f} / {one.test:.3f}" if one else ""
+            table.add_row(_Name(name), reached, epoch, took, style="dim" if number < len(self._recent) else None)
+        if len(running) > room:
+            table.add_row(f"and {len(running) - room} more", style="dim")
         return table
 
 

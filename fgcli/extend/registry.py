@@ -166,6 +166,8 @@ def load_registry(files: tuple[Path, ...] = ()) -> Registry:
         UsageError: for a file that is no working plugin, as it was asked for. An installed plugin that does not work is
             set aside instead.
     """
+    if missing := [str(path) for path in files if not path.exists()]:
+        raise UsageError(f"--plugin {' and '.join(missing)} cannot be read: No such file or directory")
     plugins = load_plugins()
     origins = [add_file(plugins, path) for path in files]
     registry = Registry(plugins, files)

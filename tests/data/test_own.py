@@ -70,7 +70,7 @@ def test_a_csv_file_has_its_columns_standardised_one_by_one() -> None:
     assert torch.equal(labels, raw(dataset)[:, 1].div(1000).round().long() % 2)
     assert dataset.summary == (
         "data.csv: 32 training and 8 test samples of [2], 2 classes (setosa, virginica); "
-        "inputs (x - mean) / deviation, these of shape [2]"
+        "inputs standardised, each of the 2 features by its own mean and deviation"
     )
 
 
@@ -140,6 +140,7 @@ def test_images_in_train_and_test_with_colours_by_channel() -> None:
     write_images("pets/train", mode="RGB")
     write_images("pets/test", count=2, mode="RGB")
     dataset = load("pets/", standardise="channels")
+    assert "inputs standardised, each of the 3 channels by its own mean and deviation" in dataset.summary
     assert (len(dataset.train_inputs), len(dataset.test_inputs)) == (10, 4)
     assert dataset.preprocessing.mean.shape == (3, 1, 1)
     assert dataset.preprocessing.mean[0].item() == pytest.approx(122)
