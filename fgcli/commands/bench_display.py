@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Self
 
 from rich.console import Console, ConsoleOptions
-from rich.live import Live
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from fgcli.bench.run import Failure, Job
+from fgcli.commands.live_view import LiveView
 from fgcli.commands.output import pair, scores
 from fgcli.errors import RunError, one_line
 from fgcli.report.drawing import shortened
@@ -37,7 +37,7 @@ class _Name:
 
 
 class BenchDisplay:
-    """Counts trials and shows them; a `Watcher`. One rich Live, on while it is entered."""
+    """Counts trials and shows them; a `Watcher`. The table is drawn while it is entered."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(highlight=False)
@@ -45,22 +45,20 @@ class BenchDisplay:
         self._total = self._done = self._failed = 0
         self._running: dict[str, tuple[Job, float, int]] = {}
         self._recent: deque[tuple[str, Metrics, str]] = deque(maxlen=RECENT)
-        self._live = Live(
-            get_renderable=self.table, console=self._console, auto_refresh=True, refresh_per_second=2, transient=True
-        )
+        self._view = LiveView(self._console, self.table, transient=True)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and not self._quiet:
-            self._live.start()
+        if not self._quiet:
+            self._view.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        self._view.stop()
 
     def say(self, line: str) -> None:
         """A line that stays."""
         if not self._quiet:
-            self._console.print(Text(one_line(line)), soft_wrap=True)
+            self._view.say(one_line(line))
 
     def expects(self, total: int) -> None:
         """So many trials are to be run from now on."""
@@ -68,7 +66,7 @@ class BenchDisplay:
 
     def started(self, job: Job, attempt: int) -> None:
         self._running[job.name] = (job, time.monotonic(), attempt)
-        if not self._live.is_started:
+        if not self._view.is_on:
             self.say(f"started {job.name}" + (", once more" if attempt > 1 else ""))
 
     def finished(self, job: Job) -> None:
@@ -77,7 +75,7 @@ class BenchDisplay:
         metrics = job.run.read_result().metrics
         took = f"{time.monotonic() - began:.1f} s"
         self._recent.append((job.name, metrics, took))
-        if not self._live.is_started:
+        if not self._view.is_on:
             self.say(f"finished {job.name}: {scores(metrics)}, {took} ({self._done} of {self._total})")
 
     def failed(self, failure: Failure, *, again: bool) -> None:

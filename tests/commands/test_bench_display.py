@@ -1,14 +1,19 @@
 """The live table of `fgcli bench`: whole lines at any width, and no more of them than the terminal has."""
 
 import io
+import re
+import threading
 from pathlib import Path
 
 import pytest
 from fake_runs import fake_run
 from rich.console import Console
+from rich.control import Control
+from rich.text import Text
 
 from fgcli.bench.run import Job
 from fgcli.commands.bench_display import BenchDisplay
+from fgcli.commands.live_view import LiveView
 from fgcli.recipe_keys import Recipe
 from fgcli.runs.run_directory import RunDirectory
 
@@ -55,3 +60,23 @@ def test_a_table_is_no_higher_than_the_terminal(tmp_path: Path, monkeypatch: pyt
     lines = drawn(display, 80)
     assert len(lines) <= 24 - 6  # six finished ones are still to come
     assert "and 20 more" in lines[-2]
+
+
+def test_on_a_narrower_terminal_the_screen_is_drawn_anew_below_the_lines_that_stay() -> None:
+    console = Console(width=100, file=io.StringIO(), force_terminal=True)
+    assert isinstance(console.file, io.StringIO)
+    again = threading.Event()
+    view = LiveView(console, lambda: (again.set(), Text("x" * console.width))[1], transient=True)
+    view.say("a line that stays")
+    view.start()
+    view.say("another")
+    console.width = 60
+    again.clear()
+    assert again.wait(60)
+    view.stop()
+    before, cleared, after = console.file.getvalue().partition(str(Control.clear()))
+    assert cleared
+    assert "x" * 100 in before
+    after = re.sub(r"\x1b\[[?\d;]*\w", "", after)
+    assert list(dict.fromkeys(filter(None, after.splitlines()))) == ["a line that stays", "another", "x" * 60]
+    assert not view.is_on
