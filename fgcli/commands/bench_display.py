@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Self
+from typing import NamedTuple, Self
 
 from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
@@ -34,6 +34,13 @@ class _Name:
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(min(9, len(self._name)), len(self._name))
+
+
+class _Row(NamedTuple):
+    name: str
+    metrics: Metrics | None
+    epoch: str
+    took: str
 
 
 class BenchDisplay:
@@ -91,21 +98,22 @@ class BenchDisplay:
         failed = f", {self._failed} failed" if self._failed else ""
         running = list(self._running.items())  # of a cluster's, most still wait for their turn
         room = max(1, self._console.height - OTHER_LINES)
-        rows = [(name, metrics, "", took) for name, metrics, took in self._recent]
+        rows = [_Row(name, metrics, "", took) for name, metrics, took in self._recent]
         for name, (job, began, attempt) in running[:room]:
-            row = _last_row(job)
-            epoch = f"{round(row.epoch, 2) if row else 0:g}/{job.recipe.epochs}"
+            last = _last_row(job)
+            epoch = f"{round(last.epoch, 2) if last else 0:g}/{job.recipe.epochs}"
             again = " (2nd attempt)" if attempt > 1 else ""
-            rows.append((name + again, row and row.metrics, epoch, f"{time.monotonic() - began:.0f} s"))
-        pairs = [pair(metrics) if metrics else None for _, metrics, _, _ in rows]
+            rows.append(_Row(name + again, last and last.metrics, epoch, f"{time.monotonic() - began:.0f} s"))
+        pairs = [row.metrics and pair(row.metrics) for row in rows]
         kinds = " or ".join(sorted({one.kind for one in pairs if one}))
         table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
         table.add_column("trial")
         for column in (f"train / test\n{kinds}", "epoch", "time"):
             table.add_column(column, justify="right", no_wrap=True)
-        for number, ((name, _, epoch, took), one) in enumerate(zip(rows, pairs, strict=True)):
+        for number, (row, one) in enumerate(zip(rows, pairs, strict=True)):
             reached = f"{one.train:.3f} / {one.test:.3f}" if one else ""
-            table.add_row(_Name(name), reached, epoch, took, style="dim" if number < len(self._recent) else None)
+            style = "dim" if number < len(self._recent) else None
+            table.add_row(_Name(row.name), reached, row.epoch, row.took, style=style)
         if len(running) > room:
             table.add_row(f"and {len(running) - room} more", style="dim")
         return table

@@ -196,7 +196,7 @@ def _recipe_of(
         source = _without_options(of_run, recipe, overrides)
     given = resolve(source, overrides, registry)
     length = {key: getattr(given, key) for key in LENGTH if longer and overrides.get(key) is not None}
-    other = {name for name in _NAMES if getattr(given, name) != getattr(recipe, name)}
+    other: set[Section] = {name for name in _NAMES if getattr(given, name) != getattr(recipe, name)}
     there = given if other else _as_the_run(given, recipe, registry)
     place = {"device": there.device, "threads": there.threads}
     may_differ = {*place, *length, *(key for name in other for key in section_keys(name) if key != name)}
@@ -214,7 +214,7 @@ def _recipe_of(
 
 def _without_options(source: Source, recipe: Recipe, names: Mapping[str, object]) -> Source:
     """A run's recipe without the options of a method, model or dataset that shall be another one."""
-    other = [name for name in _NAMES if names.get(name) not in (None, getattr(recipe, name))]
+    other: list[Section] = [name for name in _NAMES if names.get(name) not in (None, getattr(recipe, name))]
     left_out = {key for name in other for key in section_keys(name)}
     return replace(source, data={key: value for key, value in source.data.items() if key not in left_out})
 
