@@ -131,6 +131,8 @@ def show_failures(failures: Mapping[str, Failure]) -> None:
     """What failed for good, to standard error: exit code, last lines, log."""
     console = Console(stderr=True, highlight=False)
     for name, failure in failures.items():
-        console.print(Text(f"fg: trial {name} failed (exit code {failure.exit_code}); its log: {failure.job.log}"))
+        console.print(
+            Text(f"fg: trial {name} failed (exit code {failure.exit_code}); its log: {failure.job.log}"), soft_wrap=True
+        )
         for line in failure.last_lines:
             console.print(Text(f"    {one_line(line)}"), soft_wrap=True)

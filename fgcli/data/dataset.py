@@ -58,7 +58,8 @@ class Standardise(nn.Module):
             return f"standardised, each of the {self.mean.numel()} {kind} by its own mean and deviation"
         if (self.mean.item(), self.deviation.item()) == (0, 1):
             return "as they are"
-        return f"as (x - {self.mean.item():.4g}) / {self.deviation.item():.4g}"
+        mean = self.mean.item()
+        return f"as (x {'+' if mean < 0 else '-'} {abs(mean):.4g}) / {self.deviation.item():.4g}"
 
 
 class Tokens(Standardise):

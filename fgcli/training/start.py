@@ -99,7 +99,9 @@ def _refuse_other_steps(path: Path, of_run: Recipe, assembly: Assembly, registry
     done = total_steps(of_run, assembly.dataset)
     if assembly.total_steps <= done:
         said = "; it has max_steps, give more --max-steps" if of_run.max_steps else "; give more --epochs"
-        raise UsageError(f"--resume {path}: the run has made {done} steps of {assembly.total_steps}{said}")
+        raise UsageError(
+            f"--resume {path}: the run has made {done} steps, and shall end after {assembly.total_steps}{said}"
+        )
     pairs = zip(
         learning_rates(of_run, registry, assembly.steps_per_epoch, done, done),
         learning_rates(assembly.recipe, registry, assembly.steps_per_epoch, assembly.total_steps, done),

@@ -366,3 +366,4 @@ def test_standardising_is_undone() -> None:
     assert step(raw).tolist() == [[2.0, 2.0]]
     assert step.undo(step(raw)).tolist() == raw.tolist()
     assert Standardise().extra_repr() == "as they are"
+    assert Standardise(-0.5, 2.0).extra_repr() == "as (x + 0.5) / 2"
