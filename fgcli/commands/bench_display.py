@@ -2,50 +2,70 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Self
 
-from rich.console import Console
-from rich.live import Live
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from fgcli.bench.run import Failure, Job
-from fgcli.commands.output import scores
+from fgcli.commands.live_view import LiveView
+from fgcli.commands.output import pair, scores
 from fgcli.errors import RunError, one_line
-from fgcli.runs.results import MetricsRow
+from fgcli.report.drawing import shortened
+from fgcli.runs.results import Metrics, MetricsRow
 
 RECENT = 6
 """Finished trials that stay in the live table."""
-RUNNING = 20
-"""Trials under way that the live table shows."""
+OTHER_LINES = RECENT + 8
+"""Of the live table, beside the trials under way."""
+
+
+class _Name:
+    """The name of a trial on one line, without its middle where it is too long: names differ at their ends."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text(shortened(self._name, options.max_width), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(9, len(self._name)), len(self._name))
+
+
+class _Row(NamedTuple):
+    name: str
+    metrics: Metrics | None
+    epoch: str
+    took: str
 
 
 class BenchDisplay:
-    """Counts trials and shows them; a `Watcher`. One rich Live, on while it is entered."""
+    """Counts trials and shows them; a `Watcher`. The table is drawn while it is entered."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(highlight=False)
         self._quiet = quiet
         self._total = self._done = self._failed = 0
         self._running: dict[str, tuple[Job, float, int]] = {}
-        self._recent: deque[tuple[str, str, str]] = deque(maxlen=RECENT)
-        self._live = Live(
-            get_renderable=self._table, console=self._console, auto_refresh=True, refresh_per_second=2, transient=True
-        )
+        self._recent: deque[tuple[str, Metrics, str]] = deque(maxlen=RECENT)
+        self._view = LiveView(self._console, self.table, transient=True)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal and not self._quiet:
-            self._live.start()
+        if not self._quiet:
+            self._view.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        self._view.stop()
 
     def say(self, line: str) -> None:
         """A line that stays."""
         if not self._quiet:
-            self._console.print(Text(one_line(line)), soft_wrap=True)
+            self._view.say(one_line(line))
 
     def expects(self, total: int) -> None:
         """So many trials are to be run from now on."""
@@ -53,17 +73,17 @@ class BenchDisplay:
 
     def started(self, job: Job, attempt: int) -> None:
         self._running[job.name] = (job, time.monotonic(), attempt)
-        if not self._live.is_started:
+        if not self._view.is_on:
             self.say(f"started {job.name}" + (", once more" if attempt > 1 else ""))
 
     def finished(self, job: Job) -> None:
         _, began, _ = self._running.pop(job.name)
         self._done += 1
-        reached = scores(job.run.read_result().metrics)
+        metrics = job.run.read_result().metrics
         took = f"{time.monotonic() - began:.1f} s"
-        self._recent.append((job.name, reached, took))
-        if not self._live.is_started:
-            self.say(f"finished {job.name}: {reached}, {took} ({self._done} of {self._total})")
+        self._recent.append((job.name, metrics, took))
+        if not self._view.is_on:
+            self.say(f"finished {job.name}: {scores(metrics)}, {took} ({self._done} of {self._total})")
 
     def failed(self, failure: Failure, *, again: bool) -> None:
         name = failure.job.name
@@ -73,22 +93,29 @@ class BenchDisplay:
         then = "; it is tried once more" if again else ""
         self.say(f"failed {name} (exit code {failure.exit_code}): {why}{then}")
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """What is under way, and the last that have finished, as wide and high as the terminal allows."""
         failed = f", {self._failed} failed" if self._failed else ""
-        table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
-        for column in ("trial", "reached", "epoch", "time"):
-            justify = "right" if column in ("epoch", "time") else "left"
-            table.add_column(column, justify=justify, overflow="fold")  # names differ at their ends
-        for name, reached, took in self._recent:
-            table.add_row(Text(name), reached, "", took, style="dim")
         running = list(self._running.items())  # of a cluster's, most still wait for their turn
-        for name, (job, began, attempt) in running[:RUNNING]:
-            row = _last_row(job)
-            epoch = f"{row.epoch if row else 0:g}/{job.recipe.epochs}"
-            state = (scores(row.metrics) if row else "") + (", second attempt" if attempt > 1 else "")
-            table.add_row(Text(name), state, epoch, f"{time.monotonic() - began:.0f} s")
-        if len(running) > RUNNING:
-            table.add_row(f"and {len(running) - RUNNING} more", "", "", "", style="dim")
+        room = max(1, self._console.height - OTHER_LINES)
+        rows = [_Row(name, metrics, "", took) for name, metrics, took in self._recent]
+        for name, (job, began, attempt) in running[:room]:
+            last = _last_row(job)
+            epoch = f"{round(last.epoch, 2) if last else 0:g}/{job.recipe.epochs}"
+            again = " (2nd attempt)" if attempt > 1 else ""
+            rows.append(_Row(name + again, last and last.metrics, epoch, f"{time.monotonic() - began:.0f} s"))
+        pairs = [row.metrics and pair(row.metrics) for row in rows]
+        kinds = " or ".join(sorted({one.kind for one in pairs if one}))
+        table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
+        table.add_column("trial")
+        for column in (f"train / test\n{kinds}", "epoch", "time"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for number, (row, one) in enumerate(zip(rows, pairs, strict=True)):
+            reached = f"{one.train:.3f} / {one.test:.3f}" if one else ""
+            style = "dim" if number < len(self._recent) else None
+            table.add_row(_Name(row.name), reached, row.epoch, row.took, style=style)
+        if len(running) > room:
+            table.add_row(f"and {len(running) - room} more", style="dim")
         return table
 
 
@@ -104,6 +131,8 @@ def show_failures(failures: Mapping[str, Failure]) -> None:
     """What failed for good, to standard error: exit code, last lines, log."""
     console = Console(stderr=True, highlight=False)
     for name, failure in failures.items():
-        console.print(Text(f"fg: trial {name} failed (exit code {failure.exit_code}); its log: {failure.job.log}"))
+        console.print(
+            Text(f"fg: trial {name} failed (exit code {failure.exit_code}); its log: {failure.job.log}"), soft_wrap=True
+        )
         for line in failure.last_lines:
             console.print(Text(f"    {one_line(line)}"), soft_wrap=True)

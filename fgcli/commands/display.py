@@ -4,11 +4,12 @@ import sys
 from collections.abc import Mapping
 from typing import IO, Any, Self, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from fgcli.commands.live_view import LiveView
 from fgcli.commands.output import Lossy, scores
 from fgcli.errors import one_line
 from fgcli.runs.results import Metrics, MetricsRow, Result
@@ -39,18 +40,20 @@ class Display(WarningsOnly):
     def __init__(self, *, to_stderr: bool) -> None:
         self._console = Console(file=_lossy(sys.stderr if to_stderr else sys.stdout))
         steps, left, scores = MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[scores]}")
-        roomy = [TextColumn("{task.description}"), BarColumn(bar_width=None), steps, left]
-        columns = [*roomy, TextColumn("{task.fields[loss]}"), scores]
-        self._progress = Progress(
-            *([steps, left, scores] if self._console.width < ROOMY else columns),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+        self._narrow = steps, left, scores
+        loss = TextColumn("{task.fields[loss]}")
+        self._roomy = TextColumn("{task.description}"), BarColumn(bar_width=None), steps, left, loss, scores
+        self._progress = Progress(console=self._console, auto_refresh=False)
+        self._view = LiveView(self._console, self._bar, transient=False)
         self._task = TaskID(0)
         self._total_steps = 0
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._view.stop()
+
+    def _bar(self) -> RenderableType:
+        self._progress.columns = self._narrow if self._console.width < ROOMY else self._roomy
+        return self._progress.get_renderable()
 
     def started(self, plan: Plan) -> None:
         self._total_steps = plan.total_steps
@@ -68,7 +71,7 @@ class Display(WarningsOnly):
         self._task = self._progress.add_task(
             plan.method, total=plan.total_steps, completed=plan.first_step, loss="", scores=""
         )
-        self._progress.start()
+        self._view.start()
 
     def stepped(self, step: int, loss: float) -> None:
         self._progress.update(self._task, completed=step, loss=f"loss {loss:.3f}")
@@ -76,7 +79,7 @@ class Display(WarningsOnly):
     def evaluated(self, row: MetricsRow) -> None:
         metrics = row.metrics
         self._progress.update(self._task, scores=scores(metrics))
-        if self._progress.disable:
+        if not self._view.is_on:
             self._say(
                 f"step {row.step}/{self._total_steps}  epoch {round(row.epoch, 2):g}  {row.wall_s:.1f} s  "
                 f"train {_measures(metrics.train_loss, metrics.train_accuracy)}  "
@@ -84,7 +87,7 @@ class Display(WarningsOnly):
             )
 
     def _say(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)
+        self._view.say(line)
 
 
 def show_result(result: Result) -> None:

@@ -19,13 +19,11 @@ _JOB_CONTROL = {*RC_LINES, "sh", "dash", "ksh"}
 def doctor() -> None:
     """Show versions, devices, threads, what is optional and missing, plugins that are broken, and the shell's `fg`."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2))
-    for name, value in _facts():
-        grid.add_row(Text(name, "bold"), Text(value))
-    Console(highlight=False).print(grid)
+    console = Console()
+    for name, value in _facts():  # each on one line: a command that is wrapped cannot be pasted
+        console.print(Text.assemble((f"{name:14}", "bold"), value), soft_wrap=True)
 
 
 def _facts() -> Iterator[tuple[str, str]]:

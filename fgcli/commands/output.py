@@ -3,7 +3,7 @@
 import os
 import sys
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from fgcli.runs.results import Metrics
 
@@ -45,9 +45,21 @@ class Lossy:
                 self._notice = ""
 
 
+class Pair(NamedTuple):
+    """What an evaluation says of both splits: the accuracy, or the loss where there is none."""
+
+    kind: str
+    train: float
+    test: float
+
+
+def pair(metrics: Metrics) -> Pair:
+    if metrics.train_accuracy is None or metrics.test_accuracy is None:
+        return Pair("loss", metrics.train_loss, metrics.test_loss)
+    return Pair("accuracy", metrics.train_accuracy, metrics.test_accuracy)
+
+
 def scores(metrics: Metrics) -> str:
-    """What an evaluation says of both splits, in words: the accuracy, or the loss where there is none."""
-    train, test, kind = metrics.train_accuracy, metrics.test_accuracy, "accuracy"
-    if train is None or test is None:
-        train, test, kind = metrics.train_loss, metrics.test_loss, "loss"
+    """The same in words."""
+    kind, train, test = pair(metrics)
     return f"{kind} {train:.3f} train {test:.3f} test"

@@ -43,13 +43,13 @@ def _looked_over(name: str, plugins: tuple[Path, ...], registry: Registry) -> tu
         said = f"{source.name}: a run, method {recipe.method}, {recipe.epochs} epochs; {then}"
         return [f"{source.name}: {one}" for one in findings({"": recipe}, registry)], said
     sweep = parse_sweep(source)
-    recipes, refused = _trials(source, registry)
+    recipes, refused = trials_of(source, registry)
     found = [f"{source.name}: {one}" for one in findings(recipes, registry)]
     then = command_line("bench", name, plugins=plugins)
     return [*refused, *found], f"{source.name}: a sweep of {len(recipes)} runs, {len(sweep.views)} views; {then}"
 
 
-def _trials(source: Source, registry: Registry) -> tuple[dict[str, Recipe], list[str]]:
+def trials_of(source: Source, registry: Registry) -> tuple[dict[str, Recipe], list[str]]:
     """The recipes of a sweep's trials, and why others are refused, each reason once."""
     sweep = parse_sweep(source)
     first_lr: dict[str, object] = {} if sweep.tune is None else {"lr": sweep.tune.lr[0]}

@@ -51,13 +51,15 @@ class Standardise(nn.Module):
         """What is done, as `print` of the module has it.
 
         Returns:
-            A formula.
+            Words, after "inputs".
         """
         if self.mean.numel() > 1:
-            return f"(x - mean) / deviation, these of shape {list(self.mean.shape)}"
+            kind = "channels" if self.mean.dim() > 1 and self.mean.shape[-1] == 1 else "features"
+            return f"standardised, each of the {self.mean.numel()} {kind} by its own mean and deviation"
         if (self.mean.item(), self.deviation.item()) == (0, 1):
             return "as they are"
-        return f"(x - {self.mean.item():.4g}) / {self.deviation.item():.4g}"
+        mean = self.mean.item()
+        return f"as (x {'+' if mean < 0 else '-'} {abs(mean):.4g}) / {self.deviation.item():.4g}"
 
 
 class Tokens(Standardise):

@@ -71,7 +71,8 @@ def _whole(columns: Columns, key: str, name: str, places: Sequence[str], *, fix:
     if bad.any():
         first = int(bad.argmax())
         said = "is infinite" if values.dtype.kind == "f" and numpy.isinf(values[first]) else "has no value"
-        raise UsageError(f"{name}: column {key!r} {said} in {place(first)}; give a number there, or leave it out")
+        value = "value" if values.dtype.kind == "U" else "number"
+        raise UsageError(f"{name}: column {key!r} {said} in {place(first)}; give a {value} there, or leave it out")
     return values
 
 
@@ -168,6 +169,7 @@ def read_parquet(path: Path, options: TableOptions) -> Table:
     from pyarrow import ArrowException, parquet  # pyright: ignore[reportMissingImports] # an extra
 
     try:
+        path.open("rb").close()  # pyarrow names no reason
         table = parquet.read_table(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -104,13 +104,14 @@ class Registry:
             raise UsageError(f"{prefix}{kind} {name!r} is registered by {origins}; choose one: {choices}")
         if not found and kind in factory.KINDS and factory.is_reference(name) and not self._is_known(distribution):
             return Registered(HOOKS[kind], *factory.find_factory(kind, name, where))
-        if not found and kind == "dataset" and (data := find_data(name, self._found[kind])):
+        reader = not found or bool(found[0].entry.suffixes)
+        if reader and kind == "dataset" and (data := find_data(name, self._found[kind])):
             return data
         if not found:
             raise self._unknown(kind, name, distribution, where)
         if found[0].entry.suffixes:
             prefix = f"{where}: " if where else ""
-            raise UsageError(f"{prefix}{kind} {name!r} is a kind of file; give the path of one")
+            raise UsageError(f"{prefix}{kind} {name!r} is a kind of data; give the path of such a file or folder")
         if found[0].entry.prefix:
             prefix, named = f"{where}: " if where else "", f"{found[0].entry.prefix}:NAME_OR_FOLDER"
             raise UsageError(f"{prefix}{kind} {name!r} needs a name or a folder: {named}")
@@ -148,7 +149,9 @@ class Registry:
         reasons += [f"named by {ALLOWED}, but not installed: {', '.join(self.missing)}"] if self.missing else []
         reasons += ["one of your own is named package.module:factory"] if kind in factory.KINDS else []
         suffixes = sorted({end for one in self._found["dataset"] for end in one.entry.suffixes if end[0] == "."})
-        reasons += [f"or by the path of a folder, or of a file {', '.join(suffixes)}"] if kind == "dataset" else []
+        if kind == "dataset":
+            reasons.append(f"or by the path of a folder, or of a file {', '.join(suffixes)}")
+            reasons += [f"{name} is not there"] if "/" in name and not Path(name).exists() else []
         return UsageError("; ".join([str(error), *reasons])) if reasons else error
 
 
@@ -166,6 +169,8 @@ def load_registry(files: tuple[Path, ...] = ()) -> Registry:
         UsageError: for a file that is no working plugin, as it was asked for. An installed plugin that does not work is
             set aside instead.
     """
+    if missing := [str(path) for path in files if not path.exists()]:
+        raise UsageError(f"--plugin {' and '.join(missing)} cannot be read: No such file or directory")
     plugins = load_plugins()
     origins = [add_file(plugins, path) for path in files]
     registry = Registry(plugins, files)

@@ -164,6 +164,11 @@ class Figure:
     panels: tuple[Panel, ...]
     notes: tuple[str, ...]
 
+    def place(self, point: Point) -> str:
+        """Where a point is, in words: `epoch 20`, `training time 3.50 s`."""
+        x = self.x.quantity
+        return f"{x.title} {x.text(point.x)} {x.unit}".rstrip()
+
 
 @dataclass(frozen=True)
 class Section:

@@ -138,9 +138,10 @@ def is_logarithmic(figure: Figure) -> bool:
     return figure.y.log and bool(means) and min(means) > 0
 
 
-def shortened(name: str) -> str:
-    """A label of LONGEST letters at most, without what is in the middle: labels differ at the end, too."""
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[1 - LONGEST // 2 :]}"
+def shortened(name: str, longest: int = LONGEST) -> str:
+    """A label of `longest` letters at most, without what is in the middle: labels differ at the end, too."""
+    end = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
 
 
 class Scale:
@@ -239,9 +240,8 @@ def _curve(figure: Figure, series: Series, x: Scale, y: Scale, group_of: Callabl
 
 def said(figure: Figure, point: Point) -> str:
     """What a point is, in words."""
-    x, y = figure.x.quantity, figure.y.quantity
     seeds = f" (n = {point.y.n})" if point.y.n > 1 else ""
-    return f"{point.y.text(y)}{seeds} at {x.title} {x.text(point.x)}{f' {x.unit}' if x.unit else ''}"
+    return f"{point.y.text(figure.y.quantity)}{seeds} at {figure.place(point)}"
 
 
 def _path(places: Iterable[tuple[float, float]]) -> str:

@@ -176,7 +176,6 @@ def _ends(series: Series, figure: Figure) -> str:
     if not series.points:
         return "nothing yet"
     first, last = series.points[0], series.points[-1]
-    x, y = figure.x.quantity, figure.y.quantity
-    if first is last:
-        return f"{last.y.text(y)} at {x.text(last.x)}"
-    return f"{y.text(first.y.mean)} → {last.y.text(y)} at {x.text(last.x)}"
+    y = figure.y.quantity
+    begin = "" if first is last else f"{y.text(first.y.mean)} → "
+    return f"{begin}{last.y.text(y)} at {figure.place(last)}"

@@ -271,7 +271,7 @@ def slug(text: str) -> str:
 
 
 def open_run(path: str | os.PathLike[str]) -> RunDirectory:
-    """The run in a folder, finished or not, to be read.
+    """The run in a folder, finished or not, to be read. `start_run` begins one of a loop of your own.
 
     Args:
         path: the run's folder.

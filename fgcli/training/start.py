@@ -99,7 +99,9 @@ def _refuse_other_steps(path: Path, of_run: Recipe, assembly: Assembly, registry
     done = total_steps(of_run, assembly.dataset)
     if assembly.total_steps <= done:
         said = "; it has max_steps, give more --max-steps" if of_run.max_steps else "; give more --epochs"
-        raise UsageError(f"--resume {path}: the run has made {done} steps of {assembly.total_steps}{said}")
+        raise UsageError(
+            f"--resume {path}: the run has made {done} steps, and shall end after {assembly.total_steps}{said}"
+        )
     pairs = zip(
         learning_rates(of_run, registry, assembly.steps_per_epoch, done, done),
         learning_rates(assembly.recipe, registry, assembly.steps_per_epoch, assembly.total_steps, done),
@@ -186,20 +188,37 @@ def _say_what_changed(training: Training, begun: Environment, now: Environment) 
 def _recipe_of(
     path: Path, source: Source | None, overrides: Mapping[str, object], registry: Registry, *, longer: bool
 ) -> tuple[Recipe, Recipe]:
-    """The run's recipe, and the same where it shall go on, once the given one has been held against it.
+    """The run's recipe, and the same where it shall go on: on the given device, with the given threads.
 
-    Only where it shall be `longer` may its length differ.
+    Only where it shall be `longer` may its length differ. UsageError where anything else does.
     """
     of_run = read_recipe(RunDirectory(path).recipe_file)
     recipe = recipe_of(path, registry)
-    for name in _NAMES:  # before their options are looked at, which are another schema's
-        given = overrides.get(name)
-        if given is not None:
-            _refuse_difference(path, name, recipe, given, overrides, registry)
-    given = resolve(source or of_run, overrides, registry)
+    if source is None:
+        source = _without_options(of_run, recipe, overrides)
+    given = resolve(source, overrides, registry)
     length = {key: getattr(given, key) for key in LENGTH if longer and overrides.get(key) is not None}
-    given = given.model_copy(update={key: getattr(recipe, key) for key in length})
-    return recipe, _placed(path, recipe, given, overrides, registry).model_copy(update=length)
+    other: set[Section] = {name for name in _NAMES if getattr(given, name) != getattr(recipe, name)}
+    there = given if other else _as_the_run(given, recipe, registry)
+    place = {"device": there.device, "threads": there.threads}
+    may_differ = {*place, *length, *(key for name in other for key in section_keys(name) if key != name)}
+    differing = [key for key in Recipe.model_fields if getattr(there, key) != getattr(recipe, key)]
+    if refused := [key for key in differing if key not in may_differ]:
+        said = "; ".join(_difference(key, getattr(recipe, key), getattr(there, key)) for key in refused)
+        it = "it" if len(refused) == 1 else "them"
+        raise UsageError(
+            f"--resume {path}: {said}; a run goes on as it was begun, but for --device, --threads and, once it is "
+            f"finished, more --epochs or --max-steps: leave {it} out, or a new run: "
+            + _new_run(path, recipe, given, registry)
+        )
+    return recipe, recipe.model_copy(update=place | length)
+
+
+def _without_options(source: Source, recipe: Recipe, names: Mapping[str, object]) -> Source:
+    """A run's recipe without the options of a method, model or dataset that shall be another one."""
+    other: list[Section] = [name for name in _NAMES if names.get(name) not in (None, getattr(recipe, name))]
+    left_out = {key for name in other for key in section_keys(name)}
+    return replace(source, data={key: value for key, value in source.data.items() if key not in left_out})
 
 
 def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:
@@ -211,9 +230,8 @@ def _label(recipe: Recipe) -> str:
     return f"{recipe.method}-{Path(recipe.dataset).name}{width}-s{recipe.seed}"
 
 
-def _placed(path: Path, recipe: Recipe, given: Recipe, overrides: Mapping[str, object], registry: Registry) -> Recipe:
-    """The run's recipe on the given device with the given threads. UsageError where anything else is given."""
-    # What was left to the machine is what the run has.
+def _as_the_run(given: Recipe, recipe: Recipe, registry: Registry) -> Recipe:
+    """A recipe for this machine. What it leaves to the machine is what the run has."""
     settled = settle(given, registry)
     left = {name for name, value in settled.options.items() if value is not None and given.options.get(name) is None}
     update = {
@@ -221,47 +239,21 @@ def _placed(path: Path, recipe: Recipe, given: Recipe, overrides: Mapping[str, o
         "threads": given.threads or recipe.threads,
         "options": settled.options | {name: recipe.options[name] for name in left.intersection(recipe.options)},
     }
-    given = given.model_copy(update=update)
-    place = {"device": given.device, "threads": given.threads}
-    for key in Recipe.model_fields:
-        if key in place:
-            continue
-        _refuse_difference(path, key, recipe, getattr(given, key), overrides, registry)
-    return recipe.model_copy(update=place)
+    return given.model_copy(update=update)
 
 
-def _refuse_difference(
-    path: Path, key: str, recipe: Recipe, given: Any, overrides: Mapping[str, object], registry: Registry
-) -> None:
-    """UsageError, with what may be another at a resume, and the command of a new run that has what is given."""
-    of_run = getattr(recipe, key)
-    if of_run == given:
-        return
-    command = _new_run(path, recipe, {**overrides, key: given}, registry)
-    called = key
+def _difference(key: str, of_run: Any, given: Any) -> str:
     if isinstance(of_run, dict) and of_run.keys() == given.keys():
-        called, of_run, given = next((f"{key}.{k}", of_run[k], given[k]) for k in of_run if of_run[k] != given[k])
-    said = f"{given}, but the run's recipe has {of_run}"
-    if len(said) > 200:
-        said = "another than that of the run's recipe"
-    raise UsageError(
-        f"--resume {path}: {called} is {said}; a run goes on as it was begun, but for --device, --threads and, once it "
-        f"is finished, more --epochs or --max-steps: leave it out, or a new run: {command}"
-    )
+        names = [name for name in of_run if of_run[name] != given[name]]
+        return "; ".join(_difference(f"{key}.{name}", of_run[name], given[name]) for name in names)
+    said = f"{key} is {given}, but the run's recipe has {of_run}"
+    return said if len(said) <= 200 else f"{key} is another than that of the run's recipe"
 
 
-def _new_run(path: Path, recipe: Recipe, overrides: Mapping[str, object], registry: Registry) -> str:
-    """The command of a run as the one in `path`, from its weights where the model is the same, with `overrides`.
-
-    UsageError where there can be none.
-    """
-    given = {key: value for key, value in overrides.items() if value is not None}
-    other = [section_keys(name) for name in _NAMES if given.get(name) not in (None, getattr(recipe, name))]
-    left_out = {"init_from", *(key for keys in other for key in keys)}
-    kept = {key: value for key, value in recipe.model_dump(mode="json").items() if key not in left_out}
-    new = resolve(Source(str(path), kept), given, registry)
+def _new_run(path: Path, recipe: Recipe, new: Recipe, registry: Registry) -> str:
+    """The command of a new run, from the weights of the one in `path` where the model is the same."""
     same_model = all(getattr(new, key) == getattr(recipe, key) for key in (*section_keys("model"), *_OF_WEIGHTS))
-    weights = ["--init-from", given.get("init_from", path)] if same_model else []
+    weights = ["--init-from", path if new.init_from in (None, recipe.init_from) else new.init_from]
     words = flags_of(new, registry, ("init_from", "device", "threads"))
     own_code = any(is_reference(getattr(new, name)) for name in _NAMES)
-    return command_line("train", *weights, *words, plugins=registry.files, own_code=own_code)
+    return command_line("train", *(weights if same_model else []), *words, plugins=registry.files, own_code=own_code)

@@ -206,3 +206,11 @@ def test_a_comparison_that_cannot_be_is_refused(flags: str, said: str) -> None:
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert said in done.stderr
     assert not Path("both").exists()
+
+
+@pytest.mark.parametrize("command", ["train --seeds 0-1", "tune --lrs 0.1,0.2", "compare --methods wt,backprop"])
+def test_what_would_stop_every_trial_is_said_before_any_is_run(command: str) -> None:
+    done = fg(*command.split(), *WITHOUT_LR, "--batch-size", "5000", "--out", "none")
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert ": --batch-size is 5000; it must be at most 80, the training samples of mnist1d" in done.stderr
+    assert not Path("none").exists()

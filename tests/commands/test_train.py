@@ -247,6 +247,10 @@ def test_resume_ends_as_the_uninterrupted_run():
         ("--model-option activation=tanh", "model_options.activation is tanh, but the run's recipe has relu"),
         ("--epochs 5", "epochs is 5, but the run's recipe has 4"),
         ("--recipe other.yaml", "method is backprop, but the run's recipe has wt"),
+        (
+            "--lr 0.5 --option uncovered=freeze",
+            "options.uncovered is freeze, but the run's recipe has perturb; lr is 0.5, ",
+        ),
     ],
 )
 def test_resume_with_another_recipe_is_refused(workplace, flags, key):

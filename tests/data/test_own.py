@@ -70,7 +70,7 @@ def test_a_csv_file_has_its_columns_standardised_one_by_one() -> None:
     assert torch.equal(labels, raw(dataset)[:, 1].div(1000).round().long() % 2)
     assert dataset.summary == (
         "data.csv: 32 training and 8 test samples of [2], 2 classes (setosa, virginica); "
-        "inputs (x - mean) / deviation, these of shape [2]"
+        "inputs standardised, each of the 2 features by its own mean and deviation"
     )
 
 
@@ -139,7 +139,10 @@ def test_images_are_classes_by_their_folders() -> None:
 def test_images_in_train_and_test_with_colours_by_channel() -> None:
     write_images("pets/train", mode="RGB")
     write_images("pets/test", count=2, mode="RGB")
-    dataset = load("pets/", standardise="channels")
+    Path("pets").rename("images")  # the name of the reader, too
+    assert load("images", standardise="none").summary.startswith("images: ")
+    dataset = load("images/", standardise="channels")
+    assert "inputs standardised, each of the 3 channels by its own mean and deviation" in dataset.summary
     assert (len(dataset.train_inputs), len(dataset.test_inputs)) == (10, 4)
     assert dataset.preprocessing.mean.shape == (3, 1, 1)
     assert dataset.preprocessing.mean[0].item() == pytest.approx(122)
@@ -232,7 +235,7 @@ BAD_CSV: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "no target": (
         ("x,y", "1,a", "2,"),
         {},
-        "d.csv: column 'y' has no value in line 3; give a number there, or leave it out",
+        "d.csv: column 'y' has no value in line 3; give a value there, or leave it out",
     ),
     "twice": (("x,x,y", "1,2,3"), {}, "d.csv: two columns are called 'x'; rename one"),
     "delimiter": (
@@ -304,8 +307,8 @@ def test_images_that_are_none_are_refused() -> None:
     ("name", "said"),
     [
         ("absent.csv", "fg: absent.csv cannot be read: No such file or directory\n"),
-        ("absent/", "; or by the path of a folder, or of a file .csv, .jsonl, .npz, .parquet\n"),
-        ("csv", "fg: --dataset: dataset 'csv' is a kind of file; give the path of one\n"),
+        ("absent/", "; or by the path of a folder, or of a file .csv, .jsonl, .npz, .parquet; absent/ is not there\n"),
+        ("csv", "fg: --dataset: dataset 'csv' is a kind of data; give the path of such a file or folder\n"),
         ("mine:nothing", "fg: --dataset: unknown attribute 'nothing' of module mine; known attributes: data\n"),
         ("mine:data", "/mine.py gave int; it must give a Dataset\n"),
     ],

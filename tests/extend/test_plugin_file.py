@@ -59,3 +59,5 @@ def test_a_file_that_cannot_be_used_is_an_error(tmp_path: Path, name: str, text:
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(UsageError, match=r"--plugin nowhere.py cannot be read: No such file or directory"):
         load_registry((Path("nowhere.py"),))
+    with pytest.raises(UsageError, match=r"--plugin nowhere.py and none.py cannot be read: No such file or directory"):
+        load_registry((Path("nowhere.py"), Path("none.py")))

@@ -10,6 +10,7 @@ from fake_runs import fake_run, fake_sweep, timing
 from fgcli.report.compose import compose
 from fgcli.report.document import Cell, Table
 from fgcli.report.statistics import Mean, mean_interval
+from fgcli.report.values import PROGRESS
 from fgcli.runs.quantities import QUANTITIES
 from fgcli.sweep.plan import PlannedTrial
 
@@ -285,6 +286,21 @@ def test_diagnostics_of_a_layer_after_an_epoch(tmp_path):
 )
 def test_how_numbers_are_written(key, mean, text):
     assert mean.text(QUANTITIES[key]) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (1 / 3, "0.333"),
+        (12.375, "12.4"),
+        (3.16e-4, "0.000316"),
+        (1234567, "1234567"),
+        (1234.5, "1234.5"),
+        (1e12, "1e+12"),
+    ],
+)
+def test_how_places_on_an_axis_are_written(number, text):
+    assert PROGRESS["epoch"].text(number) == text
 
 
 def test_operations_are_compared_by_ratios_and_a_budget_below_the_first_evaluation_is_said(tmp_path):

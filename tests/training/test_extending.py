@@ -44,7 +44,9 @@ def test_it_is_extended_twice_also_by_steps_and_interrupted(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         extend(tmp_path / "run", Stopper(10), max_steps=12)
     go_on(tmp_path / "run")
-    with pytest.raises(FgError, match=r"the run has made 12 steps of 12; it has max_steps, give more --max-steps"):
+    with pytest.raises(
+        FgError, match=r"the run has made 12 steps, and shall end after 12; it has max_steps, give more --max-steps"
+    ):
         extend(tmp_path / "run", max_steps=12)
     extended = extend(tmp_path / "run", max_steps=14, epochs=5)
     assert untimed(extended) == untimed(whole)
@@ -84,10 +86,19 @@ def test_a_kill_while_it_is_extended_loses_nothing(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("begun", "flags", "said"),
     [
-        ({}, "--epochs 4", "--resume run: the run has made 12 steps of 12; give more --epochs"),
-        ({}, "--epochs 3", "--resume run: the run has made 12 steps of 9; give more --epochs"),
-        ({"max_steps": 5}, "--epochs 9", "has made 5 steps of 5; it has max_steps, give more --max-steps"),
+        ({}, "--epochs 4", "--resume run: the run has made 12 steps, and shall end after 12; give more --epochs"),
+        ({}, "--epochs 3", "--resume run: the run has made 12 steps, and shall end after 9; give more --epochs"),
+        (
+            {"max_steps": 5},
+            "--epochs 9",
+            "has made 5 steps, and shall end after 5; it has max_steps, give more --max-steps",
+        ),
         ({}, "--epochs 6 --width 9", "--resume run: width is 9, but the run's recipe has 8"),
+        (
+            {},
+            "--recipe other.yaml --epochs 6",
+            "--resume run: width is 9, but the run's recipe has 8; seed is 7, but the run's recipe has 0; a run ",
+        ),
         ({}, "--epochs many", "--epochs is 'many'; it must be a whole number"),
         (
             {"lr_schedule": "cosine"},
@@ -102,6 +113,8 @@ def test_what_cannot_be_extended_is_refused_and_stays(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run(Path("run"), **begun)
+    text = Path("run/recipe.yaml").read_text()
+    Path("other.yaml").write_text(text.replace("width: 8\n", "width: 9\n").replace("seed: 0\n", "seed: 7\n"))
     before = files(tmp_path)
     done = fg("train", "--resume", "run", *flags.split())
     assert (done.exit_code, done.stdout) == (2, "")

@@ -100,7 +100,7 @@ def test_the_loaded_model_gives_the_recorded_numbers_from_raw_inputs(trained: Pa
     assert recorded["test_accuracy"] > 0.2
     assert isinstance(model, torch.nn.Module)
     assert not model.training
-    assert "(preprocessing): Standardise((x - 4." in repr(model)
+    assert "(preprocessing): Standardise(as (x - 4." in repr(model)
 
 
 def test_it_is_the_network_and_not_the_data_that_is_needed(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +299,7 @@ def test_exported_weights_are_loaded_by_their_own_names(trained: Path, tmp_path:
     file = tmp_path / "net.safetensors"
     done = fg("export", str(trained), "--format", "safetensors", "--out", str(file))
     assert done.exit_code == 0, done.output
-    assert "inputs: (x - 4." in done.stdout
+    assert "inputs: as (x - 4." in done.stdout
     assert ", not in the file\n" in done.stdout
     model = load_model(trained)
     for tensor in (fresh := model.network.state_dict()).values():
@@ -366,3 +366,4 @@ def test_standardising_is_undone() -> None:
     assert step(raw).tolist() == [[2.0, 2.0]]
     assert step.undo(step(raw)).tolist() == raw.tolist()
     assert Standardise().extra_repr() == "as they are"
+    assert Standardise(-0.5, 2.0).extra_repr() == "as (x + 0.5) / 2"
