@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,21 @@ from cluster.slurm_cluster import SlurmCluster
 
 SLURM = [*BENCH, "--out", "s", "--executor", "slurm", "--executor-option", "poll=1"]
 BRIEF = [*BENCH, "--out", "brief", "--only", "backprop-seed0", *SLURM[-4:]]
-BRIEF += [word for option in ("partition=brief", "time=1", "lead=10") for word in ("--executor-option", option)]
-"""A minute is the shortest limit. SLURM looks for what is near every half minute, so 20 s from the start, or later."""
+BRIEF += [word for option in ("partition=brief", "time=1", "lead=1") for word in ("--executor-option", option)]
+"""SLURM's shortest limit. It looks every half minute, and warns of what ends within half a minute and `lead`."""
+
+
+@pytest.fixture
+def hold() -> Iterator[Path]:
+    """The file that holds trials. Gone in the end, or a test that fails would leave the next one no CPU."""
+    Path("hold").touch()
+    yield Path("hold")
+    Path("hold").unlink(missing_ok=True)
 
 
 def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_one(
-    slurm: SlurmCluster, reference: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    slurm: SlurmCluster, hold: Path, reference: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("hold").touch()
     monkeypatch.setattr("fgcli.bench.slurm.START_S", 0)
     assert fg(*BRIEF, "--detach").exit_code == 0
     done = fg(*SLURM, "--detach")
@@ -55,7 +63,7 @@ def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_o
     preempted, limited = ({*on_n1} - {first, second}).pop(), Path("brief/trials/backprop-seed0")
     until(lambda: "fg: stopped by SIGUSR1 after step 4" in log(limited))
     assert slurm.kill_node("n2") >= 6
-    Path("hold").unlink()
+    hold.unlink()
 
     done = fg(*SLURM)
     assert done.exit_code == 0, done.stderr + done.stdout
