@@ -22,7 +22,8 @@ demo: setup
 test: setup
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m 'not slow and not cluster'
 
-# What starts many processes or installs packages: no change of a method needs it each time. CI runs it too.
+# What starts many processes, runs the pages' commands or installs packages: no change of a method needs it each time. CI
+# runs it too.
 test-slow: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m slow
 

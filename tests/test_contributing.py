@@ -37,6 +37,7 @@ def test_each_of_the_three_has_a_module_and_a_test() -> None:
     assert len(TESTS) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TESTS)
 def test_the_shown_test_passes(name: str) -> None:
     namespace: dict[str, object] = {"__name__": Path(name).stem}

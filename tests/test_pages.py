@@ -54,6 +54,7 @@ def said(page: Page, shell: str, folder: Path) -> list[tuple[str, ...]]:
     return [tuple(line.split("\0")) for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_BLOCKS)
 def test_each_block_is_the_same_commands_in_every_shell(name: str, tmp_path: Path) -> None:
     found = {}
@@ -95,6 +96,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: py
             del sys.modules[module]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_each_command_does_what_it_says(name: str, folder: Path) -> None:
     page = PAGES[name]

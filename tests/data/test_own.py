@@ -338,8 +338,8 @@ def test_it_trains_says_what_it_read_and_is_measured_again(kind: str) -> None:
     write_csv("data.csv", table())
     numpy.savez("data.npz", x=[row[:2] for row in table()], y=[row[2] for row in table()])
     write_images("pets", count=10)
-    Path("line_of_mine.py").write_text(FACTORY)
-    name = {"csv": "data.csv", "npz": "data.npz", "images": "pets", "factory": "line_of_mine:data"}[kind]
+    Path("factory_of_mine.py").write_text(FACTORY)
+    name = {"csv": "data.csv", "npz": "data.npz", "images": "pets", "factory": "factory_of_mine:data"}[kind]
     flags = ["--dataset-option", "standardise=features"] if kind == "npz" else []
     done = fg("train", *FLAGS, "--dataset", name, *flags, "--out", "run")
     assert done.exit_code == 0, done.output
