@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from fgcli.report.document import Figure, Panel, Point, Series
+from fgcli.report.sparkline import shortened
 
 WIDTH, HEIGHT = 520, 310
 LEFT, TOP, BOTTOM = 58, 14, 44
 LINE = 13  # between labels
 LETTER = 7.4
-LONGEST = 24  # letters of a label
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,6 @@ def _means(figure: Figure) -> list[float]:
 def is_logarithmic(figure: Figure) -> bool:
     """Whether its y axis is: where the view says so, and all means and published numbers are positive."""
     return figure.y.log and all(mean > 0 for mean in _means(figure))
-
-
-def shortened(name: str, longest: int = LONGEST) -> str:
-    """A label of `longest` letters at most, without what is in the middle: labels differ at the end, too."""
-    end = (longest - 1) // 2
-    return name if len(name) <= longest else f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
 
 
 class Scale:
