@@ -14,7 +14,7 @@ from fgcli.bench.run import Failure, Job
 from fgcli.commands.live_view import LiveView
 from fgcli.commands.output import pair, scores
 from fgcli.errors import RunError, one_line
-from fgcli.report.drawing import shortened
+from fgcli.report.sparkline import shortened
 from fgcli.runs.results import Metrics, MetricsRow
 
 RECENT = 6

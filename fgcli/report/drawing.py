@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from fgcli.report.document import Figure, Panel, Point, Series
+from fgcli.report.sparkline import shortened
 
 WIDTH, HEIGHT = 520, 310
 LEFT, TOP, BOTTOM = 58, 14, 44
 LINE = 13  # between labels
 LETTER = 7.4
-LONGEST = 24  # letters of a label
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,6 @@ def is_logarithmic(figure: Figure) -> bool:
     """Whether its y axis is: where the view says so, and there are means and published numbers, all positive."""
     means = _means(figure)
     return figure.y.log and bool(means) and min(means) > 0
-
-
-def shortened(name: str, longest: int = LONGEST) -> str:
-    """A label of `longest` letters at most, without what is in the middle: labels differ at the end, too."""
-    end = (longest - 1) // 2
-    return name if len(name) <= longest else f"{name[: longest - 1 - end]}…{name[len(name) - end :]}"
 
 
 class Scale:

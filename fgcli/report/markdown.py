@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from fgcli.errors import one_line
-from fgcli.report.document import NOTHING, Cell, Document, Figure, Series, Table, axis_name, is_bold
+from fgcli.report.document import NOTHING, Cell, Document, Figure, Series, Table, axis_name, is_bold, undrawn
 
 
 def markdown(document: Document) -> str:
@@ -15,7 +15,7 @@ def markdown(document: Document) -> str:
         for item in section.items:
             parts.append(f"### {_plain(item.title)}")
             parts.append(_markdown_table(item) if isinstance(item, Table) else _markdown_figure(item))
-            parts.append("\n".join(f"- {_block(note)}" for note in item.notes))
+            parts.append("\n".join(f"- {_block(note)}" for note in undrawn(item.notes)))
     if document.problems:
         parts.append("## Not reported, or in part")
         parts.append("\n".join(f"- {_block(one.path)}: {_plain(one.reason)}" for one in document.problems))

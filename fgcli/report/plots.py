@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from fgcli.errors import UsageError
 from fgcli.report.document import Document, Figure, Panel, Series
-from fgcli.report.drawing import LONGEST, are_short, is_logarithmic, vertical_scale
+from fgcli.report.drawing import are_short, is_logarithmic, vertical_scale
 from fgcli.report.figure_file import FORMATS, library_defaults, plain_text, save_figure
+from fgcli.report.sparkline import LONGEST
 from fgcli.runs.run_directory import slug
 
 if TYPE_CHECKING:

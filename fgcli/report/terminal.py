@@ -12,7 +12,6 @@ from rich.text import Text
 from fgcli.errors import one_line
 from fgcli.report.document import (
     BOLD,
-    CUT,
     NOTHING,
     Axis,
     Cell,
@@ -24,6 +23,7 @@ from fgcli.report.document import (
     Table,
     axis_name,
     axis_texts,
+    undrawn,
 )
 from fgcli.report.sparkline import sparkline
 
@@ -88,8 +88,8 @@ class _Notes:
         self.notes = notes
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        left_out = (CUT,) if console.color_system else (CUT, BOLD)
-        yield from (_text(note, style="dim") for note in self.notes if note not in left_out)
+        notes = [note for note in undrawn(self.notes) if note != BOLD or console.color_system]
+        yield from (_text(note, style="dim") for note in notes)
 
 
 def _fits(wanted: RenderableType, console: Console, options: ConsoleOptions) -> bool:
