@@ -22,7 +22,7 @@ from fgcli.bench.run import Job
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.recipe import read_recipe, resolve
 from fgcli.recipe_keys import Recipe
-from fgcli.runs.run_directory import RunDirectory, open_run
+from fgcli.runs.run_directory import RunDirectory, read_run
 from fgcli.runs.sweep_directory import SweepDirectory
 
 MIB = 2**20
@@ -69,7 +69,7 @@ def main() -> None:
     given = arguments.parse_args()
     lines: dict[str, list[RunDirectory]] = {}
     for folder in sorted(SweepDirectory(given.sweep).trials.iterdir()):
-        lines.setdefault(folder.name.rpartition("-seed")[0], []).append(open_run(folder))
+        lines.setdefault(folder.name.rpartition("-seed")[0], []).append(read_run(folder))
     registry = load_registry()
     chosen = {name: within(runs[0], registry, given.mib) for name, runs in lines.items()}
     kept = {name: one for name, one in chosen.items() if one is not None}

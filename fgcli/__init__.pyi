@@ -58,12 +58,12 @@ from fgcli.report.compose import read_report as read_report
 from fgcli.runs.results import Metrics as Metrics
 from fgcli.runs.results import Result as Result
 from fgcli.runs.run_directory import RunDirectory as RunDirectory
-from fgcli.runs.run_directory import open_run as open_run
+from fgcli.runs.run_directory import read_run as read_run
 from fgcli.training.loading import LoadedModel as LoadedModel
 from fgcli.training.loading import load_model as load_model
 from fgcli.training.losses import Objective as Objective
 from fgcli.training.own_loop import RunLog as RunLog
-from fgcli.training.own_loop import start_run as start_run
+from fgcli.training.own_loop import open_run as open_run
 from fgcli.training.reporter import Plan as Plan
 from fgcli.training.sinks import MetricSink as MetricSink
 

@@ -16,7 +16,7 @@ from fgcli.gradient.estimator import Batch
 from fgcli.recipe import Source, flag, parse_assignments, read_recipe, resolve
 from fgcli.recipe_keys import Recipe, section_keys
 from fgcli.runs.missing_plugins import naming_missing_plugins
-from fgcli.runs.run_directory import open_run
+from fgcli.runs.run_directory import read_run
 from fgcli.training.assembly import Assembly, assemble, bound_subject
 from fgcli.training.checkpoints import CheckpointStore, store_of
 from fgcli.training.start import begin
@@ -142,7 +142,7 @@ def states_of(path: Path, epochs: Sequence[int], flags: RunFlags, registry: Regi
     Of `flags`, device, threads and batch_size count. UsageError for a folder without a run or without the checkpoints,
     for checkpoints that cannot be used, and for a method that this installation does not know.
     """
-    directory = open_run(path)
+    directory = read_run(path)
     source = read_recipe(directory.recipe_file)
     with naming_missing_plugins(directory, source.data, registry):
         of_run = resolve(source, {}, registry)

@@ -52,7 +52,7 @@ class Run:
         return self.environment.machine
 
 
-def read_run(path: Path) -> Run:
+def run_at(path: Path) -> Run:
     """The run in a folder, finished or not. Unreadable for anything else."""
     files = RunDirectory(path)
     if not files.recipe_file.is_file():

@@ -12,7 +12,7 @@ from fgcli.errors import FgError, RunError, UsageError, writable
 from fgcli.extend.explain import shown
 from fgcli.recipe import read_recipe
 from fgcli.recipe_keys import Recipe
-from fgcli.report.runs import Run, Unreadable, read_run
+from fgcli.report.runs import Run, Unreadable, run_at
 from fgcli.runs.results import Result
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import FailedAttempt, SweepDirectory
@@ -130,7 +130,7 @@ def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> tuple[li
                 problems += faults
             continue
         try:
-            run = read_run(folder)
+            run = run_at(folder)
         except Unreadable as reason:
             problems.append(Problem(str(folder), str(reason)))
             continue
@@ -221,7 +221,7 @@ def _planned(directory: SweepDirectory, planned: PlannedTrial, failure: FailedAt
     if not files.recipe_file.exists() and not files.result_file.exists():
         return trial
     try:
-        run = read_run(files.path)
+        run = run_at(files.path)
         has = flat(run.recipe)
         _refuse_another(has, wanted, directory.recipe_file(planned.name))
     except Unreadable as reason:

@@ -49,7 +49,7 @@ class _In:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run. Made by `create` or `open_unfinished`, which lock it, or by `open_run`, to be read."""
+    """The files of one run. Made by `create` or `open_unfinished`, which lock it, or by `read_run`, to be read."""
 
     path: Path
     lock: RunLock | None = field(default=None, compare=False)
@@ -270,8 +270,8 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip("-.") or "run"
 
 
-def open_run(path: str | os.PathLike[str]) -> RunDirectory:
-    """The run in a folder, finished or not, to be read. `start_run` begins one of a loop of your own.
+def read_run(path: str | os.PathLike[str]) -> RunDirectory:
+    """The run in a folder, finished or not, to be read. `open_run` begins one of a loop of your own.
 
     Args:
         path: the run's folder.

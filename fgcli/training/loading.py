@@ -22,7 +22,7 @@ from fgcli.recipe import read_recipe
 from fgcli.recipe_keys import Recipe, Section
 from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.results import Metrics
-from fgcli.runs.run_directory import RunDirectory, open_run
+from fgcli.runs.run_directory import RunDirectory, read_run
 from fgcli.training.assembly import load_dataset, make_model, make_objective, on_device
 from fgcli.training.checkpoints import Checkpoint, store_of
 from fgcli.training.environment import digest
@@ -207,7 +207,7 @@ class Trained:
 
 def open_trained(path: Path, registry: Registry) -> Trained:
     """A run with its network. Errors as in `load_model`; warns where code of the user's own has changed since."""
-    run = open_run(path)
+    run = read_run(path)
     recipe = recipe_of(path, registry, ["model"])
     record = run.read_model()
     try:

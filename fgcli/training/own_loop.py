@@ -90,7 +90,7 @@ class RunLog:
         )
 
 
-def start_run(
+def open_run(
     path: str | PathLike[str],
     *,
     method: str,
@@ -102,7 +102,7 @@ def start_run(
     device: str = "cpu",
     **recipe: Any,
 ) -> RunLog:
-    """Begin the record of a training loop of one's own: `with fgcli.start_run("runs/mine", ...) as run: run.log(...)`.
+    """Begin the record of a training loop of one's own: `with fgcli.open_run("runs/mine", ...) as run: run.log(...)`.
 
     Args:
         path: the run's folder, a new or an empty one.
@@ -125,14 +125,14 @@ def start_run(
     data: dict[str, Any] = {"threads": torch.get_num_threads(), **_OWN, **given, "device": device, **recipe}
     for key in recipe:
         if key not in Recipe.model_fields:
-            raise unknown("recipe key", key, Recipe.model_fields, where="start_run")
+            raise unknown("recipe key", key, Recipe.model_fields, where="open_run")
     try:
         made = Recipe.model_validate(data)
     except ValidationError as error:
         where, sentence = first_fault(error, data)
-        raise UsageError(f"start_run: {'.'.join(map(str, where))} {sentence}") from error
+        raise UsageError(f"open_run: {'.'.join(map(str, where))} {sentence}") from error
     if device not in list_devices():
-        raise UsageError(f"start_run: device is {device!r}; it must be one of {', '.join(list_devices())}")
+        raise UsageError(f"open_run: device is {device!r}; it must be one of {', '.join(list_devices())}")
     run = run_directory.create(Path(path), method)
     with run.released_on_error():
         run.describe(dump(made), describe_environment(torch.device(device), {}, own_code(()), "", ""))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fgcli.errors import FgError, RunError, UsageError, exception_text
 from fgcli.extend.explain import shown
-from fgcli.runs.run_directory import open_run
+from fgcli.runs.run_directory import read_run
 from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint, store_of
 from fgcli.training.schedules import advance
@@ -92,7 +92,7 @@ def initialise(assembly: Assembly) -> str:
             path.open("rb").close()  # safetensors reports a missing file and a damaged one alike
             _refuse_checkpoint(path, model)
             load_model(model, path, device=str(assembly.device))
-        elif store_of(open_run(path)).load_newest(take)[0] is None:
+        elif store_of(read_run(path)).load_newest(take)[0] is None:
             raise UsageError("the run has no checkpoint yet")
     except FgError as error:
         raise UsageError(f"{called}: {error}") from error

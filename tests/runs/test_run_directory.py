@@ -17,8 +17,8 @@ from fgcli.runs.run_directory import (
     check_free,
     content,
     create,
-    open_run,
     open_unfinished,
+    read_run,
     slug,
 )
 
@@ -112,14 +112,14 @@ def test_what_a_folder_holds(run, tmp_path):
     opened.release()
     run.write_result(RESULT)
     assert content(run.path) is Content.FINISHED_RUN
-    assert open_run(str(run.path)).read_result() == RESULT
+    assert read_run(str(run.path)).read_result() == RESULT
     with pytest.raises(UsageError, match=r"this run is finished; its result is in .*result\.json"):
         open_unfinished(run.path)
     for path, instead in (
         (tmp_path, f"a folder of runs; .* newest is {run.path}$"),
         (tmp_path / "no", r"no file .*recipe\.yaml"),
     ):
-        for called in (open_unfinished, open_run):
+        for called in (open_unfinished, read_run):
             with pytest.raises(UsageError, match=f"holds no run: .*{instead}"):
                 called(path)
 
@@ -222,7 +222,7 @@ def test_links_that_lead_elsewhere_are_refused(run, tmp_path, name):
     outside.write_text("method: wt\n")
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(outside)
-    for opening in (open_unfinished, open_run):
+    for opening in (open_unfinished, read_run):
         with pytest.raises(UsageError, match=rf"{name} is a link to .*outside; put the file itself in its place"):
             opening(run.path)
     assert outside.read_text() == "method: wt\n"
@@ -233,7 +233,7 @@ def test_checkpoints_may_lie_on_another_disk(run, tmp_path):
     run.checkpoints.rename(scratch)
     run.checkpoints.symlink_to(scratch)
     run.release()
-    assert open_run(run.path).checkpoints.is_dir()
+    assert read_run(run.path).checkpoints.is_dir()
 
 
 def test_rows_are_not_added_to_a_file_that_another_name_has_too(run, tmp_path):

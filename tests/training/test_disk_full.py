@@ -13,7 +13,7 @@ from fgcli.errors import WriteError
 from fgcli.files import read_json, to_json
 from fgcli.runs import lock
 from fgcli.runs.rows import append_row
-from fgcli.runs.run_directory import RunDirectory, open_run
+from fgcli.runs.run_directory import RunDirectory, read_run
 from fgcli.training.loop import Training
 
 PAGE = 4096  # bytes; what a tmpfs gives at a time
@@ -57,7 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
 
 
 def ended(path: Path) -> tuple[Any, ...]:
-    return untimed(open_run(path).read_result()), untimed(rows(path)), weights(path)
+    return untimed(read_run(path).read_result()), untimed(rows(path)), weights(path)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:

@@ -185,10 +185,10 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_what_a_run_began_with_is_part_of_what_it_was_made_with(tmp_path: Path) -> None:
     from fgcli.runs.made_with import made_with
-    from fgcli.runs.run_directory import open_run
+    from fgcli.runs.run_directory import read_run
 
     run(tmp_path / "first", max_steps=1)
     recipe = tiny_recipe(init_from=str(tmp_path / "first"), max_steps=1)
     begin(recipe, tmp_path / "run", load_registry(), Listener()).run()
-    found = made_with(open_run(tmp_path / "run").read_environment(), recipe.model_dump())
+    found = made_with(read_run(tmp_path / "run").read_environment(), recipe.model_dump())
     assert len(found[f"weights {tmp_path / 'first'}"]) == 12

@@ -39,9 +39,9 @@ def whole(workplace: Path) -> dict[str, Ended]:
 
 
 def ended(path: Path) -> Ended:
-    from fgcli.runs.run_directory import open_run
+    from fgcli.runs.run_directory import read_run
 
-    run = open_run(path)
+    run = read_run(path)
     return untimed(run.read_result()), untimed(rows(path)), read_rows(run.diagnostics_file), weights(path)
 
 

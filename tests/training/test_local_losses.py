@@ -7,7 +7,7 @@ from tiny_runs import Listener, run, tiny_recipe
 from fgcli import load_model
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
-from fgcli.runs.run_directory import open_run
+from fgcli.runs.run_directory import read_run
 from fgcli.training.assembly import assemble
 from fgcli.training.checkpoints import store_of
 from fgcli.training.start import begin
@@ -15,7 +15,7 @@ from fgcli.training.start import begin
 
 def test_the_heads_are_trained_and_kept_and_the_loaded_network_is_without_them(tmp_path):
     result = run(tmp_path / "run", method="activation-perturbation", local_losses=1, epochs=2)
-    tensors = store_of(open_run(tmp_path / "run")).load_newest()[0]
+    tensors = store_of(read_run(tmp_path / "run")).load_newest()[0]
     assert tensors is not None
     heads = {name: one for name, one in tensors.tensors.items() if name.startswith("model.local_heads")}
     assert len(heads) == 2

@@ -11,7 +11,7 @@ from fake_runs import fake_run
 from tiny_runs import fg
 
 import fgcli
-from fgcli import UsageError, open_run, read_report, start_run
+from fgcli import UsageError, open_run, read_report, read_run
 
 GIVEN: dict[str, Any] = {
     "method": "my loop", "dataset": "my data", "model": "my net", "epochs": 2, "batch_size": 8, "lr": 0.1,
@@ -19,13 +19,13 @@ GIVEN: dict[str, Any] = {
 
 
 def logged(path: Path, losses: tuple[float, ...] = (2.0, 1.0), **more: Any) -> None:
-    with start_run(path, **GIVEN, **more) as run:
+    with open_run(path, **GIVEN, **more) as run:
         for epoch, loss in enumerate(losses, 1):
             run.log(10 * epoch, epoch, train_loss=loss, test_loss=loss + 0.5, train_accuracy=0.5, test_accuracy=0.25)
 
 
 def fails(path: Path) -> None:
-    with start_run(path, **GIVEN) as run:
+    with open_run(path, **GIVEN) as run:
         run.log(1, 0.5, train_loss=1.0, test_loss=1.0)
         _ = 1 / 0
 
@@ -33,7 +33,7 @@ def fails(path: Path) -> None:
 def test_its_rows_and_its_result_are_reported(tmp_path: Path) -> None:
     for seed in (0, 1):
         logged(tmp_path / f"run{seed}", (2.0, 1.0 + seed), seed=seed)
-    rows = open_run(tmp_path / "run1").read_metrics()
+    rows = read_run(tmp_path / "run1").read_metrics()
     assert [(row.step, row.epoch, row.metrics.train_loss) for row in rows] == [(10, 1.0, 2.0), (20, 2.0, 2.0)]
     records = list(json.loads(fg("report", str(tmp_path), "--json").stdout)["sections"][0]["items"][0]["records"])
     accuracy = next(one for one in records if one["value"] == "test_accuracy")
@@ -56,26 +56,26 @@ def test_it_joins_no_sweep_whose_data_are_others(tmp_path: Path) -> None:
 def test_an_exception_leaves_it_unfinished_with_its_rows(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         fails(tmp_path / "run")
-    directory = open_run(tmp_path / "run")
+    directory = read_run(tmp_path / "run")
     assert (directory.is_finished(), len(directory.read_metrics())) == (False, 1)
     assert "stopped or still running, at step 1" in fg("report", str(tmp_path), "--markdown").output
     with pytest.raises(UsageError, match="holds an unfinished run"):
-        start_run(tmp_path / "run", **GIVEN)
+        open_run(tmp_path / "run", **GIVEN)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"lr": 0}, "start_run: lr is 0; it must be above 0"),
-        ({"epochs": 1.5}, "start_run: epochs is 1.5; it must be a whole number"),
-        ({"epoch": 3}, "start_run: unknown recipe key 'epoch'; did you mean 'epochs'?"),
-        ({"device": "gpu"}, "start_run: device is 'gpu'; it must be one of "),
-        ({"seed": -1}, "start_run: seed is -1; it must be at least 0"),
+        ({"lr": 0}, "open_run: lr is 0; it must be above 0"),
+        ({"epochs": 1.5}, "open_run: epochs is 1.5; it must be a whole number"),
+        ({"epoch": 3}, "open_run: unknown recipe key 'epoch'; did you mean 'epochs'?"),
+        ({"device": "gpu"}, "open_run: device is 'gpu'; it must be one of "),
+        ({"seed": -1}, "open_run: seed is -1; it must be at least 0"),
     ],
 )
 def test_keys_that_no_recipe_has_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as error:
-        start_run(tmp_path / "run", **{**GIVEN, **changes})
+        open_run(tmp_path / "run", **{**GIVEN, **changes})
     assert said in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -91,12 +91,12 @@ def test_keys_that_no_recipe_has_are_refused(tmp_path: Path, changes: dict[str, 
     ],
 )
 def test_numbers_that_no_row_can_hold_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    with start_run(tmp_path / "run", **GIVEN) as run:
+    with open_run(tmp_path / "run", **GIVEN) as run:
         run.log(5, 1, train_loss=1.0, test_loss=1.0)
         with pytest.raises(UsageError) as error:
             run.log(**{"step": 6, "epoch": 1, "train_loss": 1.0, "test_loss": 1.0, **changes})
         assert said in str(error.value)
-    assert len(open_run(tmp_path / "run").read_metrics()) == 1
+    assert len(read_run(tmp_path / "run").read_metrics()) == 1
 
 
 class Texts(HTMLParser):
@@ -117,10 +117,10 @@ class Texts(HTMLParser):
 
 def test_a_result_is_a_table_in_a_notebook(tmp_path: Path) -> None:
     fake_run(tmp_path / "run", method="<b>wt</b>", accuracy=0.5)
-    html = open_run(tmp_path / "run").read_result()._repr_html_()
-    assert open_run(tmp_path / "run")._repr_html_() == html
+    html = read_run(tmp_path / "run").read_result()._repr_html_()
+    assert read_run(tmp_path / "run")._repr_html_() == html
     fake_run(tmp_path / "<half>", finished=False)
-    assert open_run(tmp_path / "<half>")._repr_html_().endswith("/&lt;half&gt;: not finished</p>")
+    assert read_run(tmp_path / "<half>")._repr_html_().endswith("/&lt;half&gt;: not finished</p>")
     texts = Texts(html).texts
     assert texts[:4] == ["method", "<b>wt</b>", "dataset", "mnist1d"]
     assert texts[texts.index("test accuracy") + 1] == "0.500"
