@@ -124,7 +124,7 @@ def test_watching_ends_when_all_is_done(folder, monkeypatch):
     held = trial.rename(folder / "held")
     shown = Watched(monkeypatch).run(folder, lambda: None, lambda: held.rename(trial))
     assert "11 finished, 1 not run yet" in shown
-    assert shown.rstrip().endswith("Mean over seeds ± 95 % t-interval, a band around a drawn line.")
+    assert shown.rstrip().endswith("Mean over seeds ± 95 % t-interval.")
     assert "0.310 ± 0.025" in shown
 
 
