@@ -167,15 +167,10 @@ class Scale:
     def ticks(self, count: int, natural: Sequence[float], unit: float) -> list[float]:
         """Numbers within the scale that are round once multiplied by `unit`; the numbers themselves where they are few
         and short, as an axis's are."""
-        if 0 < len(natural) <= count and (self.log or _even(natural)) and are_short(natural):
+        if 0 < len(natural) <= count and (self.log or _even(natural)) and all(len(f"{one:g}") < 6 for one in natural):
             return list(natural)
         low, high = (one * unit for one in self.ends)
         return [one / unit for one in (_of_decades(low, high) if self.log else _round_numbers(low, high, count))]
-
-
-def are_short(numbers: Iterable[float]) -> bool:
-    """Whether numbers can stand beside an axis as they are, as a width can and a measured time cannot."""
-    return all(len(f"{one:g}") < 6 for one in numbers)
 
 
 def _of_decades(low: float, high: float) -> list[float]:

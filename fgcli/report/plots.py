@@ -1,23 +1,27 @@
 """Figures of a document as PNG, SVG and PDF for papers, the same bytes each time. Imports no torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fgcli.errors import UsageError
 from fgcli.report.document import Document, Figure, Panel, Series
-from fgcli.report.drawing import are_short, is_logarithmic, vertical_scale
+from fgcli.report.drawing import Scale, vertical_scale
 from fgcli.report.figure_file import FORMATS, library_defaults, plain_text, save_figure
 from fgcli.report.sparkline import LONGEST
 from fgcli.runs.run_directory import slug
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure as Canvas
 
 # Those of the page, dark enough for paper; told apart by marker, too.
 COLORS = ("#0868ac", "#c2410c", "#0f766e", "#9d3f8c", "#8a6a00", "#4b5563", "#2f8fd3", "#b4235a")
 MARKERS = ("o", "s", "^", "D")
+FILLS: tuple[Literal["full", "none", "left", "bottom"], ...] = ("full", "none", "left", "bottom")
+"""Of a point alone, which has no dashes that tell it from another."""
 MANY = 20  # points from which markers would hide the line
 
 
@@ -83,6 +87,8 @@ def _panel(axis: "Axes", figure: Figure, panel: Panel) -> None:
             markersize=4,
             linewidth=1.5,
             linestyle="--" if series.style >= len(COLORS) else "-",
+            fillstyle=FILLS[series.style // len(COLORS) % len(FILLS)] if len(x) == 1 else "full",
+            markerfacecoloralt="white",
             label=_name(figure, series),
         )
         low, high = ([pair[side] * figure.y.quantity.scale for pair in ends] for side in (0, 1))
@@ -102,16 +108,21 @@ def _panel(axis: "Axes", figure: Figure, panel: Panel) -> None:
 
 
 def _scales(axis: "Axes", figure: Figure) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
+    """Logarithmic axes have ticks as on the page."""
     xs = sorted({point.x for panel in figure.panels for series in panel.series for point in series.points})
-    if figure.x.log and xs and xs[0] > 0:
+    x, y = Scale(figure.x.log, xs, 0.0, 1.0, margin=0.0), vertical_scale(figure)
+    unit = figure.y.quantity.scale
+    if x.log:
         axis.set_xscale("log")
-        if len(xs) <= 8 and are_short(xs):  # the values themselves, not powers of ten
-            axis.xaxis.set_major_locator(FixedLocator(xs))
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
-    if is_logarithmic(figure):
+        _place(axis.xaxis, {one: figure.x.quantity.tick(one) for one in x.ticks(8, xs, figure.x.quantity.scale)})
+    if y.log:
         axis.set_yscale("log")
-    scale = figure.y.quantity.scale
-    axis.set_ylim(*(scale * end for end in vertical_scale(figure).ends))
+        _place(axis.yaxis, {unit * one: figure.y.quantity.tick(one) for one in y.ticks(5, [], unit)})
+    axis.set_ylim(*(unit * end for end in y.ends))
+
+
+def _place(axis: "Axis", ticks: Mapping[float, str]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticks(list(ticks), [plain_text(text) for text in ticks.values()])
