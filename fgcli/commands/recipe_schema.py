@@ -7,7 +7,7 @@ from fgcli.extend.options import Options
 from fgcli.recipe_keys import Recipe
 from fgcli.runs.quantities import VALUE_KEYS
 from fgcli.sweep.schema import Grid, Method, Sweep, Tune
-from fgcli.sweep.views import KINDS, Budget, Value
+from fgcli.sweep.views import KINDS, Budget, Goal, Value
 
 _SECTIONS: tuple[tuple[str, str, type[Options]], ...] = (
     ("A run", "`fgcli train --recipe`. Other options of methods are in `fgcli methods`.", Recipe),
@@ -25,7 +25,7 @@ def schema_text() -> str:
     parts = [_section(*section) for section in _SECTIONS]
     parts += [_section(f"views: kind {kind}", "", schema) for kind, schema in KINDS.items()]
     parts.append(_section("A value of a view", f"Keys: {', '.join(f'`{key}`' for key in VALUE_KEYS)}.", Value))
-    parts.append(_section("at", "", Budget))
+    parts += [_section("at", "", Budget), _section("goal", "", Goal)]
     return "\n".join(parts)
 
 

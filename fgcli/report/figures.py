@@ -14,6 +14,7 @@ from fgcli.report.values import (
     PROGRESS,
     common_budget,
     curve_of,
+    first_as_good,
     hangs_on_machine,
     layer_of,
     machine_of,
@@ -22,7 +23,6 @@ from fgcli.report.values import (
     progress_of,
     quantity_of,
     seconds_of_step,
-    spent_at,
 )
 from fgcli.report.wording import budget_notes, missing_notes
 from fgcli.runs.quantities import QUANTITIES
@@ -84,30 +84,36 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
 
 def make_reach(chapter: Chapter, view: ReachView) -> Figure:
     """What each has spent at the first evaluation that is as good as the goal, against another number of it."""
+
+    def numbers(trial: Trial) -> list[tuple[float, float, float]]:
+        row, y = first_as_good(trial, view.goal), number_of(trial, view.y)
+        x = None if row is None else progress_of(trial, row, view.x)
+        return [] if x is None or y is None else [(0.0, x, y)]
+
     panels: list[Panel] = []
     used: list[Trial] = []
     short: list[str] = []
+    unknown: list[str] = []
     for fixed, trials in split(chapter, view, [view.by]):
         used += trials
-
-        def numbers(trial: Trial) -> list[tuple[float, float, float]]:
-            x, y = spent_at(trial, view.goal, view.x), number_of(trial, view.y)
-            return [] if x is None or y is None or trial.result is None else [(0.0, x, y)]
-
         series: list[Series] = []
-        for one in _series(chapter, trials, view.by, numbers):
-            wanted = sum(axis_text(view.by, trial.axis(view.by)) == one.name for trial in trials if trial.result)
-            if one.points and len(one.points[0].trials) == wanted:
+        finished = [trial for trial in trials if trial.result]
+        for one in _series(chapter, finished, view.by, numbers):
+            own = [trial for trial in finished if axis_text(view.by, trial.axis(view.by)) == one.name]
+            if one.points and len(one.points[0].trials) == len(own):
                 series.append(_measured_once(one) if view.y.key in TIMING else one)
-            elif wanted:  # the mean of those seeds alone that come to the goal would flatter
-                short.append(", ".join(filter(None, (one.name, _title(fixed)))))
+                continue
+            # The mean of those seeds alone that come to the goal would flatter.
+            come = all(first_as_good(trial, view.goal) for trial in own)
+            (unknown if come else short).append(", ".join(filter(None, (one.name, _title(fixed)))))
         panels.append(Panel(_title(fixed), tuple(series)))
-    goal = QUANTITIES[view.goal.key]
-    notes = [f"Where {goal.title} first comes to {goal.text(view.goal.value)} at an evaluation."]
-    notes += [f"Not drawn, as a seed does not come to it or a number is missing: {'; '.join(short)}."] * bool(short)
-    return _figure(
-        chapter, view, PROGRESS[view.x], quantity_of(view.y), panels, [*notes, *_progress_notes(used, view)], used
-    )
+    goal, spent = QUANTITIES[view.goal.key], PROGRESS[view.x]
+    where = f"Where {goal.title} first comes to {goal.text(view.goal.value)} at an evaluation"
+    notes = [f"{where}: {spent.title}, the mean over seeds."]
+    notes += [f"Not all seeds come to it: {'; '.join(short)}."] * bool(short)
+    timing = " (`fgcli bench --timing`)" if {view.y.key} & TIMING.keys() or view.x in ("seconds", "flops") else ""
+    notes += [f"Come to it, but a number is not measured{timing}: {'; '.join(unknown)}."] * bool(unknown)
+    return _figure(chapter, view, spent, quantity_of(view.y), panels, [*notes, *_progress_notes(used, view)], used)
 
 
 def _measured_once(series: Series) -> Series:

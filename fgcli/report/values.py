@@ -136,13 +136,13 @@ def curve_of(trial: Trial, y: Value, x: Progress) -> list[tuple[float, int, floa
     return found
 
 
-def spent_at(trial: Trial, goal: Goal, x: Progress) -> float | None:
-    """How far a run is at its first evaluation that is as good as the goal; None where none is."""
+def first_as_good(trial: Trial, goal: Goal) -> MetricsRow | None:
+    """The first evaluation that is as good as the goal; None where none is."""
     sign = -1 if QUANTITIES[goal.key].better == "lower" else 1
     for row in trial.run.metrics if trial.run else ():
         number = numbers(row.metrics).get(goal.key)
         if number is not None and sign * number >= sign * goal.value:
-            return progress_of(trial, row, x)
+            return row
     return None
 
 

@@ -76,9 +76,8 @@ class Quantity:
     def _text(self, number: float, size: float, *, sign: bool = False) -> str:
         plus = "+" if sign else ""
         if self.style == "plain":
-            if number == int(number) and abs(number) < 10**9:
-                return f"{number:{plus}.0f}"
-            return f"{number:{plus}.{DIGITS if abs(number) < 10**DIGITS else 6}g}"
+            whole = number == round(number, 0) and abs(number) < 10**9
+            return f"{number:{plus}.0f}" if whole else f"{number:{plus}.{DIGITS if abs(number) < 100 else 6}g}"
         if self.style == "powers":
             power = _power(number)
             return f"{number / 10**power:{plus}.2f}{_times(power)}"

@@ -65,6 +65,8 @@ def _check_view(source: Source, sweep: Sweep, view: AnyView, path: Path) -> None
             refuse(f"is not recorded during training; curves are of {known_keys}", view.y.key, "y")
     elif isinstance(view, ReachView):
         axis(view.by, "by")
+        if view.y.key in METRICS | MOMENTS:
+            refuse("changes during training; beside a goal stands what a step or a whole run takes", view.y.key, "y")
     else:
         axis(view.panels, "panels")
     if isinstance(view, TableView | FigureView):

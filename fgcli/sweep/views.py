@@ -147,7 +147,7 @@ class Goal(Options):
 
 
 class ReachView(View):
-    """What each method has spent when it comes to a goal, and a second number of it: memory against time."""
+    """What each method has spent when it comes to a goal, and what a step or a run of it takes: memory against time."""
 
     kind: Literal["reach"] = Field(description="What a goal costs: a point for each label.")
     goal: Goal = Field(description="An accuracy or a loss.")

@@ -194,6 +194,7 @@ def _recipe_of(
     """
     of_run = read_recipe(RunDirectory(path).recipe_file)
     recipe = recipe_of(path, registry)
+    has_file = source is not None  # what it leaves out has its default
     if source is None:
         source = _without_options(of_run, recipe, overrides)
     given = resolve(source, overrides, registry)
@@ -205,10 +206,10 @@ def _recipe_of(
     differing = [key for key in Recipe.model_fields if getattr(there, key) != getattr(recipe, key)]
     if refused := [key for key in differing if key not in may_differ]:
         said = "; ".join(_difference(key, getattr(recipe, key), getattr(there, key)) for key in refused)
-        it = "it" if len(refused) == 1 else "them"
+        left_out = "--recipe" if has_file else "it" if len(refused) == 1 else "them"
         raise UsageError(
             f"--resume {path}: {said}; a run goes on as it was begun, but for --device, --threads and, once it is "
-            f"finished, more --epochs or --max-steps: leave {it} out, or a new run: "
+            f"finished, more --epochs or --max-steps: leave {left_out} out, or a new run: "
             + _new_run(path, recipe, given, registry)
         )
     return recipe, recipe.model_copy(update=place | length)

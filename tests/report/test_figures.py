@@ -193,7 +193,7 @@ def test_what_a_goal_costs_is_a_point_for_each_label_that_comes_to_it_in_all_see
     recipe = (
         "base: {epochs: 4, eval_every: 1}\ngrid: {methods: [wt, wperp, backprop], width: [64], seed: [0, 1]}\nviews:\n"
         "  - {kind: reach, title: M, goal: {key: test_accuracy, value: 0.4}, y: step_peak_bytes, log: [x, y]}\n"
-        "  - {kind: reach, title: L, goal: {key: test_loss, value: 1.4}, x: step, y: test_accuracy}\n"
+        "  - {kind: reach, title: L, goal: {key: test_loss, value: 1.4}, x: step, y: peak_memory_bytes}\n"
     )
     ends = {"wt": (0.8, 0.4), "wperp": (0.8, 0.3), "backprop": (0.8, 0.7)}
     folder = fake_sweep(tmp_path / "s", recipe, lambda trial: ends[trial.label][int(str(trial.axes["seed"]))])
@@ -202,7 +202,10 @@ def test_what_a_goal_costs_is_a_point_for_each_label_that_comes_to_it_in_all_see
     assert [series.name for series in memory.panels[0].series] == ["wt"]
     (point,) = memory.panels[0].series[0].points
     assert (point.x, point.y.mean, point.y.n) == (20, 2.0**20, 1)  # 8 and 32 steps of a second
-    assert "Not drawn, as a seed does not come to it or a number is missing: wperp; backprop." in memory.notes
-    assert "Where test accuracy first comes to 0.400 at an evaluation." in memory.notes
+    assert "Not all seeds come to it: wperp." in memory.notes
+    assert "Come to it, but a number is not measured (`fgcli bench --timing`): backprop." in memory.notes
+    assert (
+        "Where test accuracy first comes to 0.400 at an evaluation: training time, the mean over seeds." in memory.notes
+    )
     assert [series.name for series in loss.panels[0].series] == ["backprop"]  # the lower the better
-    assert (places(loss.panels[0].series[0]), loss.x.quantity.key) == ([(12, 0.75)], "step")  # 8 and 16
+    assert (places(loss.panels[0].series[0]), loss.x.quantity.key) == ([(12, 100 * 2**20)], "step")  # 8 and 16

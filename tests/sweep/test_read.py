@@ -131,6 +131,7 @@ def test_what_is_dumped_reads_back_equal(path):
         ("x: width, y: test", "x: label, y: test", "23:38: 'label' is no axis of numbers"),
         ("{key: variance, layer: hidden1}", "timed_step_ms", "22:35: 'timed_step_ms' is not recorded during training;"),
         ("{key: test_loss", "{key: loss", "25:44: views[4].goal.key is 'loss'; it must be 'train_accuracy', 'test_acc"),
+        ("y: step_peak_bytes", "y: test_loss", "25:69: 'test_loss' changes during training; beside a goal stands"),
         ("by: label}", "by: lable}", "25:90: unknown key 'lable' of grid; did you mean 'label'?"),
         # what the runs have
         ("  epochs: 2", "  epochs: 0", "3:11: epochs is 0; it must be at least 1"),
