@@ -42,7 +42,7 @@ from fgcli.gradient.uses import run
 WARM_UP = 24
 """Steps at the start whose predictions are the measure of growth."""
 RUNAWAY = 1e4
-"""Times the predictions of the first steps that ‖b‖ / ‖e‖ may grow to, before that is taken for divergence."""
+"""Times the predictions of the first steps that max |b| / max |e| may grow to, before that is taken for divergence."""
 
 
 @dataclass
@@ -224,7 +224,8 @@ class Feedback:
 
     def notice_growth(self, name: str, predicted: Tensor, e: Tensor) -> None:
         """GuessFault where a prediction has outgrown those of the first steps by far."""
-        size = float(predicted.norm() / e.norm().clamp_min(torch.finfo(e.dtype).tiny))
+        # The largest entries: the squares of a nearly perfect e would underflow.
+        size = float(predicted.abs().max() / e.abs().max().clamp_min(torch.finfo(e.dtype).tiny))
         if self.steps < WARM_UP and math.isfinite(size):
             self._norms[name] = max(self._norms.get(name, 0.0), size)
         first = self._norms.get(name)

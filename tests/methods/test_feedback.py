@@ -256,6 +256,18 @@ def test_feedback_that_grows_without_bound_is_named_before_the_update():
         predicted(feedback, model, found, data, WARM_UP)
 
 
+def test_a_loss_that_has_all_but_vanished_is_not_taken_for_growth():
+    """Squares of such an e are 0 in float32."""
+    feedback = Feedback(rule("direct"))
+    e = torch.full((8, 2), 1e-2)
+    feedback.notice_growth("hidden2", e @ torch.ones(2, 5), e)
+    feedback.steps = WARM_UP
+    for scale in (1e-23, 1e-36, 0.0):
+        feedback.notice_growth("hidden2", (e * scale) @ torch.ones(2, 5), e * scale)
+    with pytest.raises(GuessFault, match=r"has grown to 2e\+06"):
+        feedback.notice_growth("hidden2", (e * 1e-23) @ torch.full((2, 5), 1e6), e * 1e-23)
+
+
 @pytest.mark.parametrize("learning", ["tangents", "bootstrap", "fixed", "none"])
 @pytest.mark.parametrize("kind", ["direct", "local"])
 @pytest.mark.parametrize("model", [network(1), network(2), network(4, norm=True), Attention()])
