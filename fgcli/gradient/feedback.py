@@ -225,7 +225,7 @@ class Feedback:
     def notice_growth(self, name: str, predicted: Tensor, e: Tensor) -> None:
         """GuessFault where a prediction has outgrown those of the first steps by far."""
         # The largest entries: the squares of a nearly perfect e would underflow.
-        size = float(predicted.abs().max() / e.abs().max().clamp_min(torch.finfo(e.dtype).tiny))
+        size = float(predicted.norm(math.inf) / e.norm(math.inf).clamp_min(torch.finfo(e.dtype).tiny))
         if self.steps < WARM_UP and math.isfinite(size):
             self._norms[name] = max(self._norms.get(name, 0.0), size)
         first = self._norms.get(name)

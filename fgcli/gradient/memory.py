@@ -38,6 +38,8 @@ FEW = 4
 """Samples that a batch has to have, to be looked at."""
 STATE = 5_056
 """Bytes of the state of a random stream."""
+UNSEEN = 1.05
+"""Times what a part was seen to hold: kernels take memory of their own, which is not seen."""
 NEAR = 1.1
 """Times what single samples hold: no smaller parts are taken to come nearer to that."""
 
@@ -76,7 +78,7 @@ class Measured:
         def of_part(rows: int) -> int:
             # The sum over the parts before is there.
             each = self.once + (self.drawn if rows < DRAWN_AT_ONCE else 0)
-            return self.ours.most(rows, self.gradients) + each * samples + self.states
+            return int(UNSEEN * self.ours.most(rows, self.gradients)) + each * samples + self.states
 
         limit = max(limit, NEAR * (of_part(1) - self.drawn * samples))
         if self.ours.most(samples) <= limit:

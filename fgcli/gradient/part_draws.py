@@ -4,7 +4,6 @@ What a whole batch draws is drawn once, each part takes its own samples' of it: 
 middle. It is held as a byte a number until the last part, where backpropagation holds a number.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -15,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fgcli.gradient.by_hand import attention, times
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import default_generators, layers_again
 from fgcli.gradient.sites import Network
 
-BY_ROWS = {F.dropout, F.scaled_dot_product_attention}
+BY_ROWS = {F.dropout, attention}
 """What may draw, and whose draws for a part are known: those of rows of its first argument."""
 
 
@@ -45,58 +45,27 @@ class DrawsOfWhole(TorchFunctionMode):
     ) -> Any:
         if func is F.dropout:
             return self._dropout(*args, **(kwargs or {}))
-        if func is F.scaled_dot_product_attention:
-            return self._attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
     def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or not p:
             return F.dropout(input, p, training, inplace)
-        shares = self._drawn(input.shape, input.stride(), input, p, inplace=inplace)
-        return input.mul_(shares) if inplace else input * shares
+        shares = self._drawn(input, p, inplace=inplace)
+        return input.mul_(shares) if inplace else times(input, shares)
 
-    def _attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        *,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        if not dropout_p:
-            return F.scaled_dot_product_attention(
-                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-            )
-        if enable_gqa:
-            key, value = (one.repeat_interleave(query.size(-3) // one.size(-3), -3) for one in (key, value))
-        root = math.sqrt(query.shape[-1] ** -0.5 if scale is None else scale)
-        products = (query * root) @ (key * root).mT
-        if is_causal:
-            attn_mask = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).tril()
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
-        products = products if attn_mask is None else products + attn_mask
-        shares = self._drawn(products.shape, products.stride(), query, dropout_p)
-        return (torch.ops.aten._safe_softmax(products, -1) * shares) @ value
-
-    def _drawn(
-        self, shape: torch.Size, strides: Sequence[int], like: Tensor, p: float, *, inplace: bool = False
-    ) -> Tensor:
+    def _drawn(self, like: Tensor, p: float, *, inplace: bool) -> Tensor:
         """What F.dropout makes of ones: the part's rows of it. A device may draw otherwise in place."""
+        shape = like.shape
         each = shape[0] // (self.part.stop - self.part.start)
         states = (bytes(one.get_state().numpy()) for one in default_generators(like.device))
         key = (tuple(states), shape[1:], p, like.dtype)
         if key not in self.known:
             whole = (self.samples * each, *shape[1:])
             # Numbers are drawn in the order in which they are in memory.
-            order = sorted(range(len(shape)), key=lambda axis: (shape[0] > 1 or axis > 0, -strides[axis]))
+            order = sorted(range(len(shape)), key=lambda axis: (shape[0] > 1 or axis > 0, -like.stride(axis)))
             back = sorted(range(len(shape)), key=lambda axis: order[axis])
-            ones = torch.ones([whole[axis] for axis in order], dtype=like.dtype, device=like.device).permute(back)
-            kept = F.dropout(ones, p, inplace=inplace) != 0
+            ones = torch.ones((), dtype=like.dtype, device=like.device).expand([whole[axis] for axis in order])
+            kept = (F.dropout(ones.clone() if inplace else ones, p, inplace=inplace) != 0).permute(back)
             self.known[key] = kept, layers_again(like.device)
         kept, after = self.known[key]
         after()

@@ -11,6 +11,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgcli.gradient.by_hand import attention
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import leaves, mapped, tangent_of
 from fgcli.gradient.operations import packed
@@ -205,7 +206,7 @@ class _Probe(OneTangent):
         if func in DROPOUTS:  # the mask of another draw leaves other ways open
             x = args[0] if args else kwargs["input"]
             return x * 1
-        if func is F.scaled_dot_product_attention:
+        if func is attention:
             args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
             kwargs = {key: 0.0 if key == "dropout_p" else one for key, one in kwargs.items()}
         with naming(func, self.after):

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fgcli.gradient.by_hand import BY_HAND
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import detached, leaves, mapped, primal_of, tangent_of
-from fgcli.gradient.normalise import NORMALISATIONS
 from fgcli.gradient.operations import (
     CONTRACTIONS,
     PACK,
@@ -227,7 +227,7 @@ class Uses(TorchFunctionMode):
         refuse_unfollowed(func)
         if func is PACK:  # without a forward-mode formula
             func = derivable(func)
-        func = NORMALISATIONS.get(func, func)
+        func = BY_HAND.get(func, func)
         sources, data = {}, False
         for value in _flat(args, kwargs):
             if id(value) in self.sources:

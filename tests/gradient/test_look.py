@@ -106,6 +106,7 @@ def test_draws_state_and_what_comes_before_are_not_taken_for_samples_that_meet(m
 
 @pytest.mark.parametrize("head", [linear, lambda: untrained(linear())])
 def test_a_forward_that_looks_at_the_batchs_size_has_each_tangent_alone(head: Any) -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(linear(), head(), Batchwise("divide by its size")).double()
     if not dict(model.named_parameters())["1.weight"].any():
         model.append(nn.Linear(4, 4).double())

@@ -1,0 +1,107 @@
+"""Tangents of sums and products with constants by hand, and of attention, which is made of them.
+
+PyTorch multiplies by the zero tangent of what has none. Of which shape that is it finds by kernels written in Python,
+which take ten times what a small product does.
+"""
+
+import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgcli.gradient.nested import primal_of, tangent_of
+from fgcli.gradient.normalise import NORMALISATIONS
+from fgcli.gradient.unfollowed import transforms
+
+
+def _moved(*values: Any) -> list[Tensor | None]:
+    if transforms():
+        return [None] * len(values)
+    return [tangent_of(one) if isinstance(one, Tensor) else None for one in values]
+
+
+def _with_constant(
+    func: Any, of_first: Callable[[Tensor, Any], Tensor], of_second: Callable[[Tensor, Any], Tensor] | None = None
+) -> Callable[..., Any]:
+    """The operation of two values, by hand where one alone of them has a tangent.
+
+    Args:
+        func: the operation.
+        of_first: its tangent from that of the first value, and the second.
+        of_second: its tangent from that of the second value, and the first; None: as PyTorch has it.
+    """
+
+    @wraps(func)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        first, second = _moved(*args) if len(args) == 2 and not kwargs else (None, None)
+        along = of_first if second is None else of_second
+        if (first is None) == (second is None) or along is None:
+            return func(*args, **kwargs)
+        y = func(*map(primal_of, args))
+        with torch.no_grad():
+            moved, constant = (first, args[1]) if second is None else (second, args[0])
+            tangent = along(moved, constant).to(y.dtype)  # pyright: ignore[reportArgumentType]
+            # A tensor of its own: what is done in place to y must reach nobody else's.
+            tangent = tangent.expand_as(y).clone() if tangent is moved or tangent.shape != y.shape else tangent
+        return forward_ad.make_dual(y, tangent)
+
+    return called
+
+
+def _same(tangent: Tensor, _: Any) -> Tensor:
+    return tangent
+
+
+def _negative(tangent: Tensor, _: Any) -> Tensor:
+    return -tangent
+
+
+_SUMS = {func: _with_constant(func, _same, _same) for func in (Tensor.add, torch.add)}
+_DIFFERENCES = {func: _with_constant(func, _same, _negative) for func in (Tensor.sub, torch.sub)} | {
+    Tensor.__rsub__: _with_constant(Tensor.__rsub__, _negative, _same)
+}
+_PRODUCTS = {func: _with_constant(func, torch.mul, torch.mul) for func in (Tensor.mul, torch.mul)}
+_QUOTIENTS = {func: _with_constant(func, torch.div) for func in (Tensor.div, torch.div)}
+plus, times = _SUMS[torch.add], _PRODUCTS[torch.mul]
+
+
+@wraps(F.scaled_dot_product_attention)
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """The same, by F.dropout of the weights, and written out where there are tangents."""
+    if not dropout_p and not any(one is not None for one in _moved(query, key, value, attn_mask)):
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    if enable_gqa:
+        key, value = (one.repeat_interleave(query.size(-3) // one.size(-3), -3) for one in (key, value))
+    root = math.sqrt(query.shape[-1] ** -0.5 if scale is None else scale)
+    products = times(query, root) @ times(key, root).mT
+    if is_causal:
+        attn_mask = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
+    products = products if attn_mask is None else plus(products, attn_mask)
+    weights = torch.ops.aten._safe_softmax(products, -1)
+    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
+
+
+BY_HAND: dict[Any, Callable[..., Any]] = {
+    **NORMALISATIONS, **_SUMS, **_DIFFERENCES, **_PRODUCTS, **_QUOTIENTS,
+    F.scaled_dot_product_attention: attention,
+}  # fmt: skip
+"""By the function, the same with tangents by hand; arguments are those of it."""
