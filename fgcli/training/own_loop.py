@@ -133,7 +133,7 @@ def open_run(
         raise UsageError(f"open_run: {'.'.join(map(str, where))} {sentence}") from error
     if device not in list_devices():
         raise UsageError(f"open_run: device is {device!r}; it must be one of {', '.join(list_devices())}")
-    run = run_directory.create(Path(path), method)
+    run = run_directory.create(Path(path), method, called="open_run: path")
     with run.released_on_error():
         run.describe(dump(made), describe_environment(torch.device(device), {}, own_code(()), "", ""))
     return RunLog(run, made)
