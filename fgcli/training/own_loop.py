@@ -1,6 +1,5 @@
 """Rows and a result logged from a training loop of one's own, in a directory that `fgcli report` reads."""
 
-import math
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +15,7 @@ from fgcli.extend.own_code import own_code
 from fgcli.recipe import dump
 from fgcli.recipe_keys import Recipe
 from fgcli.runs import run_directory
-from fgcli.runs.record import is_number, name_of
+from fgcli.runs.record import name_of
 from fgcli.runs.results import METRICS, Metrics, MetricsRow, Result
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.environment import describe_environment
@@ -142,8 +141,6 @@ def open_run(
 def _checked(field: object, value: float) -> float:
     """UsageError for what no row can hold."""
     name, number = name_of(field), float(value)
-    bounds = METRICS[name]
-    if not is_number(number) or not bounds.lowest <= number <= bounds.highest:
-        allowed = "finite" if math.isinf(bounds.highest) else f"from {bounds.lowest:g} to {bounds.highest:g}"
-        raise UsageError(f"{name} is {number:g}; it must be {allowed}")
+    if fault := METRICS[name].fault(number):
+        raise UsageError(f"{name} is {number:g}; {fault}")
     return number

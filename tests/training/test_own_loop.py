@@ -103,7 +103,7 @@ def test_keys_that_no_recipe_has_are_refused(tmp_path: Path, changes: dict[str, 
     [
         ({"train_loss": math.nan}, "train_loss is nan; it must be finite"),
         ({"test_loss": -math.inf}, "test_loss is -inf; it must be finite"),
-        ({"test_accuracy": 93.0}, "test_accuracy is 93; it must be from 0 to 1"),
+        ({"test_accuracy": 93.0}, "test_accuracy is 93; it must be from 0 to 1; did you mean 0.93?"),
         ({"train_accuracy": -0.1}, "train_accuracy is -0.1; it must be from 0 to 1"),
         ({"step": 5}, "step is 5; it must be above 5, that of the row before"),
     ],
