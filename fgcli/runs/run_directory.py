@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.errors import RunError, UsageError, WriteError
-from fgcli.files import half_written, read_json, to_json, write_atomically, writing
+from fgcli.files import half_written, read_json, refuse_impossible, to_json, write_atomically, writing
 from fgcli.runs import lock
 from fgcli.runs.diagnostics import DiagnosticsRow
 from fgcli.runs.environment import Environment
@@ -222,6 +222,7 @@ def check_free(path: Path, called: str = "--out") -> None:
 
     `called` is how the caller was given it, which messages begin with.
     """
+    refuse_impossible(path, called)
     lock.refuse_in_use(path)
     _check_content(path, called)
 
@@ -290,6 +291,7 @@ def read_run(path: str | os.PathLike[str]) -> RunDirectory:
         UsageError: where there is no run, or one with links in it.
     """
     path = Path(path)
+    refuse_impossible(path, "run")
     if content(path) not in (Content.FINISHED_RUN, Content.UNFINISHED_RUN):
         raise UsageError(f"{path} holds no run: {_what_instead(path)}")
     run = RunDirectory(path)
