@@ -92,11 +92,12 @@ class Tty(io.StringIO):
 @pytest.mark.parametrize("stderr", [Tty, io.StringIO])
 def test_on_a_terminal_warnings_stay_above_the_bar(monkeypatch, stderr):
     """As lines of the view, which prints them again when it is drawn anew; those of a file go into the file alone."""
-    monkeypatch.setattr(sys, "stdout", Tty())
-    monkeypatch.setattr(sys, "stderr", stderr())
+    out, err = Tty(), stderr()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
     with Display(to_stderr=False) as display:
         display.warned("a checkpoint is damaged")
-        warned = [sys.stdout, sys.stderr] if stderr is Tty else [sys.stderr, sys.stdout]
+    warned = [out, err] if stderr is Tty else [err, out]
     assert [stream.getvalue() for stream in warned] == ["fg: warning: a checkpoint is damaged\n", ""]
 
 
