@@ -2,19 +2,23 @@
 
 import errno
 import functools
+import inspect
 import io
 import logging
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import ArgumentInfo
 
 from fgcli import __version__
 from fgcli.errors import FgError, PluginMissing, RunError, UsageError, one_line
 from fgcli.extend.plugins import Registered
 from fgcli.extend.registry import load_registry
+from fgcli.files import refuse_impossible
 from fgcli.shell import command_line
 
 
@@ -73,6 +77,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def guard(*args: Any, **options: Any) -> None:
         try:
+            for name, given in options.items():
+                for one in given if isinstance(given, list | tuple) else [given]:
+                    if isinstance(one, Path):
+                        refuse_impossible(one, _spelled(command, name))
             command(*args, **options)
         except (FgError, typer.Exit):
             raise
@@ -87,6 +95,13 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise InternalError(f"internal error, {what}; `fgcli --debug {name} ...` shows where") from error
 
     return guard
+
+
+def _spelled(command: Callable[..., None], name: str) -> str:
+    """A parameter of a command as its help has it."""
+    annotation = inspect.signature(command).parameters[name].annotation
+    argument = next((one for one in get_args(annotation) if isinstance(one, ArgumentInfo)), None)
+    return f"--{name.replace('_', '-')}" if argument is None else (argument.metavar or name).strip("[].")
 
 
 class PanelledCommand(TyperCommand):

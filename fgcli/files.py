@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fgcli.errors import WriteError
+from fgcli.errors import UsageError, WriteError
 
 JSON_LIMIT = 64 * 2**20  # bytes; the largest JSON file of ours that is read
+SHOWN = 80  # characters of a path that is no path
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -27,6 +28,27 @@ def read_regular(path: Path, limit: int) -> bytes:
         return b"".join(iter(lambda: os.read(descriptor, 2**20), b""))
     finally:
         os.close(descriptor)
+
+
+def refuse_impossible(path: Path, called: str) -> None:
+    """UsageError where nothing is at a path, and nothing can be: a name that is too long, links in a circle.
+
+    `called` is how the caller was given it, which the message begins with.
+    """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        shown = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}… ({len(str(path))} characters)"
+        reason = error.strerror if isinstance(error, OSError) else error  # a null byte
+        raise UsageError(f"{called} {shown}: {reason}; give another path") from error
+
+
+def require_regular(path: Path) -> None:
+    """OSError where there is nothing; ValueError for what is no file: opening a pipe would wait for a writer."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("not a regular file")
 
 
 def to_json(value: object) -> str:

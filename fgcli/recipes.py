@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fgcli.errors import UsageError, unknown
+from fgcli.files import refuse_impossible
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.shell import command_line
@@ -28,6 +29,7 @@ def find(name_or_path: str, where: str = "--recipe") -> Path:
     it exists: reading it tells.
     """
     path = Path(name_or_path)
+    refuse_impossible(path, where)
     if name_or_path not in names() and path.is_dir():
         raise UsageError(f"{where} is {path}, a folder; it must be a recipe's file{_way_on(path)}")
     if (path.exists() and not path.is_dir()) or len(path.parts) != 1 or path.suffix:

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -229,3 +230,44 @@ def test_a_full_disk_behind_the_help_is_one_line(argument):
             [sys.executable, "-m", "fgcli", argument], stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (1, "fg: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "called"),
+    [
+        ("train --out", "--out"),
+        ("train --recipe", "--recipe"),
+        ("train --resume", "--resume"),
+        ("train --plugin", "--plugin"),
+        ("train --dataset", "--dataset"),
+        ("train --epochs 1 --width 10 --init-from", "--init-from"),
+        ("train --seeds 0-1 --out", "--out"),
+        ("tune --out", "--out"),
+        ("compare --methods wt --html", "--html"),
+        ("bench", "RECIPE"),
+        ("bench table1 --out", "--out"),
+        ("bench table1 --plugin", "--plugin"),
+        ("recipes validate", "NAME"),
+        ("report", "PATH"),
+        ("report run --figures", "--figures"),
+        ("evaluate", "RUN"),
+        ("evaluate run --plugin", "--plugin"),
+        ("predict run", "INPUTS"),
+        ("export run --format onnx --out", "--out"),
+        ("check-model nets:Net --plugin", "--plugin"),
+        ("analyze-overlap --plot", "--plot"),
+        ("fit-ns-coeffs --out", "--out"),
+    ],
+)
+def test_what_can_be_no_path_is_said_in_one_line(command, called, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("circle").symlink_to("circle")
+    Path("file").touch()
+    for given, shown, why in (
+        ("x" * 300, f"{'x' * 80}… (300 characters)", "File name too long"),
+        ("circle/x", "circle/x", "Too many levels of symbolic links"),
+        ("file/x", "file/x", "Not a directory"),
+    ):
+        done = fg(*command.split(), given)
+        assert (done.exit_code, done.stderr) == (2, f"fg: {called} {shown}: {why}; give another path\n")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"circle", "file"}

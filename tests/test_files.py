@@ -1,10 +1,18 @@
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny_runs import tiny_recipe
 
-from fgcli import files
+import fgcli
+from fgcli import UsageError, files
+from fgcli.data.arrays import read_arrays
+from fgcli.extend.registry import load_registry
 from fgcli.files import from_json, read_json, to_json, write_atomically
+from fgcli.training.reporter import Silent
+from fgcli.training.start import begin
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -55,3 +63,18 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert files.cache_folder() == tmp_path
     monkeypatch.setenv("FG_CACHE_DIR", "")
     assert files.cache_folder().name == "fg"
+
+
+@pytest.mark.parametrize("use", [fgcli.read_run, fgcli.load_model, fgcli.read_report])
+@pytest.mark.parametrize(("path", "why"), [("x" * 300, "File name too long"), ("a\0b", "embedded null byte")])
+def test_what_can_be_no_path_is_a_usage_error(use: Callable[[str], object], path: str, why: str) -> None:
+    with pytest.raises(UsageError, match=f"{why}; give another path"):
+        use(path)
+
+
+def test_a_pipe_is_no_file_of_arrays_or_weights(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(UsageError, match=r"pipe\.npz cannot be read as arrays: not a regular file"):
+        read_arrays(tmp_path / "pipe.npz")
+    with pytest.raises(UsageError, match=r"--init-from .*pipe\.npz is no run .*\(not a regular file\)"):
+        begin(tiny_recipe(init_from=str(tmp_path / "pipe.npz")), tmp_path / "run", load_registry(), Silent())

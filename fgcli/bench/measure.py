@@ -4,6 +4,7 @@
 
 turn     the recipes' steps in turn, in blocks, so that what disturbs the machine disturbs all alike
 memory   of one recipe: the process must be fresh
+check    what would stop the recipes' runs at their start, each fault once: the rows are these
 probe    what a run of each recipe will take: a few steps, an evaluation, a record of the diagnostics
 
 OUT is a JSON list, a row a recipe.
@@ -33,6 +34,7 @@ from fgcli.runs.record import as_json
 from fgcli.runs.results import MetricsRow
 from fgcli.runs.timing import StepMemory, StepTiming
 from fgcli.training.assembly import assemble, settle
+from fgcli.training.dry_run import findings
 from fgcli.training.loop import Training
 from fgcli.training.reporter import Silent
 from fgcli.training.start import begin
@@ -176,14 +178,16 @@ def _counts(recipe: Recipe, training: Training) -> tuple[int, int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=["turn", "memory", "probe"])
+    parser.add_argument("mode", choices=["check", "turn", "memory", "probe"])
     parser.add_argument("out", type=Path)
     parser.add_argument("recipes", type=Path, nargs="+")
     parser.add_argument("--plugin", type=Path, action="append", default=[])
     arguments = parser.parse_args()
     registry = load_registry(tuple(arguments.plugin))
     recipes = [resolve(read_recipe(path), {}, registry) for path in arguments.recipes]
-    if arguments.mode == "turn":
+    if arguments.mode == "check":
+        rows = findings({path.stem: recipe for path, recipe in zip(arguments.recipes, recipes, strict=True)}, registry)
+    elif arguments.mode == "turn":
         rows = [as_json(row) for row in measure_in_turn(recipes, registry)]
     elif arguments.mode == "memory":
         rows = [as_json(measure_memory(recipe, registry)) for recipe in recipes]

@@ -11,7 +11,7 @@ from typing import Any
 from fgcli.bench.forked import FORKS
 from fgcli.bench.process import environment
 from fgcli.bench.run import Job, last_lines
-from fgcli.errors import RunError
+from fgcli.errors import RunError, UsageError
 from fgcli.files import read_json
 from fgcli.recipe import dump
 from fgcli.runs.timing import StepMemory, StepTiming, Timing, read_timing, write_timing
@@ -23,11 +23,11 @@ START_S = 1.0 if FORKS else 3.0
 Trials = Sequence[tuple[PlannedTrial, Job]]
 
 
-def measure(mode: str, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """What the process says, a row a job. RunError with its last line where it fails."""
+def measure(mode: str, jobs: Sequence[Job]) -> list[Any]:
+    """What the process says, a row a job; for `check`, the faults. RunError with its last line where it fails."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = [folder / f"{number}.yaml" for number in range(len(jobs))]
+        files = [folder / f"{job.name}.yaml" for job in jobs]
         for file, job in zip(files, jobs, strict=True):
             file.write_text(dump(job.recipe), encoding="utf-8")
         command = [sys.executable, "-m", "fgcli.bench.measure", mode, str(folder / "rows.json"), *map(str, files)]
@@ -47,6 +47,20 @@ def measure(mode: str, jobs: Sequence[Job]) -> list[dict[str, Any]]:
             said = last_lines(log)
             raise RunError(f"measuring {', '.join(job.name for job in jobs)} failed: {said[-1] if said else 'killed'}")
         return read_json(folder / "rows.json")
+
+
+def refuse_what_cannot_start(trials: Trials) -> None:
+    """UsageError with all that would stop missing trials at their start, as a process of its own finds it.
+
+    Where that process crashes, the trials will, too, and each says so.
+    """
+    missing = [(trial, job) for trial, job in trials if not job.run.is_finished()]
+    try:
+        faults: list[str] = measure("check", [job for _, job in first_of_each_group(missing)]) if missing else []
+    except RunError:
+        return
+    if faults:
+        raise UsageError("; ".join(faults))
 
 
 def first_of_each_group(trials: Trials) -> Trials:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 Runs = Annotated[
-    list[Path] | None, typer.Argument(help="Runs to look at; without one, the flags of train say what to train.")
+    list[Path] | None,
+    typer.Argument(help="Runs to look at; without one, the flags of train say what to train.", metavar="[RUN]..."),
 ]
 Epochs = Annotated[
     str | None,

@@ -40,7 +40,7 @@ def analyze_overlap(
         typer.Option("--max-k", help="Largest k (default the rank; 10 for hessian, gauss-newton).", metavar="N"),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw the curves into this .png, .svg or .pdf file.")
+        Path | None, typer.Option("--plot", help="Draw the curves into this .png, .svg or .pdf file.", metavar="FILE")
     ] = None,
     as_json: AsJson = False,
     *,

@@ -57,7 +57,9 @@ def bench(
     ] = False,
     plugin: Annotated[
         list[Path] | None,
-        typer.Option("--plugin", help="Also use the plugin in this Python file, which is executed; repeatable."),
+        typer.Option(
+            "--plugin", help="Also use the plugin in this Python file, which is executed; repeatable.", metavar="FILE"
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")] = False,
 ) -> None:

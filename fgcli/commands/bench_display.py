@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Self
 
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +19,10 @@ from fgcli.runs.results import Metrics, MetricsRow
 
 RECENT = 6
 """Finished trials that stay in the live table."""
-OTHER_LINES = RECENT + 8
-"""Of the live table, beside the trials under way."""
+FRAME_LINES = 8
+"""Of the live table, beside the trials. There is no frame and no heading where they would leave little room."""
+BARE_LINES = 3
+"""The same without a frame: the counts, how many more are under way, and the cursor's."""
 
 
 class _Name:
@@ -93,30 +95,36 @@ class BenchDisplay:
         then = "; it is tried once more" if again else ""
         self.say(f"failed {name} (exit code {failure.exit_code}): {why}{then}")
 
-    def table(self) -> Table:
+    def table(self) -> RenderableType:
         """What is under way, and the last that have finished, as wide and high as the terminal allows."""
         failed = f", {self._failed} failed" if self._failed else ""
         running = list(self._running.items())  # of a cluster's, most still wait for their turn
-        room = max(1, self._console.height - OTHER_LINES)
-        rows = [_Row(name, metrics, "", took) for name, metrics, took in self._recent]
+        framed = self._console.height >= FRAME_LINES + RECENT
+        lines = self._console.height - (FRAME_LINES if framed else BARE_LINES)
+        room = max(1, lines - RECENT, lines // 2)
+        ended = list(self._recent)  # a copy, as trials end meanwhile
+        ended = ended[max(0, len(ended) - max(0, lines - min(room, len(running)))) :]
+        rows = [_Row(name, metrics, "", took) for name, metrics, took in ended]
         for name, (job, began, attempt) in running[:room]:
             last = _last_row(job)
             epoch = f"{round(last.epoch, 2) if last else 0:g}/{job.recipe.epochs}"
-            again = " (2nd attempt)" if attempt > 1 else ""
-            rows.append(_Row(name + again, last and last.metrics, epoch, f"{time.monotonic() - began:.0f} s"))
+            epoch += f", try {attempt}" if attempt > 1 else ""
+            rows.append(_Row(name, last and last.metrics, epoch, f"{time.monotonic() - began:.0f} s"))
         pairs = [row.metrics and pair(row.metrics) for row in rows]
         kinds = " or ".join(sorted({one.kind for one in pairs if one}))
-        table = Table(title=f"{self._done} of {self._total} trials finished{failed}", title_justify="left")
+        table = Table() if framed else Table(box=None, show_header=False)
         table.add_column("trial")
         for column in (f"train / test\n{kinds}", "epoch", "time"):
             table.add_column(column, justify="right", no_wrap=True)
         for number, (row, one) in enumerate(zip(rows, pairs, strict=True)):
             reached = f"{one.train:.3f} / {one.test:.3f}" if one else ""
-            style = "dim" if number < len(self._recent) else None
+            style = "dim" if number < len(ended) else None
             table.add_row(_Name(row.name), reached, row.epoch, row.took, style=style)
-        if len(running) > room:
+        if len(running) > room and self._console.height > BARE_LINES:
             table.add_row(f"and {len(running) - room} more", style="dim")
-        return table
+        counts = f"{self._done} of {self._total} trials finished{failed}, {len(running)} under way"
+        title = Text(counts, "table.title", no_wrap=True, overflow="ellipsis")
+        return Group(title, table)
 
 
 def _last_row(job: Job) -> MetricsRow | None:

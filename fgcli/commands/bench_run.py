@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from fgcli.bench.alike import Alike, as_begun, naming_missing_plugins, refuse_other_code
 from fgcli.bench.executor import Detached, Executor, Placement, PlacesTrials
-from fgcli.bench.measuring import time_steps
+from fgcli.bench.local import LocalExecutor
+from fgcli.bench.measuring import refuse_what_cannot_start, time_steps
 from fgcli.bench.run import Failure, Job, Watcher, run_jobs
 from fgcli.bench.tuning import Group, choose, without_lr
 from fgcli.commands.bench_display import BenchDisplay, show_failures
@@ -153,6 +154,8 @@ class _Bench:
         self._refuse_processes(recipes.values())
         threads = self.sweep.processes * max((recipe.threads or 1 for recipe in recipes.values()), default=1)
         self.placement = self.executor.place(threads) if isinstance(self.executor, PlacesTrials) else None
+        if isinstance(self.executor, LocalExecutor):  # elsewhere there may be other packages, and devices
+            refuse_what_cannot_start([(one, self._made(one, self._first_lr)) for one in self._limited(self.trials)])
 
     def run(self) -> dict[str, Failure]:
         """Under the folder's lease."""

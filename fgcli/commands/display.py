@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from fgcli.commands.live_view import LiveView
+from fgcli.commands.live_view import LiveView, is_terminal
 from fgcli.commands.output import Lossy, scores
 from fgcli.errors import one_line
 from fgcli.runs.results import Metrics, MetricsRow, Result
@@ -31,7 +31,7 @@ class WarningsOnly(Silent):
         pass
 
     def warned(self, message: str) -> None:
-        print(f"fg: warning: {one_line(message)}", file=_lossy(sys.stderr))
+        print(_warning(message), file=_lossy(sys.stderr))
 
 
 class Display(WarningsOnly):
@@ -39,6 +39,7 @@ class Display(WarningsOnly):
 
     def __init__(self, *, to_stderr: bool) -> None:
         self._console = Console(file=_lossy(sys.stderr if to_stderr else sys.stdout))
+        self._all_on_terminal = is_terminal(sys.stderr) and (to_stderr or is_terminal(sys.stdout))
         steps, left, scores = MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[scores]}")
         self._narrow = steps, left, scores
         loss = TextColumn("{task.fields[loss]}")
@@ -50,6 +51,12 @@ class Display(WarningsOnly):
 
     def __exit__(self, *_: object) -> None:
         self._view.stop()
+
+    def warned(self, message: str) -> None:
+        if self._all_on_terminal:
+            self._say(_warning(message))
+        else:
+            super().warned(message)
 
     def _bar(self) -> RenderableType:
         self._progress.columns = self._narrow if self._console.width < ROOMY else self._roomy
@@ -140,6 +147,10 @@ def _rows(metrics: Metrics) -> dict[str, list[str]]:
 
 def _measures(loss: float, accuracy: float | None) -> str:
     return f"loss {loss:.4f}" + ("" if accuracy is None else f" accuracy {accuracy:.3f}")
+
+
+def _warning(message: str) -> str:
+    return f"fg: warning: {one_line(message)}"
 
 
 def _lossy(stream: TextIO) -> IO[str]:

@@ -41,10 +41,11 @@ def fit_ns_coeffs(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the restarts.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Write the table to this file instead of the user's cache folder.")
+        Path | None,
+        typer.Option(help="Write the table to this file instead of the user's cache folder.", metavar="FILE"),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw p^N against the step into this .png, .svg or .pdf file.")
+        Path | None, typer.Option(help="Draw p^N against the step into this .png, .svg or .pdf file.", metavar="FILE")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the table as JSON, and nothing else, to standard output.")

@@ -1,6 +1,7 @@
 """`fgcli new-plugin`: a package that installs and passes its own tests at once, to be changed from there. No torch."""
 
 import keyword
+import os
 import re
 from enum import StrEnum
 from importlib.util import find_spec
@@ -62,7 +63,7 @@ def write_plugin(parent: Path, name: str, kind: Kind) -> Path:
     name that is none or taken."""
     names = _names(name, kind)
     folder = parent / name
-    if folder.exists():
+    if os.path.lexists(folder):
         raise UsageError(f"{folder} exists; give another name, or remove it")
     module = names["module"]
     if find_spec(module) is not None:

@@ -16,7 +16,8 @@ def predict(
         Path,
         typer.Argument(
             help="A .npz file with the array `inputs`, a .npy file, or a .csv or .parquet table with the columns that "
-            "the run was trained on: not standardised."
+            "the run was trained on: not standardised.",
+            metavar="INPUTS",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The .npz file to write.", metavar="FILE")] = Path(

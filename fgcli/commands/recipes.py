@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fgcli.errors import RunError, UsageError
+from fgcli.errors import UsageError
 from fgcli.shell import command_line
 
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ def recipes(
     ] = None,
     plugin: Annotated[
         list[Path] | None,
-        typer.Option("--plugin", help="validate: also use the plugin in this file, which is executed; repeatable."),
+        typer.Option(
+            "--plugin",
+            help="validate: also use the plugin in this file, which is executed; repeatable.",
+            metavar="FILE",
+        ),
     ] = None,
 ) -> None:
     """List, show, copy or check recipes, or show what may stand in one."""
@@ -101,5 +105,5 @@ def _copy(name: str, to: Path) -> None:
     except FileExistsError as error:
         raise UsageError(f"{to} exists; give another name, or remove it") from error
     except OSError as error:
-        raise RunError(f"cannot write {to}: {error.strerror}") from error
+        raise UsageError(f"cannot write {to}: {error.strerror}") from error
     print(f"wrote {to}; change it, then: {command_line('recipes', 'validate', to)}")

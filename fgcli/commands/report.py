@@ -18,7 +18,9 @@ def _format(name: str, what: str) -> bool:
 
 
 def report(
-    paths: Annotated[list[Path], typer.Argument(help="Run directories, sweep directories, or folders of them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Run directories, sweep directories, or folders of them.", metavar="PATH...")
+    ],
     baseline: Annotated[
         str | None,
         typer.Option("--baseline", help="Compare with this label; by default with the sweep's own.", metavar="LABEL"),

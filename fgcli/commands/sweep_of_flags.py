@@ -52,8 +52,6 @@ def run_sweep(
     Goes on where the folder holds the same sweep already. UsageError for what would stop a trial at its start.
     """
     from fgcli.commands.bench_run import Request, parse_seeds, run
-    from fgcli.commands.validate import trials_of
-    from fgcli.training.dry_run import findings
 
     left_out = {*section_keys("method"), "seed", *(["lr"] if tune else [])}
     base = keys_of(recipe, [key for key in Recipe.model_fields if key not in left_out])
@@ -65,10 +63,6 @@ def run_sweep(
     file = SweepDirectory(out).sweep_file
     plugins = tuple(path.absolute() for path in flags.plugins)
     source = Source("the flags", data)
-    registry = load_registry(flags.plugins)
-    recipes, refused = trials_of(source, registry)
-    if faults := [*refused, *findings(recipes, registry)]:
-        raise UsageError("; ".join(faults))
     run(Request(str(file), source, search_only, out=out, jobs=jobs, plugins=plugins, quiet=quiet))
     return out
 

@@ -13,7 +13,9 @@ Device = Annotated[
 ]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option("--plugin", help="Also use the plugin in this Python file, which is executed; repeatable."),
+    typer.Option(
+        "--plugin", help="Also use the plugin in this Python file, which is executed; repeatable.", metavar="FILE"
+    ),
 ]
 
 

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from fgcli.errors import UsageError
+from fgcli.files import require_regular
 
 
 def read_arrays(path: Path) -> dict[str, numpy.ndarray]:
     """The arrays of a .npz file by name; that of a .npy file is `inputs`. UsageError where it cannot be read."""
     try:
+        require_regular(path)
         with path.open("rb") as file:
             found = numpy.load(file)  # refuses pickled objects
             return {"inputs": found} if isinstance(found, numpy.ndarray) else dict(found.items())

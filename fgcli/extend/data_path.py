@@ -8,6 +8,7 @@ from typing import Any
 
 from fgcli.extend.entry import Entry
 from fgcli.extend.plugins import Registered
+from fgcli.files import refuse_impossible
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def find_prefixed(name: str, models: Iterable[Registered]) -> Registered | None:
     return None
 
 
-def find_data(name: str, readers: Iterable[Registered]) -> Registered | None:
+def find_data(name: str, readers: Iterable[Registered], where: str) -> Registered | None:
     """The dataset that a path leads to, by the reader with the longest suffix that fits; None where none does."""
+    refuse_impossible(Path(name), where or "dataset")
     fitting = [(len(suffix), one) for one in readers for suffix in one.entry.suffixes if _fits(Path(name), suffix)]
     if not fitting:
         return None

@@ -105,7 +105,7 @@ class Registry:
         if not found and kind in factory.KINDS and factory.is_reference(name) and not self._is_known(distribution):
             return Registered(HOOKS[kind], *factory.find_factory(kind, name, where))
         reader = not found or bool(found[0].entry.suffixes)
-        if reader and kind == "dataset" and (data := find_data(name, self._found[kind])):
+        if reader and kind == "dataset" and (data := find_data(name, self._found[kind], where)):
             return data
         if not found:
             raise self._unknown(kind, name, distribution, where)

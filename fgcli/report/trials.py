@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from fgcli.errors import FgError, RunError, UsageError, writable
 from fgcli.extend.explain import shown
+from fgcli.files import refuse_impossible
 from fgcli.recipe import read_recipe
 from fgcli.recipe_keys import Recipe
 from fgcli.report.runs import Run, Unreadable, run_at
@@ -90,6 +91,7 @@ def gather(paths: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
     seen: set[Path] = set()
     asked: list[tuple[Path, list[Path]]] = []
     for path in paths:
+        refuse_impossible(path, "path")
         if not os.path.lexists(path):
             raise UsageError(f"{path} does not exist; give run directories, sweep directories, or folders of them")
         asked.append((path, _candidates(path)))
@@ -107,19 +109,24 @@ def gather(paths: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
     return sources, problems
 
 
+def _real(folder: Path) -> Path:
+    """Without links. Path.resolve raises where they form a circle."""
+    return Path(os.path.realpath(folder))
+
+
 def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> tuple[list[Source], list[Problem]]:
     """What the folders of a path hold. One that was seen before holds nothing new."""
     sources: list[Source] = []
     problems: list[Problem] = []
     runs: list[Trial] = []
     for folder in folders:
-        if folder.resolve() in seen:
+        if (real := _real(folder)) in seen:
             continue
-        seen.add(folder.resolve())
+        seen.add(real)
         if _is_sweep(folder):
             try:
                 found, faults = _read_sweep_folder(folder)
-                seen |= {one.resolve() for one in _trial_folders(folder)}
+                seen |= {_real(one) for one in _trial_folders(folder)}
                 sources.append(found)
                 problems += faults
             except FgError as error:

@@ -30,6 +30,16 @@ class Quantity:
     def heading(self) -> str:
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
+    def fault(self, number: float) -> str:
+        """What a number must be that is not possible, and what was probably meant; empty for one that is."""
+        if math.isfinite(number) and self.lowest <= number <= self.highest:
+            return ""
+        if math.isinf(self.highest):
+            return "it must be finite" + ("" if math.isinf(self.lowest) else f", and at least {self.lowest:g}")
+        percent = self.highest < number <= 100 * self.highest
+        meant = f"; did you mean {number / 100:g}?" if percent else ""
+        return f"it must be from {self.lowest:g} to {self.highest:g}{meant}"
+
     def text(self, number: float, *, sign: bool = False) -> str:
         """The number alone."""
         return self._text(number * self.scale, number * self.scale, sign=sign)

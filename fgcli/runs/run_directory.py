@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.errors import RunError, UsageError, WriteError
-from fgcli.files import half_written, read_json, to_json, write_atomically, writing
+from fgcli.files import half_written, read_json, refuse_impossible, to_json, write_atomically, writing
 from fgcli.runs import lock
 from fgcli.runs.diagnostics import DiagnosticsRow
 from fgcli.runs.environment import Environment
@@ -173,7 +173,10 @@ class RunDirectory:
         return self.read_result()._repr_html_() if finished else f"<p>{escape(str(self.path))}: not finished</p>"
 
     def read_result(self) -> Result:
-        """RunError when it is missing or broken."""
+        """RunError when it is broken, or missing as the run has not finished."""
+        if content(self.path) is Content.UNFINISHED_RUN:
+            go_on = f"one that fgcli train began goes on with: {self.resume_command}"
+            raise RunError(f"{self.path}: the run has not finished; {go_on}")
         return Result.from_json(_read(self.result_file), self.result_file)
 
 
@@ -214,23 +217,28 @@ def _is_free(run: RunDirectory) -> bool:
     return names <= ours | {entry.name for file in written for entry in half_written(file)}
 
 
-def check_free(path: Path) -> None:
-    """Refuse an --out that is taken, or in use. Writes nothing."""
+def check_free(path: Path, called: str = "--out") -> None:
+    """Refuse the folder of a new run that is taken, or in use. Writes nothing.
+
+    `called` is how the caller was given it, which messages begin with.
+    """
+    refuse_impossible(path, called)
     lock.refuse_in_use(path)
-    _check_content(path)
+    _check_content(path, called)
 
 
-def _check_content(path: Path) -> None:
+def _check_content(path: Path, called: str) -> None:
     found = content(path)
     if found is Content.FINISHED_RUN:
-        raise UsageError(f"--out {path} holds a finished run; give a new folder, or remove that one")
+        raise UsageError(f"{called} {path} holds a finished run; give a new folder, or remove that one")
     if found is Content.UNFINISHED_RUN:
-        raise UsageError(f"--out {path} holds an unfinished run; go on with --resume {path}, or give a new folder")
+        go_on = f"go on with --resume {path}" if called == "--out" else "remove that one"
+        raise UsageError(f"{called} {path} holds an unfinished run; {go_on}, or give a new folder")
     if found is Content.SOMETHING_ELSE:
-        raise UsageError(f"--out {path} is not an empty folder; give a new folder or an empty one")
+        raise UsageError(f"{called} {path} is not an empty folder; give a new folder or an empty one")
 
 
-def create(out: Path | None, label: str) -> RunDirectory:
+def create(out: Path | None, label: str, called: str = "--out") -> RunDirectory:
     """The folder of a new run, locked: `out`, or a fresh one runs/LABEL-TIME in the working directory.
 
     Of several processes that ask at once for the same folder one gets it, and the others the error of a taken one.
@@ -240,11 +248,11 @@ def create(out: Path | None, label: str) -> RunDirectory:
         if path is None:
             path = _fresh(Path("runs"), label)
         else:
-            check_free(path)
+            check_free(path, called)
             path.mkdir(parents=True, exist_ok=True)
         run = RunDirectory(path, lock.acquire(path))
         with run.released_on_error():
-            _check_content(path)  # once more, as nobody can change it now
+            _check_content(path, called)  # once more, as nobody can change it now
             run.checkpoints.mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the run directory {error.filename or path}: {error.strerror}") from error
@@ -283,6 +291,7 @@ def read_run(path: str | os.PathLike[str]) -> RunDirectory:
         UsageError: where there is no run, or one with links in it.
     """
     path = Path(path)
+    refuse_impossible(path, "run")
     if content(path) not in (Content.FINISHED_RUN, Content.UNFINISHED_RUN):
         raise UsageError(f"{path} holds no run: {_what_instead(path)}")
     run = RunDirectory(path)

@@ -8,6 +8,7 @@ from fgcli.errors import UsageError, unknown
 from fgcli.extend.explain import shown
 from fgcli.recipe import Source, dotted
 from fgcli.runs.diagnostics import MOMENTS
+from fgcli.runs.quantities import QUANTITIES
 from fgcli.runs.results import METRICS
 from fgcli.sweep.schema import SEED, Sweep
 from fgcli.sweep.views import LABEL, AnyView, CurveView, FigureView, ReachView, TableView, as_key
@@ -65,6 +66,9 @@ def _check_view(source: Source, sweep: Sweep, view: AnyView, path: Path) -> None
             refuse(f"is not recorded during training; curves are of {known_keys}", view.y.key, "y")
     elif isinstance(view, ReachView):
         axis(view.by, "by")
+        if fault := METRICS[view.goal.key].fault(view.goal.value):
+            place = source.place((*path, "goal", "value"))
+            raise UsageError(f"{place}: goal {view.goal.key} is {view.goal.value:g}; {fault}")
         if view.y.key in METRICS | MOMENTS:
             refuse("changes during training; beside a goal stands what a step or a whole run takes", view.y.key, "y")
     else:
@@ -75,14 +79,21 @@ def _check_view(source: Source, sweep: Sweep, view: AnyView, path: Path) -> None
         if view.at is not None and late:
             refuse(f"is not evaluated during training; at is for {', '.join(METRICS)}", late, "at")
         levels = [(level, values if level == "value" else known[level]) for level in view.reference_axes]
-        _check_reference(source, view.reference, levels, (*path, "reference"))
+        _check_reference(source, view.reference, levels, (*path, "reference"), values)
 
 
-def _check_reference(source: Source, found: object, levels: list[tuple[str, list[Any]]], path: Path) -> None:
+def _check_reference(
+    source: Source, found: object, levels: list[tuple[str, list[Any]]], path: Path, values: list[str]
+) -> None:
+    """That numbers are given by the levels' values, and that they are possible ones of the quantity, the last of
+    `values` or of the path."""
     called = f"{source.place(path)}: {dotted(path)}"
     if not levels:
         if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
             raise UsageError(f"{called} is {shown(found)}; it must be a finite number")
+        key = next((step for step in reversed(path) if step in values), values[0])
+        if fault := QUANTITIES[str(key)].fault(found):
+            raise UsageError(f"{called} is {shown(found)}; {fault}")
         return
     (name, allowed), *rest = levels
     if not isinstance(found, Mapping):
@@ -90,4 +101,4 @@ def _check_reference(source: Source, found: object, levels: list[tuple[str, list
     for key, inner in found.items():
         if key not in allowed:
             raise unknown(f"value of {name}", key, allowed, where=source.place((*path, key), key=True))
-        _check_reference(source, inner, rest, (*path, key))
+        _check_reference(source, inner, rest, (*path, key), values)

@@ -1,6 +1,5 @@
 """Rows and a result logged from a training loop of one's own, in a directory that `fgcli report` reads."""
 
-import math
 from os import PathLike
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +15,7 @@ from fgcli.extend.own_code import own_code
 from fgcli.recipe import dump
 from fgcli.recipe_keys import Recipe
 from fgcli.runs import run_directory
-from fgcli.runs.record import is_number, name_of
+from fgcli.runs.record import name_of
 from fgcli.runs.results import METRICS, Metrics, MetricsRow, Result
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.training.environment import describe_environment
@@ -133,7 +132,7 @@ def open_run(
         raise UsageError(f"open_run: {'.'.join(map(str, where))} {sentence}") from error
     if device not in list_devices():
         raise UsageError(f"open_run: device is {device!r}; it must be one of {', '.join(list_devices())}")
-    run = run_directory.create(Path(path), method)
+    run = run_directory.create(Path(path), method, called="open_run: path")
     with run.released_on_error():
         run.describe(dump(made), describe_environment(torch.device(device), {}, own_code(()), "", ""))
     return RunLog(run, made)
@@ -142,8 +141,6 @@ def open_run(
 def _checked(field: object, value: float) -> float:
     """UsageError for what no row can hold."""
     name, number = name_of(field), float(value)
-    bounds = METRICS[name]
-    if not is_number(number) or not bounds.lowest <= number <= bounds.highest:
-        allowed = "finite" if math.isinf(bounds.highest) else f"from {bounds.lowest:g} to {bounds.highest:g}"
-        raise UsageError(f"{name} is {number:g}; it must be {allowed}")
+    if fault := METRICS[name].fault(number):
+        raise UsageError(f"{name} is {number:g}; {fault}")
     return number

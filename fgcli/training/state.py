@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fgcli.errors import FgError, RunError, UsageError, exception_text
 from fgcli.extend.explain import shown
+from fgcli.files import refuse_impossible, require_regular
 from fgcli.runs.run_directory import read_run
 from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint, store_of
@@ -83,13 +84,14 @@ def initialise(assembly: Assembly) -> str:
         return ""
     path, model = Path(assembly.recipe.init_from), assembly.model
     called = f"--init-from {path}"
+    refuse_impossible(path, "--init-from")
 
     def take(checkpoint: Checkpoint) -> None:
         load_weights(model, checkpoint.tensors, f"the checkpoint of step {checkpoint.step}")
 
     try:
         if not path.is_dir():
-            path.open("rb").close()  # safetensors reports a missing file and a damaged one alike
+            require_regular(path)  # safetensors reports a missing file and a damaged one alike
             _refuse_checkpoint(path, model)
             load_model(model, path, device=str(assembly.device))
         elif store_of(read_run(path)).load_newest(take)[0] is None:

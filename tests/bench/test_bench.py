@@ -33,6 +33,16 @@ def test_everything_once_and_nothing_again(stubbed):
     assert started() == []
 
 
+@pytest.mark.parametrize("flags", [[], ["--dry-run"], ["--only", "wt-seed1"]])
+def test_what_cannot_start_at_all_is_said_before_anything_is_measured_or_written(flags: list[str]) -> None:
+    Path("sweep.yaml").write_text("base: {dataset: absent.csv}\ngrid: {methods: [backprop, wt], seed: [0, 1]}\n")
+    done = fg("bench", "sweep.yaml", "--out", "d", *flags)
+    named = "wt-seed1" if flags[1:] else "backprop-seed0 and 1 more"
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"fg: {named}: absent.csv cannot be read: No such file or directory\n"
+    assert not D.exists()
+
+
 def test_every_trial_is_told_of_the_sinks_that_are_known(stubbed):
     result = stubbed("--sink", "tracke")
     assert (result.exit_code, "did you mean 'tracker'?" in result.stderr) == (2, True)

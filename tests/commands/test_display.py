@@ -1,3 +1,4 @@
+import io
 import os
 import pty
 import select
@@ -81,6 +82,23 @@ def test_warnings_go_to_stderr(capsys, make):
     with make() as reporter:
         reporter.warned("a checkpoint is damaged")
     assert capsys.readouterr() == ("", "fg: warning: a checkpoint is damaged\n")
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stderr", [Tty, io.StringIO])
+def test_on_a_terminal_warnings_stay_above_the_bar(monkeypatch, stderr):
+    """As lines of the view, which prints them again when it is drawn anew; those of a file go into the file alone."""
+    out, err = Tty(), stderr()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with Display(to_stderr=False) as display:
+        display.warned("a checkpoint is damaged")
+    warned = [out, err] if stderr is Tty else [err, out]
+    assert [stream.getvalue() for stream in warned] == ["fg: warning: a checkpoint is damaged\n", ""]
 
 
 def on_terminal(name: str) -> None:

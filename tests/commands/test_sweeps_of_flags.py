@@ -3,13 +3,14 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from tiny_runs import FLAGS, fg
 
 from fgcli import Outcome, Trial
+from fgcli.bench.run import Job
 from fgcli.commands.bench_run import parse_seeds
 from fgcli.commands.compare import _split
 from fgcli.errors import UsageError
@@ -19,6 +20,7 @@ from fgcli.runs.quantities import QUANTITIES
 from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.sweep.plan import plan, plan_tuning
 from fgcli.sweep.read import read_sweep
+from fgcli.training.dry_run import findings
 
 SHORT = [*FLAGS, "--epochs", "1"]
 WITHOUT_LR = [flag for flag in SHORT if flag not in ("--lr", "0.01")]
@@ -34,7 +36,12 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             trial.log.write_text(done.output)
             yield Outcome(trial, done.exit_code)
 
+    def measure(mode: str, jobs: Sequence[Job]) -> list[str]:
+        assert mode == "check"
+        return findings({job.name: job.recipe for job in jobs}, load_registry(jobs[0].plugins))
+
     monkeypatch.setattr("fgcli.bench.local.LocalExecutor.run", run)
+    monkeypatch.setattr("fgcli.bench.measuring.measure", measure)
 
 
 def result(folder: str, trial: str) -> dict[str, float]:

@@ -213,3 +213,10 @@ def test_nothing_to_report_is_one_line(tmp_path, make, said):
     make(tmp_path / "here")
     with pytest.raises(UsageError, match=said):
         gather([tmp_path / "here"])
+
+
+def test_links_in_a_circle_are_passed_over(tmp_path):
+    fake_run(tmp_path / "run")
+    (tmp_path / "circle").symlink_to("circle")
+    sources, _ = gather([tmp_path])
+    assert len(sources) == 1

@@ -209,7 +209,7 @@ def test_row_cut_short_by_a_full_disk_is_taken_back(run, monkeypatch):
 
 
 def test_broken_result_is_named(run):
-    with pytest.raises(RunError, match=r"cannot read .*result\.json"):
+    with pytest.raises(RunError, match=r"the run has not finished; .*: fgcli train --resume "):
         run.read_result()
     run.result_file.write_text('{"steps": 1')
     with pytest.raises(RunError, match=r"cannot read .*result\.json"):

@@ -131,6 +131,17 @@ def test_what_is_dumped_reads_back_equal(path):
         ("x: width, y: test", "x: label, y: test", "23:38: 'label' is no axis of numbers"),
         ("{key: variance, layer: hidden1}", "timed_step_ms", "22:35: 'timed_step_ms' is not recorded during training;"),
         ("{key: test_loss", "{key: loss", "25:44: views[4].goal.key is 'loss'; it must be 'train_accuracy', 'test_acc"),
+        (
+            "test_loss, value: 1}",
+            "test_accuracy, value: 90}",
+            "25:66: goal test_accuracy is 90; it must be from 0 to 1; did you mean 0.9?",
+        ),
+        (
+            "test_loss, value: 1}",
+            "test_accuracy, value: -1}",
+            "25:66: goal test_accuracy is -1; it must be from 0 to 1",
+        ),
+        ("{wt: 0.3}", "{wt: 30}", "21:18: views[0].reference.16.wt is 30; it must be from 0 to 1; did you mean 0.3?"),
         ("y: step_peak_bytes", "y: test_loss", "25:69: 'test_loss' changes during training; beside a goal stands"),
         ("by: label}", "by: lable}", "25:90: unknown key 'lable' of grid; did you mean 'label'?"),
         # what the runs have

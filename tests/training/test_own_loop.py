@@ -12,6 +12,7 @@ from tiny_runs import fg
 
 import fgcli
 from fgcli import UsageError, open_run, read_report, read_run
+from fgcli.errors import RunError
 
 GIVEN: dict[str, Any] = {
     "method": "my loop", "dataset": "my data", "model": "my net", "epochs": 2, "batch_size": 8, "lr": 0.1,
@@ -59,8 +60,25 @@ def test_an_exception_leaves_it_unfinished_with_its_rows(tmp_path: Path) -> None
     directory = read_run(tmp_path / "run")
     assert (directory.is_finished(), len(directory.read_metrics())) == (False, 1)
     assert "stopped or still running, at step 1" in fg("report", str(tmp_path), "--markdown").output
-    with pytest.raises(UsageError, match="holds an unfinished run"):
-        open_run(tmp_path / "run", **GIVEN)
+    with pytest.raises(RunError) as error:
+        directory.read_result()
+    go_on = f"one that fgcli train began goes on with: fgcli train --resume {directory.path}"
+    assert str(error.value) == f"{directory.path}: the run has not finished; {go_on}"
+
+
+def test_a_folder_that_is_taken_is_named_as_the_argument_that_it_is(tmp_path: Path) -> None:
+    logged(tmp_path / "finished")
+    with pytest.raises(ZeroDivisionError):
+        fails(tmp_path / "run")
+    (tmp_path / "file").touch()
+    for name, said in (
+        ("finished", "holds a finished run; give a new folder, or remove that one"),
+        ("run", "holds an unfinished run; remove that one, or give a new folder"),
+        ("file", "is not an empty folder; give a new folder or an empty one"),
+    ):
+        with pytest.raises(UsageError) as error:
+            open_run(tmp_path / name, **GIVEN)
+        assert str(error.value) == f"open_run: path {tmp_path / name} {said}"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +103,7 @@ def test_keys_that_no_recipe_has_are_refused(tmp_path: Path, changes: dict[str, 
     [
         ({"train_loss": math.nan}, "train_loss is nan; it must be finite"),
         ({"test_loss": -math.inf}, "test_loss is -inf; it must be finite"),
-        ({"test_accuracy": 93.0}, "test_accuracy is 93; it must be from 0 to 1"),
+        ({"test_accuracy": 93.0}, "test_accuracy is 93; it must be from 0 to 1; did you mean 0.93?"),
         ({"train_accuracy": -0.1}, "train_accuracy is -0.1; it must be from 0 to 1"),
         ({"step": 5}, "step is 5; it must be above 5, that of the row before"),
     ],
