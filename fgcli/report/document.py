@@ -55,7 +55,7 @@ class Comparison:
     ratio: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cell:
     """A value of one group of trials (all seeds of a label and axes). No trials: nothing was asked for there."""
 
