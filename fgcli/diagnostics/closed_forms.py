@@ -65,16 +65,3 @@ def mean_square(of: SiteTerms, moments: SecondMoments) -> Tensor:
     """E ĝ∘²: [batch, d]."""
     cross = moments.cross * of.delta_square.unsqueeze(1) * of.diagonal
     return moments.own * of.along.square() + cross + moments.fourth * of.fourth
-
-
-def relative_mse_of_subspace(k: int, share: float) -> float:
-    """E‖δ y - g‖² / ‖g‖² of one site alone with y = V z, z ~ N(0, I_k), V orthonormal: 1 + k ρ, ρ = ‖Vᵀg‖²/‖g‖².
-
-    ρ = 1 and k = n is the isotropic guess: n + 1.
-    """
-    return 1 + k * share
-
-
-def cosine_squared_of_subspace(k: int, share: float) -> float:
-    """E cos²(δ y, g) for y = V z as above: ρ / k. δ, and with it the other sites, drops out."""
-    return share / k
