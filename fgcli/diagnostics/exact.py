@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 from fgcli.diagnostics.closed_forms import SecondMoments, SiteTerms, mean_square, second_moments
-from fgcli.diagnostics.gradients import squares_per_sample, wide
+from fgcli.diagnostics.gradients import squares_per_sample
 from fgcli.diagnostics.predicted import predictions
 from fgcli.diagnostics.subject import Subject
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import DRAWN_AT_ONCE
+from fgcli.spectra.scaling import double
 
 ENTRIES = 2**22  # of the matrices A of one site held at a time: 32 MiB in float64, and some copies of it
 LARGEST = 2**26  # entries of one sample's A, above which the moments are left to Monte Carlo
@@ -161,7 +162,7 @@ def _covariances(guesses: GuessEstimator, subject: Subject, batch: Batch) -> dic
             g, b = (one[start : start + size] for one in known[name])
             identity = torch.eye(linear.noise_dim, dtype=g.dtype, device=g.device)
             a = linear.map(identity.expand(len(g), -1, -1)).flatten(1, -2)
-            parts[name].append(_of_map(wide(a), wide(g), wide(b)))
+            parts[name].append(_of_map(double(a), double(g), double(b)))
     return {name: _joined(some) for name, some in parts.items()}
 
 

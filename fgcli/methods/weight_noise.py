@@ -21,6 +21,7 @@ from torch import Tensor
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.tangents import Tangents
 from fgcli.methods.options import WeightNoiseOptions
+from fgcli.spectra.tracking import orthonormal
 
 Kind = Literal["full", "low-rank", "subspace", "sparse"]
 
@@ -62,7 +63,7 @@ class WeightNoise:
     def _in_subspace(self, rng: StepRng, name: str, part: range, rows: Tensor) -> Tensor:
         r, fixed = min(self.rank, *rows.shape), self._fixed(rng)
         left, right = (
-            _orthonormal(fixed.normal(f"weight-{side}", name, (size, r), rows))
+            orthonormal(fixed.normal(f"weight-{side}", name, (size, r), rows))
             for side, size in zip(("left", "right"), rows.shape, strict=True)
         )
         z = self.tangents.noise(rng, "weight", name, part, (r, r), rows)
@@ -71,9 +72,3 @@ class WeightNoise:
     def _fixed(self, rng: StepRng) -> StepRng:
         """The streams of the last redraw."""
         return rng.streams.at(rng.step - rng.step % self.redraw)
-
-
-def _orthonormal(columns: Tensor) -> Tensor:
-    """On the CPU where the device has no QR (MPS)."""
-    on = columns.cpu() if columns.device.type == "mps" else columns
-    return torch.linalg.qr(on).Q.to(columns)
