@@ -24,7 +24,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import state_of
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
@@ -33,7 +33,7 @@ from fgcli.gradient.look import look
 from fgcli.gradient.loss import differentiable, output_gradient
 from fgcli.gradient.nested import tangent_of
 from fgcli.gradient.plain import math_attention
-from fgcli.gradient.randomness import StepRng, layers_again
+from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import NOWHERE, PLAIN
 from fgcli.methods.options import LocalGradientOptions
 
@@ -58,13 +58,12 @@ class LocalGradient(Stateless):
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         assert isinstance(model, LocalLosses)
-        again, buffers = layers_again(batch.device), BufferState(model)
+        back = state_of(model, None, batch.device)
         parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
         total = {name: torch.zeros_like(one) for name, one in parameters.items()}
         h, y, losses = self._local(model, loss, batch, parameters, total)
         for names in [list(h)] if self.joint else [[name] for name in h]:
-            again()
-            buffers.restore()
+            back()
             delta = self._delta(model, loss, batch, {name: y[name] for name in names})
             square = torch.stack([self._inner(y[name], y[name]) for name in names]).sum(0)
             share = torch.where(square > 0, delta / square, 0.0)  # [samples]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import state_of
 from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.checks.unsteady import refuse_unsteady
 from fgcli.gradient.errors import LossRefused, OptionRefused
@@ -29,7 +29,7 @@ from fgcli.gradient.loss import refuse_others
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.processes import ALONE, Processes
-from fgcli.gradient.randomness import StepRng, layers_again
+from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.uses import BasePass, Outputs, Use, run
 from fgcli.methods.options import SpsaOptions
@@ -85,11 +85,10 @@ class Spsa(Stateless):
         """
         samples, batch, loss = batch.size, self.processes.own(batch), self.processes.loss(loss)
         share = batch.size / samples
-        again, buffers = layers_again(batch.device), BufferState(model)
+        back = state_of(model, None, batch.device)
 
         def losses_at(k: int, distance: float) -> Tensor:
-            again()
-            buffers.restore()  # which are those of one forward, of the last
+            back()  # buffers are those of one forward, of the last
             moved = _Moved(self, rng, range(k, k + 1), distance)
             outputs = run(model, batch.inputs, moved)
             with full_precision(batch.device), torch.enable_grad():
