@@ -1,12 +1,13 @@
 """Where everything of a figure's panel goes on the page: scales, ticks, lines, labels. Draws nothing itself."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from fgcli.report.document import Figure, Panel, Point, Series
 from fgcli.report.sparkline import shortened
+from fgcli.report.trials import Trial
 
 WIDTH, HEIGHT = 520, 310
 LEFT, TOP, BOTTOM = 58, 14, 44
@@ -28,7 +29,7 @@ class Marker:
 
     path: str
     text: str
-    group: str = ""
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Plot:
     strips: tuple[Strip, ...]
 
 
-def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> Plot:
+def lay_out(figure: Figure, panel: Panel) -> Plot:
     """A panel in the scales that all panels of its figure share."""
     published = [place for one in figure.panels for series in one.series for place in series.published]
     xs = [point.x for point in _points(figure)] + [x for x, _ in published]
@@ -78,7 +79,7 @@ def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> P
     right = WIDTH - (14 + LETTER * names)
     x = Scale(figure.x.log, xs, LEFT, right, margin=0.0)
     y = vertical_scale(figure)
-    curves = [_curve(figure, series, x, y, group_of) for series in panel.series]
+    curves = [_curve(figure, series, x, y) for series in panel.series]
     drawn = [curve for curve in curves if curve.markers or curve.published]
     return Plot(
         panel.title,
@@ -199,18 +200,18 @@ def _interval(point: Point) -> tuple[float, float]:
     return point.y.ends or (point.y.mean, point.y.mean)
 
 
-def _curve(figure: Figure, series: Series, x: Scale, y: Scale, group_of: Callable[[Point], str]) -> Curve:
+def _curve(figure: Figure, series: Series, x: Scale, y: Scale) -> Curve:
     places = [(x(point.x), y(point.y.mean)) for point in series.points]
     upper = [(x(point.x), y(_interval(point)[1])) for point in series.points]
     lower = [(x(point.x), y(_interval(point)[0])) for point in series.points]
     banded = any(point.y.half for point in series.points)
     size = 3.4 if len(places) < 20 else 2.4
     markers = tuple(
-        Marker(marker(series.style, *place, size), f"{series.name}: {said(figure, point)}", group_of(point))
+        Marker(_marker(series.style, *place, size), f"{series.name}: {_said(figure, point)}", point.trials)
         for place, point in zip(places, series.points, strict=True)
     )
     published = tuple(
-        Marker(marker(series.style, x(px), y(py), 5.2), f"{series.name}, published: {figure.y.quantity.text(py)}")
+        Marker(_marker(series.style, x(px), y(py), 5.2), f"{series.name}, published: {figure.y.quantity.text(py)}")
         for px, py in series.published
     )
     ends = places or [(x(px), y(py)) for px, py in series.published]
@@ -227,17 +228,17 @@ def _curve(figure: Figure, series: Series, x: Scale, y: Scale, group_of: Callabl
     )
 
 
-def said(figure: Figure, point: Point) -> str:
+def _said(figure: Figure, point: Point) -> str:
     """What a point is, in words."""
     seeds = f" (n = {point.y.n})" if point.y.n > 1 else ""
-    return f"{point.y.text(figure.y.quantity)}{seeds} at {figure.place(point)}"
+    return f"{point.y.text(figure.y.quantity)}{seeds} at {figure.place(point.x)}"
 
 
 def _path(places: Iterable[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
-def marker(style: int, x: float, y: float, r: float) -> str:
+def _marker(style: int, x: float, y: float, r: float) -> str:
     """A disc, square, triangle or diamond around a place, by the style's number."""
     kind = style % 4
     if kind == 0:
@@ -252,21 +253,21 @@ def marker(style: int, x: float, y: float, r: float) -> str:
 
 def _labels_apart(curves: Sequence[Curve], right: float) -> list[Curve]:
     """Labels at the right of the plot, at the height of their line's end, moved so that none covers another."""
-    order = sorted(range(len(curves)), key=lambda one: curves[one].label_at[1])
-    heights = [curves[one].label_at[1] for one in order]
-    lowest = HEIGHT - BOTTOM + 4 - LINE * len(heights)
-    wanted = [max(TOP - 4 + LINE * rank, height) for rank, height in enumerate(heights)]
-    for rank in range(1, len(wanted)):
-        wanted[rank] = max(wanted[rank], wanted[rank - 1] + LINE)
-    for rank in reversed(range(len(wanted))):  # what hangs over the bottom pushes the others up
-        limit = lowest + LINE * (rank + 1) if rank == len(wanted) - 1 else wanted[rank + 1] - LINE
-        wanted[rank] = min(wanted[rank], limit)
-    placed: dict[int, Curve] = {}
-    for rank, one in enumerate(order):
-        x, y = curves[one].label_at
-        leader = _path([(x + 4, y), (right + 6, wanted[rank])])
-        placed[one] = replace(curves[one], label_at=(right + 9, wanted[rank]), leader=leader)
-    return [placed[one] for one in range(len(curves))]
+    heights = [curve.label_at[1] for curve in curves]
+    order = sorted(range(len(curves)), key=heights.__getitem__)
+    highest, lowest = float(TOP - 4), float(HEIGHT - BOTTOM + 4)
+    for one in order:
+        heights[one] = max(heights[one], highest)
+        highest = heights[one] + LINE
+    for one in reversed(order):  # what hangs over the bottom pushes the others up
+        heights[one] = min(heights[one], lowest)
+        lowest = heights[one] - LINE
+    placed = []
+    for curve, height in zip(curves, heights, strict=True):
+        x, y = curve.label_at
+        leader = _path([(x + 4, y), (right + 6, height)])
+        placed.append(replace(curve, label_at=(right + 9, height), leader=leader))
+    return placed
 
 
 def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[Strip]:
@@ -280,9 +281,6 @@ def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[St
             at.setdefault(px, []).append((py, f"{series.name}, published  {figure.y.quantity.text(py)}"))
     xs = sorted(at)
     edges = [LEFT - 6, *((x(a) + x(b)) / 2 for a, b in pairwise(xs)), right + 6]
-    quantity = figure.x.quantity
-    for number, (left, after) in enumerate(pairwise(edges)):
-        if number < len(xs):
-            here = sorted(at[xs[number]], key=lambda one: -one[0])
-            head = f"{quantity.title} {quantity.text(xs[number])}{f' {quantity.unit}' if quantity.unit else ''}"
-            yield Strip(left, after - left, x(xs[number]), "\n".join([head, *(text for _, text in here)]))
+    for px, (left, after) in zip(xs, pairwise(edges), strict=False):
+        here = sorted(at[px], key=lambda one: -one[0])
+        yield Strip(left, after - left, x(px), "\n".join([figure.place(px), *(text for _, text in here)]))

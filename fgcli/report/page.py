@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fgcli import __version__
 from fgcli.errors import writable
 from fgcli.files import to_json
 from fgcli.report import drawing
-from fgcli.report.document import Cell, Document, Point, Section, Table, axis_name, axis_texts
+from fgcli.report.document import Document, Section, Table, axis_name, axis_texts
 from fgcli.report.trials import State, Trial
 from fgcli.runs.quantities import RESULTS
 from fgcli.runs.quantity import Quantity
@@ -44,7 +45,7 @@ def as_html(document: Document) -> str:
         environments=environments,
         environment_of=lambda trial: environments.get(_environment(trial), ("", ""))[0],
         command_of=lambda trial: trial.run.environment.command,
-        plot=lambda figure, panel: drawing.lay_out(figure, panel, groups.of_point),
+        plot=drawing.lay_out,
         size=drawing,
         axis_name=axis_name,
         quantities=_quantities(document),
@@ -76,11 +77,8 @@ class _Groups:
                 self._anchors |= {id(trial): f"g{number}" for trial in trials}
             self.by_section.append((section, groups))
 
-    def of_cell(self, cell: Cell) -> str:
-        return self._anchors[id(cell.trials[0])]
-
-    def of_point(self, point: Point) -> str:
-        return self._anchors[id(point.trials[0])]
+    def of(self, trials: Sequence[Trial]) -> str:
+        return self._anchors[id(trials[0])]
 
 
 def _environment(trial: Trial) -> str:

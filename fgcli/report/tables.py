@@ -45,14 +45,14 @@ def make_tables(chapter: Chapter, view: TableView, baseline: str | None = None) 
     named = (*view.rows, *([view.columns] if view.columns else []))
     baseline = baseline or view.baseline
     tables: list[Table] = []
-    for fixed, trials in split(chapter, view, named):
-        title = ", ".join([view.title, *axis_texts(fixed.items())])
+    for said, trials in split(chapter, view, named):
+        title = ", ".join(filter(None, [view.title, said]))
         tables.append(_make_table(replace(chapter, trials=trials), view, title, baseline))
     return tables
 
 
-def split(chapter: Chapter, view: View, named: Iterable[str]) -> Iterator[tuple[dict[str, object], tuple[Trial, ...]]]:
-    """The view's trials by the values of each axis that it does not name, so that nothing is averaged but seeds."""
+def split(chapter: Chapter, view: View, named: Iterable[str]) -> Iterator[tuple[str, tuple[Trial, ...]]]:
+    """The view's trials by the values of each axis that it does not name, which are said: only seeds are averaged."""
     trials = tuple(trial for trial in chapter.trials if _chosen(trial, view))
     shown = replace(chapter, trials=trials)
     others = [axis for axis in (LABEL, *chapter.axes) if axis not in named and len(shown.values(axis)) > 1]
@@ -60,7 +60,7 @@ def split(chapter: Chapter, view: View, named: Iterable[str]) -> Iterator[tuple[
         fixed = dict(zip(others, values, strict=True))
         some = tuple(trial for trial in trials if all(_is(trial, axis, value) for axis, value in fixed.items()))
         if some or not others:
-            yield fixed, some
+            yield ", ".join(axis_texts(fixed.items())), some
 
 
 def _chosen(trial: Trial, view: View) -> bool:
