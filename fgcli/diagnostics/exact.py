@@ -194,13 +194,7 @@ def _is_scaled_projector(gram: Tensor) -> bool:
 
 
 def _joined(parts: list[Covariances]) -> Covariances:
-    return Covariances(
-        torch.cat([one.gradient for one in parts]),
-        torch.cat([one.prediction for one in parts]),
-        torch.cat([one.along for one in parts]),
-        torch.cat([one.diagonal for one in parts]),
-        torch.cat([one.fourth for one in parts]),
-        torch.cat([one.square for one in parts]),
-        parts[0].noise_dim,
-        all(one.scaled_projector for one in parts),
-    )
+    names = ("gradient", "prediction", "along", "diagonal", "fourth", "square")
+    tensors = {name: torch.cat([getattr(one, name) for one in parts]) for name in names}
+    scaled = all(one.scaled_projector for one in parts)
+    return Covariances(**tensors, noise_dim=parts[0].noise_dim, scaled_projector=scaled)
