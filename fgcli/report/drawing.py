@@ -16,14 +16,6 @@ LETTER = 7.4
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A place on an axis and what stands there."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
 class Marker:
     """A point: an outline for the SVG, what it says, and the group of runs that it is of."""
 
@@ -50,25 +42,17 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """The stretch of the plot that belongs to one x, with all that is said there."""
-
-    left: float
-    width: float
-    x: float
-    text: str
-
-
-@dataclass(frozen=True)
 class Plot:
     """A panel, laid out in WIDTH × HEIGHT."""
 
     title: str
     right: float
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    """Places on the axis, and what stands there."""
+    y_ticks: tuple[tuple[float, str], ...]
     curves: tuple[Curve, ...]
-    strips: tuple[Strip, ...]
+    strips: tuple[tuple[float, float, float, str], ...]
+    """By each x its left end, width, x, and all that is said there."""
 
 
 def lay_out(figure: Figure, panel: Panel) -> Plot:
@@ -84,10 +68,8 @@ def lay_out(figure: Figure, panel: Panel) -> Plot:
     return Plot(
         panel.title,
         right,
-        tuple(
-            Tick(x(one), figure.x.quantity.tick(one)) for one in x.ticks(6, sorted(set(xs)), figure.x.quantity.scale)
-        ),
-        tuple(Tick(y(one), figure.y.quantity.tick(one)) for one in y.ticks(5, [], figure.y.quantity.scale)),
+        tuple((x(one), figure.x.quantity.tick(one)) for one in x.ticks(6, sorted(set(xs)), figure.x.quantity.scale)),
+        tuple((y(one), figure.y.quantity.tick(one)) for one in y.ticks(5, [], figure.y.quantity.scale)),
         tuple(_labels_apart(drawn, right)),
         tuple(_strips(figure, panel, x, right)),
     )
@@ -270,7 +252,7 @@ def _labels_apart(curves: Sequence[Curve], right: float) -> list[Curve]:
     return placed
 
 
-def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[Strip]:
+def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[tuple[float, float, float, str]]:
     """For each x that a line has a point at: all that the lines say there, the highest first."""
     at: dict[float, list[tuple[float, str]]] = {}
     for series in panel.series:
@@ -283,4 +265,4 @@ def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[St
     edges = [LEFT - 6, *((x(a) + x(b)) / 2 for a, b in pairwise(xs)), right + 6]
     for px, (left, after) in zip(xs, pairwise(edges), strict=False):
         here = sorted(at[px], key=lambda one: -one[0])
-        yield Strip(left, after - left, x(px), "\n".join([figure.place(px), *(text for _, text in here)]))
+        yield left, after - left, x(px), "\n".join([figure.place(px), *(text for _, text in here)])

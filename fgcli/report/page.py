@@ -4,7 +4,6 @@ Imports no torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,15 +19,6 @@ from fgcli.runs.quantity import Quantity
 from fgcli.runs.record import numbers
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Group:
-    """The trials behind a number: one label at one place on the axes, every seed."""
-
-    anchor: str
-    title: str
-    trials: tuple[Trial, ...]
 
 
 def as_html(document: Document) -> str:
@@ -59,11 +49,12 @@ def as_html(document: Document) -> str:
 
 
 class _Groups:
-    """The groups of every section, and the anchor of the one that a cell or a point is of."""
+    """The trials behind a number, one label at one place on the axes with every seed: of each section (anchor, title,
+    trials), and the anchor of the group that a cell or a point is of."""
 
     def __init__(self, document: Document) -> None:
         self._anchors: dict[int, str] = {}
-        self.by_section: list[tuple[Section, list[Group]]] = []
+        self.by_section: list[tuple[Section, list[tuple[str, str, list[Trial]]]]] = []
         number = 0
         for section in document.sections:
             found: dict[object, list[Trial]] = {}
@@ -73,7 +64,7 @@ class _Groups:
             for trials in found.values():
                 number += 1
                 axes = axis_texts((axis, trials[0].axis(axis)) for axis in section.axes)
-                groups.append(Group(f"g{number}", ", ".join([trials[0].label, *axes]), tuple(trials)))
+                groups.append((f"g{number}", ", ".join([trials[0].label, *axes]), trials))
                 self._anchors |= {id(trial): f"g{number}" for trial in trials}
             self.by_section.append((section, groups))
 

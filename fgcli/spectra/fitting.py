@@ -45,7 +45,7 @@ _SEARCH = _Stage(points=256, rate=0.02, first_power=2.0, last_power=12.0)
 _POLISH = _Stage(points=1024, rate=0.004, first_power=12.0, last_power=200.0)
 
 
-def fit_table(options: FitOptions, progress: Progress | None = None) -> CoefficientTable:
+def fit_table(options: FitOptions, progress: Progress = lambda part: None) -> CoefficientTable:
     """The table for these options: the same bits each time on one machine and thread count.
 
     RunError where no restart gave a stable polynomial for some σ.
@@ -53,12 +53,7 @@ def fit_table(options: FitOptions, progress: Progress | None = None) -> Coeffici
     fits: list[StepFit] = []
     groups = [options.sigmas[i : i + _GROUP] for i in range(0, len(options.sigmas), _GROUP)]
     for index, sigmas in enumerate(groups):
-
-        def report(part: float, done: int = index) -> None:
-            if progress is not None:
-                progress((done + part) / len(groups))
-
-        fits += _fit_group(options, sigmas, report)
+        fits += _fit_group(options, sigmas, lambda part, done=index: progress((done + part) / len(groups)))
     return CoefficientTable(options, tuple(fits))
 
 
