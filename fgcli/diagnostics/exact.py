@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgcli.diagnostics.closed_forms import SecondMoments, SiteTerms, mean_square, second_moments
+from fgcli.diagnostics.closed_forms import SecondMoments, second_moments
 from fgcli.diagnostics.gradients import squares_per_sample
 from fgcli.diagnostics.predicted import predictions
 from fgcli.diagnostics.subject import Subject
@@ -118,7 +118,8 @@ def exact_moments(subject: Subject, batch: Batch) -> dict[str, Exact] | None:
 
 def _moments(c: Covariances, delta_square: Tensor, factors: SecondMoments, alpha: float) -> Exact:
     g, b, rest, d = c.gradient, c.prediction, c.rest, c.gradient.shape[1]
-    of_rest = mean_square(SiteTerms(c.along, c.diagonal, c.fourth, delta_square), factors)
+    cross = factors.cross * delta_square.unsqueeze(1) * c.diagonal
+    of_rest = factors.own * c.along.square() + cross + factors.fourth * c.fourth
     bias = (alpha * c.along - rest).mean(0)
     square = (alpha**2 * of_rest - 2 * alpha * rest * c.along + rest.square()).mean(0)
     total = float((alpha**2 * of_rest + 2 * alpha * b * c.along + b.square()).sum(1).mean())

@@ -8,7 +8,6 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from fgcli.extend.options import Options
 from fgcli.gradient.allocator import keep_freed_memory
 from fgcli.gradient.buffers import BufferState, state_of, untouched
 from fgcli.gradient.checks import FORWARD_MODE, refuse
@@ -27,7 +26,8 @@ from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
 from fgcli.gradient.uses import BasePass, Outputs, Use, run
-from fgcli.methods.make import memory_of, tangents_of
+from fgcli.methods.make import tangents_of
+from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.weight_noise import WeightNoise
 
 
@@ -40,11 +40,9 @@ class WeightPerturbation(Stateless):
     Parameters are dual numbers wherever the model uses them. Samples may meet in the model.
     """
 
-    def __init__(self, options: Options) -> None:
-        self.tangents, self.memory = tangents_of(options), memory_of(options)
+    def __init__(self, options: WeightPerturbationOptions) -> None:
+        self.tangents, self.memory = tangents_of(options), options.memory
         self.noise = WeightNoise(options, self.tangents)
-        self._padding: dict[str, int] = {}
-        """By the table's name, the row that no lookup trains."""
         self._one_by_one = False
         """Whether torch.func cannot follow the model, so that each tangent has a pass of its own."""
         self.processes = ALONE
@@ -67,7 +65,7 @@ class WeightPerturbation(Stateless):
         on_few(partial(self._try, model), example)
         if self._one_by_one:
             refuse_unsteady(model, example)
-        self._padding = untrained_rows(model, example)
+        self.noise.untrained = untrained_rows(model, example)
         self.processes.refuse_unsplittable(model, example)
         return Coverage(sites=())
 
@@ -102,18 +100,11 @@ class WeightPerturbation(Stateless):
         self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes, kind: "type[_Along]"
     ) -> Estimate:
         batch, loss = processes.own(whole), processes.loss(loss)
-        directions = {name: self._noise(rng, name, p, range(1))[0] for name, p in _trained(model).items()}
+        directions = {name: self.noise.draw(rng, name, range(1), p)[0] for name, p in _trained(model).items()}
         of_loss, tangents = derivatives_along(model, loss, batch, directions, kind)
         delta = of_loss.along(tangents, 1) * (batch.size / whole.size)
         slope = processes.slopes(delta.sum(0), of_loss.losses)[0]
         return Estimate(of_loss.losses, {name: slope * v for name, v in directions.items()}, delta[:, 0])
-
-    def _noise(self, rng: StepRng, name: str, parameter: Tensor, part: range) -> Tensor:
-        """Directions of one parameter, [len(part), *its shape]."""
-        noise = self.noise.draw(rng, name, part, parameter)
-        if name in self._padding:
-            noise[:, self._padding[name]] = 0
-        return noise
 
     def _estimate_several(
         self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes
@@ -121,11 +112,14 @@ class WeightPerturbation(Stateless):
         batch, loss = processes.own(whole), processes.loss(loss)
         tangents, every = self.tangents, range(self.tangents.number)
         parameters = {name: p.detach() for name, p in _trained(model).items()}
-        kept = {} if self.memory == "replay" else {n: self._noise(rng, n, p, every) for n, p in parameters.items()}
+        kept: dict[str, Tensor] = {}
+        if self.memory != "replay":
+            kept = {name: self.noise.draw(rng, name, every, p) for name, p in parameters.items()}
 
         def directions(name: str, part: range) -> Tensor:
-            drawn = kept.get(name)
-            return self._noise(rng, name, parameters[name], part) if drawn is None else drawn[part.start : part.stop]
+            if name in kept:
+                return kept[name][part.start : part.stop]
+            return self.noise.draw(rng, name, part, parameters[name])
 
         back = state_of(model, None if self._one_by_one else (), batch.device)
         of_loss, deltas = None, []
