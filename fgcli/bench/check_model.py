@@ -15,11 +15,10 @@ from fgcli.bench.measure import peak_of
 from fgcli.devices import synchronize
 from fgcli.errors import FgError, exception_text
 from fgcli.extend.registry import METHOD_KINDS, load_registry
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import untouched
 from fgcli.gradient.errors import LossRefused, ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Coverage
 from fgcli.gradient.nested import first_tensor
-from fgcli.gradient.randomness import layers_again
 from fgcli.recipe import parse_assignments
 
 BASE = ("backprop", "backprop-checkpoint")
@@ -138,15 +137,12 @@ def _not_finite(model: nn.Module) -> str:
 def _left_alone(model: nn.Module, inputs: Any) -> Iterator[None]:
     """Within it gradients, buffers and generators may change; afterwards they are as before."""
     gradients = [(p, p.grad) for p in model.parameters()]
-    buffers, again = BufferState(model), layers_again(first_tensor(inputs).device)
     with torch.no_grad():
         for p, _ in gradients:
             p.grad = None
     try:
-        with torch.enable_grad():
+        with untouched(model, first_tensor(inputs).device), torch.enable_grad():
             yield
     finally:
         for p, before in gradients:
             p.grad = before
-        buffers.restore()
-        again()

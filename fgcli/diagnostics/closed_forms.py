@@ -17,8 +17,6 @@ orthogonal, and       ĝ = (n/K) A P h for a uniform projector P of rank K in n 
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from fgcli.gradient.tangents import Tangents
 
 
@@ -45,36 +43,3 @@ def second_moments(tangents: Tangents, n: int) -> SecondMoments | None:
     independent = k // 2 if tangents.draws == "antithetic" else k
     fourth = -2 / independent if tangents.draws == "rademacher" else 0.0
     return SecondMoments(1 + 1 / independent, 1 / independent, fourth)
-
-
-@dataclass(frozen=True)
-class SiteTerms:
-    """What the moments of one site are made of, by sample: each [batch, d] but `delta_square`."""
-
-    along: Tensor
-    """C g; of g - b, where feedback predicts b."""
-    diagonal: Tensor
-    """Of C."""
-    fourth: Tensor
-    """The diagonal of A diag(h)² Aᵀ."""
-    delta_square: Tensor
-    """S = E δ² of one tangent [batch]."""
-
-
-def mean_square(of: SiteTerms, moments: SecondMoments) -> Tensor:
-    """E ĝ∘²: [batch, d]."""
-    cross = moments.cross * of.delta_square.unsqueeze(1) * of.diagonal
-    return moments.own * of.along.square() + cross + moments.fourth * of.fourth
-
-
-def relative_mse_of_subspace(k: int, share: float) -> float:
-    """E‖δ y - g‖² / ‖g‖² of one site alone with y = V z, z ~ N(0, I_k), V orthonormal: 1 + k ρ, ρ = ‖Vᵀg‖²/‖g‖².
-
-    ρ = 1 and k = n is the isotropic guess: n + 1.
-    """
-    return 1 + k * share
-
-
-def cosine_squared_of_subspace(k: int, share: float) -> float:
-    """E cos²(δ y, g) for y = V z as above: ρ / k. δ, and with it the other sites, drops out."""
-    return share / k

@@ -24,13 +24,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgcli.diagnostics.closed_forms import SecondMoments, SiteTerms, mean_square, second_moments
-from fgcli.diagnostics.gradients import squares_per_sample, wide
+from fgcli.diagnostics.closed_forms import SecondMoments, second_moments
+from fgcli.diagnostics.gradients import squares_per_sample
 from fgcli.diagnostics.predicted import predictions
 from fgcli.diagnostics.subject import Subject
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import DRAWN_AT_ONCE
+from fgcli.spectra.scaling import double
 
 ENTRIES = 2**22  # of the matrices A of one site held at a time: 32 MiB in float64, and some copies of it
 LARGEST = 2**26  # entries of one sample's A, above which the moments are left to Monte Carlo
@@ -117,7 +118,8 @@ def exact_moments(subject: Subject, batch: Batch) -> dict[str, Exact] | None:
 
 def _moments(c: Covariances, delta_square: Tensor, factors: SecondMoments, alpha: float) -> Exact:
     g, b, rest, d = c.gradient, c.prediction, c.rest, c.gradient.shape[1]
-    of_rest = mean_square(SiteTerms(c.along, c.diagonal, c.fourth, delta_square), factors)
+    cross = factors.cross * delta_square.unsqueeze(1) * c.diagonal
+    of_rest = factors.own * c.along.square() + cross + factors.fourth * c.fourth
     bias = (alpha * c.along - rest).mean(0)
     square = (alpha**2 * of_rest - 2 * alpha * rest * c.along + rest.square()).mean(0)
     total = float((alpha**2 * of_rest + 2 * alpha * b * c.along + b.square()).sum(1).mean())
@@ -161,7 +163,7 @@ def _covariances(guesses: GuessEstimator, subject: Subject, batch: Batch) -> dic
             g, b = (one[start : start + size] for one in known[name])
             identity = torch.eye(linear.noise_dim, dtype=g.dtype, device=g.device)
             a = linear.map(identity.expand(len(g), -1, -1)).flatten(1, -2)
-            parts[name].append(_of_map(wide(a), wide(g), wide(b)))
+            parts[name].append(_of_map(double(a), double(g), double(b)))
     return {name: _joined(some) for name, some in parts.items()}
 
 
@@ -193,13 +195,7 @@ def _is_scaled_projector(gram: Tensor) -> bool:
 
 
 def _joined(parts: list[Covariances]) -> Covariances:
-    return Covariances(
-        torch.cat([one.gradient for one in parts]),
-        torch.cat([one.prediction for one in parts]),
-        torch.cat([one.along for one in parts]),
-        torch.cat([one.diagonal for one in parts]),
-        torch.cat([one.fourth for one in parts]),
-        torch.cat([one.square for one in parts]),
-        parts[0].noise_dim,
-        all(one.scaled_projector for one in parts),
-    )
+    names = ("gradient", "prediction", "along", "diagonal", "fourth", "square")
+    tensors = {name: torch.cat([getattr(one, name) for one in parts]) for name in names}
+    scaled = all(one.scaled_projector for one in parts)
+    return Covariances(**tensors, noise_dim=parts[0].noise_dim, scaled_projector=scaled)

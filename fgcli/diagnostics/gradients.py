@@ -39,11 +39,6 @@ def site_gradients(
     return {site.name: site.by_sample([next(found) for _ in probes.added[site.name]], samples) for site in sites}
 
 
-def wide(values: Tensor) -> Tensor:
-    """In float64; on the CPU where the device has none."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
-
-
 class _Probes(BasePass):
     """A pass that adds 0 to what each use gives, with a graph of what follows."""
 

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from fgcli.diagnostics.exact import Exact
-from fgcli.diagnostics.gradients import site_gradients, wide
+from fgcli.diagnostics.gradients import site_gradients
 from fgcli.diagnostics.statistics import Deviation, Measured, deviation, jackknife
 from fgcli.diagnostics.subject import Subject
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import StepRng, Streams
+from fgcli.spectra.scaling import double
 
 FEWEST = 4  # draws below which a standard error says nothing
 
@@ -95,15 +96,15 @@ def draw_moments(subject: Subject, batch: Batch, draws: int, streams: Streams) -
     if guesses is None or not subject.correction:
         raise TypeError(f"{type(subject.estimator).__name__} guesses no gradient of a site's output")
     gradients = site_gradients(subject.model, guesses.bound, subject.loss, batch, guesses.guessed)
-    wanted = {name: wide(g.flatten(1)) for name, g in gradients.items()}
+    wanted = {name: double(g.flatten(1)) for name, g in gradients.items()}
     rows: dict[str, list[dict[str, Tensor]]] = {name: [] for name in wanted}
     previous: dict[str, Tensor] = {}
     for number in range(draws):
         rng = draw_rng(streams, number, subject.step)
         single, estimates = guesses.drawn(subject.model, subject.loss, batch, rng)
         for name, g in wanted.items():
-            y = wide(single[name].flatten(1))
-            rows[name].append(_row(wide(estimates[name].flatten(1)), g))
+            y = double(single[name].flatten(1))
+            rows[name].append(_row(double(estimates[name].flatten(1)), g))
             if number % 2:
                 rows[name][-1] |= _pair(previous[name], y)
             previous[name] = y

@@ -10,10 +10,11 @@ norm_ratio   √(Σ_b ‖b_b‖² / Σ_b ‖g_b‖²)
 import torch
 from torch import Tensor
 
-from fgcli.diagnostics.gradients import site_gradients, wide
+from fgcli.diagnostics.gradients import site_gradients
 from fgcli.diagnostics.subject import Subject
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
+from fgcli.spectra.scaling import double
 
 
 def predictions(subject: Subject, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
@@ -29,7 +30,7 @@ def predictions(subject: Subject, batch: Batch) -> dict[str, tuple[Tensor, Tenso
 
 def moments_of_prediction(g: Tensor, b: Tensor) -> dict[str, float]:
     """By metric, of g and b [samples, d]; those that have no value are left out."""
-    g, b = wide(g), wide(b)
+    g, b = double(g), double(b)
     error = b - g
     mean = error.mean(0)
     found = {

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fgcli.diagnostics.gradients import parameter_gradients, wide
+from fgcli.diagnostics.gradients import parameter_gradients
 from fgcli.diagnostics.monte_carlo import draw_rng
 from fgcli.diagnostics.statistics import Measured, standard_error
 from fgcli.diagnostics.subject import Subject
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
+from fgcli.spectra.scaling import double
 
 
 @dataclass
@@ -31,7 +32,7 @@ class _Sums:
 
 def weight_moments(subject: Subject, batch: Batch, draws: int, streams: Streams) -> dict[str, dict[str, Measured]]:
     """Metrics by parameter that requires grad and is trained; without an error where the draws give none."""
-    true = {name: wide(g.flatten()) for name, g in parameter_gradients(subject.model, subject.loss, batch).items()}
+    true = {name: double(g.flatten()) for name, g in parameter_gradients(subject.model, subject.loss, batch).items()}
     sums: dict[str, _Sums] = {}
     state = {key: value.clone() for key, value in subject.estimator.state().items()}
     for number in range(draws):
@@ -39,7 +40,7 @@ def weight_moments(subject: Subject, batch: Batch, draws: int, streams: Streams)
         subject.estimator.load_state(dict(state))  # what one draw tells, feedback say, is not for the next
         estimates = subject.estimator.estimate(subject.model, subject.loss, batch, rng).gradients
         for name, estimate in estimates.items():
-            g, guess = true[name], wide(estimate.flatten())
+            g, guess = true[name], double(estimate.flatten())
             error, norms = guess - g, float(guess.norm() * g.norm())
             one = sums.setdefault(name, _Sums(torch.zeros_like(g), torch.zeros_like(g), []))
             one.error += error

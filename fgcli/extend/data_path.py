@@ -12,29 +12,23 @@ from fgcli.files import refuse_impossible
 
 
 @dataclass(frozen=True)
-class PathEntry(Entry):
-    """A file or folder, as an entry of the dataset that reads it."""
+class PlacedEntry(Entry):
+    """A file or folder, as an entry of the dataset that reads it; or `PREFIX:WHAT`, of the model with that prefix."""
+
+    what: Path | str = ""
 
     def __post_init__(self) -> None:
-        """Its name is its path."""
+        """Its name is what the user gave."""
 
     def load(self) -> Callable[..., Any]:
-        """What gives the dataset of the options."""
+        """What gives the dataset or the model of the options."""
         target = super().load()
-        return lambda options: target(options, Path(self.name))
+        return lambda options, *given: target(options, self.what, *given)
 
 
-@dataclass(frozen=True)
-class PrefixedEntry(Entry):
-    """`PREFIX:WHAT`, as an entry of the model that has the prefix."""
-
-    def __post_init__(self) -> None:
-        """Its name is the whole."""
-
-    def load(self) -> Callable[..., Any]:
-        """What gives the model of the options."""
-        target, what = super().load(), self.name.partition(":")[2]
-        return lambda options, *given: target(options, what, *given)
+def _placed(one: Registered, name: str, what: Path | str) -> Registered:
+    entry = one.entry
+    return one._replace(entry=PlacedEntry(name, entry.target, entry.summary, entry.options, what=what))
 
 
 def find_prefixed(name: str, models: Iterable[Registered]) -> Registered | None:
@@ -42,7 +36,7 @@ def find_prefixed(name: str, models: Iterable[Registered]) -> Registered | None:
     prefix, colon, what = name.partition(":")
     for one in models:
         if colon and what and one.entry.prefix == prefix:
-            return one._replace(entry=PrefixedEntry(name, one.entry.target, one.entry.summary, one.entry.options))
+            return _placed(one, name, what)
     return None
 
 
@@ -53,7 +47,7 @@ def find_data(name: str, readers: Iterable[Registered], where: str) -> Registere
     if not fitting:
         return None
     _, one = max(fitting, key=lambda pair: pair[0])
-    return one._replace(entry=PathEntry(name, one.entry.target, one.entry.summary, one.entry.options))
+    return _placed(one, name, Path(name))
 
 
 def _fits(path: Path, suffix: str) -> bool:

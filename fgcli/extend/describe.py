@@ -18,7 +18,7 @@ _BOUNDS = {
     annotated_types.Lt: ("<", "lt"),
     annotated_types.MultipleOf: ("multiple of", "multiple_of"),
 }
-_NAMES: dict[object, str] = {int: "int", float: "float", bool: "bool", str: "text", NoneType: "none"}
+_NAMES: dict[object, str] = {int: "int", float: "float", bool: "bool", str: "text", NoneType: "none", ...: "..."}
 
 
 def describe(one: Registered, kind: str) -> dict[str, Any]:
@@ -36,7 +36,9 @@ def describe_options(schema: type[Options]) -> list[dict[str, Any]]:
             "name": name,
             "type": type_text(field.annotation, field.metadata),
             "required": field.is_required(),
-            "default": None if field.is_required() else _jsonable(field.default),
+            "default": None
+            if field.is_required()
+            else to_jsonable_python(field.default, fallback=repr, inf_nan_mode="strings"),
             "description": field.description,
         }
         for name, field in schema.model_fields.items()
@@ -62,15 +64,11 @@ def type_text(annotation: object, metadata: Iterable[object] = ()) -> str:
     elif origin is Literal:
         text = " | ".join(repr(value) for value in arguments)
     elif arguments:
-        text = f"{getattr(origin, '__name__', origin)}[{', '.join(map(_member_text, arguments))}]"
+        text = f"{getattr(origin, '__name__', origin)}[{', '.join(map(type_text, arguments))}]"
     else:
         text = _NAMES.get(annotation) or getattr(annotation, "__name__", str(annotation))
     bounds = ", ".join(bound for item in metadata for bound in _bounds(item))
     return f"{text} ({bounds})" if bounds else text
-
-
-def _member_text(annotation: object) -> str:
-    return "..." if annotation is Ellipsis else type_text(annotation)
 
 
 def _bounds(item: object) -> Iterable[str]:
@@ -80,7 +78,3 @@ def _bounds(item: object) -> Iterable[str]:
             if isinstance(part, kind):
                 bound = getattr(part, attribute)
                 yield f"{sign} {bound:g}" if isinstance(bound, float) else f"{sign} {bound}"
-
-
-def _jsonable(value: object) -> object:
-    return to_jsonable_python(value, fallback=repr, inf_nan_mode="strings")

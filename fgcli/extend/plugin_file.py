@@ -24,9 +24,7 @@ def add_file(plugins: Plugins, path: Path) -> Origin:
     origin = Origin(path.stem, f"file {digest[:12]}", str(path), str(path))
     try:
         plugins.register(_imported(path.resolve()), origin)
-    except UsageError:
-        raise
-    except KeyboardInterrupt:
+    except (UsageError, KeyboardInterrupt):
         raise
     except BaseException as cause:
         raise UsageError(f"--plugin {path} cannot be used: {exception_text(cause)}") from cause

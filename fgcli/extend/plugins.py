@@ -132,8 +132,11 @@ class Plugins:
         """Load and register one entry point; whatever goes wrong is kept in `broken`."""
         origin = _origin(point)
         was_loaded = "torch" in sys.modules
-        with self.setting_aside(origin), _silenced():
-            self.register(_loaded(point), origin)
+        # What a plugin prints goes to standard error: standard output is the command's own.
+        with self.setting_aside(origin), redirect_stdout(sys.stderr):
+            if not point.pattern.match(point.value):
+                raise ValueError(f"its entry point {point.name} is {point.value!r}; it must be the name of a module")
+            self.register(point.load(), origin)
         if not was_loaded and "torch" in sys.modules:
             self.heavy.append(origin)
 
@@ -144,7 +147,7 @@ class Plugins:
         good: list[tuple[object, Origin]] = []
         for plugin, origin in self._good:
             with self.setting_aside(origin):
-                with _silenced():
+                with redirect_stdout(sys.stderr):
                     own = [Registered(hook, origin, entry) for hook in hooks for entry in self._call(hook, plugin)]
                 _refuse_taken_names(own, taken)
                 found += own
@@ -207,12 +210,6 @@ def load_plugins() -> Plugins:
     return plugins
 
 
-def _loaded(point: EntryPoint) -> object:
-    if not point.pattern.match(point.value):
-        raise ValueError(f"its entry point {point.name} is {point.value!r}; it must be the name of a module")
-    return point.load()
-
-
 def normalized(distribution: str) -> str:
     """A distribution's name as package tools compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
@@ -248,13 +245,6 @@ def _refuse_taken_names(own: list[Registered], taken: set[tuple[str, str, str]])
             raise ValueError(f"{hook} returned {entry.name!r}, a command of fg itself; give it another name")
         names.add((distribution, shared, entry.name))
     taken.update(names)
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """What a plugin prints goes to standard error: standard output is the command's own."""
-    with redirect_stdout(sys.stderr):
-        yield
 
 
 def _origin(point: EntryPoint) -> Origin:

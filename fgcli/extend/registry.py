@@ -88,6 +88,7 @@ class Registry:
     def find(self, kind: Kind | Literal["method"], name: str, *, where: str = "") -> Registered:
         """The entry of that name with its origin; errors as in `entry`."""
         kinds = METHOD_KINDS if kind == "method" else (kind,)
+        called = f"{where}: {kind} {name!r}" if where else f"{kind} {name!r}"
         if kind == "model" and (model := find_prefixed(name, self._found[kind])):
             return model
         distribution, _, own_name = name.rpartition(":")
@@ -98,10 +99,9 @@ class Registry:
             if one.entry.name == own_name and (not distribution or one.origin.is_called(distribution))
         ]
         if len(found) > 1:
-            prefix = f"{where}: " if where else ""
             origins = " and ".join(one.origin.shown for one in found)
             choices = " or ".join(f"{one.origin.distribution}:{own_name}" for one in found)
-            raise UsageError(f"{prefix}{kind} {name!r} is registered by {origins}; choose one: {choices}")
+            raise UsageError(f"{called} is registered by {origins}; choose one: {choices}")
         if not found and kind in factory.KINDS and factory.is_reference(name) and not self._is_known(distribution):
             return Registered(HOOKS[kind], *factory.find_factory(kind, name, where))
         reader = not found or bool(found[0].entry.suffixes)
@@ -110,11 +110,9 @@ class Registry:
         if not found:
             raise self._unknown(kind, name, distribution, where)
         if found[0].entry.suffixes:
-            prefix = f"{where}: " if where else ""
-            raise UsageError(f"{prefix}{kind} {name!r} is a kind of data; give the path of such a file or folder")
+            raise UsageError(f"{called} is a kind of data; give the path of such a file or folder")
         if found[0].entry.prefix:
-            prefix, named = f"{where}: " if where else "", f"{found[0].entry.prefix}:NAME_OR_FOLDER"
-            raise UsageError(f"{prefix}{kind} {name!r} needs a name or a folder: {named}")
+            raise UsageError(f"{called} needs a name or a folder: {found[0].entry.prefix}:NAME_OR_FOLDER")
         return found[0]
 
     def method(self, name: str, *, where: str = "") -> tuple[MethodKind, Entry]:

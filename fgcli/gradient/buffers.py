@@ -52,8 +52,8 @@ class BufferState:
             buffer.copy_(before)
 
 
-def state_of(model: nn.Module, buffers: Collection[str], device: torch.device) -> Callable[[], None]:
-    """What brings torch's generators, and the buffers of these names, back to where they are now."""
+def state_of(model: nn.Module, buffers: Collection[str] | None, device: torch.device) -> Callable[[], None]:
+    """What brings torch's generators, and the buffers of these names (None: all), back to where they are now."""
     again, kept = layers_again(device), BufferState(model, buffers)
 
     def back() -> None:
@@ -61,3 +61,13 @@ def state_of(model: nn.Module, buffers: Collection[str], device: torch.device) -
         kept.restore()
 
     return back
+
+
+@contextmanager
+def untouched(model: nn.Module, device: torch.device) -> Iterator[Callable[[], None]]:
+    """Afterwards torch's generators and all buffers are as before. It gives what brings them back within it, too."""
+    back = state_of(model, None, device)
+    try:
+        yield back
+    finally:
+        back()

@@ -23,7 +23,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import untouched
 from fgcli.gradient.errors import GuessFault, OptionRefused
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.feedback_rule import FeedbackRule, Place
@@ -33,7 +33,7 @@ from fgcli.gradient.own_loss import own_loss
 from fgcli.gradient.passes import Seen
 from fgcli.gradient.pieces import Noise, NoisyPass, Pieces, Sweeps, by_row, through
 from fgcli.gradient.precision import wide
-from fgcli.gradient.randomness import StepRng, Streams, layers_again
+from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.streamed import Streamed
 from fgcli.gradient.upstream import End
@@ -86,12 +86,9 @@ class Feedback:
 
     def try_on(self, model: nn.Module, network: Network, inputs: Any) -> None:
         """Predict once, of which nothing is kept. OptionRefused for what has not the shape of a layer's input."""
-        again, buffers = layers_again(first_tensor(inputs).device), BufferState(model)
         loss = own_loss if network.own_loss else _sum
-        with torch.no_grad():
+        with torch.no_grad(), untouched(model, first_tensor(inputs).device):
             copy.deepcopy(self).predict(model, network, loss, Batch(inputs, None), Streams(0).at(0))
-        again()
-        buffers.restore()
 
     def begin(self) -> None:
         """Before the parts of a batch."""

@@ -9,9 +9,9 @@
 4. On three samples, twice each: whether several tangents can be carried by a batch that is repeated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout, Link, Network, Site
 from fgcli.gradient.uses import Outputs, one_way, run
 
+T = TypeVar("T")
 SMALL, LARGER = 2, SAMPLES
 WEIGHTS = "weights"
 """Among what draws: what is drawn for weights, not for samples."""
@@ -93,6 +94,16 @@ def few(inputs: Any, samples: int) -> Any:
         return value[torch.arange(samples, device=value.device) % len(value)]
 
     return mapped(taken, inputs)
+
+
+def on_few(call: Callable[[Any], T], inputs: Any) -> T:
+    """What the call gives for two of the samples; for all where the forward takes no batch of another size."""
+    try:
+        return call(few(inputs, SMALL))
+    except ModelRefused:
+        raise
+    except Exception:  # one fixed graph, say
+        return call(inputs)
 
 
 def _network(

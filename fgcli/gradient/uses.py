@@ -370,7 +370,7 @@ def _without_graph(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
 
-def call(model: nn.Module, inputs: Any) -> Outputs:
+def call(model: Callable[..., Outputs], inputs: Any) -> Outputs:
     """The model on a tensor, a tuple of positional or a mapping of keyword arguments."""
     if isinstance(inputs, tuple | list):
         return model(*inputs)

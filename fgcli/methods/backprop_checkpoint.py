@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import BufferState, untouched
 from fgcli.gradient.checks import ANY_METHOD, refuse
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
-from fgcli.gradient.look import few
+from fgcli.gradient.look import on_few
 from fgcli.gradient.nested import first_tensor
 from fgcli.gradient.plain import plain_checkpoints
 from fgcli.gradient.processes import ALONE, Processes
-from fgcli.gradient.randomness import StepRng, layers_again
+from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.uses import call
 from fgcli.methods.backprop import exact
 from fgcli.methods.options import CheckpointOptions
@@ -62,17 +62,10 @@ class BackpropCheckpoint(Stateless):
 
 def _changed(model: nn.Module, example: Any) -> tuple[str, ...]:
     """The buffers that a forward changes. They are brought back, and torch's generators."""
-    again, buffers = layers_again(first_tensor(example).device), BufferState(model)
-    try:
-        with torch.no_grad(), plain_checkpoints():
-            try:
-                call(model, few(example, 2))
-            except Exception:  # the forward takes no batch of another size
-                call(model, example)
+    buffers = BufferState(model)
+    with untouched(model, first_tensor(example).device), torch.no_grad(), plain_checkpoints():
+        on_few(partial(call, model), example)
         return buffers.changed()
-    finally:
-        again()
-        buffers.restore()
 
 
 def _stretches(model: nn.Sequential, number: int) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fgcli.gradient.estimator import SettlesOptions
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
 from fgcli.gradient.upstream import UpstreamJacobian
 
@@ -13,6 +14,8 @@ class ByForm(GuessMethod):
         self.by_matrix, self.by_products = by_matrix, by_products
         self.takes_products_alone = getattr(by_products, "takes_products_alone", False)
         self.first_samples = max(by_matrix.first_samples, by_products.first_samples)
+        if isinstance(by_matrix, SettlesOptions):
+            self.settled_options = by_matrix.settled_options
 
     def prepare(self, layer: Layer, memory: Memory) -> Any:
         return self._at(layer).prepare(layer, memory)

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.extend.options import EngineOptions
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import untouched
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Isotropic
-from fgcli.gradient.randomness import StepRng, layers_again
+from fgcli.gradient.randomness import StepRng
 from fgcli.methods.feedback import DirectFeedback, LocalFeedback
 from fgcli.methods.options import DirectionalOptions
 from fgcli.methods.weight_perturbation import ByHand, derivatives_along, untrained_rows
@@ -54,10 +54,8 @@ class Directional:
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
-        again, buffers = layers_again(batch.device), BufferState(model)
-        u = self.direction(model, loss, batch, rng)
-        again()
-        buffers.restore()
+        with untouched(model, batch.device):
+            u = self.direction(model, loss, batch, rng)
         of_loss, tangents = derivatives_along(model, loss, batch, u, ByHand)
         delta = of_loss.along(tangents, 1)[:, 0]
         square = torch.stack([one.square().sum() for one in u.values()]).sum()

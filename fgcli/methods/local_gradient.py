@@ -24,7 +24,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import state_of
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
@@ -33,8 +33,9 @@ from fgcli.gradient.look import look
 from fgcli.gradient.loss import differentiable, output_gradient
 from fgcli.gradient.nested import tangent_of
 from fgcli.gradient.plain import math_attention
-from fgcli.gradient.randomness import StepRng, layers_again
+from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.sites import NOWHERE, PLAIN
+from fgcli.gradient.uses import call
 from fgcli.methods.options import LocalGradientOptions
 
 
@@ -58,19 +59,18 @@ class LocalGradient(Stateless):
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         assert isinstance(model, LocalLosses)
-        again, buffers = layers_again(batch.device), BufferState(model)
+        back = state_of(model, None, batch.device)
         parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
         total = {name: torch.zeros_like(one) for name, one in parameters.items()}
         h, y, losses = self._local(model, loss, batch, parameters, total)
         for names in [list(h)] if self.joint else [[name] for name in h]:
-            again()
-            buffers.restore()
+            back()
             delta = self._delta(model, loss, batch, {name: y[name] for name in names})
-            square = torch.stack([self._inner(y[name], y[name]) for name in names]).sum(0)
+            square = torch.stack([self._square(y[name]) for name in names]).sum(0)
             share = torch.where(square > 0, delta / square, 0.0)  # [samples]
             for name in names:
                 estimate = y[name] * share.view(-1, *[1] * (y[name].dim() - 1)).to(y[name].dtype)
-                _add(total, parameters, [h[name]], [estimate])
+                _add(total, parameters, h[name], estimate)
         return Estimate(losses, total)
 
     def _local(
@@ -88,13 +88,13 @@ class LocalGradient(Stateless):
             leaf = output.detach().requires_grad_()
             of_head = differentiable(loss(head(leaf).sum(-2), batch.targets)).mean()
             (y[name],) = torch.autograd.grad(of_head, [leaf], retain_graph=True)
-            _add(total, parameters, [of_head], None)
+            _add(total, parameters, of_head)
             return output.detach()
 
         with torch.enable_grad(), math_attention():
-            own = model.hooked(at_head, *_arguments(batch.inputs))
+            own = call(lambda *given, **named: model.hooked(at_head, given, named), batch.inputs)
             losses = differentiable(loss(own, batch.targets))
-            _add(total, parameters, [losses.mean()], None)
+            _add(total, parameters, losses.mean())
         return h, y, losses.detach()
 
     def _delta(self, model: LocalLosses, loss: Loss, batch: Batch, y: Mapping[str, Tensor]) -> Tensor:
@@ -107,32 +107,23 @@ class LocalGradient(Stateless):
             return forward_ad.make_dual(value, y[name] if arriving is None else arriving + y[name])
 
         with forward_ad.dual_level(), math_attention():
-            own = model.hooked(at_head, *_arguments(batch.inputs))
+            own = call(lambda *given, **named: model.hooked(at_head, given, named), batch.inputs)
             layout, samples = (NOWHERE, 1) if self.mixes else (PLAIN, batch.size)
             return output_gradient(loss, own, batch.targets, [layout], samples).along([tangent_of(own)], 1)[:, 0]
 
-    def _inner(self, one: Tensor, other: Tensor) -> Tensor:
-        """⟨·, ·⟩ of each sample, or of the batch where samples are not told apart."""
-        products = (one * other).flatten(1).sum(1)
-        return products.sum(0, keepdim=True) if self.mixes else products
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    if isinstance(inputs, Mapping):
-        return (), inputs
-    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+    def _square(self, y: Tensor) -> Tensor:
+        """‖y‖² of each sample, or of the batch where samples are not told apart."""
+        squares = (y * y).flatten(1).sum(1)
+        return squares.sum(0, keepdim=True) if self.mixes else squares
 
 
 def _add(
-    total: dict[str, Tensor],
-    parameters: Mapping[str, Tensor],
-    outputs: list[Tensor],
-    gradients: list[Tensor] | None,
+    total: dict[str, Tensor], parameters: Mapping[str, Tensor], output: Tensor, gradient: Tensor | None = None
 ) -> None:
-    """Add the vjp of outputs by all parameters that their graph reaches."""
-    if not any(one.requires_grad for one in outputs):
+    """Add the vjp of an output by all parameters that its graph reaches."""
+    if not output.requires_grad:
         return
-    found = torch.autograd.grad(outputs, list(parameters.values()), gradients, retain_graph=True, allow_unused=True)
+    found = torch.autograd.grad(output, list(parameters.values()), gradient, retain_graph=True, allow_unused=True)
     for name, one in zip(parameters, found, strict=True):
         if one is not None:
             total[name] += one

@@ -7,7 +7,6 @@ from fgcli.extend.options import EngineOptions, GuessOptions, Options, TangentOp
 from fgcli.extend.registry import Registry
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.feedback import Feedback, FeedbackRule
-from fgcli.gradient.memory import Policy
 from fgcli.gradient.tangents import Tangents
 
 
@@ -21,7 +20,7 @@ def make_estimator(method: Any, options: Options, registry: Registry) -> GuessEs
         name: getattr(options, name) for name in GuessOptions.model_fields if hasattr(options, name)
     }
     if not isinstance(options, EngineOptions):
-        return GuessEstimator(method, tangents=tangents_of(options), **of_guesses)
+        return GuessEstimator(method, **of_guesses)
     return GuessEstimator(
         method,
         **of_guesses,
@@ -43,13 +42,6 @@ def _feedback_of(options: EngineOptions, registry: Registry) -> Feedback | None:
     return Feedback(rule, options.correction)
 
 
-def tangents_of(options: Options) -> Tangents:
-    """The tangents that the options ask for; one where they have no such option."""
-    if not isinstance(options, TangentOptions):
-        return Tangents()
+def tangents_of(options: TangentOptions) -> Tangents:
+    """The tangents that the options ask for."""
     return Tangents(options.tangents, options.combine, options.draws, options.shrinkage, options.tangent_chunk)
-
-
-def memory_of(options: Options) -> Policy:
-    """The `memory` that the options ask for; `auto` where they have no such option."""
-    return options.memory if isinstance(options, EngineOptions) else "auto"

@@ -15,7 +15,6 @@ tr((W̃W̃ᵀ)⁸)^(1/16), at most rank^(1/16) times the norm and within a perce
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -27,16 +26,17 @@ from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 from fgcli.methods.by_form import ByForm
 from fgcli.methods.options import NewtonSchulzOptions
 from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large, start_block
+from fgcli.methods.orthogonal.tracked import tracked_basis
 from fgcli.methods.sign_cut import sign_cut
 from fgcli.spectra.coefficient_sets import ORTHOGONALISERS, SIGN_CUT, orthogonaliser
 from fgcli.spectra.coefficients import MARGIN
+from fgcli.spectra.dense import times
 from fgcli.spectra.krylov import krylov_images, mean_image
 from fgcli.spectra.lanczos import LeadingSingular, leading_singular
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.scaling import near_one
 from fgcli.spectra.step_polynomial import StepPolynomial
 from fgcli.spectra.table_file import find_table, to_text
-from fgcli.spectra.tracking import image_of, leading_left_vectors
 
 _log = logging.getLogger("fgcli")
 
@@ -45,11 +45,11 @@ def newton_schulz(options: NewtonSchulzOptions) -> GuessMethod:
     """W̃⊥-NS by the solver asked for."""
     if options.coeffs == SIGN_CUT:
         return sign_cut(options)
-    solvers = {
-        "auto": NewtonSchulzByForm, "gram": NewtonSchulzGram, "krylov": NewtonSchulzKrylov,
-        "batched": NewtonSchulzBatched,
-    }  # fmt: skip
-    return solvers[options.solver](options, Polynomials(options.coeffs))
+    polynomials = Polynomials(options.coeffs)
+    if options.solver == "auto":
+        return ByForm(NewtonSchulzGram(options, polynomials), NewtonSchulzKrylov(options, polynomials))
+    solvers = {"gram": NewtonSchulzGram, "krylov": NewtonSchulzKrylov, "batched": NewtonSchulzBatched}
+    return solvers[options.solver](options, polynomials)
 
 
 class Polynomials:
@@ -111,20 +111,7 @@ class NewtonSchulzBatched(_WithTable):
         wide = dense.shape[1] <= dense.shape[2]
         bound = spectral_norm_bound(dense @ dense.mT if wide else dense.mT @ dense)
         transformed = prepared.apply(dense / bound.view(-1, 1, 1))
-
-        def pulled(z: Tensor) -> Tensor:
-            columns = z.unsqueeze(-1) if z.dim() == 2 else z
-            return (transformed.mT @ columns).reshape(len(z), -1, *z.shape[2:])
-
-        return LinearMap(upstream.output_dim, pulled)
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """The step polynomial and R = WᵀQ, Q the tracked left singular vectors of W."""
-
-    polynomial: StepPolynomial
-    basis: MaskedBasis
+        return LinearMap(upstream.output_dim, partial(times, transformed.mT))
 
 
 class NewtonSchulzGram(_WithTable):
@@ -136,21 +123,17 @@ class NewtonSchulzGram(_WithTable):
 
     needs: ClassVar[Needs] = "matrix"
 
-    def prepare(self, layer: Layer, memory: Memory) -> Tracked:
-        weight = layer.next_weight
-        assert weight is not None
-        left = memory.get("left")
-        refreshed = layer.step % self.refresh == 0
-        if left is None or refreshed:
-            left = memory["left"] = leading_left_vectors(weight, self.k * self.oversampling, start=left)
-        basis = MaskedBasis.of(image_of(weight, left))
+    def prepare(self, layer: Layer, memory: Memory) -> tuple[StepPolynomial, MaskedBasis]:
+        basis = tracked_basis(layer, memory, self.k * self.oversampling, self.refresh)
         # The Ritz values are the singular values as far as they are tracked, up to a factor.
-        if refreshed or "step" not in memory:
+        if "step" not in memory or layer.step % self.refresh == 0:
             memory["step"] = _step(LeadingSingular(basis.basis.norm(dim=0)), self.k)
-        return Tracked(self.polynomials.nearest(float(memory.tensors["step"]), layer), basis)
+        return self.polynomials.nearest(float(memory.tensors["step"]), layer), basis
 
-    def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: Tracked) -> LinearMap:
-        basis, polynomial = prepared.basis, prepared.polynomial
+    def linearize(
+        self, layer: Layer, upstream: LinearUpstream, prepared: tuple[StepPolynomial, MaskedBasis]
+    ) -> LinearMap:
+        polynomial, basis = prepared
 
         def coordinates(slope: Tensor) -> Callable[[Tensor], Tensor]:
             gram = basis.gram(slope)
@@ -163,19 +146,9 @@ class NewtonSchulzGram(_WithTable):
 
 def _product(factors: Sequence[Tensor], bound: Tensor, z: Tensor) -> Tensor:
     """The product of factors [batch, r, r] with z [batch, r(, columns)], over the bounds [batch]."""
-    u = z.unsqueeze(-1) if z.dim() == 2 else z
     for factor in factors:
-        u = factor @ u
-    u = u / bound.view(-1, 1, 1)
-    return u.squeeze(-1) if z.dim() == 2 else u
-
-
-@dataclass(frozen=True)
-class Started:
-    """Where this update's iterations start, X [d, k], and where its step function belongs, if that is known."""
-
-    start: Tensor
-    step: Tensor | None
+        z = times(factor, z)
+    return z / bound.view(-1, *[1] * (z.dim() - 1))
 
 
 class NewtonSchulzKrylov(_WithTable):
@@ -185,29 +158,26 @@ class NewtonSchulzKrylov(_WithTable):
     computed once every `refresh` updates, as in the paper: in that update for each sample, then the mean of those.
     """
 
-    def prepare(self, layer: Layer, memory: Memory) -> Started:
+    def prepare(self, layer: Layer, memory: Memory) -> tuple[Tensor, Tensor | None]:
+        """Where this update's iterations start, X [d, k], and where its step function belongs, if that is known."""
         known = None if layer.step % self.refresh == 0 else memory.tensors.get("step")
-        return Started(start_block(layer, memory, min(self.k, layer.dim)), known)
+        return start_block(layer, memory, min(self.k, layer.dim)), known
 
-    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Started) -> LinearMap:
-        r = min(self.oversampling * prepared.start.shape[1], upstream.output_dim)
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: tuple[Tensor, Tensor | None]) -> LinearMap:
+        start, steps = prepared
+        r = min(self.oversampling * start.shape[1], upstream.output_dim)
         refuse_too_large(layer, upstream, r, ", or use wperp")
-        images = krylov_images(upstream, prepared.start, r, batch_of(layer))
-        statistics = {"image": mean_image(images, prepared.start)}
+        images = krylov_images(upstream, start, r, batch_of(layer))
+        statistics = {"image": mean_image(images, start)}
         images = near_one(images)
         gram = images.mT @ images
-        steps = prepared.step
         if steps is None:
             steps = _steps(gram, self.k)
             statistics["step"] = steps.mean()
         bound = spectral_norm_bound(gram)
         scaled = gram / bound.square().view(-1, 1, 1)
         factors = self._factors(layer, steps, scaled)
-
-        def in_space(z: Tensor) -> Tensor:
-            return (images @ _product(factors, bound, z).reshape(len(z), r, -1)).reshape(len(z), -1, *z.shape[2:])
-
-        return LinearMap(r, in_space, statistics)
+        return LinearMap(r, lambda z: times(images, _product(factors, bound, z)), statistics)
 
     def _factors(self, layer: Layer, steps: Tensor, gram: Tensor) -> Sequence[Tensor]:
         """Those of h(C) with the polynomial of the one step, or of each sample's."""
@@ -219,17 +189,6 @@ class NewtonSchulzKrylov(_WithTable):
             own = torch.tensor([one == polynomial for one in chosen], device=gram.device)
             whole[own] = polynomial.gram_factor(gram[own])
         return (whole,)
-
-
-class NewtonSchulzByForm(ByForm):
-    """`gram` where W̃ is a matrix behind a slope, `krylov` anywhere else."""
-
-    def __init__(self, options: NewtonSchulzOptions, polynomials: Polynomials) -> None:
-        super().__init__(NewtonSchulzGram(options, polynomials), NewtonSchulzKrylov(options, polynomials))
-        self.polynomials = polynomials
-
-    def settled_options(self) -> dict[str, str]:
-        return {"coeffs": self.polynomials.name}
 
 
 def spectral_norm_bound(gram: Tensor) -> Tensor:

@@ -15,12 +15,12 @@ from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 from fgcli.methods.by_form import ByForm
 from fgcli.methods.options import NewtonSchulzOptions
 from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large, start_block
+from fgcli.methods.orthogonal.tracked import tracked_basis
 from fgcli.spectra.dense import times
 from fgcli.spectra.krylov import krylov_images, mean_image
 from fgcli.spectra.masked import Coordinates, MaskedBasis
 from fgcli.spectra.scaling import near_one
 from fgcli.spectra.sign_cut import top_projector, top_root
-from fgcli.spectra.tracking import image_of, leading_left_vectors
 
 
 def sign_cut(options: NewtonSchulzOptions) -> GuessMethod:
@@ -56,11 +56,7 @@ class SignCutGram(GuessMethod):
         self.k, self.oversampling, self.refresh = options.k, options.oversampling, options.refresh
 
     def prepare(self, layer: Layer, memory: Memory) -> MaskedBasis:
-        weight, left = layer.next_weight, memory.get("left")
-        assert weight is not None
-        if left is None or layer.step % self.refresh == 0:
-            left = memory["left"] = leading_left_vectors(weight, self.k * self.oversampling, start=left)
-        return MaskedBasis.of(image_of(weight, left))
+        return tracked_basis(layer, memory, self.k * self.oversampling, self.refresh)
 
     def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: MaskedBasis) -> LinearMap:
         def coordinates(slope: Tensor) -> Coordinates:

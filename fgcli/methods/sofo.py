@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.allocator import keep_freed_memory
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import untouched
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.errors import LossRefused, ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
@@ -34,7 +34,7 @@ from fgcli.gradient.look import few
 from fgcli.gradient.loss import differentiable, refuse_others
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
-from fgcli.gradient.randomness import StepRng, layers_again
+from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.tangents import Tangents
 from fgcli.methods.options import SofoOptions
 from fgcli.methods.weight_perturbation import tangents_together, untrained_rows
@@ -55,20 +55,16 @@ class Sofo(Stateless):
         n = sum(one.numel() for one in parameters.values())
         if self.number > n:
             raise OptionRefused(f"tangents is {self.number}; it must be at most {n}, the number of weights: lower it")
-        again, buffers = layers_again(next(iter(parameters.values())).device), BufferState(model)
-        inputs = few(example, 2)
+        device, inputs = next(iter(parameters.values())).device, few(example, 2)
         v = {name: torch.zeros(1, *one.shape, dtype=one.dtype, device=one.device) for name, one in parameters.items()}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), untouched(model, device):
                 tangents_together(model, Batch(inputs, None), parameters, v)
         except (RuntimeError, NotImplementedError) as cause:
             text = str(cause).splitlines()[0][:160]
             raise ModelRefused(
                 f"torch.func cannot carry {self.number} tangents through it ({text}): use wperp"
             ) from cause
-        finally:
-            again()
-            buffers.restore()
         return Coverage(sites=())
 
     @torch.no_grad()

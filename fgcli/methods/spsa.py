@@ -15,12 +15,14 @@ the optimiser is given, the noise of one layer is all that is held.
 The loss needs no derivative.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import state_of
 from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.checks.unsteady import refuse_unsteady
 from fgcli.gradient.errors import LossRefused, OptionRefused
@@ -29,7 +31,7 @@ from fgcli.gradient.loss import refuse_others
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.processes import ALONE, Processes
-from fgcli.gradient.randomness import StepRng, layers_again
+from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.uses import BasePass, Outputs, Use, run
 from fgcli.methods.options import SpsaOptions
@@ -47,7 +49,6 @@ class Spsa(Stateless):
         self.epsilon, self.two_sided, self.normalise = options.epsilon, options.sides == "two", options.normalise
         self.number = options.tangents
         self.noise = WeightNoise(options, Tangents(options.tangents, draws=options.draws))
-        self._untrained: dict[str, int] = {}
         self.processes = ALONE
 
     def split_over(self, processes: Processes) -> None:
@@ -63,7 +64,7 @@ class Spsa(Stateless):
                     f"epsilon is {self.epsilon:g}; weights in {str(dtype).removeprefix('torch.')} would not be moved "
                     f"by it: set epsilon to at least {least:.2g}, better the default"
                 )
-        self._untrained = untrained_rows(model, example)
+        self.noise.untrained = untrained_rows(model, example)
         refuse_unsteady(model, example)
         self.processes.refuse_unsplittable(model, example)
         return Coverage(sites=())
@@ -85,12 +86,11 @@ class Spsa(Stateless):
         """
         samples, batch, loss = batch.size, self.processes.own(batch), self.processes.loss(loss)
         share = batch.size / samples
-        again, buffers = layers_again(batch.device), BufferState(model)
+        back = state_of(model, None, batch.device)
 
         def losses_at(k: int, distance: float) -> Tensor:
-            again()
-            buffers.restore()  # which are those of one forward, of the last
-            moved = _Moved(self, rng, range(k, k + 1), distance)
+            back()  # buffers are those of one forward, of the last
+            moved = _Moved(partial(self.noise.draw, rng), range(k, k + 1), distance)
             outputs = run(model, batch.inputs, moved)
             with full_precision(batch.device), torch.enable_grad():
                 return _losses(loss(rebuilt(outputs, [wide(one) for one in leaves(outputs)]), batch.targets))
@@ -119,22 +119,15 @@ class Spsa(Stateless):
         """Σ_k weight_k z_k, each drawn again."""
         total = torch.zeros_like(parameter)
         for k, weight in enumerate(weights):
-            total.add_(self.drawn(rng, name, range(k, k + 1), parameter), alpha=weight)
+            total.add_(self.noise.draw(rng, name, range(k, k + 1), parameter)[0], alpha=weight)
         return total
-
-    def drawn(self, rng: StepRng, name: str, part: range, parameter: Tensor) -> Tensor:
-        """z of one direction, in the parameter's shape."""
-        z = self.noise.draw(rng, name, part, parameter)[0]
-        if name in self._untrained:
-            z[self._untrained[name]] = 0
-        return z
 
 
 class _Moved(BasePass):
     """A pass in which each use sees W + distance · z, made as it is met and let go of after it."""
 
-    def __init__(self, estimator: Spsa, rng: StepRng, part: range, distance: float) -> None:
-        self.estimator, self.rng, self.part, self.distance = estimator, rng, part, distance
+    def __init__(self, draw: Callable[[str, range, Tensor], Tensor], part: range, distance: float) -> None:
+        self.draw, self.part, self.distance = draw, part, distance
 
     def visit(self, use: Use) -> Outputs:
         outputs = use.call(lambda value: value, self.mode.substituted)
@@ -145,7 +138,7 @@ class _Moved(BasePass):
         value = parameter.detach()
         if not parameter.requires_grad or self.distance == 0:
             return value
-        return self.estimator.drawn(self.rng, name, self.part, value).mul_(self.distance).add_(value)
+        return self.draw(name, self.part, value)[0].mul_(self.distance).add_(value)
 
 
 def _losses(losses: Any) -> Tensor:

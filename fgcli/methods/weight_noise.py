@@ -13,7 +13,6 @@ parameters of one axis have full noise.
 """
 
 import math
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,33 +20,39 @@ from torch import Tensor
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.tangents import Tangents
 from fgcli.methods.options import WeightNoiseOptions
-
-Kind = Literal["full", "low-rank", "subspace", "sparse"]
+from fgcli.spectra.tracking import orthonormal
 
 
 class WeightNoise:
     """Draws z_k of one parameter, again from its key whenever it is asked for.
 
     Args:
-        options: with WeightNoiseOptions among them, or the defaults of these.
+        options: the kind of noise, and what it needs.
         tangents: how many, and of what noise where it is full.
     """
 
-    def __init__(self, options: Any, tangents: Tangents) -> None:
-        own = options if isinstance(options, WeightNoiseOptions) else WeightNoiseOptions()
-        self.kind: Kind = own.noise
-        self.rank, self.density, self.redraw, self.tangents = own.rank, own.density, own.redraw, tangents
+    def __init__(self, options: WeightNoiseOptions, tangents: Tangents) -> None:
+        self.options, self.tangents = options, tangents
+        self.untrained: dict[str, int] = {}
+        """By the parameter's name, the row that has no noise."""
 
     def draw(self, rng: StepRng, name: str, part: range, parameter: Tensor) -> Tensor:
         """z_k of every k of `part`: [len(part), *shape of the parameter]."""
-        if self.kind == "sparse" and parameter.dim() > 1:
+        drawn = self._drawn(rng, name, part, parameter)
+        if name in self.untrained:
+            drawn[:, self.untrained[name]] = 0
+        return drawn
+
+    def _drawn(self, rng: StepRng, name: str, part: range, parameter: Tensor) -> Tensor:
+        kind, density = self.options.noise, self.options.density
+        if kind == "sparse" and parameter.dim() > 1:
             chosen = self._fixed(rng).generator("weight-mask", name, parameter.device)
-            mask = torch.rand(parameter.shape, generator=chosen, device=parameter.device) < self.density
-            return self._full(rng, name, part, parameter).mul_(mask / math.sqrt(self.density))
-        if self.kind in ("full", "sparse") or parameter.dim() < 2:
+            mask = torch.rand(parameter.shape, generator=chosen, device=parameter.device) < density
+            return self._full(rng, name, part, parameter).mul_(mask / math.sqrt(density))
+        if kind in ("full", "sparse") or parameter.dim() < 2:
             return self._full(rng, name, part, parameter)
         rows = parameter.flatten(1)
-        low_rank = self.kind == "low-rank"
+        low_rank = kind == "low-rank"
         drawn = self._low_rank(rng, name, part, rows) if low_rank else self._in_subspace(rng, name, part, rows)
         return drawn.view(len(part), *parameter.shape)
 
@@ -56,13 +61,13 @@ class WeightNoise:
 
     def _low_rank(self, rng: StepRng, name: str, part: range, rows: Tensor) -> Tensor:
         m, n = rows.shape
-        factors = self.tangents.noise(rng, "weight", name, part, (m + n, self.rank), rows)
-        return factors[:, :m] @ factors[:, m:].mT / math.sqrt(self.rank)
+        factors = self.tangents.noise(rng, "weight", name, part, (m + n, self.options.rank), rows)
+        return factors[:, :m] @ factors[:, m:].mT / math.sqrt(self.options.rank)
 
     def _in_subspace(self, rng: StepRng, name: str, part: range, rows: Tensor) -> Tensor:
-        r, fixed = min(self.rank, *rows.shape), self._fixed(rng)
+        r, fixed = min(self.options.rank, *rows.shape), self._fixed(rng)
         left, right = (
-            _orthonormal(fixed.normal(f"weight-{side}", name, (size, r), rows))
+            orthonormal(fixed.normal(f"weight-{side}", name, (size, r), rows))
             for side, size in zip(("left", "right"), rows.shape, strict=True)
         )
         z = self.tangents.noise(rng, "weight", name, part, (r, r), rows)
@@ -70,10 +75,4 @@ class WeightNoise:
 
     def _fixed(self, rng: StepRng) -> StepRng:
         """The streams of the last redraw."""
-        return rng.streams.at(rng.step - rng.step % self.redraw)
-
-
-def _orthonormal(columns: Tensor) -> Tensor:
-    """On the CPU where the device has no QR (MPS)."""
-    on = columns.cpu() if columns.device.type == "mps" else columns
-    return torch.linalg.qr(on).Q.to(columns)
+        return rng.streams.at(rng.step - rng.step % self.options.redraw)

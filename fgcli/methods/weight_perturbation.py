@@ -1,32 +1,33 @@
 """Weight perturbation: forward gradients in weight space (Baydin et al. 2022, arXiv:2202.08587)."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from fgcli.extend.options import Options
 from fgcli.gradient.allocator import keep_freed_memory
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import BufferState, state_of, untouched
 from fgcli.gradient.checks import FORWARD_MODE, refuse
 from fgcli.gradient.checks.unsteady import refuse_unsteady
 from fgcli.gradient.connections import Shapes
-from fgcli.gradient.errors import ModelRefused, OptionRefused
+from fgcli.gradient.errors import OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
-from fgcli.gradient.look import few
+from fgcli.gradient.look import on_few
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import first_tensor, leaves, rebuilt, tangent_of
 from fgcli.gradient.operations import TABLES, following_backward, linear_part, padding_row
 from fgcli.gradient.precision import full_precision
 from fgcli.gradient.probe import naming, without_formula
 from fgcli.gradient.processes import ALONE, Processes
-from fgcli.gradient.randomness import StepRng, Streams, layers_again
+from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
 from fgcli.gradient.uses import BasePass, Outputs, Use, run
-from fgcli.methods.make import memory_of, tangents_of
+from fgcli.methods.make import tangents_of
+from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.weight_noise import WeightNoise
 
 
@@ -39,11 +40,9 @@ class WeightPerturbation(Stateless):
     Parameters are dual numbers wherever the model uses them. Samples may meet in the model.
     """
 
-    def __init__(self, options: Options) -> None:
-        self.tangents, self.memory = tangents_of(options), memory_of(options)
+    def __init__(self, options: WeightPerturbationOptions) -> None:
+        self.tangents, self.memory = tangents_of(options), options.memory
         self.noise = WeightNoise(options, self.tangents)
-        self._padding: dict[str, int] = {}
-        """By the table's name, the row that no lookup trains."""
         self._one_by_one = False
         """Whether torch.func cannot follow the model, so that each tangent has a pass of its own."""
         self.processes = ALONE
@@ -63,15 +62,10 @@ class WeightPerturbation(Stateless):
                 keep_freed_memory()
             sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
             self.tangents.refuse_above(sizes)
-        try:
-            self._try(model, few(example, 2))
-        except ModelRefused:
-            raise
-        except Exception:  # the forward takes no batch of another size (one fixed graph, say)
-            self._try(model, example)
+        on_few(partial(self._try, model), example)
         if self._one_by_one:
             refuse_unsteady(model, example)
-        self._padding = untrained_rows(model, example)
+        self.noise.untrained = untrained_rows(model, example)
         self.processes.refuse_unsplittable(model, example)
         return Coverage(sites=())
 
@@ -79,26 +73,22 @@ class WeightPerturbation(Stateless):
     def _try(self, model: nn.Module, example: Any) -> None:
         """ModelRefused for an operation without a forward-mode formula. Nothing of it is kept."""
         batch, rng = Batch(example, None), Streams(0).at(0)
-        buffers, again = BufferState(model), layers_again(batch.device)
 
         def loss(outputs: Any, _: None) -> Tensor:
             return torch.stack([one.sum() for one in leaves(outputs)]).sum()
 
-        try:
+        with untouched(model, batch.device) as back:
             try:
                 self._single(model, loss, batch, rng, ALONE, _Trial)
             except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
                 raise without_formula("an operation", "one of its layers", cause) from cause
-            again()
+            back()
             if not self.tangents.single:
                 self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
                 try:
                     self._estimate_several(model, loss, batch, rng, ALONE)
                 except RuntimeError:
                     self._one_by_one = True
-        finally:
-            again()
-            buffers.restore()
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
@@ -110,18 +100,11 @@ class WeightPerturbation(Stateless):
         self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes, kind: "type[_Along]"
     ) -> Estimate:
         batch, loss = processes.own(whole), processes.loss(loss)
-        directions = {name: self._noise(rng, name, p, range(1))[0] for name, p in _trained(model).items()}
+        directions = {name: self.noise.draw(rng, name, range(1), p)[0] for name, p in _trained(model).items()}
         of_loss, tangents = derivatives_along(model, loss, batch, directions, kind)
         delta = of_loss.along(tangents, 1) * (batch.size / whole.size)
         slope = processes.slopes(delta.sum(0), of_loss.losses)[0]
         return Estimate(of_loss.losses, {name: slope * v for name, v in directions.items()}, delta[:, 0])
-
-    def _noise(self, rng: StepRng, name: str, parameter: Tensor, part: range) -> Tensor:
-        """Directions of one parameter, [len(part), *its shape]."""
-        noise = self.noise.draw(rng, name, part, parameter)
-        if name in self._padding:
-            noise[:, self._padding[name]] = 0
-        return noise
 
     def _estimate_several(
         self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes
@@ -129,19 +112,20 @@ class WeightPerturbation(Stateless):
         batch, loss = processes.own(whole), processes.loss(loss)
         tangents, every = self.tangents, range(self.tangents.number)
         parameters = {name: p.detach() for name, p in _trained(model).items()}
-        kept = {} if self.memory == "replay" else {n: self._noise(rng, n, p, every) for n, p in parameters.items()}
+        kept: dict[str, Tensor] = {}
+        if self.memory != "replay":
+            kept = {name: self.noise.draw(rng, name, every, p) for name, p in parameters.items()}
 
         def directions(name: str, part: range) -> Tensor:
-            drawn = kept.get(name)
-            return self._noise(rng, name, parameters[name], part) if drawn is None else drawn[part.start : part.stop]
+            if name in kept:
+                return kept[name][part.start : part.stop]
+            return self.noise.draw(rng, name, part, parameters[name])
 
-        again, of_loss, deltas = layers_again(batch.device), None, []
-        buffers = BufferState(model) if self._one_by_one else None
+        back = state_of(model, None if self._one_by_one else (), batch.device)
+        of_loss, deltas = None, []
         for part in tangents.parts if not self._one_by_one else (range(k, k + 1) for k in every):
             if deltas:  # the same random numbers, and the same state, for each
-                again()
-                if buffers is not None:
-                    buffers.restore()
+                back()
             chosen = {name: directions(name, part) for name in parameters}
             if self._one_by_one:
                 of_loss, moved = derivatives_along(
@@ -174,27 +158,18 @@ def untrained_rows(model: nn.Module, example: Any) -> dict[str, int]:
     Raises:
         ModelRefused: for a parameter that is used unseen, and for a hook on a gradient.
     """
-    try:
-        tables = _tables(model, few(example, 2))
-    except ModelRefused:
-        raise
-    except Exception:  # the forward takes no batch of another size (one fixed graph, say)
-        tables = _tables(model, example)
+    tables = on_few(partial(_tables, model), example)
     alone = {name: rows.pop() for name, rows in tables.padding.items() if len(rows) == 1}
     return {name: row for name, row in alone.items() if row is not None}
 
 
 def _tables(model: nn.Module, inputs: Any) -> "_Tables":
-    buffers, again = BufferState(model), layers_again(first_tensor(inputs).device)
     tables, shapes = _Tables(), Shapes(model)
-    try:
-        with buffers.apart():  # what a forward keeps of its graph goes with it
+    with untouched(model, first_tensor(inputs).device) as back:
+        with BufferState(model).apart():  # what a forward keeps of its graph goes with it
             run(model, inputs, tables)
-        again()
+        back()
         shapes.refuse_unseen(run(model, inputs, shapes))
-    finally:
-        again()
-        buffers.restore()
     return tables
 
 

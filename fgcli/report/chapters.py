@@ -17,7 +17,7 @@ from fgcli.runs.diagnostics import MOMENTS, OVERLAP
 from fgcli.runs.record import name_of
 from fgcli.runs.results import Metrics, Result
 from fgcli.sweep.schema import SEED
-from fgcli.sweep.views import LABEL, AnyView, CurveView, OverlapView, TableView, as_key
+from fgcli.sweep.views import KINDS, LABEL, AnyView, as_key
 
 # Keys that say how a run is watched and where it is done, and not what it is.
 INCIDENTAL = ("device", "threads", "eval_every", "keep_checkpoints", "keep_last", "diagnostics", "diagnostics_every")
@@ -258,5 +258,4 @@ def _default_views(trials: Sequence[Trial], axes: Sequence[str]) -> tuple[AnyVie
         ),
         *([{"kind": "overlap", "title": "Overlap of the gradient with the top-k space"}] * (OVERLAP in recorded)),
     ]
-    kinds = {"table": TableView, "curve": CurveView, "overlap": OverlapView}
-    return tuple(kinds[str(view["kind"])].model_validate(view) for view in views)
+    return tuple(KINDS[view["kind"]].model_validate(view) for view in views)

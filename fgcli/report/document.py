@@ -55,7 +55,7 @@ class Comparison:
     ratio: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cell:
     """A value of one group of trials (all seeds of a label and axes). No trials: nothing was asked for there."""
 
@@ -171,10 +171,10 @@ class Figure:
     panels: tuple[Panel, ...]
     notes: tuple[str, ...]
 
-    def place(self, point: Point) -> str:
+    def place(self, x: float) -> str:
         """Where a point is, in words: `epoch 20`, `training time 3.50 s`."""
-        x = self.x.quantity
-        return f"{x.title} {x.text(point.x)} {x.unit}".rstrip()
+        quantity = self.x.quantity
+        return f"{quantity.title} {quantity.text(x)} {quantity.unit}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Where everything of a figure's panel goes on the page: scales, ticks, lines, labels. Draws nothing itself."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from fgcli.report.document import Figure, Panel, Point, Series
 from fgcli.report.sparkline import shortened
+from fgcli.report.trials import Trial
 
 WIDTH, HEIGHT = 520, 310
 LEFT, TOP, BOTTOM = 58, 14, 44
@@ -15,20 +16,12 @@ LETTER = 7.4
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A place on an axis and what stands there."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
 class Marker:
     """A point: an outline for the SVG, what it says, and the group of runs that it is of."""
 
     path: str
     text: str
-    group: str = ""
+    trials: tuple[Trial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,28 +42,20 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """The stretch of the plot that belongs to one x, with all that is said there."""
-
-    left: float
-    width: float
-    x: float
-    text: str
-
-
-@dataclass(frozen=True)
 class Plot:
     """A panel, laid out in WIDTH × HEIGHT."""
 
     title: str
     right: float
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    """Places on the axis, and what stands there."""
+    y_ticks: tuple[tuple[float, str], ...]
     curves: tuple[Curve, ...]
-    strips: tuple[Strip, ...]
+    strips: tuple[tuple[float, float, float, str], ...]
+    """By each x its left end, width, x, and all that is said there."""
 
 
-def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> Plot:
+def lay_out(figure: Figure, panel: Panel) -> Plot:
     """A panel in the scales that all panels of its figure share."""
     published = [place for one in figure.panels for series in one.series for place in series.published]
     xs = [point.x for point in _points(figure)] + [x for x, _ in published]
@@ -78,15 +63,13 @@ def lay_out(figure: Figure, panel: Panel, group_of: Callable[[Point], str]) -> P
     right = WIDTH - (14 + LETTER * names)
     x = Scale(figure.x.log, xs, LEFT, right, margin=0.0)
     y = vertical_scale(figure)
-    curves = [_curve(figure, series, x, y, group_of) for series in panel.series]
+    curves = [_curve(figure, series, x, y) for series in panel.series]
     drawn = [curve for curve in curves if curve.markers or curve.published]
     return Plot(
         panel.title,
         right,
-        tuple(
-            Tick(x(one), figure.x.quantity.tick(one)) for one in x.ticks(6, sorted(set(xs)), figure.x.quantity.scale)
-        ),
-        tuple(Tick(y(one), figure.y.quantity.tick(one)) for one in y.ticks(5, [], figure.y.quantity.scale)),
+        tuple((x(one), figure.x.quantity.tick(one)) for one in x.ticks(6, sorted(set(xs)), figure.x.quantity.scale)),
+        tuple((y(one), figure.y.quantity.tick(one)) for one in y.ticks(5, [], figure.y.quantity.scale)),
         tuple(_labels_apart(drawn, right)),
         tuple(_strips(figure, panel, x, right)),
     )
@@ -199,18 +182,18 @@ def _interval(point: Point) -> tuple[float, float]:
     return point.y.ends or (point.y.mean, point.y.mean)
 
 
-def _curve(figure: Figure, series: Series, x: Scale, y: Scale, group_of: Callable[[Point], str]) -> Curve:
+def _curve(figure: Figure, series: Series, x: Scale, y: Scale) -> Curve:
     places = [(x(point.x), y(point.y.mean)) for point in series.points]
     upper = [(x(point.x), y(_interval(point)[1])) for point in series.points]
     lower = [(x(point.x), y(_interval(point)[0])) for point in series.points]
     banded = any(point.y.half for point in series.points)
     size = 3.4 if len(places) < 20 else 2.4
     markers = tuple(
-        Marker(marker(series.style, *place, size), f"{series.name}: {said(figure, point)}", group_of(point))
+        Marker(_marker(series.style, *place, size), f"{series.name}: {_said(figure, point)}", point.trials)
         for place, point in zip(places, series.points, strict=True)
     )
     published = tuple(
-        Marker(marker(series.style, x(px), y(py), 5.2), f"{series.name}, published: {figure.y.quantity.text(py)}")
+        Marker(_marker(series.style, x(px), y(py), 5.2), f"{series.name}, published: {figure.y.quantity.text(py)}")
         for px, py in series.published
     )
     ends = places or [(x(px), y(py)) for px, py in series.published]
@@ -227,17 +210,17 @@ def _curve(figure: Figure, series: Series, x: Scale, y: Scale, group_of: Callabl
     )
 
 
-def said(figure: Figure, point: Point) -> str:
+def _said(figure: Figure, point: Point) -> str:
     """What a point is, in words."""
     seeds = f" (n = {point.y.n})" if point.y.n > 1 else ""
-    return f"{point.y.text(figure.y.quantity)}{seeds} at {figure.place(point)}"
+    return f"{point.y.text(figure.y.quantity)}{seeds} at {figure.place(point.x)}"
 
 
 def _path(places: Iterable[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
-def marker(style: int, x: float, y: float, r: float) -> str:
+def _marker(style: int, x: float, y: float, r: float) -> str:
     """A disc, square, triangle or diamond around a place, by the style's number."""
     kind = style % 4
     if kind == 0:
@@ -252,24 +235,24 @@ def marker(style: int, x: float, y: float, r: float) -> str:
 
 def _labels_apart(curves: Sequence[Curve], right: float) -> list[Curve]:
     """Labels at the right of the plot, at the height of their line's end, moved so that none covers another."""
-    order = sorted(range(len(curves)), key=lambda one: curves[one].label_at[1])
-    heights = [curves[one].label_at[1] for one in order]
-    lowest = HEIGHT - BOTTOM + 4 - LINE * len(heights)
-    wanted = [max(TOP - 4 + LINE * rank, height) for rank, height in enumerate(heights)]
-    for rank in range(1, len(wanted)):
-        wanted[rank] = max(wanted[rank], wanted[rank - 1] + LINE)
-    for rank in reversed(range(len(wanted))):  # what hangs over the bottom pushes the others up
-        limit = lowest + LINE * (rank + 1) if rank == len(wanted) - 1 else wanted[rank + 1] - LINE
-        wanted[rank] = min(wanted[rank], limit)
-    placed: dict[int, Curve] = {}
-    for rank, one in enumerate(order):
-        x, y = curves[one].label_at
-        leader = _path([(x + 4, y), (right + 6, wanted[rank])])
-        placed[one] = replace(curves[one], label_at=(right + 9, wanted[rank]), leader=leader)
-    return [placed[one] for one in range(len(curves))]
+    heights = [curve.label_at[1] for curve in curves]
+    order = sorted(range(len(curves)), key=heights.__getitem__)
+    highest, lowest = float(TOP - 4), float(HEIGHT - BOTTOM + 4)
+    for one in order:
+        heights[one] = max(heights[one], highest)
+        highest = heights[one] + LINE
+    for one in reversed(order):  # what hangs over the bottom pushes the others up
+        heights[one] = min(heights[one], lowest)
+        lowest = heights[one] - LINE
+    placed = []
+    for curve, height in zip(curves, heights, strict=True):
+        x, y = curve.label_at
+        leader = _path([(x + 4, y), (right + 6, height)])
+        placed.append(replace(curve, label_at=(right + 9, height), leader=leader))
+    return placed
 
 
-def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[Strip]:
+def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[tuple[float, float, float, str]]:
     """For each x that a line has a point at: all that the lines say there, the highest first."""
     at: dict[float, list[tuple[float, str]]] = {}
     for series in panel.series:
@@ -280,9 +263,6 @@ def _strips(figure: Figure, panel: Panel, x: Scale, right: float) -> Iterable[St
             at.setdefault(px, []).append((py, f"{series.name}, published  {figure.y.quantity.text(py)}"))
     xs = sorted(at)
     edges = [LEFT - 6, *((x(a) + x(b)) / 2 for a, b in pairwise(xs)), right + 6]
-    quantity = figure.x.quantity
-    for number, (left, after) in enumerate(pairwise(edges)):
-        if number < len(xs):
-            here = sorted(at[xs[number]], key=lambda one: -one[0])
-            head = f"{quantity.title} {quantity.text(xs[number])}{f' {quantity.unit}' if quantity.unit else ''}"
-            yield Strip(left, after - left, x(xs[number]), "\n".join([head, *(text for _, text in here)]))
+    for px, (left, after) in zip(xs, pairwise(edges), strict=False):
+        here = sorted(at[px], key=lambda one: -one[0])
+        yield left, after - left, x(px), "\n".join([figure.place(px), *(text for _, text in here)])

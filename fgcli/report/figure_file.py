@@ -46,13 +46,14 @@ def library_defaults() -> Iterator[None]:
 
     Import matplotlib within, too: with an unknown name in MPLBACKEND it cannot be imported.
     """
-    with _without("MPLBACKEND"):
-        try:
-            import matplotlib
-        except Exception as cause:
-            raise UsageError(
-                f"matplotlib cannot be imported: {exception_text(cause)}; see to its matplotlibrc"
-            ) from cause
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    except Exception as cause:
+        raise UsageError(f"matplotlib cannot be imported: {exception_text(cause)}; see to its matplotlibrc") from cause
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
     # Not by rcdefaults, which reads the user's styles first.
     defaults: dict[Any, Any] = {
         key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")
@@ -60,16 +61,6 @@ def library_defaults() -> Iterator[None]:
     defaults["svg.hashsalt"] = "fg"
     with matplotlib.rc_context(defaults):
         yield
-
-
-@contextmanager
-def _without(variable: str) -> Iterator[None]:
-    value = os.environ.pop(variable, None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ[variable] = value
 
 
 def plain_text(text: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.chapters import Chapter
-from fgcli.report.document import BAND, CUT, TWO, Axis, Figure, Panel, Point, Series, axis_name, axis_text, axis_texts
+from fgcli.report.document import BAND, CUT, TWO, Axis, Figure, Panel, Point, Series, axis_name, axis_text
 from fgcli.report.drawing import cuts_intervals
 from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
@@ -36,9 +36,9 @@ def make_curves(chapter: Chapter, view: CurveView) -> Figure:
     """A value over training, a line for each value of `by`, a panel for each of the other axes' values."""
     panels: list[Panel] = []
     used: list[Trial] = []
-    for fixed, trials in split(chapter, view, [view.by]):
+    for title, trials in split(chapter, view, [view.by]):
         used += trials
-        panels.append(Panel(_title(fixed), _series(chapter, trials, view.by, lambda t: _by_step(t, view))))
+        panels.append(Panel(title, _series(chapter, trials, view.by, lambda t: curve_of(t, view.y, view.x))))
     notes = _progress_notes(used, view)
     if view.y.key not in METRICS:
         layers = dict.fromkeys(layer for trial in used if (layer := layer_of(trial, view.y)))
@@ -52,9 +52,8 @@ def make_figure(chapter: Chapter, view: FigureView) -> Figure:
     used: list[Trial] = []
     budgets: dict[str, Budget] = {}
     machines: set[str] = set()
-    for fixed, trials in split(chapter, view, [view.by, view.x]):
+    for title, trials in split(chapter, view, [view.by, view.x]):
         used += trials
-        title = _title(fixed)
         budget = common_budget(trials, view.at) if view.at else None
         if budget is not None:
             budgets[title] = budget
@@ -94,7 +93,7 @@ def make_reach(chapter: Chapter, view: ReachView) -> Figure:
     used: list[Trial] = []
     short: list[str] = []
     unknown: list[str] = []
-    for fixed, trials in split(chapter, view, [view.by]):
+    for title, trials in split(chapter, view, [view.by]):
         used += trials
         series: list[Series] = []
         finished = [trial for trial in trials if trial.result]
@@ -105,8 +104,8 @@ def make_reach(chapter: Chapter, view: ReachView) -> Figure:
                 continue
             # The mean of those seeds alone that come to the goal would flatter.
             come = all(first_as_good(trial, view.goal) for trial in own)
-            (unknown if come else short).append(", ".join(filter(None, (one.name, _title(fixed)))))
-        panels.append(Panel(_title(fixed), tuple(series)))
+            (unknown if come else short).append(", ".join(filter(None, (one.name, title))))
+        panels.append(Panel(title, tuple(series)))
     goal, spent = QUANTITIES[view.goal.key], PROGRESS[view.x]
     where = f"Where {goal.title} first comes to {goal.text(view.goal.value)} at an evaluation"
     notes = [f"{where}: {spent.title}, the mean over seeds."]
@@ -125,7 +124,7 @@ def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:
     """Overlap over k, a line for each layer, a panel for each value of every axis and label."""
     panels: list[Panel] = []
     used: list[Trial] = []
-    for fixed, trials in split(chapter, view, []):
+    for title, trials in split(chapter, view, []):
         used += trials
         layers = dict.fromkeys(layer for trial in trials for layer in overlaps_of(trial, view.epoch))
         series = []
@@ -140,7 +139,7 @@ def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:
         if not layers:
             finished = sum(trial.state is State.FINISHED for trial in trials)
             series.append(Series("no layer", 0, (), _lacking(finished, len(trials))))
-        panels.append(Panel(_title(fixed), tuple(series)))
+        panels.append(Panel(title, tuple(series)))
     when = "the last record" if view.epoch is None else f"the record after epoch {view.epoch:g}"
     x, y = Quantity("k", style="plain", key="k"), QUANTITIES[view.measure]
     return _figure(chapter, view, x, y, panels, [f"Of {when}."], used)
@@ -179,10 +178,6 @@ def _figure(
     made = [*unlike_notes(used, chapter.axes), *left_out_notes(used)]
     missing = missing_notes(used, chapter.axes, timed=y.key in TIMING)
     return replace(figure, notes=(*said, *made, *missing))
-
-
-def _title(fixed: Mapping[str, object]) -> str:
-    return ", ".join(axis_texts(fixed.items()))
 
 
 def _series(
@@ -229,10 +224,6 @@ def _points(found: Mapping[float, list[tuple[Trial, float, float]]]) -> tuple[Po
         for entries in found.values()
     ]
     return tuple(sorted(points, key=lambda point: point.x))
-
-
-def _by_step(trial: Trial, view: CurveView) -> list[tuple[float, float, float]]:
-    return [(step, x, y) for x, step, y in curve_of(trial, view.y, view.x)]
 
 
 def _with_published(series: Series, view: FigureView, chapter: Chapter, trials: Iterable[Trial]) -> Series:

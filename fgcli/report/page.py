@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -12,22 +12,13 @@ from fgcli import __version__
 from fgcli.errors import writable
 from fgcli.files import to_json
 from fgcli.report import drawing
-from fgcli.report.document import Cell, Document, Point, Section, Table, axis_name, axis_texts
+from fgcli.report.document import Document, Section, Table, axis_name, axis_texts
 from fgcli.report.trials import State, Trial
 from fgcli.runs.quantities import RESULTS
 from fgcli.runs.quantity import Quantity
 from fgcli.runs.record import numbers
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Group:
-    """The trials behind a number: one label at one place on the axes, every seed."""
-
-    anchor: str
-    title: str
-    trials: tuple[Trial, ...]
 
 
 def as_html(document: Document) -> str:
@@ -44,7 +35,7 @@ def as_html(document: Document) -> str:
         environments=environments,
         environment_of=lambda trial: environments.get(_environment(trial), ("", ""))[0],
         command_of=lambda trial: trial.run.environment.command,
-        plot=lambda figure, panel: drawing.lay_out(figure, panel, groups.of_point),
+        plot=drawing.lay_out,
         size=drawing,
         axis_name=axis_name,
         quantities=_quantities(document),
@@ -58,11 +49,12 @@ def as_html(document: Document) -> str:
 
 
 class _Groups:
-    """The groups of every section, and the anchor of the one that a cell or a point is of."""
+    """The trials behind a number, one label at one place on the axes with every seed: of each section (anchor, title,
+    trials), and the anchor of the group that a cell or a point is of."""
 
     def __init__(self, document: Document) -> None:
         self._anchors: dict[int, str] = {}
-        self.by_section: list[tuple[Section, list[Group]]] = []
+        self.by_section: list[tuple[Section, list[tuple[str, str, list[Trial]]]]] = []
         number = 0
         for section in document.sections:
             found: dict[object, list[Trial]] = {}
@@ -72,15 +64,12 @@ class _Groups:
             for trials in found.values():
                 number += 1
                 axes = axis_texts((axis, trials[0].axis(axis)) for axis in section.axes)
-                groups.append(Group(f"g{number}", ", ".join([trials[0].label, *axes]), tuple(trials)))
+                groups.append((f"g{number}", ", ".join([trials[0].label, *axes]), trials))
                 self._anchors |= {id(trial): f"g{number}" for trial in trials}
             self.by_section.append((section, groups))
 
-    def of_cell(self, cell: Cell) -> str:
-        return self._anchors[id(cell.trials[0])]
-
-    def of_point(self, point: Point) -> str:
-        return self._anchors[id(point.trials[0])]
+    def of(self, trials: Sequence[Trial]) -> str:
+        return self._anchors[id(trials[0])]
 
 
 def _environment(trial: Trial) -> str:

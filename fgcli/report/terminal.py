@@ -178,4 +178,4 @@ def _ends(series: Series, figure: Figure) -> str:
     first, last = series.points[0], series.points[-1]
     y = figure.y.quantity
     begin = "" if first is last else f"{y.text(first.y.mean)} → "
-    return f"{begin}{last.y.text(y)} at {figure.place(last)}"
+    return f"{begin}{last.y.text(y)} at {figure.place(last.x)}"

@@ -1,7 +1,7 @@
 """What lies under the paths that a report is asked for: sweeps with the trials they should have, and single runs."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
@@ -86,8 +86,6 @@ class Source:
 
 def gather(paths: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
     """Everything under the paths: each a run, a sweep, or a folder of them. UsageError where there is nothing."""
-    sources: list[Source] = []
-    problems: list[Problem] = []
     seen: set[Path] = set()
     asked: list[tuple[Path, list[Path]]] = []
     for path in paths:
@@ -97,11 +95,12 @@ def gather(paths: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
         asked.append((path, _candidates(path)))
         if not asked[-1][1]:
             raise UsageError(f"{path} holds no run and no sweep")
+    found: list[Source | Problem] = []
     for sweeps in (True, False):  # the sweeps first: a trial of theirs that is given by itself, too, is theirs
         for path, candidates in asked:
-            found, faults = _read_all([one for one in candidates if _is_sweep(one) is sweeps], path, seen)
-            sources += found
-            problems += faults
+            found += _read_all([one for one in candidates if _is_sweep(one) is sweeps], path, seen)
+    sources = [one for one in found if isinstance(one, Source)]
+    problems = [one for one in found if isinstance(one, Problem)]
     if not sources:
         listed = "; ".join(f"{path}: {reason}" for path, reason in problems[:3])
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -114,38 +113,31 @@ def _real(folder: Path) -> Path:
     return Path(os.path.realpath(folder))
 
 
-def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> tuple[list[Source], list[Problem]]:
+def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> Iterator[Source | Problem]:
     """What the folders of a path hold. One that was seen before holds nothing new."""
-    sources: list[Source] = []
-    problems: list[Problem] = []
     runs: list[Trial] = []
     for folder in folders:
         if (real := _real(folder)) in seen:
             continue
         seen.add(real)
         if _is_sweep(folder):
+            trials = _trial_folders(folder)
             try:
-                found, faults = _read_sweep_folder(folder)
-                seen |= {_real(one) for one in _trial_folders(folder)}
-                sources.append(found)
-                problems += faults
+                yield from _read_sweep_folder(folder)
+                seen |= {_real(one) for one in trials}
             except FgError as error:
-                trials = _trial_folders(folder)
-                problems.append(Problem(str(folder), f"{error}{'; its trials stand by themselves' if trials else ''}"))
-                found, faults = _read_all(trials, folder, seen)
-                sources += found
-                problems += faults
+                yield Problem(str(folder), f"{error}{'; its trials stand by themselves' if trials else ''}")
+                yield from _read_all(trials, folder, seen)
             continue
         try:
             run = run_at(folder)
         except Unreadable as reason:
-            problems.append(Problem(str(folder), str(reason)))
+            yield Problem(str(folder), str(reason))
             continue
-        problems += _environment_problem(run)
+        yield from _environment_problem(run)
         runs.append(_single(run, asked))
     if runs:
-        sources.append(Source(writable(str(asked)), None, tuple(runs)))
-    return sources, problems
+        yield Source(writable(str(asked)), None, tuple(runs))
 
 
 def _is_sweep(folder: Path) -> bool:
@@ -180,7 +172,7 @@ def _state(run: Run) -> tuple[State, str]:
     return State.RUNNING, f"stopped or still running, at step {run.metrics[-1].step if run.metrics else 0}"
 
 
-def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
+def _read_sweep_folder(folder: Path) -> list[Source | Problem]:
     directory = SweepDirectory(folder)
     source = read_recipe(directory.sweep_file)
     if not is_sweep(source):
@@ -213,7 +205,7 @@ def _read_sweep_folder(folder: Path) -> tuple[Source, list[Problem]]:
         for one in _trial_folders(folder)
         if one.name not in names
     ]
-    return Source(writable(str(folder)), sweep, tuple(trials), tuned), problems
+    return [Source(writable(str(folder)), sweep, tuple(trials), tuned), *problems]
 
 
 def _planned(directory: SweepDirectory, planned: PlannedTrial, failure: FailedAttempt | None) -> Trial:

@@ -122,8 +122,8 @@ def quartiles_of(trial: Trial, value: Value) -> tuple[float, float] | None:
     return (quartiles[0], quartiles[1]) if len(quartiles) == 2 else None
 
 
-def curve_of(trial: Trial, y: Value, x: Progress) -> list[tuple[float, int, float]]:
-    """(progress, step, value) at each row that has both."""
+def curve_of(trial: Trial, y: Value, x: Progress) -> list[tuple[float, float, float]]:
+    """(step, progress, value) at each row that has both."""
     if trial.run is None or trial.state is State.UNREADABLE:
         return []
     rows: Iterable[Row] = trial.run.metrics if y.key in METRICS else trial.run.diagnostics
@@ -132,7 +132,7 @@ def curve_of(trial: Trial, y: Value, x: Progress) -> list[tuple[float, int, floa
         progress = progress_of(trial, row, x)
         number = _metric(row, y) if isinstance(row, MetricsRow) else _of_layer(row, y)
         if progress is not None and number is not None:
-            found.append((progress, row.step, number))
+            found.append((row.step, progress, number))
     return found
 
 

@@ -6,12 +6,11 @@ The paper fits σ = 0.1, 0.2, …, 0.9 beforehand and uses the set nearest to th
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from fgcli.errors import UsageError
+from fgcli.spectra.sign import SignCut
 from fgcli.spectra.step_polynomial import DEGREES, StepPolynomial
 
 PAPER_SIGMAS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
@@ -92,13 +91,7 @@ class CoefficientTable:
         return all(right - left <= 2 * MARGIN + 1e-9 for left, right in itertools.pairwise(ends))
 
 
-class Evaluates(Protocol):
-    """What is held against a step, number by number."""
-
-    def evaluate(self, x: Tensor) -> Tensor: ...
-
-
-def measure(polynomial: Evaluates, sigma: float) -> tuple[float, float]:
+def measure(polynomial: StepPolynomial | SignCut, sigma: float) -> tuple[float, float]:
     """(largest error outside ±MARGIN of sigma, mean error), both on GRID points of [0, 1]."""
     x = torch.linspace(0.0, 1.0, GRID, dtype=torch.float64)
     error = (polynomial.evaluate(x) - (x > sigma).double()).abs()

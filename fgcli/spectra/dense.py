@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fgcli.spectra.scaling import double
+
 
 def right_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Reduced SVD: V [batch, n, min(m, n)] and the numerical rank [batch] of matrices [batch, m, n].
@@ -13,8 +15,7 @@ def right_singular_vectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
     full rank, for the caller to find, not a solver's error.
     """
     m, n = matrices.shape[1:]
-    device = torch.device("cpu") if matrices.device.type == "mps" else matrices.device
-    wide = matrices.to(device, torch.float64)
+    wide = double(matrices)
     finite = wide.isfinite().all(2).all(1)
     _, values, vh = torch.linalg.svd(wide.nan_to_num(0.0, 0.0, 0.0), full_matrices=False)
     vh[~finite] = torch.nan

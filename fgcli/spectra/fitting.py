@@ -45,18 +45,7 @@ _SEARCH = _Stage(points=256, rate=0.02, first_power=2.0, last_power=12.0)
 _POLISH = _Stage(points=1024, rate=0.004, first_power=12.0, last_power=200.0)
 
 
-@dataclass(frozen=True)
-class _Problems:
-    """What each of the fits aims at: [fits, 1] each."""
-
-    sigmas: Tensor
-    margins: Tensor
-
-    def take(self, index: Tensor) -> "_Problems":
-        return _Problems(self.sigmas[index], self.margins[index])
-
-
-def fit_table(options: FitOptions, progress: Progress | None = None) -> CoefficientTable:
+def fit_table(options: FitOptions, progress: Progress = lambda part: None) -> CoefficientTable:
     """The table for these options: the same bits each time on one machine and thread count.
 
     RunError where no restart gave a stable polynomial for some σ.
@@ -64,27 +53,22 @@ def fit_table(options: FitOptions, progress: Progress | None = None) -> Coeffici
     fits: list[StepFit] = []
     groups = [options.sigmas[i : i + _GROUP] for i in range(0, len(options.sigmas), _GROUP)]
     for index, sigmas in enumerate(groups):
-
-        def report(part: float, done: int = index) -> None:
-            if progress is not None:
-                progress((done + part) / len(groups))
-
-        fits += _fit_group(options, sigmas, report)
+        fits += _fit_group(options, sigmas, lambda part, done=index: progress((done + part) / len(groups)))
     return CoefficientTable(options, tuple(fits))
 
 
 def _fit_group(options: FitOptions, sigmas: tuple[float, ...], report: Progress) -> list[StepFit]:
-    starts, problems = _starts(options, sigmas)
-    found, loss = _descend(starts, problems, _SEARCH, options, lambda part: report(0.5 * part))
+    starts, aims = _starts(options, sigmas)
+    found, loss = _descend(starts, aims, _SEARCH, options, lambda part: report(0.5 * part))
     kept = min(_KEPT, options.restarts)
     best = loss.view(-1, options.restarts).topk(kept, dim=1, largest=False).indices
     index = (best + options.restarts * torch.arange(len(best))[:, None]).flatten()
-    problems = problems.take(index)
-    found, _ = _descend(found[index], problems, _POLISH, options, lambda part: report(0.5 + 0.5 * part))
+    aims = aims[index]
+    found, _ = _descend(found[index], aims, _POLISH, options, lambda part: report(0.5 + 0.5 * part))
     coefficients = found @ _chebyshev_to_powers(options.degree)
     per_sigma = len(_MARGINS) * kept
     return [
-        _choose(options, sigma, coefficients[rows], problems.margins[rows, 0].tolist())
+        _choose(options, sigma, coefficients[rows], aims[rows, 1].tolist())
         for sigma, rows in zip(sigmas, torch.arange(len(found)).split(per_sigma), strict=True)
     ]
 
@@ -104,8 +88,9 @@ def _choose(options: FitOptions, sigma: float, coefficients: Tensor, margins: li
     return min(fits, key=lambda fit: fit.error + fit.mean_error)
 
 
-def _starts(options: FitOptions, sigmas: tuple[float, ...]) -> tuple[Tensor, _Problems]:
-    """The best of many random starts: [sigmas · margins · restarts, rows, terms] in the Chebyshev basis.
+def _starts(options: FitOptions, sigmas: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """The best of many random starts: [fits, rows, terms] in the Chebyshev basis, fits being sigmas · margins ·
+    restarts; and their aims [fits, 2], the σ and the margin of each.
 
     A start nearly has p(1) = 1, p'(1) = 0, p(σ) = σ and a random p'(0), plus noise. Each σ gets the same random
     numbers, so a fit does not depend on which others are asked for.
@@ -121,7 +106,7 @@ def _starts(options: FitOptions, sigmas: tuple[float, ...]) -> tuple[Tensor, _Pr
     to_chebyshev = torch.linalg.inv(_chebyshev_to_powers(options.degree))
     powers = torch.arange(1, 2 * terms, 2, dtype=torch.float64)
     at_one, at_zero = torch.ones_like(powers), (powers == 1).double()
-    chosen, targets = [], []
+    chosen, aims = [], []
     for sigma in sigmas:
         conditions = torch.stack([at_one, powers, sigma**powers, at_zero])  # on p(1), p'(1), p(σ), p'(0)
         low = torch.tensor([0.9, -1.5, 0.95 * sigma, -1.0], dtype=torch.float64)
@@ -130,16 +115,15 @@ def _starts(options: FitOptions, sigmas: tuple[float, ...]) -> tuple[Tensor, _Pr
         candidates = (coefficients @ to_chebyshev)[:, None] + noise
         for margin in _MARGINS:
             aim = torch.tensor([[sigma, margin]], dtype=torch.float64).expand(drawn, 2)
-            loss = _loss(candidates, _grid(128), _Problems(aim[:, :1], aim[:, 1:]), 2.0, options)
+            loss, _ = _loss_and_largest(candidates, _grid(128), aim, 2.0, options)
             best = loss.nan_to_num(math.inf).topk(options.restarts, largest=False).indices
             chosen.append(candidates[best])
-            targets.append(aim[best])
-    aims = torch.cat(targets)
-    return torch.cat(chosen), _Problems(aims[:, :1], aims[:, 1:])
+            aims.append(aim[best])
+    return torch.cat(chosen), torch.cat(aims)
 
 
 def _descend(
-    starts: Tensor, problems: _Problems, stage: _Stage, options: FitOptions, report: Progress
+    starts: Tensor, aims: Tensor, stage: _Stage, options: FitOptions, report: Progress
 ) -> tuple[Tensor, Tensor]:
     """(the best point each fit came by, its loss there): Adam with a cosine rate and a rising power."""
     points = starts.clone().requires_grad_()
@@ -152,7 +136,7 @@ def _descend(
             group["lr"] = stage.rate * (0.5 + 0.5 * math.cos(math.pi * part))
         power = stage.first_power * (stage.last_power / stage.first_power) ** part
         with torch.enable_grad():
-            loss, largest = _loss_and_largest(points, grid, problems, power, options)
+            loss, largest = _loss_and_largest(points, grid, aims, power, options)
             (gradient,) = torch.autograd.grad(loss.sum(), points)
         with torch.no_grad():
             better = largest < best_loss  # false for NaN
@@ -163,25 +147,21 @@ def _descend(
     return best, best_loss
 
 
-def _loss(points: Tensor, grid: Tensor, problems: _Problems, power: float, options: FitOptions) -> Tensor:
-    with torch.no_grad():
-        return _loss_and_largest(points, grid, problems, power, options)[0]
-
-
 def _loss_and_largest(
-    points: Tensor, grid: Tensor, problems: _Problems, power: float, options: FitOptions
+    points: Tensor, grid: Tensor, aims: Tensor, power: float, options: FitOptions
 ) -> tuple[Tensor, Tensor]:
     """(log of the p-norm of the error, the largest error) of each fit: [fits] each."""
-    error = _error(_evaluate(points, grid, options), grid, problems).abs()
+    error = _error(_evaluate(points, grid, options), grid, aims).abs()
     largest = error.detach().amax(dim=1, keepdim=True).clamp_min(1e-300)
     loss = largest.log().squeeze(1) + (error / largest).pow(power).mean(dim=1).log() / power
     return loss, largest.squeeze(1)
 
 
-def _error(values: Tensor, grid: Tensor, problems: _Problems) -> Tensor:
+def _error(values: Tensor, grid: Tensor, aims: Tensor) -> Tensor:
     """Distance to the step outside the margin, and to [0, 1] inside it: [fits, points]."""
-    below = grid <= problems.sigmas - problems.margins + 1e-9
-    above = grid >= problems.sigmas + problems.margins - 1e-9
+    sigmas, margins = aims.split(1, dim=1)
+    below = grid <= sigmas - margins + 1e-9
+    above = grid >= sigmas + margins - 1e-9
     to_interval = values - values.clamp(0.0, 1.0)
     return torch.where(below, values, torch.where(above, values - 1.0, to_interval))
 

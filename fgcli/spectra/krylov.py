@@ -61,12 +61,6 @@ def ritz_vectors(images: Tensor, k: int) -> Tensor:
     return images @ whitening(gram)(identity.expand_as(gram))
 
 
-def random_block(n: int, b: int, like: Tensor) -> Tensor:
-    """A fixed Gaussian X [n, b] in the dtype and on the device of `like`: where a first iteration starts."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(n, b, generator=generator, dtype=torch.float64).to(like)
-
-
 def mean_image(images: Tensor, start: Tensor) -> Tensor:
     """Half an orthogonal iteration: the mean over b of R_b R_bᵀX [n, b], nearly that of AᵀA X, for start X [n, b].
 
@@ -88,10 +82,9 @@ def _orthonormal(block: Tensor, basis: list[Tensor]) -> Tensor:
 
     Where it does, Q holds directions that rounding made: orthonormal to the others all the same.
     """
-    device = torch.device("cpu") if block.device.type == "mps" else block.device
     for _ in range(2):
         for _ in range(2):
             for q in basis:
                 block = block - q @ (q.mT @ block)
-        block = torch.linalg.qr(near_one(block).to(device)).Q.to(block)
+        block = orthonormal(near_one(block))
     return block

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.spectra.scaling import near_one
+from fgcli.spectra.scaling import double, near_one
 
 CHUNK = 2**17  # entries of the Gram matrices held at a time: a MiB at most, which the allocator keeps and a cache holds
 PRODUCTS = 2**24  # entries of products of columns that are kept; a basis with more goes without
@@ -87,8 +87,7 @@ class MaskedBasis:
 
     def _exact_gram(self, diagonal: Tensor, index: Tensor) -> tuple[Tensor, float]:
         """A sample at a time. B itself is known to max(d, r) eps of its largest singular value, as in `dense`."""
-        device = torch.device("cpu") if self.basis.device.type == "mps" else self.basis.device
-        wide = self.basis.to(device, torch.float64)
+        wide = double(self.basis)
         grams = wide.new_empty(len(index), wide.shape[1], wide.shape[1])
         for gram, row in zip(grams, diagonal[index.to(diagonal.device)].to(wide), strict=True):
             masked = wide * row.unsqueeze(1)
@@ -127,15 +126,7 @@ def whitening(gram: Tensor, exact: Exact | None = None) -> Coordinates:
     factor, failed = torch.linalg.cholesky_ex(gram, upper=True)  # the lower one takes a third longer
     weak = _weak(factor, failed == 0, gram, gram)
     root = None if weak is None else _eigen_root(gram, weak, gram.shape[-1], exact)
-
-    def coordinates(z: Tensor) -> Tensor:
-        columns = z.unsqueeze(-1) if z.dim() == 2 else z
-        u = torch.linalg.solve_triangular(factor, columns, upper=True)
-        if weak is not None and root is not None:
-            u[weak] = root.to(u) @ columns[weak]
-        return u.squeeze(-1) if z.dim() == 2 else u
-
-    return coordinates
+    return solving(factor, weak, root)
 
 
 def top_whitening(gram: Tensor, k: int, power_steps: int, exact: Exact | None = None) -> Coordinates:
@@ -147,24 +138,28 @@ def top_whitening(gram: Tensor, k: int, power_steps: int, exact: Exact | None = 
     matrices this small it takes no longer). Samples whose λ_k is too small beside λ₁ for that, and those of lower
     rank than k, get the exact eigenvectors.
     """
-    device = torch.device("cpu") if gram.device.type == "mps" else gram.device
-    wide = gram.to(device, torch.float64)
-    x = torch.eye(gram.shape[-1], k, dtype=wide.dtype, device=device).expand(len(wide), -1, -1)
+    wide = double(gram)
+    x = torch.eye(gram.shape[-1], k, dtype=wide.dtype, device=wide.device).expand(len(wide), -1, -1)
     image = wide[:, :, :k].contiguous()
     for _ in range(power_steps):
         x, image = image, wide @ image
     inner = x.mT @ image
     factor, failed = torch.linalg.cholesky_ex(inner, upper=True)
-    weak = _weak(factor, failed == 0, inner, gram.to(device))
+    weak = _weak(factor, failed == 0, inner, gram.to(wide.device))
     root = None if weak is None else _eigen_root(gram, weak, k, exact)
+    return solving(factor, weak, root, x)
+
+
+def solving(factor: Tensor, weak: Tensor | None, root: Tensor | None, space: Tensor | None = None) -> Coordinates:
+    """z -> X R⁻¹ z of factors R [batch, k, k], X = `space` [batch, r, k] or I; at the indices `weak` root z instead."""
 
     def coordinates(z: Tensor) -> Tensor:
-        columns = (z.unsqueeze(-1) if z.dim() == 2 else z).to(wide)
-        u = x @ torch.linalg.solve_triangular(factor, columns, upper=True)
+        columns = (z.unsqueeze(-1) if z.dim() == 2 else z).to(factor)
+        u = torch.linalg.solve_triangular(factor, columns, upper=True)
+        u = u if space is None else space @ u
         if weak is not None and root is not None:
-            u[weak] = root.to(u) @ columns[weak]
-        u = u.to(z)
-        return u.squeeze(-1) if z.dim() == 2 else u
+            u[weak] = root.to(u) @ columns[weak, : root.shape[2]]
+        return (u.squeeze(-1) if z.dim() == 2 else u).to(z)
 
     return coordinates
 
@@ -248,8 +243,7 @@ def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
     Batched single precision fails on repeated zeros. A matrix that is not finite has eigenvalues NaN, for the caller to
     find, not a solver's error.
     """
-    device = torch.device("cpu") if gram.device.type == "mps" else gram.device
-    wide = gram.to(device, torch.float64)
+    wide = double(gram)
     values, vectors = torch.linalg.eigh(wide.nan_to_num(0.0, 0.0, 0.0))
     values[~wide.isfinite().all(2).all(1)] = torch.nan
     return values, vectors

@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from fgcli.spectra.krylov import random_block
 from fgcli.spectra.masked import leading_root
 from fgcli.spectra.scaling import near_one
-from fgcli.spectra.tracking import COLD_STEPS, orthonormal
+from fgcli.spectra.tracking import COLD_STEPS, orthonormal, random_block
 
 Product = Callable[[Tensor], Tensor]
 """C V [m, k] of V [m, k], C [m, m] the mean of A_b A_bᵀ."""

@@ -1,9 +1,14 @@
-"""Scaling by powers of two, which changes no digit: squares of what is near one neither under- nor overflow."""
+"""Powers of two, which change no digit: squares of what is near one neither under- nor overflow. And float64."""
 
 import math
 
 import torch
 from torch import Tensor
+
+
+def double(values: Tensor) -> Tensor:
+    """In float64; on the CPU where the device has none (MPS)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def near_one(x: Tensor) -> Tensor:

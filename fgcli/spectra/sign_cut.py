@@ -1,11 +1,9 @@
 """The top-k eigenvectors of a batch of Gram matrices, set apart by the sign of the shifted matrix."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from fgcli.spectra.masked import leading_root, rounding
+from fgcli.spectra.masked import Coordinates, leading_root, rounding, solving
 from fgcli.spectra.sign import signs
 
 APART = 0.05
@@ -20,7 +18,7 @@ def top_projector(gram: Tensor, k: int) -> Tensor:
     return _cut(gram, k)[0]
 
 
-def top_root(gram: Tensor, k: int) -> Callable[[Tensor], Tensor]:
+def top_root(gram: Tensor, k: int) -> Coordinates:
     """z -> u = T z with T Tᵀ = gram⁺ on its top-k eigenvectors: [batch, r(, columns)] to the same.
 
     T = P R⁻¹ with RᵀR = P C + τ² (I - P), a Cholesky factor of what is well conditioned wherever C is above the cut.
@@ -30,16 +28,7 @@ def top_root(gram: Tensor, k: int) -> Callable[[Tensor], Tensor]:
     rest.diagonal(dim1=1, dim2=2).add_(shift.view(-1, 1))
     factor, failed = torch.linalg.cholesky_ex(gram @ projector + rest, upper=True)
     weak = failed.nonzero().squeeze(1)
-    root = leading_root(gram[weak], k) if len(weak) else None
-
-    def coordinates(z: Tensor) -> Tensor:
-        columns = z.unsqueeze(-1) if z.dim() == 2 else z
-        u = projector @ torch.linalg.solve_triangular(factor, columns, upper=True)
-        if root is not None:
-            u[weak] = root @ columns[weak, : root.shape[2]]
-        return u.squeeze(-1) if z.dim() == 2 else u
-
-    return coordinates
+    return solving(factor, weak, leading_root(gram[weak], k) if len(weak) else None, projector)
 
 
 def _cut(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -77,12 +77,6 @@ class StepPolynomial:
             first = first @ factor
         return first
 
-    def gram_factor_times(self, gram: Tensor, columns: Tensor) -> Tensor:
-        """h(C) X for X [..., r, c], as `gram_factor(gram) @ columns` but cheaper when c is well below r."""
-        for factor in self.gram_factors(gram):
-            columns = factor @ columns
-        return columns
-
     def gram_factors(self, gram: Tensor) -> Iterator[Tensor]:
         """The factors q_1, …, q_N of h(C): polynomials in C, so they commute."""
         last = self.applications - 1

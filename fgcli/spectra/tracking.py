@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fgcli.spectra.scaling import near_one
+from fgcli.spectra.scaling import double, near_one
 
 COLD_STEPS = 8
 
@@ -18,18 +18,20 @@ def leading_left_vectors(matrix: Tensor, r: int, start: Tensor | None = None) ->
     """
     r = min(r, *matrix.shape)
     steps = 1 if start is not None else COLD_STEPS
-    if start is None:
-        generator = torch.Generator().manual_seed(0)
-        start = torch.randn(matrix.shape[0], r, generator=generator, dtype=torch.float64).to(matrix)
-    q = start
+    q = random_block(matrix.shape[0], r, matrix) if start is None else start
     for _ in range(steps):
         q = orthonormal(near_one(matrix @ near_one(image_of(matrix, q))))
     image = near_one(image_of(matrix, q))
     if not bool(image.isfinite().all()):
         raise ValueError("the weight holds values that are not finite")
-    device = torch.device("cpu") if matrix.device.type == "mps" else matrix.device
-    _, rotation = torch.linalg.eigh((image.T @ image).to(device, torch.float64))
+    _, rotation = torch.linalg.eigh(double(image.T @ image))
     return q @ rotation.flip(1).to(q)
+
+
+def random_block(n: int, b: int, like: Tensor) -> Tensor:
+    """A fixed Gaussian X [n, b] in the dtype and on the device of `like`: where a first iteration starts."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, b, generator=generator, dtype=torch.float64).to(like)
 
 
 def image_of(matrix: Tensor, q: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ def image_of(matrix: Tensor, q: Tensor) -> Tensor:
 
 
 def orthonormal(columns: Tensor) -> Tensor:
-    """Columns [m, r] made orthonormal; on the CPU where the device has no QR (MPS)."""
+    """Columns [..., m, r] made orthonormal; on the CPU where the device has no QR (MPS)."""
     if columns.device.type == "mps":
         return torch.linalg.qr(columns.cpu()).Q.to(columns)
     return torch.linalg.qr(columns).Q
@@ -52,8 +54,7 @@ def has_full_column_rank(matrix: Tensor) -> bool:
     m, n = matrix.shape
     if n > m:
         return False
-    wide = matrix.detach().cpu().double() if matrix.device.type == "mps" else matrix.double()
-    wide = near_one(wide)
+    wide = near_one(double(matrix.detach()))
     gram = wide.T @ wide
     factor, info = torch.linalg.cholesky_ex(gram)
     smallest = factor.diagonal().square().amin()

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from fgcli.sweep.schema import METHODS, SEED, Grid, Method, Sweep
-from fgcli.sweep.views import LABEL, Scalar, as_key, spelled
+from fgcli.sweep.views import Scalar, spelled
 from fgcli.yaml_reader import Path
 
 MAX_TRIALS = 10_000
@@ -29,14 +29,6 @@ class PlannedTrial:
     places: Mapping[Path, Path] = field(repr=False)
     """Where in the sweep each of them is from: overrides' paths to the sweep's."""
 
-    def value(self, axis: str) -> Scalar:
-        """Its label, or its value on an axis. KeyError for what is none."""
-        return self.label if axis == LABEL else self.axes[axis]
-
-    def is_in(self, where: Mapping[str, Sequence[Scalar]]) -> bool:
-        """Whether it is among those that a view's `where` chooses."""
-        return all(as_key(self.value(axis)) in map(as_key, chosen) for axis, chosen in where.items())
-
     @property
     def group(self) -> tuple[str, tuple[tuple[str, Scalar], ...]]:
         """The label, and the axes without the seed: trials that differ in the seed alone."""
@@ -48,15 +40,15 @@ def plan(sweep: Sweep) -> list[PlannedTrial]:
 
     Where the sweep has a search of the learning rate, its outcome is still missing in `overrides`.
     """
-    return list(_trials(sweep, sweep.grid.axes, list(enumerate(sweep.grid.seed)), ("grid", SEED)))
+    return list(_trials(sweep, {**sweep.grid.axes, SEED: sweep.grid.seed}, {}))
 
 
 def plan_tuning(sweep: Sweep) -> list[PlannedTrial]:
     """The trials of the search of the learning rate, which is among their axes; none without such a search."""
     if sweep.tune is None:
         return []
-    axes = sweep.grid.axes | {"lr": sweep.tune.lr}
-    trials = _trials(sweep, axes, list(enumerate(sweep.tune.seed)), ("tune", SEED), {"lr": ("tune", "lr")})
+    axes = {**sweep.grid.axes, "lr": sweep.tune.lr, SEED: sweep.tune.seed}
+    trials = _trials(sweep, axes, {key: ("tune", key) for key in ("lr", SEED)})
     if sweep.tune.epochs is None:
         return list(trials)
     epochs, place = {"epochs": sweep.tune.epochs}, {("epochs",): ("tune", "epochs")}
@@ -69,30 +61,22 @@ def size(grid: Grid) -> int:
 
 
 def _trials(
-    sweep: Sweep,
-    axes: Mapping[str, Sequence[Scalar]],
-    seeds: list[tuple[int, int]],
-    seed_place: Path,
-    other_places: Mapping[str, Path] | None = None,
+    sweep: Sweep, axes: Mapping[str, Sequence[Scalar]], other_places: Mapping[str, Path]
 ) -> Iterator[PlannedTrial]:
+    """Of axes the last of which is the seed's; those of `other_places` are not from the grid."""
     # In small letters: file systems may not tell large ones from them.
     slugs = _distinct([_harmless(_ascii(label)).lower() or "method" for label in sweep.labels()])
     parts = {key: _distinct([f"{key}{_harmless(spelled(value))}" for value in values]) for key, values in axes.items()}
-    choices = [list(enumerate(values)) for values in axes.values()]
-    for seed_index, seed in seeds:
-        for chosen in itertools.product(*choices):
-            point = {key: value for key, (_, value) in zip(axes, chosen, strict=True)} | {SEED: seed}
-            places = {
-                key: (*(other_places or {}).get(key, ("grid", key)), index)
-                for key, (index, _) in zip(axes, chosen, strict=True)
-            } | {SEED: (*seed_place, seed_index)}
-            of_axes = [parts[key][index] for key, (index, _) in zip(axes, chosen, strict=True)]
-            for number, (method, slug) in enumerate(zip(sweep.grid.methods, slugs, strict=True)):
-                name = "-".join([slug, *of_axes, f"{SEED}{seed}"])
-                overrides, origins = _merged(sweep.base, method, number)
-                for key, value in point.items():
-                    overrides[key], origins[(key,)] = value, places[key]
-                yield PlannedTrial(name, method.label, point, overrides, origins)
+    *others, seeds = (range(len(values)) for values in axes.values())
+    for seed, *chosen in itertools.product(seeds, *others):
+        indices = dict(zip(axes, (*chosen, seed), strict=True))
+        point = {key: axes[key][index] for key, index in indices.items()}
+        places: dict[Path, Path] = {(key,): (*other_places.get(key, ("grid", key)), i) for key, i in indices.items()}
+        of_axes = [parts[key][index] for key, index in indices.items()]
+        for number, (method, slug) in enumerate(zip(sweep.grid.methods, slugs, strict=True)):
+            overrides, origins = _merged(sweep.base, method, number)
+            name = "-".join([slug, *of_axes])
+            yield PlannedTrial(name, method.label, point, {**overrides, **point}, {**origins, **places})
 
 
 def _merged(base: Mapping[str, Any], method: Method, number: int) -> tuple[dict[str, Any], dict[Path, Path]]:

@@ -170,9 +170,8 @@ def _refuse_said_twice(source: Source, sweep: Sweep) -> None:
         raise UsageError(
             f"{source.place(('grid', 'lr'), key=True)}: grid.lr and tune.lr say the same; give one of them"
         )
-    givers = [("base", sweep.base), *((("grid", METHODS, i), m.overrides) for i, m in enumerate(sweep.grid.methods))]
-    for prefix, given in givers:
-        path = (prefix,) if isinstance(prefix, str) else prefix
+    of_methods = [(("grid", METHODS, i), method.overrides) for i, method in enumerate(sweep.grid.methods)]
+    for path, given in (("base",), sweep.base), *of_methods:
         for key in given:
             if key in axes:
                 place = source.place((*path, key), key=True)

@@ -32,10 +32,6 @@ class Value(Options):
         default=None, description="Of diagnostics: the layer, such as hidden1; the first if none."
     )
 
-    @property
-    def heading(self) -> str:
-        return self.title or self.key
-
 
 class Budget(Options):
     """Where the compared methods have spent the same: the last evaluation within a budget counts."""

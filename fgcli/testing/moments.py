@@ -7,13 +7,16 @@ mean of δ y is six standard errors off where an unbiased guess is 5 % too long,
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fgcli.diagnostics.gradients import site_gradients
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
+from fgcli.gradient.guess import GuessMethod, Layer
+from fgcli.gradient.look import look
 from fgcli.gradient.randomness import Streams
 from fgcli.testing.cases import Case, balance, batch_for, chain, cross_entropy
 from fgcli.testing.expect import expect, expect_close, expect_mean
@@ -31,8 +34,10 @@ def check_moments(make: Callable[[], Any], *, unbiased: bool, covariance: Covari
     """CheckFailed where the mean or the spread of δ y contradicts the covariance or the claim to be unbiased."""
     __tracebackhide__ = True
     case = Case("a network", model := chain(), batch_for(model, 4))
-    balance(model, [float(g[SAMPLE].norm()) for g in site_gradients(case).values()])
-    gradients = site_gradients(case)
+    network = look(model, case.batch.inputs)
+    true = partial(site_gradients, model, network, cross_entropy, case.batch)  # by reverse mode, which the kit may use
+    balance(model, [float(g[SAMPLE].norm()) for g in true().values()])
+    gradients = true()
     claimed = {} if covariance is None else _claimed(make, case, covariance)
     exact = _covariances(make, case) if isinstance(make(), GuessMethod) else {}
     if exact:
@@ -66,7 +71,7 @@ def _draws(make: Callable[[], Any], case: Case, g: dict[str, Tensor]) -> tuple[d
         draws, delta = Watched(make(), repeated).draw()
         return draws, delta * DRAWS / len(case.batch.inputs)  # each sample's share of the case's own batch
     draws: dict[str, Tensor] = {}
-    for name, linear in _maps(make, case).items():
+    for name, linear in Watched(make(), case).linear_maps().items():
         generator = Streams(SEED).generator("check", site=name)
         z = torch.randn(len(case.batch.inputs), linear.noise_dim, DRAWS, generator=generator, dtype=torch.float64)
         draws[name] = linear.map(z)[SAMPLE].T
@@ -101,14 +106,10 @@ def _check_mean_square(
         expect_mean((delta.unsqueeze(1) * y).square().sum(1), expected, f"E‖δ y‖² at site '{name}'")
 
 
-def _maps(make: Callable[[], Any], case: Case) -> dict[str, LinearMap]:
-    return Watched(make(), case).linear_maps()
-
-
 def _covariances(make: Callable[[], Any], case: Case) -> dict[str, Tensor]:
     """A Aᵀ of every site and sample [batch, d, d], from the map applied to the columns of the identity."""
     found = {}
-    for name, linear in _maps(make, case).items():
+    for name, linear in Watched(make(), case).linear_maps().items():
         a = linear.map(torch.eye(linear.noise_dim, dtype=torch.float64).repeat(len(case.batch.inputs), 1, 1))
         found[name] = a @ a.mT
     return found
@@ -122,21 +123,3 @@ def _claimed(make: Callable[[], Any], case: Case, covariance: Covariance) -> dic
         shape = (seen.samples, seen.layer.dim, seen.layer.dim)
         expect(tuple(c.shape) == shape, f"the claimed covariance at site '{name}'", list(shape), list(c.shape))
     return claimed
-
-
-def site_gradients(case: Case) -> dict[str, Tensor]:
-    """The true g_{i,b} = ∂L/∂s_{i,b} by reverse mode, which the kit may use: [batch, d_i] by site."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda _, __, s: outputs.__setitem__(name, s)
-
-    layers = {name: module for name, module in case.model.named_modules() if isinstance(module, torch.nn.Linear)}
-    handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
-    try:
-        with torch.enable_grad():
-            loss = cross_entropy(case.model(case.batch.inputs), case.batch.targets).mean()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return dict(zip(outputs, torch.autograd.grad(loss, list(outputs.values())), strict=True))

@@ -5,8 +5,7 @@ from torch import nn
 
 from fgcli.data.dataset import Dataset
 from fgcli.errors import UsageError, one_line
-from fgcli.gradient.buffers import BufferState
-from fgcli.gradient.randomness import layers_again
+from fgcli.gradient.buffers import untouched
 from fgcli.recipe_keys import Recipe
 
 
@@ -22,15 +21,11 @@ def refuse_last_batch(recipe: Recipe, dataset: Dataset, model: nn.Module) -> Non
     if recipe.batch_size == 1 or samples % recipe.batch_size != 1:
         return
     device = next(model.parameters()).device
-    buffers, again = BufferState(model), layers_again(device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), untouched(model, device):
             model(dataset.train_inputs[-1:].to(device))
     except Exception as error:
         raise UsageError(
             f"--batch-size is {recipe.batch_size}; the last batch of an epoch then has one of the {samples} samples, "
             f"which the model does not take ({type(error).__name__}: {one_line(str(error))}): use another size"
         ) from error
-    finally:
-        buffers.restore()
-        again()

@@ -10,7 +10,7 @@ from networks import batch_for, cross_entropy
 from torch import Tensor, nn
 from zoo import Net, ids, random, vectors, weight
 
-from fgcli.extend.options import GuessOptions, Options
+from fgcli.extend.options import GuessOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Estimator
@@ -18,6 +18,7 @@ from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.look import few, look
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
+from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.perturbation import MaskedActivationPerturbation
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
@@ -257,7 +258,7 @@ class Compiled(nn.Module):
         return self._orig_mod(x)
 
 
-@pytest.mark.parametrize("estimator", [GuessEstimator(Isotropic()), WeightPerturbation(Options())])
+@pytest.mark.parametrize("estimator", [GuessEstimator(Isotropic()), WeightPerturbation(WeightPerturbationOptions())])
 def test_compiled_layers(estimator: Estimator) -> None:
     with pytest.raises(
         ModelRefused, match=r"layer '0' \(Compiled\) is compiled, .* leave out .compile\(\), or use backprop"

@@ -10,7 +10,6 @@ from networks import batch_for, chain
 from parts import in_parts
 from torch import Tensor, nn
 
-from fgcli.extend.options import EngineOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import LossRefused
 from fgcli.gradient.estimator import Batch, Loss
@@ -104,13 +103,13 @@ def test_gradients_are_those_of_backward(name: str, memory: Any, number: int, mo
 def test_each_samples_derivative_is_that_of_its_own_outputs(name: str) -> None:
     """δ_b = ⟨e_b, tangent of sample b's outputs⟩ sums to the derivative of the mean loss, whatever samples see."""
     batch = batch_for(MODEL, 6)
-    perturbation = WeightPerturbation(EngineOptions(tangents=40, combine="orthogonal"))
+    perturbation = WeightPerturbation(WeightPerturbationOptions(tangents=40, combine="orthogonal"))
     perturbation.bind(MODEL, batch.inputs)
     found = perturbation.estimate(MODEL, LOSSES[name], batch, RNG)
     assert found.directional_derivative is not None
     assert found.directional_derivative.shape == (6, 40)
     total = sum(p.numel() for p in MODEL.parameters())
-    exact = WeightPerturbation(EngineOptions(tangents=total, combine="orthogonal"))
+    exact = WeightPerturbation(WeightPerturbationOptions(tangents=total, combine="orthogonal"))
     exact.bind(MODEL, batch.inputs)
     gradients = exact.estimate(MODEL, LOSSES[name], batch, RNG).gradients
     torch.testing.assert_close(gradients, backward(MODEL, LOSSES[name], batch), rtol=1e-6, atol=1e-9)
@@ -167,8 +166,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     [
         GuessEstimator(Isotropic()),
         GuessEstimator(Isotropic(), memory="replay"),
-        WeightPerturbation(EngineOptions()),
-        WeightPerturbation(EngineOptions(tangents=2)),
+        WeightPerturbation(WeightPerturbationOptions()),
+        WeightPerturbation(WeightPerturbationOptions(tangents=2)),
     ],
 )
 @pytest.mark.parametrize("name", REFUSED)

@@ -10,7 +10,6 @@ from exact import backward, smooth, summed
 from torch import Tensor, nn
 from zoo import Net, random, weight
 
-from fgcli.extend.options import EngineOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch
@@ -19,6 +18,7 @@ from fgcli.gradient.operations import bilinear_gradients, is_bilinear
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.uses import Source, Use
+from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
 RNG = Streams(3).at(7)
@@ -146,14 +146,14 @@ def test_embeddings_have_backwards_own_rules_in_activation_perturbation(rule: st
 def test_embeddings_have_backwards_own_rules_in_weight_perturbation(rule: str, head: str) -> None:
     model, batch = lookup(rule, head)
     expected = backward(model, smooth, batch)
-    single = WeightPerturbation(EngineOptions())
+    single = WeightPerturbation(WeightPerturbationOptions())
     single.bind(model, batch.inputs)
     delta = single.estimate(model, smooth, batch, RNG).directional_derivative
     along = [(RNG.normal("weight", n, tuple(g.shape), g) * g).sum() for n, g in expected.items()]
     assert delta is not None
     torch.testing.assert_close(delta.sum(), torch.stack(along).sum())
     size = sum(p.numel() for p in model.parameters())
-    several = WeightPerturbation(EngineOptions(tangents=size, combine="orthogonal"))
+    several = WeightPerturbation(WeightPerturbationOptions(tangents=size, combine="orthogonal"))
     several.bind(model, batch.inputs)
     found = several.estimate(model, smooth, batch, RNG).gradients
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
@@ -178,13 +178,13 @@ def test_bags(mode: str, options: dict[str, Any]) -> None:
     with pytest.raises(
         ModelRefused, match=r"the model's input is followed by embedding_bag, which has no forward-mode"
     ):
-        WeightPerturbation(EngineOptions()).bind(model, batch.inputs)
+        WeightPerturbation(WeightPerturbationOptions()).bind(model, batch.inputs)
 
 
 def test_a_bag_that_scales_by_frequency_is_refused_by_weight_perturbation() -> None:
     model = nn.Sequential(nn.EmbeddingBag(4, 3, mode="sum", scale_grad_by_freq=True), nn.Linear(3, 2))
     with pytest.raises(ModelRefused, match=r"an EmbeddingBag has scale_grad_by_freq, .* leave it out"):
-        WeightPerturbation(EngineOptions()).bind(model, torch.zeros(2, 3, dtype=torch.long))
+        WeightPerturbation(WeightPerturbationOptions()).bind(model, torch.zeros(2, 3, dtype=torch.long))
 
 
 def test_einsum_with_its_operands_as_a_list() -> None:

@@ -13,14 +13,13 @@ from zoo import Net
 
 from fgcli import ForwardGradient, LossRefused, ModelRefused, UsageError
 from fgcli.diagnostics.gradients import site_gradients
-from fgcli.extend.options import EngineOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.guess import Isotropic
 from fgcli.gradient.own_loss import OwnLoss, own_loss
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.uses import call
-from fgcli.methods.options import TransposeOptions
+from fgcli.methods.options import TransposeOptions, WeightPerturbationOptions
 from fgcli.methods.transpose import Transpose
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
@@ -106,7 +105,7 @@ def test_every_sample_has_its_own_derivative(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_weight_perturbation_follows_it(name: str, tangents: int) -> None:
     model, batch = made(name)
-    estimator = WeightPerturbation(EngineOptions(tangents=tangents))
+    estimator = WeightPerturbation(WeightPerturbationOptions(tangents=tangents))
     estimator.bind(model, batch.inputs)
     estimate = estimator.estimate(model, own_loss, batch, RNG)
     expected = backward(model, own_loss, batch)

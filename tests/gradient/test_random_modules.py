@@ -19,7 +19,7 @@ from networks import matrix_of
 from torch import Tensor, nn
 
 from fgcli.diagnostics.gradients import site_gradients
-from fgcli.extend.options import EngineOptions, GuessOptions
+from fgcli.extend.options import GuessOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Loss
@@ -30,7 +30,13 @@ from fgcli.gradient.sites import Network
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.uses import Use, Uses, run
 from fgcli.methods.newton_schulz import newton_schulz
-from fgcli.methods.options import NewtonSchulzOptions, OrthogonalOptions, PreconditionedOptions, TransposeOptions
+from fgcli.methods.options import (
+    NewtonSchulzOptions,
+    OrthogonalOptions,
+    PreconditionedOptions,
+    TransposeOptions,
+    WeightPerturbationOptions,
+)
 from fgcli.methods.orthogonal import orthogonal
 from fgcli.methods.perturbation import MaskedActivationPerturbation
 from fgcli.methods.preconditioned import preconditioned
@@ -335,7 +341,7 @@ def test_gradients_are_those_of_backward_or_the_model_is_refused(
     inputs = torch.randn(*shape, WIDTH, dtype=torch.float64) if start == "numbers" else torch.randint(4, shape)
     batch = Batch(inputs, None)
     held_to_backward(model, loss, batch, name, chunk, memory)
-    perturbation = WeightPerturbation(EngineOptions(memory=memory))
+    perturbation = WeightPerturbation(WeightPerturbationOptions(memory=memory))
     exact = backward(model, loss, batch)
     perturbation.bind(model, batch.inputs)
     with drawing():

@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from zoo import Net, Pair, random, weight
 
 from fgcli import ForwardGradient
-from fgcli.extend.options import EngineOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.guess import Isotropic
@@ -22,6 +21,7 @@ from fgcli.gradient.plain import math_attention
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Network
 from fgcli.gradient.uses import call, run
+from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
 X = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.5, -1.0, 2.0, 1.0], [3.0, 1.0, -1.0, 0.0]], dtype=torch.float64)
@@ -117,7 +117,7 @@ def test_a_constant_for_backward_is_one_for_tangents(use: str) -> None:
     torch.testing.assert_close(found | unused, {name: expected[name] for name in found | unused}, rtol=1e-9, atol=1e-11)
     assert {*found, *unused} == {*expected}
     size = sum(g.numel() for g in expected.values())
-    perturbation = WeightPerturbation(EngineOptions(tangents=size, combine="orthogonal"))
+    perturbation = WeightPerturbation(WeightPerturbationOptions(tangents=size, combine="orthogonal"))
     perturbation.bind(model, X)
     found = perturbation.estimate(model, smooth, batch, Streams(3).at(7)).gradients
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)

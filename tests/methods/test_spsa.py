@@ -83,7 +83,7 @@ def test_in_the_zoo_weights_are_what_the_forward_would_see(name: str) -> None:
         with torch.no_grad():
             for key, p in twin.named_parameters():
                 if p.requires_grad:
-                    p.add_(estimator.drawn(RNG, key, range(1), p), alpha=sign * 1e-2)
+                    p.add_(estimator.noise.draw(RNG, key, range(1), p)[0], alpha=sign * 1e-2)
             losses.append(smooth(call(twin, batch.inputs), None).mean())
     delta = (losses[0] - losses[1]) / 2e-2
     assert found.directional_derivative is not None
@@ -127,10 +127,10 @@ def test_moments_of_a_quadratic_loss_are_closed_forms_at_any_epsilon() -> None:
         estimator.bind(model, batch.inputs)
         for step in range(5):
             rng = Streams(1).at(step)
-            z = estimator.drawn(rng, "weight", range(1), g)
+            z = estimator.noise.draw(rng, "weight", range(1), g)[0]
             found = estimator.estimate(model, quadratic, batch, rng).gradients["weight"]
             torch.testing.assert_close(found, (g * z).sum() * z)
-        drawn = estimator.drawn(Streams(1).at(0), "weight", range(1), g.new_empty(30_000 * 3, 4))
+        drawn = estimator.noise.draw(Streams(1).at(0), "weight", range(1), g.new_empty(30_000 * 3, 4))[0]
         z = drawn.view(30_000, 3, 4)  # entries are independent, so that one draw of many is many draws
         found = (z * g).sum((1, 2)).view(-1, 1, 1) * z
         along, squares = (found * g).sum((1, 2)) / g.norm(), found.square().sum((1, 2))
@@ -144,7 +144,7 @@ def test_one_side_is_off_by_the_curvature() -> None:
     model, batch, g = linear_case()
     estimator = Spsa(SpsaOptions(epsilon=0.5, sides="one"))
     found = estimated(estimator, model, batch, quadratic)
-    z = estimator.drawn(RNG, "weight", range(1), g)
+    z = estimator.noise.draw(RNG, "weight", range(1), g)[0]
     assert found.directional_derivative is not None
     curvature = 0.5 * (batch.inputs @ z.T).square().sum(1).mean()
     torch.testing.assert_close(found.directional_derivative.sum(), (g * z).sum() + curvature)
@@ -156,7 +156,7 @@ def test_fzoo_is_its_codes_step() -> None:
     model, batch, g = linear_case()
     estimator = Spsa(FzooOptions())
     found = estimated(estimator, model, batch, quadratic).gradients["weight"]
-    u = torch.stack([estimator.drawn(RNG, "weight", range(k, k + 1), g) for k in range(8)])
+    u = torch.stack([estimator.noise.draw(RNG, "weight", range(k, k + 1), g)[0] for k in range(8)])
     assert set(u.unique().tolist()) == {-1.0, 1.0}
     outputs = batch.inputs @ (model.get_parameter("weight").detach() + 1e-3 * u).mT
     moved = torch.stack([quadratic(one, batch.targets).mean() for one in outputs])

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fgcli.extend.options import EngineOptions
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
 from fgcli.methods.options import WeightNoiseOptions, WeightPerturbationOptions
@@ -106,7 +105,7 @@ def test_other_axes_are_taken_as_columns_and_parameters_of_one_axis_have_full_no
 
 
 def test_full_noise_is_what_weight_perturbation_has_always_drawn() -> None:
-    drawn = WeightNoise(EngineOptions(), Tangents()).draw(Streams(3).at(7), "w", range(2), G)
+    drawn = WeightNoise(WeightNoiseOptions(), Tangents()).draw(Streams(3).at(7), "w", range(2), G)
     assert torch.equal(drawn[0], Streams(3).at(7).normal("weight", "w", (M, N), G))
 
 

@@ -11,11 +11,11 @@ from networks import any_network, batch_for, chain, cross_entropy, residual
 from torch import Tensor, nn
 from zoo import ZOO, inputs_of, made
 
-from fgcli.extend.options import EngineOptions, Options
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.uses import call
+from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.weight_perturbation import WeightPerturbation
 
 RNG = Streams(3).at(7)
@@ -47,7 +47,7 @@ MODELS = {"bias": chain(5, 7, 4, bias=True), "residual": residual(), "reused": r
 def test_directional_derivative_and_gradients(name: str) -> None:
     model = MODELS[name]
     batch = batch_for(model, 6)
-    estimator = WeightPerturbation(Options())
+    estimator = WeightPerturbation(WeightPerturbationOptions())
     estimator.bind(model, batch.inputs)
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     parameters = dict(model.named_parameters())
@@ -67,7 +67,7 @@ def test_directional_derivative_and_gradients(name: str) -> None:
 def test_several_tangents(name: str, chunk: int | None, memory: Any) -> None:
     model = MODELS[name]
     batch = batch_for(model, 6)
-    estimator = WeightPerturbation(EngineOptions(tangents=3, tangent_chunk=chunk, memory=memory))
+    estimator = WeightPerturbation(WeightPerturbationOptions(tangents=3, tangent_chunk=chunk, memory=memory))
     estimator.bind(model, batch.inputs)
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     delta = estimate.directional_derivative
@@ -90,7 +90,9 @@ def test_several_tangents(name: str, chunk: int | None, memory: Any) -> None:
 def test_as_many_tangents_as_parameters_give_the_gradient(combine: Any, memory: Any) -> None:
     model = chain(2, 3, 2)
     batch = batch_for(model, 4)
-    estimator = WeightPerturbation(EngineOptions(tangents=12, combine=combine, shrinkage=1e-14, memory=memory))
+    estimator = WeightPerturbation(
+        WeightPerturbationOptions(tangents=12, combine=combine, shrinkage=1e-14, memory=memory)
+    )
     estimator.bind(model, batch.inputs)
     estimate = estimator.estimate(model, cross_entropy, batch, RNG)
     loss = cross_entropy(model(batch.inputs), batch.targets).mean()
@@ -98,12 +100,15 @@ def test_as_many_tangents_as_parameters_give_the_gradient(combine: Any, memory: 
     for found, expected in zip(estimate.gradients.values(), exact, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
     with pytest.raises(OptionRefused, match=r"tangents is 13; .* at most 12 here"):
-        WeightPerturbation(EngineOptions(tangents=13, combine="orthogonal")).bind(model, batch.inputs)
+        WeightPerturbation(WeightPerturbationOptions(tangents=13, combine="orthogonal")).bind(model, batch.inputs)
 
 
 def test_fused_attention_is_computed_by_its_formula_for_several_tangents_too() -> None:
     model, batch = any_network("attention")
-    single, several = WeightPerturbation(Options()), WeightPerturbation(EngineOptions(tangents=2))
+    single, several = (
+        WeightPerturbation(WeightPerturbationOptions()),
+        WeightPerturbation(WeightPerturbationOptions(tangents=2)),
+    )
     for estimator in (single, several):
         estimator.bind(model, batch.inputs)
     deltas = [one.estimate(model, cross_entropy, batch, RNG).directional_derivative for one in (single, several)]
@@ -134,7 +139,7 @@ class Between(nn.Module):
 def test_an_operation_without_formula_is_named_by_what_comes_before(tangents: int) -> None:
     model, x = nn.Sequential(nn.Linear(4, 4), Between("formula")), torch.randn(3, 4)
     with pytest.raises(ModelRefused, match=r"^site '0' is followed by .*zeta.* no forward-mode formula .*backprop"):
-        WeightPerturbation(EngineOptions(tangents=tangents)).bind(model, x)
+        WeightPerturbation(WeightPerturbationOptions(tangents=tangents)).bind(model, x)
     assert not model.get_buffer("1.mean").any()
 
 
@@ -148,7 +153,7 @@ def test_what_torch_func_cannot_follow_has_a_pass_for_each_tangent(what: str, me
     model.get_buffer("1.mean").zero_()
     twin = copy.deepcopy(model)
     size = sum(p.numel() for p in model.parameters())
-    estimator = WeightPerturbation(EngineOptions(tangents=size, combine="orthogonal", memory=memory))
+    estimator = WeightPerturbation(WeightPerturbationOptions(tangents=size, combine="orthogonal", memory=memory))
     estimator.bind(model, batch.inputs)
     assert not model.get_buffer("1.mean").any()
     found = estimator.estimate(model, cross_entropy, batch, RNG)
@@ -162,7 +167,7 @@ def test_what_torch_func_cannot_follow_has_a_pass_for_each_tangent(what: str, me
 
 def test_a_look_at_the_model_leaves_its_buffers() -> None:
     between = Between("state")
-    WeightPerturbation(Options()).bind(nn.Sequential(nn.Linear(4, 4), between), torch.randn(3, 4))
+    WeightPerturbation(WeightPerturbationOptions()).bind(nn.Sequential(nn.Linear(4, 4), between), torch.randn(3, 4))
     assert not between.mean.any()
 
 
@@ -173,7 +178,7 @@ WITHOUT = [name for name in ZOO if "embedding bag" in name]
 @pytest.mark.parametrize("name", WITHOUT)
 def test_an_operation_without_a_formula_is_refused_by_name(name: str) -> None:
     with pytest.raises(ModelRefused, match="forward-mode formula"):
-        WeightPerturbation(EngineOptions()).bind(made(name), inputs_of(name, 3))
+        WeightPerturbation(WeightPerturbationOptions()).bind(made(name), inputs_of(name, 3))
 
 
 @pytest.mark.parametrize("tangents", [1, 4])
@@ -189,7 +194,7 @@ def test_in_the_zoo_each_derivative_is_the_inner_product_with_the_gradient(name:
     twin = made(name)
     with drawing():
         call(twin, batch.inputs)
-    estimator = WeightPerturbation(EngineOptions(tangents=tangents))
+    estimator = WeightPerturbation(WeightPerturbationOptions(tangents=tangents))
     estimator.bind(model, batch.inputs)
     with drawing():
         found = estimator.estimate(model, smooth, batch, RNG)

@@ -46,8 +46,8 @@ def test_a_logarithmic_axis_is_one_even_where_an_interval_dips_below_zero_and_a_
     (figure,) = figures(
         fake_sweep(tmp_path / "s", recipe, result=lambda t: {"step_ms_median": 100.0 if t.axes["seed"] else 1.0})
     )
-    plot = lay_out(figure, figure.panels[0], lambda point: "")
-    assert [tick.text for tick in plot.y_ticks] == ["50", "100"]  # of 67, from -75 to 209
+    plot = lay_out(figure, figure.panels[0])
+    assert [text for _, text in plot.y_ticks] == ["50", "100"]  # of 67, from -75 to 209
     assert plot.curves[0].label == "A method of …(on A card)"
 
 

@@ -7,9 +7,10 @@ import torch
 from masks import weight
 from torch import Tensor
 
-from fgcli.spectra.krylov import followed, krylov_images, mean_image, random_block, ritz_vectors
+from fgcli.spectra.krylov import followed, krylov_images, mean_image, ritz_vectors
 from fgcli.spectra.least_squares import project_onto_rows
 from fgcli.spectra.scaling import near_one
+from fgcli.spectra.tracking import random_block
 
 
 @dataclass

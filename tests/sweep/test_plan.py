@@ -51,14 +51,6 @@ def test_trials_of_a_group_differ_in_the_seed_alone():
     assert len({trial.group for trial in trials}) == 4
 
 
-def test_where_chooses_by_the_text_of_a_value():
-    trials = plan(sweep(METHODS))
-    assert [one.name for one in trials if one.is_in({"label": ["wt"], "width": ["8", 9]})] == [
-        "wt-width8-seed3",
-        "wt-width8-seed4",
-    ]
-
-
 def test_labels_that_look_alike_have_names_of_their_own():
     text = "grid: {methods: [{label: W̃, method: wt}, {label: w, method: wt}, {label: ¿, method: wt}]}"
     assert [trial.name for trial in plan(sweep(text))] == ["w-seed0", "w.2-seed0", "method-seed0"]

@@ -1,16 +1,16 @@
 """Forwards that are not the same when they are run again: passes of one step would see different networks."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fgcli.gradient.buffers import BufferState
+from fgcli.gradient.buffers import untouched
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.look import few
+from fgcli.gradient.look import on_few
 from fgcli.gradient.nested import first_tensor, leaves
 from fgcli.gradient.plain import plain_checkpoints
-from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.uses import call
 
 
@@ -21,10 +21,7 @@ def refuse_unsteady(model: nn.Module, example: Any) -> None:
         model: any module. Its buffers and torch's generators are as before afterwards.
         example: inputs, of which two samples are taken where the model takes so few.
     """
-    try:
-        one, other = _twice(model, few(example, 2))
-    except Exception:  # the forward takes no batch of another size
-        one, other = _twice(model, example)
+    one, other = on_few(partial(_twice, model), example)
     pairs = zip(one, other, strict=False)
     if len(one) != len(other) or not all(a.shape == b.shape and torch.allclose(a, b, equal_nan=True) for a, b in pairs):
         raise ModelRefused(
@@ -36,12 +33,8 @@ def refuse_unsteady(model: nn.Module, example: Any) -> None:
 
 @torch.no_grad()
 def _twice(model: nn.Module, inputs: Any) -> list[list[Tensor]]:
-    again, buffers, found = layers_again(first_tensor(inputs).device), BufferState(model), []
+    found = []
     for _ in range(2):
-        try:
-            with plain_checkpoints():
-                found.append([one.clone() for one in leaves(call(model, inputs))])
-        finally:
-            again()
-            buffers.restore()
+        with untouched(model, first_tensor(inputs).device), plain_checkpoints():
+            found.append([one.clone() for one in leaves(call(model, inputs))])
     return found

@@ -15,8 +15,9 @@ from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
 from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
 from fgcli.spectra.dense import times
-from fgcli.spectra.krylov import followed, krylov_images, mean_image, random_block, ritz_vectors
+from fgcli.spectra.krylov import followed, krylov_images, mean_image, ritz_vectors
 from fgcli.spectra.scaling import near_one
+from fgcli.spectra.tracking import random_block
 
 
 class OrthogonalKrylov(GuessMethod):

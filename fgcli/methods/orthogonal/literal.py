@@ -12,6 +12,7 @@ from fgcli.methods.options import OrthogonalBottomOptions, OrthogonalOptions
 from fgcli.methods.orthogonal.tracked import capped
 from fgcli.spectra.dense import right_singular_vectors, times
 from fgcli.spectra.masked import MaskedBasis
+from fgcli.spectra.tracking import random_block
 
 
 class OrthogonalSVD(GuessMethod):
@@ -45,9 +46,7 @@ class OrthogonalBottom(GuessMethod):
     def prepare(self, layer: Layer, memory: Memory) -> MaskedBasis:
         weight = layer.next_weight
         assert weight is not None
-        generator = torch.Generator().manual_seed(0)
-        basis = torch.randn(weight.shape[1], capped(self.k, weight), generator=generator, dtype=torch.float64)
-        return MaskedBasis.of(basis.to(weight))
+        return MaskedBasis.of(random_block(weight.shape[1], capped(self.k, weight), weight))
 
     def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: MaskedBasis) -> LinearMap:
         k = capped(self.k, upstream.weight)

@@ -35,16 +35,11 @@ class OrthogonalTracked(GuessMethod):
     def prepare(self, layer: Layer, memory: Memory) -> MaskedBasis | None:
         weight = layer.next_weight
         assert weight is not None
-        due = layer.step % self.refresh == 0
-        if self._spans_active_units(weight, memory, due):
+        if self._spans_active_units(weight, memory, due=layer.step % self.refresh == 0):
             return None
-        left = memory.get("left")
-        if left is None or due:
-            r = capped(self.k, weight) * self.oversampling
-            left = memory["left"] = leading_left_vectors(weight, r, start=left)
-        return MaskedBasis.of(image_of(weight, left))
+        return tracked_basis(layer, memory, capped(self.k, weight) * self.oversampling, self.refresh)
 
-    def _spans_active_units(self, weight: Tensor, memory: Memory, due: bool) -> bool:
+    def _spans_active_units(self, weight: Tensor, memory: Memory, *, due: bool) -> bool:
         """Whether k is the rank and W has full column rank, looked at whenever the tracked space would be."""
         if capped(self.k, weight) < weight.shape[1]:
             return False
@@ -58,6 +53,15 @@ class OrthogonalTracked(GuessMethod):
         if prepared is not None:
             return LinearMap(k, prepared.projection(upstream.slope, k, self.power_steps))
         return LinearMap(k, partial(masked, upstream.slope != 0))
+
+
+def tracked_basis(layer: Layer, memory: Memory, r: int, refresh: int) -> MaskedBasis:
+    """R = WᵀQ, Q [d_out, r] the tracked left singular vectors of W, which move on once in `refresh` updates."""
+    weight, left = layer.next_weight, memory.get("left")
+    assert weight is not None
+    if left is None or layer.step % refresh == 0:
+        left = memory["left"] = leading_left_vectors(weight, r, start=left)
+    return MaskedBasis.of(image_of(weight, left))
 
 
 def capped(k: int | str, weight: Tensor) -> int:
