@@ -141,12 +141,12 @@ def _train_together(
 ) -> None:
     """This process's part of a run in several. Only the first shows and writes anything."""
     from fgcli.gradient.errors import ProcessGone
-    from fgcli.training.reporter import Silent
+    from fgcli.training.reporter import Reporter
     from fgcli.training.several import PeerLost
 
     try:
         if rank.rank:
-            make(Silent()).follow()
+            make(Reporter()).follow()
         else:
             _train(make, sinks, json=json, quiet=quiet, meeting=rank.meeting)
     except (PeerLost, ProcessGone) as gone:
