@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fgcli.bench.alike import Alike, as_begun, naming_missing_plugins, refuse_other_code
+from fgcli.bench.alike import Alike, as_begun, recipe_at, refuse_other_code
 from fgcli.bench.executor import Detached, Executor, Placement, PlacesTrials
 from fgcli.bench.measuring import time_steps
 from fgcli.bench.run import Failure, Job, Watcher, run_jobs
@@ -25,6 +25,7 @@ from fgcli.extend.registry import Registry, load_registry
 from fgcli.recipe import Source, parse_assignments
 from fgcli.recipe_keys import Recipe
 from fgcli.recipes import find
+from fgcli.runs.missing_plugins import naming_missing_plugins
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.runs.tuned import Choice, write_tuned
@@ -143,7 +144,7 @@ class _Bench:
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
         begun = [folder for _, folder in self._begun()]
-        with naming_missing_plugins(begun, self.registry):
+        with naming_missing_plugins(((RunDirectory(one), recipe_at(one)) for one in begun), self.registry):
             recipes = self._recipes = resolve_trials(self.sweep, self.source, self.registry)
         names = [name for one in recipes.values() for name in (one.dataset, one.model, one.loss, one.lr_schedule)]
         self.own_code = any(map(is_reference, names))

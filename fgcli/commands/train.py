@@ -116,7 +116,7 @@ def _recipe_of(
     of_run = read_recipe(run.recipe_file)
     # Flags are held against the run's recipe where it goes on, with what they may be.
     threads = {key: one for key, one in overrides.items() if key == "threads"}
-    with naming_missing_plugins(run, of_run.data, registry):
+    with naming_missing_plugins([(run, of_run.data)], registry):
         return resolve(of_run, threads, registry) if source is None else resolve(source, overrides, registry)
 
 

@@ -143,7 +143,7 @@ def recipe_of(
     source = read_recipe(directory.recipe_file)
     left_out = {key for name in _NAMES if name not in sections for key in section_keys(name)}
     kept = {key: value for key, value in source.data.items() if key not in left_out}
-    with naming_missing_plugins(directory, source.data, registry):
+    with naming_missing_plugins([(directory, source.data)], registry):
         return resolve(replace(source, data=kept), overrides, registry)
 
 
