@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from fgcli.commands.flags import PluginFiles
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import Source, default_of, flag, parse_assignments, read_recipe
@@ -31,12 +32,6 @@ Out = Annotated[
         help="The run directory; a fresh one under ./runs if not given.",
         metavar="DIR",
         rich_help_panel="Output",
-    ),
-]
-PluginFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin", help="Also use the plugin in this Python file, which is executed; repeatable.", metavar="FILE"
     ),
 ]
 _FILES: dict[str, Any] = {"recipe": RecipeFile, "out": Out, "plugin": PluginFiles}

@@ -15,10 +15,6 @@ from fgcli.recipe_keys import Recipe, section_keys
 from fgcli.runs.run_directory import slug
 from fgcli.runs.sweep_directory import SweepDirectory
 
-OF_THE_SWEEP = ("lr", "seed")
-Jobs = Annotated[
-    int | None, typer.Option("--jobs", help="Trials at once (default as many as there are cores).", metavar="N", min=1)
-]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.", rich_help_panel="Output")]
 
 
