@@ -1,10 +1,10 @@
 """What `fgcli bench` does: plan, search of the learning rate, trials, timing. Imports no torch."""
 
-import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -35,6 +35,7 @@ from fgcli.sweep.read import parse_sweep, read_sweep, resolve_trial, resolve_tri
 from fgcli.sweep.schema import Sweep, dump_sweep
 from fgcli.sweep.view_checks import check_views
 from fgcli.sweep.widen import widened
+from fgcli.training.interrupts import Interrupted, handled
 
 _log = logging.getLogger("fgcli")
 
@@ -82,18 +83,6 @@ class Request:
             flags += [part for value in values for part in (name, value)]
         flags += self.sink_flags
         return command_line("bench", self.recipe, *flags, plugins=self.plugins, own_code=own_code)
-
-
-class Interrupted(RunError):
-    """By Ctrl-C."""
-
-    exit_code = 130
-
-
-class Terminated(RunError):
-    """By a polite kill, or a terminal that was closed."""
-
-    exit_code = 143
 
 
 def run(request: Request) -> None:
@@ -375,21 +364,11 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-@contextlib.contextmanager
-def _stoppable(command: str) -> Iterator[None]:
+def _stoppable(command: str) -> AbstractContextManager[None]:
     """Ctrl-C and a polite kill become an error, so that the trials are ended, too."""
 
     def stop(number: int, _: object) -> NoReturn:
-        kind = Interrupted if number == signal.SIGINT else Terminated
-        raise kind(f"stopped; what was finished stays, and the rest is run by: {command}")
+        raise Interrupted(f"stopped; what was finished stays, and the rest is run by: {command}", number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    in_main = threading.current_thread() is threading.main_thread()
+    return handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if in_main else (), stop)
