@@ -48,13 +48,7 @@ def refuse_crowded(number: int, threads: int) -> None:
 def launch(number: int, threads: int | None, batch_size: int) -> int:
     """Run this command line in so many processes. Returns the exit code of one that has said itself what was wrong.
 
-    Args:
-        number: of processes.
-        threads: CPU threads of each; None: as many as there are cores for.
-        batch_size: samples of a batch, of which each process has some.
-
-    Raises:
-        Failed: where one was killed, or failed beside the first; names it.
+    `threads`: of each; None: as many as there are cores for. Failed where one was killed, or failed beside the first.
     """
     if number > batch_size:
         raise UsageError(

@@ -214,18 +214,8 @@ def _bound(
 
 
 def make_model(recipe: Recipe, registry: Registry, example: Tensor, outputs: int, device: torch.device) -> nn.Module:
-    """The recipe's model with the weights that a run begins with. UsageError where it cannot be made.
-
-    Args:
-        recipe: with the model and its local losses.
-        registry: of the models.
-        example: inputs of two samples, whose numbers do not matter.
-        outputs: of the model for a sample, or for a token.
-        device: where the model goes.
-
-    Returns:
-        The model.
-    """
+    """The recipe's model with the weights that a run begins with, and its local losses. UsageError where it cannot be
+    made. `example`: inputs of two samples, whose numbers do not matter."""
     streams, parts, input_shape = Streams(recipe.seed), _Parts(recipe, registry), tuple(example.shape[1:])
     # Drawn on the CPU, so that all devices start from the same weights.
     init = streams.generator("init")

@@ -139,9 +139,7 @@ class Trained:
     def evaluate(self, data: Mapping[str, object], device: torch.device) -> tuple[str, Metrics]:
         """A dataset's name, and loss and accuracy on both of its splits.
 
-        Args:
-            data: keys of a recipe, over the run's: another dataset, or other options of it.
-            device: where to compute.
+        `data`: keys of a recipe, over the run's: another dataset, or other options of it.
         """
         other = data.get("dataset") not in (None, read_recipe(self.run.recipe_file).data.get("dataset"))
         sections: tuple[Section, ...] = ("model", "loss") if other else ("model", "loss", "dataset")
