@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.results import Metrics
 from fgcli.runs.run_directory import RunDirectory, read_run
 from fgcli.training.assembly import load_dataset, make_model, make_objective, on_device
-from fgcli.training.checkpoints import Checkpoint, store_of
+from fgcli.training.checkpoints import store_of
 from fgcli.training.environment import digest
 from fgcli.training.evaluation import BATCH, measure
 from fgcli.training.start import recipe_of
@@ -221,11 +222,7 @@ def open_trained(path: Path, registry: Registry) -> Trained:
             network(example)  # layers that take their shapes from their first inputs have them then
     except Exception as cause:
         raise UsageError(f"model {recipe.model} fails on inputs of its run: {exception_text(cause)}") from cause
-
-    def take(checkpoint: Checkpoint) -> None:
-        load_weights(network, checkpoint.tensors, f"the checkpoint of step {checkpoint.step}")
-
-    checkpoint, complaints = store_of(run).load_newest(take)
+    checkpoint, complaints = store_of(run).load_newest(partial(load_weights, network))
     if checkpoint is None:
         raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")
     for complaint in complaints:
