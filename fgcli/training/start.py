@@ -153,9 +153,14 @@ def _with_needs(run: RunDirectory, recipe: Recipe, registry: Registry) -> RunDir
 
 
 def _environment(assembly: Assembly, registry: Registry, weights: str = "") -> Environment:
-    code, data = own_code(origin.module for origin in registry.origins), digest(assembly.dataset)
-    plugins, processes = _plugins(assembly.recipe, registry), assembly.processes.size
-    return describe_environment(assembly.device, plugins, code, data, weights, processes)
+    return describe_environment(
+        assembly.device,
+        code=own_code(origin.module for origin in registry.origins),
+        plugins={name: str(registry.find(name, getattr(assembly.recipe, name)).origin) for name in _NAMES},
+        data=digest(assembly.dataset),
+        weights=weights,
+        processes=assembly.processes.size,
+    )
 
 
 def _say_missing_lock(run: RunDirectory, reporter: Reporter) -> None:
@@ -220,10 +225,6 @@ def _without_options(source: Source, recipe: Recipe, names: Mapping[str, object]
     other: list[Section] = [name for name in _NAMES if names.get(name) not in (None, getattr(recipe, name))]
     left_out = {key for name in other for key in section_keys(name)}
     return replace(source, data={key: value for key, value in source.data.items() if key not in left_out})
-
-
-def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:
-    return {section: str(registry.find(section, getattr(recipe, section)).origin) for section in _NAMES}
 
 
 def _label(recipe: Recipe) -> str:
