@@ -71,16 +71,10 @@ def run_sweep(
 
 def show_report(out: Path, baseline: str | None = None, html: Path | None = None) -> None:
     """The report of a sweep's folder, to the terminal, and as a page where a file is named."""
-    from rich.console import Console
-
+    from fgcli.commands.report import show, write
     from fgcli.report.compose import compose
-    from fgcli.report.terminal import show
 
     document = compose([out], baseline)
-    show(document, Console())
-    if html is not None:
-        from fgcli.files import write_atomically
-        from fgcli.report.page import as_html
-
-        write_atomically(html, as_html(document))
-        print(f"page written to {html}")
+    show(document)
+    for line in write(document, html, None):
+        print(line)
