@@ -3,14 +3,14 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from fgcli.errors import RunError
 
 # SIGUSR1 is what SLURM sends ahead of a time limit (sbatch --signal=USR1@300), SIGHUP a terminal that is closed.
-ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 GRACE_S = 1.0
 """How long Python has to end by itself at a second signal."""
@@ -68,7 +68,7 @@ def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], o
 
 
 @contextmanager
-def _ended_in_native_code(numbers: set[int]) -> Iterator[None]:
+def _ended_in_native_code(numbers: Collection[int]) -> Iterator[None]:
     """Within, a SIGINT after another signal ends the process even while torch computes for minutes.
 
     Python calls handlers between its own instructions alone, and once for two signals that came meanwhile. Here a
