@@ -5,13 +5,13 @@ import signal
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fgcli.bench.alike import Alike, as_begun, recipe_at, refuse_other_code
-from fgcli.bench.executor import Detached, Executor, Placement, PlacesTrials
+from fgcli.bench.executor import Detached, Executor, PlacesTrials
 from fgcli.bench.measuring import time_steps
 from fgcli.bench.run import Failure, Job, Watcher, run_jobs
 from fgcli.bench.tuning import Group, choose, without_lr
@@ -21,7 +21,7 @@ from fgcli.commands.sinks import make_sinks
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.entry_options import checked_options
 from fgcli.extend.factory import is_reference
-from fgcli.extend.registry import Registry, load_registry
+from fgcli.extend.registry import load_registry
 from fgcli.recipe import Source, parse_assignments
 from fgcli.recipe_keys import Recipe
 from fgcli.recipes import find
@@ -103,20 +103,11 @@ def run(request: Request) -> None:
         raise RunError(f"{len(failures)} of the trials failed; what is in {bench.directory.path} stays")
 
 
-@dataclass
 class _Bench:
-    request: Request
-    registry: Registry = field(init=False)
-    source: Source = field(init=False)
-    sweep: Sweep = field(init=False)
-    directory: SweepDirectory = field(init=False)
-    executor: Executor = field(init=False)
-    placement: Placement | None = field(init=False)
-    _names_of: tuple[Sweep, dict[str, tuple[PlannedTrial, Path]]] | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
+    def __init__(self, request: Request) -> None:
         """All that can be refused is refused here, before anything is written."""
-        request = self.request
+        self.request = request
+        self._names_of: tuple[Sweep, dict[str, tuple[PlannedTrial, Path]]] | None = None
         self.registry = load_registry(request.plugins)
         make_sinks(self.registry, request.sinks, request.sink_options)  # refuses what it does not know
         file = find(request.recipe, where="RECIPE")
@@ -160,7 +151,9 @@ class _Bench:
             jobs = [job for _, job in pairs if job is not None and not job.run.is_finished()]
             display.expects(len(jobs))
             failures = run_jobs(jobs, self.executor, self.directory, watcher)
-            failures |= {trial.name: _untuned(self, trial) for trial, job in pairs if job is None}
+            why = ("every learning rate of the search failed",)
+            untuned = {one.name: self._made(one, {"lr": 1.0}) for one, job in pairs if job is None}
+            failures |= {name: Failure(job, None, why) for name, job in untuned.items()}
             if self.request.timing:
                 timed = [(trial, job) for trial in self.trials if (job := self._job(trial, choices)) is not None]
                 time_steps(timed, self.directory.timing_file, display.say)
@@ -338,11 +331,6 @@ def _refuse_threads_twice(sweep: Sweep, threads: int | None) -> None:
     for place, given in places.items():
         if threads is not None and "threads" in given:
             raise UsageError(f"--threads is given, but {place} of the recipe has threads; give one of them")
-
-
-def _untuned(bench: _Bench, trial: PlannedTrial) -> Failure:
-    job = bench._made(trial, {"lr": 1.0})
-    return Failure(job, None, ("every learning rate of the search failed",))
 
 
 def _fits(trial: PlannedTrial, pattern: str) -> bool:
