@@ -59,7 +59,7 @@ def scalar(text: str) -> Scalar:
     """The value of an unquoted scalar. ValueError for a number of absurd length."""
     if text in _WORDS:
         return _WORDS[text]
-    for pattern, convert in ((_INT, int), (_BASED_INT, _based_int), (_FLOAT, float)):
+    for pattern, convert in ((_INT, int), (_BASED_INT, lambda based: int(based, 0)), (_FLOAT, float)):
         if pattern.fullmatch(text):
             if len(text) > MAX_DIGITS:
                 raise ValueError(f"a number of {len(text)} characters; at most {MAX_DIGITS} are allowed")
@@ -170,10 +170,6 @@ class _Reader:
 
     def _error(self, event: yaml.Event, problem: str) -> UsageError:
         return UsageError(f"{_place(self._file, _position(event.start_mark))}: {problem}")
-
-
-def _based_int(text: str) -> int:
-    return int(text, 0)
 
 
 def _place(name: str, position: Position) -> str:

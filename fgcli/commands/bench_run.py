@@ -15,8 +15,7 @@ from fgcli.bench.executor import Detached, Executor, PlacesTrials
 from fgcli.bench.measuring import time_steps
 from fgcli.bench.run import Failure, Job, Watcher, run_jobs
 from fgcli.bench.tuning import Group, choose, without_lr
-from fgcli.commands.bench_display import BenchDisplay, show_failures
-from fgcli.commands.bench_estimate import show_estimate
+from fgcli.commands.bench_display import BenchDisplay, show_estimate, show_failures
 from fgcli.commands.sinks import make_sinks
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.entry_options import checked_options

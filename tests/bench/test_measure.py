@@ -9,7 +9,7 @@ from tiny_runs import tiny_recipe
 from fgcli.bench import measure, measuring
 from fgcli.bench.flops import count_flops
 from fgcli.bench.run import Job
-from fgcli.commands.bench_estimate import show_estimate
+from fgcli.commands.bench_display import show_estimate
 from fgcli.errors import RunError
 from fgcli.extend.registry import load_registry
 from fgcli.runs.record import as_json
