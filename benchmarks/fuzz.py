@@ -39,7 +39,7 @@ from fgcli.spectra import table_file
 from fgcli.sweep.read import is_sweep, parse_sweep, resolve_trials
 from fgcli.training.assembly import Assembly, assemble
 from fgcli.training.checkpoints import CheckpointStore
-from fgcli.training.reporter import Silent
+from fgcli.training.reporter import Reporter
 from fgcli.training.start import begin
 from fgcli.training.state import restore
 
@@ -103,7 +103,7 @@ class Fuzz:
     def __init__(self, workplace: Path, rng: random.Random) -> None:
         self.rng, self.registry = rng, load_registry()
         self.file, self.copy, self.sound = workplace / "file", workplace / "copy", workplace / "run"
-        begin(resolve(None, TINY, self.registry), self.sound, self.registry, Silent()).run()
+        begin(resolve(None, TINY, self.registry), self.sound, self.registry, Reporter()).run()
         self.recipe_text = (self.sound / "recipe.yaml").read_text(encoding="utf-8")
         self.assembly: Assembly = assemble(
             resolve(read_recipe(self.sound / "recipe.yaml"), {}, self.registry), self.registry

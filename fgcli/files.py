@@ -18,7 +18,7 @@ SHOWN = 80  # characters of a path that is no path
 def read_regular(path: Path, limit: int) -> bytes:
     """The bytes of a file. OSError when it cannot be read; ValueError when it is no regular file, or above `limit`."""
     # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

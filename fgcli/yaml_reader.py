@@ -7,11 +7,11 @@ PyYAML's time on deep nesting is quadratic.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path as FilePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -59,7 +59,7 @@ def scalar(text: str) -> Scalar:
     """The value of an unquoted scalar. ValueError for a number of absurd length."""
     if text in _WORDS:
         return _WORDS[text]
-    for pattern, convert in ((_INT, int), (_BASED_INT, _based_int), (_FLOAT, float)):
+    for pattern, convert in ((_INT, int), (_BASED_INT, lambda based: int(based, 0)), (_FLOAT, float)):
         if pattern.fullmatch(text):
             if len(text) > MAX_DIGITS:
                 raise ValueError(f"a number of {len(text)} characters; at most {MAX_DIGITS} are allowed")
@@ -85,11 +85,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def read_yaml(text: str, name: str) -> Document:
     """Parse one document. Every fault is a UsageError "name:line:column: ..."; an empty document is `None`."""
-    if (document := _plain(text)) is not None:
-        return document
+    if not {"\t", "\ufeff"}.intersection(text):  # which libyaml takes where PyYAML's own parser does not
+        with suppress(yaml.YAMLError, ValueError):  # the other, 30 times as slow, says what is wrong
+            return _Reader(_Libyaml(text), name).document()
     try:
-        loader = _Loader(text, name)
-        node = loader.get_single_node()
+        return _Reader(yaml.SafeLoader(text), name).document()
     except yaml.reader.ReaderError as error:
         position = _position_after(text[: error.position])
         raise UsageError(f"{_place(name, position)}: character {chr(error.character)!r} is not allowed") from error
@@ -97,174 +97,79 @@ def read_yaml(text: str, name: str) -> Document:
         raise UsageError(f"{_place(name, _position(error.problem_mark))}: not valid YAML: {_problem(error)}") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets an escape like "\UFFFFFFFF" through
         raise UsageError(f"{name}: not valid YAML: {error}") from error
-    return _Builder(name).document(node)
 
 
-_VALUE = r"(-?[A-Za-z_0-9./][-+A-Za-z_0-9./]*|\{\}|\[\])"
-_KEY = re.compile(r"( {0,9})([A-Za-z_][A-Za-z_0-9]*):(?: " + _VALUE + ")?", re.ASCII)
-"""A key with a plain value, an empty one, or none. What YAML has beyond that is not matched."""
-_ITEM = re.compile(r"( {0,9})- " + _VALUE, re.ASCII)
-"""The same of a list."""
-_PLAIN_LINES = 1000
+_Libyaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may have been built without it
 
 
-class _Line(NamedTuple):
-    """A plain line of YAML. Its place is counted from 1."""
+class _Reader:
+    """A parser's events to plain data, with bounds. UsageError for what is not allowed."""
 
-    indent: int
-    key: str | None
-    """None in a list."""
-    text: str | None
-    """Of the value, where there is one."""
-    value: Scalar
-    column: int
-    """Of the value."""
-
-    def made(self) -> object:
-        """The value; a new one where it can be changed."""
-        return {} if self.text == "{}" else [] if self.text == "[]" else self.value
-
-
-@lru_cache(4096)  # the recipes of a sweep's runs have most lines in common
-def _line(line: str) -> _Line | None:
-    """None for one that is not plain."""
-    found = _KEY.fullmatch(line) or _ITEM.fullmatch(line)
-    if found is None:
-        return None
-    key, text = found[2] if found.re is _KEY else None, found[found.re.groups]
-    if key in _WORDS or (text is not None and len(text) > MAX_DIGITS):
-        return None
-    return _Line(len(found[1]), key, text, None if text is None else scalar(text), found.start(found.re.groups) + 1)
-
-
-def _plain(text: str) -> Document | None:
-    """The same as PyYAML makes of it, 50 times as fast, of what fg writes as a recipe.
-
-    That is: nested keys with plain values, or lists of such. None for any other text, be it sound or not.
-    """
-    lines = text.removesuffix("\n").split("\n")
-    if len(lines) > _PLAIN_LINES:
-        return None
-    data: dict[str, object] = {}
-    levels: list[tuple[int, dict[str, object], Path]] = [(0, data, ())]
-    values: dict[Path, Position] = {(): Position(1, 1)}
-    keys: dict[Path, Position] = {}
-    opened: tuple[str, Path] | None = None  # a key whose mapping or list begins in the next line
-    items: tuple[int, list[object], Path] | None = None  # the list that the line before is in
-    for number, line in enumerate(lines, start=1):
-        if (found := _line(line)) is None:
-            return None
-        level, mapping, path = levels[-1]
-        if found.key is None:
-            if opened is not None and found.indent >= level:
-                items = found.indent, [], opened[1]
-                mapping[opened[0]] = items[1]
-                values[opened[1]] = Position(number, found.indent + 1)
-                opened = None
-            if opened is not None or items is None or found.indent != items[0]:
-                return None
-            values[(*items[2], len(items[1]))] = Position(number, found.column)
-            items[1].append(found.made())
-            continue
-        items = None
-        if opened is not None:
-            if found.indent <= level:
-                return None
-            inner: dict[str, object] = {}
-            mapping[opened[0]] = inner
-            levels.append((found.indent, inner, opened[1]))
-            values[opened[1]] = Position(number, found.indent + 1)
-        while found.indent < levels[-1][0]:
-            levels.pop()
-        level, mapping, path = levels[-1]
-        if found.indent != level or found.key in mapping:
-            return None
-        place = (*path, found.key)
-        keys[place] = Position(number, found.indent + 1)
-        opened = (found.key, place) if found.text is None else None
-        if found.text is not None:
-            mapping[found.key] = found.made()
-            values[place] = Position(number, found.column)
-    return None if opened is not None else Document(data, values, keys)
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's parser up to nodes, with bounds. Nothing is constructed: that is `_Builder`'s."""
-
-    def __init__(self, text: str, name: str) -> None:
+    def __init__(self, parser: Any, name: str) -> None:
+        self._next: Callable[[], Any] = parser.get_event
         self._file = name
-        self._depth = 0
         self._parts = 0
-        super().__init__(text)
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
-        self._depth += 1
-        self._parts += 1
-        if isinstance(event, yaml.AliasEvent):
-            self._refuse(event, "aliases (*name) are not allowed; write the value out")
-        if tag := getattr(event, "tag", None):
-            self._refuse(event, f"tags are not allowed; remove {tag}")
-        if self._depth > MAX_DEPTH:
-            self._refuse(event, f"nested deeper than {MAX_DEPTH} levels")
-        if self._parts > MAX_PARTS:
-            self._refuse(event, f"more than {MAX_PARTS} values")
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
-
-    def _refuse(self, event: yaml.Event, problem: str) -> None:
-        raise UsageError(f"{_place(self._file, _position(event.start_mark))}: {problem}")
-
-
-class _Builder:
-    """Nodes to plain data."""
-
-    def __init__(self, name: str) -> None:
-        self._file = name
         self._values: dict[Path, Position] = {}
         self._keys: dict[Path, Position] = {}
 
-    def document(self, node: yaml.Node | None) -> Document:
-        data = None if node is None else self._value(node, ())
+    def document(self) -> Document:
+        data = None
+        self._next()  # the stream begins
+        if isinstance(self._next(), yaml.DocumentStartEvent):
+            data = self._value(self._next(), (), 1)
+            self._next()  # the document ends
+            if not isinstance(event := self._next(), yaml.StreamEndEvent):
+                fault = "but found another document (expected a single document in the stream)"
+                raise self._error(event, f"not valid YAML: {fault}")
         return Document(data, self._values, self._keys)
 
-    def _value(self, node: yaml.Node, path: Path) -> object:
-        self._values[path] = _position(node.start_mark)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
-        assert isinstance(node, yaml.ScalarNode)
-        return self._scalar(node)
+    def _value(self, event: Any, path: Path, depth: int) -> object:
+        self._check(event, depth)
+        self._values[path] = _position(event.start_mark)
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(path, depth)
+        items: list[object] = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            items.append(self._value(event, (*path, len(items)), depth + 1))
+        return items
 
-    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
+    def _mapping(self, path: Path, depth: int) -> dict[str, object]:
         mapping: dict[str, object] = {}
-        for key_node, value_node in node.value:
-            key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            self._check(event, depth + 1)
+            key = self._scalar(event) if isinstance(event, yaml.ScalarEvent) else None
             if not isinstance(key, str):
-                raise self._error(key_node, "a key must be text; quote it if it is")
+                raise self._error(event, "a key must be text; quote it if it is")
             if key in mapping:
                 first = self._keys[*path, key].line
-                raise self._error(key_node, f"key {key!r} is given twice, first in line {first}; remove one")
-            self._keys[*path, key] = _position(key_node.start_mark)
-            mapping[key] = self._value(value_node, (*path, key))
+                raise self._error(event, f"key {key!r} is given twice, first in line {first}; remove one")
+            self._keys[*path, key] = _position(event.start_mark)
+            mapping[key] = self._value(self._next(), (*path, key), depth + 1)
         return mapping
 
-    def _scalar(self, node: yaml.ScalarNode) -> Scalar:
-        if node.style is not None:  # quoted, or a block
-            return node.value
+    def _check(self, event: Any, depth: int) -> None:
+        self._parts += 1
+        if isinstance(event, yaml.AliasEvent):
+            raise self._error(event, "aliases (*name) are not allowed; write the value out")
+        if event.tag:
+            raise self._error(event, f"tags are not allowed; remove {event.tag}")
+        if depth > MAX_DEPTH:
+            raise self._error(event, f"nested deeper than {MAX_DEPTH} levels")
+        if self._parts > MAX_PARTS:
+            raise self._error(event, f"more than {MAX_PARTS} values")
+
+    def _scalar(self, event: yaml.ScalarEvent) -> Scalar:
+        if event.style:  # quoted, or a block
+            return event.value
         try:
-            return scalar(node.value)
+            return scalar(event.value)
         except ValueError as error:
-            raise self._error(node, str(error)) from error
+            raise self._error(event, str(error)) from error
 
-    def _error(self, node: yaml.Node, problem: str) -> UsageError:
-        return UsageError(f"{_place(self._file, _position(node.start_mark))}: {problem}")
-
-
-def _based_int(text: str) -> int:
-    return int(text, 0)
+    def _error(self, event: yaml.Event, problem: str) -> UsageError:
+        return UsageError(f"{_place(self._file, _position(event.start_mark))}: {problem}")
 
 
 def _place(name: str, position: Position) -> str:

@@ -11,7 +11,7 @@ from fgcli.recipe import resolve
 from fgcli.recipe_keys import Recipe
 from fgcli.runs.rows import read_rows
 from fgcli.runs.run_directory import RunDirectory
-from fgcli.training.reporter import Silent
+from fgcli.training.reporter import Reporter
 from fgcli.training.start import begin, resume
 
 TINY: dict[str, Any] = {
@@ -29,7 +29,7 @@ FLAGS = ["--dataset-option", "num_samples=100", "--width", "8", "--depth", "2", 
 FLAGS += ["--eval-every", "1", "--lr", "0.01", "--threads", "1", "--device", "cpu"]
 
 
-class Stopper(Silent):
+class Stopper(Reporter):
     """Interrupts a run after a step, before its evaluation."""
 
     def __init__(self, step: int) -> None:
@@ -40,7 +40,7 @@ class Stopper(Silent):
             raise KeyboardInterrupt
 
 
-class Listener(Silent):
+class Listener(Reporter):
     """Keeps the warnings and the losses."""
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ def tiny_recipe(**changes: Any) -> Recipe:
 
 def run(path: Path, reporter: Any = None, **changes: Any) -> dict[str, Any]:
     """Train a tiny recipe into `path`; what is in its result.json."""
-    return begin(tiny_recipe(**changes), path, load_registry(), reporter or Silent()).run().as_json()
+    return begin(tiny_recipe(**changes), path, load_registry(), reporter or Reporter()).run().as_json()
 
 
 def go_on(path: Path, reporter: Any = None) -> dict[str, Any]:
     """Resume the run in `path`; what is in its result.json."""
-    return resume(path, None, {}, load_registry(), reporter or Silent()).run().as_json()
+    return resume(path, None, {}, load_registry(), reporter or Reporter()).run().as_json()
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Holds a sweep's runs to be made alike: with the same code of the user's, data, and options of methods. No torch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +14,6 @@ from fgcli.recipe import read_recipe
 from fgcli.recipe_keys import Recipe, Section
 from fgcli.runs.environment import VERSIONS
 from fgcli.runs.made_with import is_version, made_with, unlike
-from fgcli.runs.missing_plugins import with_missing_plugins
 from fgcli.runs.run_directory import RunDirectory
 
 _SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -29,7 +27,7 @@ def refuse_other_code(begun: Sequence[Path], recipes: Sequence[Recipe], registry
     now = _now(recipes, registry)
     warnings: dict[str, None] = {}
     for folder in begun:
-        environment, recipe = RunDirectory(folder).recorded_environment(), _recipe(folder)
+        environment, recipe = RunDirectory(folder).recorded_environment(), recipe_at(folder)
         if files := changed_files(environment.code):
             raise UsageError(_refusal(out, f"{files[0]} has changed since {folder.name} was run"))
         for name, values in unlike([("then", made_with(environment, recipe)), ("now", now)]).items():
@@ -38,19 +36,6 @@ def refuse_other_code(begun: Sequence[Path], recipes: Sequence[Recipe], registry
                 raise UsageError(_refusal(out, f"{name} was {old} when {folder.name} was run, and is {new}"))
             warnings[f"{name} was {old} in earlier trials, and is {new}: numbers may differ by that"] = None
     return list(warnings)
-
-
-@contextmanager
-def naming_missing_plugins(begun: Sequence[Path], registry: Registry) -> Iterator[None]:
-    """Within it, a UsageError says also which plugins of a run in `begun` are not in use: of the first that has any."""
-    try:
-        yield
-    except UsageError as error:
-        for folder in begun:
-            fuller = with_missing_plugins(error, RunDirectory(folder), _recipe(folder), registry)
-            if fuller is not error:
-                raise fuller from error
-        raise
 
 
 class Alike(Watcher):
@@ -88,7 +73,7 @@ class Alike(Watcher):
 def as_begun(recipe: Recipe, siblings: Iterable[Path]) -> Recipe:
     """The recipe with what its method's open options came to in a run of the same label that was begun before."""
     for folder in siblings:
-        options = _recipe(folder).get("options")
+        options = recipe_at(folder).get("options")
         if isinstance(options, Mapping) and folder.exists():
             settled = {key: options[key] for key, value in recipe.options.items() if value is None and key in options}
             return recipe.model_copy(update={"options": recipe.options | settled})
@@ -107,13 +92,14 @@ def _now(recipes: Sequence[Recipe], registry: Registry) -> dict[str, str]:
 
 
 def _made(folder: Path) -> dict[str, str]:
-    recipe = _recipe(folder)
+    recipe = recipe_at(folder)
     options = recipe.get("options")
     own = {f"option {key}": str(value) for key, value in options.items()} if isinstance(options, Mapping) else {}
     return made_with(RunDirectory(folder).recorded_environment(), recipe) | own
 
 
-def _recipe(folder: Path) -> Mapping[str, Any]:
+def recipe_at(folder: Path) -> Mapping[str, Any]:
+    """What the recipe of a run's folder has; nothing where it cannot be read."""
     try:
         return read_recipe(RunDirectory(folder).recipe_file).data
     except FgError:

@@ -36,7 +36,7 @@ from fgcli.runs.timing import StepMemory, StepTiming
 from fgcli.training.assembly import assemble, settle
 from fgcli.training.dry_run import findings
 from fgcli.training.loop import Training
-from fgcli.training.reporter import Silent
+from fgcli.training.reporter import Reporter
 from fgcli.training.start import begin
 
 BLOCK_S = 0.2
@@ -133,7 +133,7 @@ def peak_of(step: Callable[[], object], device: torch.device) -> int:
     return max(accumulate(changes), default=0)
 
 
-class _Clock(Silent):
+class _Clock(Reporter):
     """When each part of a short run ended."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fgcli.commands.analysis_flags import AsJson, Batches, Epochs, Runs
+from fgcli.commands.flags import AsJson, Batches, Epochs, Runs
 from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.errors import RunError, UsageError
 from fgcli.recipe_keys import section_keys

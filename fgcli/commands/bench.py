@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fgcli.commands.flags import Jobs, PluginFiles
+
 
 def bench(
     recipe: Annotated[str, typer.Argument(help="A sweep's file, or the name of a shipped one.", metavar="RECIPE")],
@@ -12,10 +14,7 @@ def bench(
         Path | None,
         typer.Option("--out", help="The sweep's folder; the same again goes on (default runs/NAME).", metavar="DIR"),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", help="Trials at once (default as many as there are cores).", metavar="N", min=1),
-    ] = None,
+    jobs: Jobs = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", help="CPU threads of a trial (default the recipe's, or 1).", metavar="N", min=1),
@@ -55,12 +54,7 @@ def bench(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once the trials are submitted, for executors that can.")
     ] = False,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--plugin", help="Also use the plugin in this Python file, which is executed; repeatable.", metavar="FILE"
-        ),
-    ] = None,
+    plugin: PluginFiles = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.")] = False,
 ) -> None:
     """Run the trials of a sweep: methods, widths, seeds, each in a process of its own. Goes on where it was stopped."""

@@ -1,31 +1,31 @@
 """What `fgcli bench` does: plan, search of the learning rate, trials, timing. Imports no torch."""
 
-import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fgcli.bench.alike import Alike, as_begun, naming_missing_plugins, refuse_other_code
-from fgcli.bench.executor import Detached, Executor, Placement, PlacesTrials
+from fgcli.bench.alike import Alike, as_begun, recipe_at, refuse_other_code
+from fgcli.bench.executor import Detached, Executor, PlacesTrials
 from fgcli.bench.local import LocalExecutor
 from fgcli.bench.measuring import refuse_what_cannot_start, time_steps
 from fgcli.bench.run import Failure, Job, Watcher, run_jobs
 from fgcli.bench.tuning import Group, choose, without_lr
-from fgcli.commands.bench_display import BenchDisplay, show_failures
-from fgcli.commands.bench_estimate import show_estimate
+from fgcli.commands.bench_display import BenchDisplay, show_estimate, show_failures
 from fgcli.commands.sinks import make_sinks
 from fgcli.errors import RunError, UsageError
 from fgcli.extend.entry_options import checked_options
 from fgcli.extend.factory import is_reference
-from fgcli.extend.registry import Registry, load_registry
+from fgcli.extend.registry import load_registry
 from fgcli.recipe import Source, parse_assignments
 from fgcli.recipe_keys import Recipe
 from fgcli.recipes import find
+from fgcli.runs.missing_plugins import naming_missing_plugins
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
 from fgcli.runs.tuned import Choice, write_tuned
@@ -35,6 +35,7 @@ from fgcli.sweep.read import parse_sweep, read_sweep, resolve_trial, resolve_tri
 from fgcli.sweep.schema import Sweep, dump_sweep
 from fgcli.sweep.view_checks import check_views
 from fgcli.sweep.widen import widened
+from fgcli.training.interrupts import Interrupted, handled
 
 _log = logging.getLogger("fgcli")
 
@@ -84,18 +85,6 @@ class Request:
         return command_line("bench", self.recipe, *flags, plugins=self.plugins, own_code=own_code)
 
 
-class Interrupted(RunError):
-    """By Ctrl-C."""
-
-    exit_code = 130
-
-
-class Terminated(RunError):
-    """By a polite kill, or a terminal that was closed."""
-
-    exit_code = 143
-
-
 def run(request: Request) -> None:
     """Run what is missing. Exit code 1 where a trial failed."""
     bench = _Bench(request)
@@ -114,20 +103,11 @@ def run(request: Request) -> None:
         raise RunError(f"{len(failures)} of the trials failed; what is in {bench.directory.path} stays")
 
 
-@dataclass
 class _Bench:
-    request: Request
-    registry: Registry = field(init=False)
-    source: Source = field(init=False)
-    sweep: Sweep = field(init=False)
-    directory: SweepDirectory = field(init=False)
-    executor: Executor = field(init=False)
-    placement: Placement | None = field(init=False)
-    _names_of: tuple[Sweep, dict[str, tuple[PlannedTrial, Path]]] | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
+    def __init__(self, request: Request) -> None:
         """All that can be refused is refused here, before anything is written."""
-        request = self.request
+        self.request = request
+        self._names_of: tuple[Sweep, dict[str, tuple[PlannedTrial, Path]]] | None = None
         self.registry = load_registry(request.plugins)
         make_sinks(self.registry, request.sinks, request.sink_options)  # refuses what it does not know
         file = find(request.recipe, where="RECIPE")
@@ -144,7 +124,7 @@ class _Bench:
         self._check_views_with_seeds()
         self.trials = self._chosen(plan(self.sweep))
         begun = [folder for _, folder in self._begun()]
-        with naming_missing_plugins(begun, self.registry):
+        with naming_missing_plugins(((RunDirectory(one), recipe_at(one)) for one in begun), self.registry):
             recipes = self._recipes = resolve_trials(self.sweep, self.source, self.registry)
         names = [name for one in recipes.values() for name in (one.dataset, one.model, one.loss, one.lr_schedule)]
         self.own_code = any(map(is_reference, names))
@@ -173,7 +153,9 @@ class _Bench:
             jobs = [job for _, job in pairs if job is not None and not job.run.is_finished()]
             display.expects(len(jobs))
             failures = run_jobs(jobs, self.executor, self.directory, watcher)
-            failures |= {trial.name: _untuned(self, trial) for trial, job in pairs if job is None}
+            why = ("every learning rate of the search failed",)
+            untuned = {one.name: self._made(one, {"lr": 1.0}) for one, job in pairs if job is None}
+            failures |= {name: Failure(job, None, why) for name, job in untuned.items()}
             if self.request.timing:
                 timed = [(trial, job) for trial in self.trials if (job := self._job(trial, choices)) is not None]
                 time_steps(timed, self.directory.timing_file, display.say)
@@ -353,11 +335,6 @@ def _refuse_threads_twice(sweep: Sweep, threads: int | None) -> None:
             raise UsageError(f"--threads is given, but {place} of the recipe has threads; give one of them")
 
 
-def _untuned(bench: _Bench, trial: PlannedTrial) -> Failure:
-    job = bench._made(trial, {"lr": 1.0})
-    return Failure(job, None, ("every learning rate of the search failed",))
-
-
 def _fits(trial: PlannedTrial, pattern: str) -> bool:
     return trial.label == pattern or fnmatchcase(trial.name, pattern)
 
@@ -377,21 +354,11 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-@contextlib.contextmanager
-def _stoppable(command: str) -> Iterator[None]:
+def _stoppable(command: str) -> AbstractContextManager[None]:
     """Ctrl-C and a polite kill become an error, so that the trials are ended, too."""
 
     def stop(number: int, _: object) -> NoReturn:
-        kind = Interrupted if number == signal.SIGINT else Terminated
-        raise kind(f"stopped; what was finished stays, and the rest is run by: {command}")
+        raise Interrupted(f"stopped; what was finished stays, and the rest is run by: {command}", number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    in_main = threading.current_thread() is threading.main_thread()
+    return handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if in_main else (), stop)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fgcli.commands.run_flags import PluginFiles
+from fgcli.commands.flags import PluginFiles
 from fgcli.errors import UsageError, exception_text
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from fgcli.commands.flags import Jobs
 from fgcli.commands.run_flags import RunFlags, with_run_flags
-from fgcli.commands.sweep_of_flags import Jobs, Quiet, resolved, run_sweep, show_report
+from fgcli.commands.sweep_of_flags import Quiet, resolved, run_sweep, show_report
 from fgcli.errors import UsageError, unknown
 from fgcli.extend.registry import Registry, load_registry
 from fgcli.recipe import parse_assignments, resolve

@@ -14,14 +14,14 @@ from fgcli.commands.output import Lossy, scores
 from fgcli.errors import one_line
 from fgcli.runs.results import Metrics, MetricsRow, Result
 from fgcli.runs.timing import ENOUGH
-from fgcli.training.reporter import Plan, Silent
+from fgcli.training.reporter import Plan, Reporter
 
 SPLITS = ("train", "test")
 NARROW = 40  # columns, below which the table at the end would be cut
 ROOMY = 100  # columns, below which the bar and the loss would leave no room for the scores
 
 
-class WarningsOnly(Silent):
+class WarningsOnly(Reporter):
     """The reporter of --quiet."""
 
     def __enter__(self) -> Self:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fgcli.commands.trained_flags import Device, Plugins, TrainedRun
+from fgcli.commands.flags import Device, PluginFiles, TrainedRun
 from fgcli.extend.registry import load_registry
 
 
@@ -19,7 +19,7 @@ def evaluate(
         typer.Option("--dataset-option", help="Option of the dataset; repeatable.", metavar="KEY=VALUE"),
     ] = None,
     device: Device = "auto",
-    plugin: Plugins = None,
+    plugin: PluginFiles = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")] = False,
 ) -> None:
     """Measure a trained run: loss and accuracy on both splits of its dataset, or of another.

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from fgcli.commands.trained_flags import Plugins, TrainedRun, check_new
+from fgcli.commands.flags import PluginFiles, TrainedRun
 from fgcli.errors import UsageError, unknown
 from fgcli.extend.extras import require
 from fgcli.extend.registry import load_registry
+from fgcli.report.figure_file import check_new
 
 FORMATS = ("safetensors", "torch-export", "onnx")
 
@@ -17,7 +18,7 @@ def export(
     run: TrainedRun,
     format: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.", metavar="NAME")],
     out: Annotated[Path, typer.Option("--out", help="The file to write.", metavar="FILE")],
-    plugin: Plugins = None,
+    plugin: PluginFiles = None,
 ) -> None:
     """Write a trained network to a file.
 

@@ -18,6 +18,7 @@ from fgcli.bench.process import dying_with_this
 from fgcli.cores import cores
 from fgcli.errors import RunError, UsageError
 from fgcli.runs.meeting import GONE, Meeting
+from fgcli.training.interrupts import ENDING, handled
 
 POLL_S = 0.05
 GRACE_S = 5.0
@@ -47,13 +48,7 @@ def refuse_crowded(number: int, threads: int) -> None:
 def launch(number: int, threads: int | None, batch_size: int) -> int:
     """Run this command line in so many processes. Returns the exit code of one that has said itself what was wrong.
 
-    Args:
-        number: of processes.
-        threads: CPU threads of each; None: as many as there are cores for.
-        batch_size: samples of a batch, of which each process has some.
-
-    Raises:
-        Failed: where one was killed, or failed beside the first; names it.
+    `threads`: of each; None: as many as there are cores for. Failed where one was killed, or failed beside the first.
     """
     if number > batch_size:
         raise UsageError(
@@ -63,8 +58,10 @@ def launch(number: int, threads: int | None, batch_size: int) -> int:
     with tempfile.TemporaryDirectory(prefix="fg-") as folder:
         meeting = Meeting(Path(folder))
         environment = os.environ | {"OMP_NUM_THREADS": str(threads or max(1, cores() // number))}
-        with _started(number, meeting, environment) as processes, _handing_on(processes[0]):
-            codes = _wait(processes)
+        with _started(number, meeting, environment) as processes:
+            # A signal that ends a run goes to its first process, which makes a checkpoint and ends.
+            with handled(ENDING, lambda got, _: processes[0].send_signal(got)):
+                codes = _wait(processes)
             cause = next((rank for rank, code in codes.items() if code < 0), None)
             if cause is None:
                 cause = next((rank for rank, code in codes.items() if code not in (0, GONE)), None)
@@ -108,18 +105,6 @@ def _started(number: int, meeting: Meeting, environment: dict[str, str]) -> Iter
         for process in processes:
             process.kill()
             process.wait()
-
-
-@contextlib.contextmanager
-def _handing_on(first: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Within it the signals that end a run go to its first process, which makes a checkpoint and ends."""
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda got, _: first.send_signal(got)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _wait(processes: Sequence["subprocess.Popen[bytes]"]) -> dict[int, int]:

@@ -38,15 +38,11 @@ _USE = {
     Kind.GUESS_METHOD: "fgcli train --method {}",
     Kind.ESTIMATOR: "fgcli train --method {}",
     Kind.FEEDBACK_RULE: "fgcli train --feedback {}",
-    Kind.DATASET: "fgcli train --dataset {}",
-    Kind.MODEL: "fgcli train --model {}",
-    Kind.LOSS: "fgcli train --loss {}",
-    Kind.OPTIMIZER: "fgcli train --optimizer {}",
-    Kind.LR_SCHEDULE: "fgcli train --lr-schedule {}",
     Kind.EXECUTOR: "fgcli bench RECIPE --executor {}",
     Kind.METRIC_SINK: "fgcli train --sink {}",
     Kind.SUBCOMMAND: "fgcli {} --help",
 }
+"""How what is added is used; of the other kinds by `fgcli train --KIND`."""
 
 
 def new_plugin(
@@ -92,7 +88,7 @@ def _names(name: str, kind: Kind) -> dict[str, str]:
         "entry": entry,
         "Class": "".join(word.capitalize() for word in words),
         "function": function,
-        "use": _USE[kind].format(entry),
+        "use": _USE.get(kind, f"fgcli train --{kind} {{}}").format(entry),
     }
 
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from fgcli.commands.trained_flags import Device, Plugins, TrainedRun, check_new
+from fgcli.commands.flags import Device, PluginFiles, TrainedRun
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
+from fgcli.report.figure_file import check_new
 
 
 def predict(
@@ -24,7 +25,7 @@ def predict(
         "predictions.npz"
     ),
     device: Device = "auto",
-    plugin: Plugins = None,
+    plugin: PluginFiles = None,
 ) -> None:
     """Write what a trained run gives for inputs: `outputs`, and for classes their numbers and names.
 

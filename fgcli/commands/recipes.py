@@ -1,5 +1,6 @@
 """`fgcli recipes`: list, show, copy and check recipes, and what may stand in one. Imports no torch."""
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,36 +38,31 @@ def recipes(
 ) -> None:
     """List, show, copy or check recipes, or show what may stand in one."""
     given = names or []
+    least, most, wanted = _TAKES.get(action, (0, 0, "no names"))
+    if not least <= len(given) <= most:
+        raise UsageError(f"fgcli recipes {action} is given {len(given)} names; it takes {wanted}")
     if action is Action.LIST:
-        _expect(action, given, 0, 0)
         _list()
     elif action is Action.SHOW:
-        _expect(action, given, 1, 1)
         print(_text(given[0]), end="")
     elif action is Action.COPY:
-        _expect(action, given, 2, 2)
         _copy(given[0], Path(given[1]))
     elif action is Action.VALIDATE:
-        _expect(action, given, 1, None)
         from fgcli.commands.validate import validate
 
         validate(given, tuple(plugin or ()))
     else:
-        _expect(action, given, 0, 0)
         from fgcli.commands.recipe_schema import schema_text
 
         print(schema_text(), end="")
 
 
-def _expect(action: Action, given: list[str], least: int, most: int | None) -> None:
-    if len(given) >= least and (most is None or len(given) <= most):
-        return
-    wanted = {
-        Action.SHOW: "one recipe: fgcli recipes show table3",
-        Action.COPY: "a recipe and a new file: fgcli recipes copy table3 mine.yaml",
-        Action.VALIDATE: "recipes: fgcli recipes validate mine.yaml",
-    }.get(action, "no names")
-    raise UsageError(f"fgcli recipes {action} is given {len(given)} names; it takes {wanted}")
+_TAKES = {
+    Action.SHOW: (1, 1, "one recipe: fgcli recipes show table3"),
+    Action.COPY: (2, 2, "a recipe and a new file: fgcli recipes copy table3 mine.yaml"),
+    Action.VALIDATE: (1, math.inf, "recipes: fgcli recipes validate mine.yaml"),
+}
+"""How many names each action takes, but for those that take none."""
 
 
 def _list() -> None:

@@ -60,8 +60,8 @@ def report(
     if formats:
         sys.stdout.write(_printer(formats[0])(document))
     else:
-        _show(document)
-    for line in _write(document, html, figures):
+        show(document)
+    for line in write(document, html, figures):
         print(line, file=sys.stderr if formats else sys.stdout)
 
 
@@ -85,15 +85,16 @@ def _printer(flag: str) -> "Callable[[Document], str]":
     return {"--markdown": markdown, "--latex": latex, "--csv": as_csv, "--json": as_json}[flag]
 
 
-def _show(document: "Document") -> None:
+def show(document: "Document") -> None:
+    """Print it for people."""
     from rich.console import Console
 
-    from fgcli.report.terminal import show
+    from fgcli.report import terminal
 
-    show(document, Console())
+    terminal.show(document, Console())
 
 
-def _write(document: "Document", html: Path | None, figures: Path | None) -> list[str]:
+def write(document: "Document", html: Path | None, figures: Path | None) -> list[str]:
     """Write the files that were asked for; what to say of them."""
     said: list[str] = []
     if html is not None:

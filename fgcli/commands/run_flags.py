@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from fgcli.commands.flags import PluginFiles
 from fgcli.errors import UsageError
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import Source, default_of, flag, parse_assignments, read_recipe
@@ -33,12 +34,6 @@ Out = Annotated[
         rich_help_panel="Output",
     ),
 ]
-PluginFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin", help="Also use the plugin in this Python file, which is executed; repeatable.", metavar="FILE"
-    ),
-]
 _FILES: dict[str, Any] = {"recipe": RecipeFile, "out": Out, "plugin": PluginFiles}
 
 
@@ -53,18 +48,13 @@ class RunFlags:
     plugins: tuple[Path, ...] = ()
 
     def source(self) -> Source | None:
-        """The recipe file.
-
-        Raises:
-            UsageError: It cannot be read.
-        """
+        """The recipe file. UsageError where it cannot be read."""
         return None if self.recipe is None else read_recipe(find(self.recipe))
 
     def overrides(self) -> dict[str, object]:
         """What the flags say over a recipe, by its keys; numbers are read as in a recipe.
 
-        Raises:
-            UsageError: A flag is malformed. Whether its value is allowed is checked with the recipe.
+        UsageError for a malformed flag. Whether its value is allowed is checked with the recipe.
         """
         return {key: _parsed(key, text) for key, text in self.given.items()}
 
@@ -81,14 +71,8 @@ class RunFlags:
 
 
 def with_run_flags(*, leave_out: tuple[str, ...] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator that gives a command a flag for every key of a recipe, `--recipe`, `--out` and `--plugin`.
-
-    Args:
-        leave_out: Keys of a recipe that are to have no flag.
-
-    Returns:
-        The decorator. The command gets these flags as one argument, `run_flags`, a `RunFlags`.
-    """
+    """A decorator that gives a command a flag for every key of a recipe but those left out, `--recipe`, `--out` and
+    `--plugin`. The command gets them as one argument, `run_flags`, a `RunFlags`."""
     hints = {key: _annotation(key, one) for key, one in Recipe.model_fields.items() if key not in leave_out}
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)

@@ -144,7 +144,7 @@ def states_of(path: Path, epochs: Sequence[int], flags: RunFlags, registry: Regi
     """
     directory = read_run(path)
     source = read_recipe(directory.recipe_file)
-    with naming_missing_plugins(directory, source.data, registry):
+    with naming_missing_plugins([(directory, source.data)], registry):
         of_run = resolve(source, {}, registry)
     look = {name: value for name, value in flags.overrides().items() if name in _OF_THE_LOOK}
     given = resolve(source, look, registry)

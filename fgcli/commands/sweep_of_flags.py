@@ -15,10 +15,6 @@ from fgcli.recipe_keys import Recipe, section_keys
 from fgcli.runs.run_directory import slug
 from fgcli.runs.sweep_directory import SweepDirectory
 
-OF_THE_SWEEP = ("lr", "seed")
-Jobs = Annotated[
-    int | None, typer.Option("--jobs", help="Trials at once (default as many as there are cores).", metavar="N", min=1)
-]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show warnings and errors only.", rich_help_panel="Output")]
 
 
@@ -69,16 +65,10 @@ def run_sweep(
 
 def show_report(out: Path, baseline: str | None = None, html: Path | None = None) -> None:
     """The report of a sweep's folder, to the terminal, and as a page where a file is named."""
-    from rich.console import Console
-
+    from fgcli.commands.report import show, write
     from fgcli.report.compose import compose
-    from fgcli.report.terminal import show
 
     document = compose([out], baseline)
-    show(document, Console())
-    if html is not None:
-        from fgcli.files import write_atomically
-        from fgcli.report.page import as_html
-
-        write_atomically(html, as_html(document))
-        print(f"page written to {html}")
+    show(document)
+    for line in write(document, html, None):
+        print(line)

@@ -116,7 +116,7 @@ def _recipe_of(
     of_run = read_recipe(run.recipe_file)
     # Flags are held against the run's recipe where it goes on, with what they may be.
     threads = {key: one for key, one in overrides.items() if key == "threads"}
-    with naming_missing_plugins(run, of_run.data, registry):
+    with naming_missing_plugins([(run, of_run.data)], registry):
         return resolve(of_run, threads, registry) if source is None else resolve(source, overrides, registry)
 
 
@@ -141,12 +141,12 @@ def _train_together(
 ) -> None:
     """This process's part of a run in several. Only the first shows and writes anything."""
     from fgcli.gradient.errors import ProcessGone
-    from fgcli.training.reporter import Silent
+    from fgcli.training.reporter import Reporter
     from fgcli.training.several import PeerLost
 
     try:
         if rank.rank:
-            make(Silent()).follow()
+            make(Reporter()).follow()
         else:
             _train(make, sinks, json=json, quiet=quiet, meeting=rank.meeting)
     except (PeerLost, ProcessGone) as gone:

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from fgcli.commands.compare import parse_rates
+from fgcli.commands.flags import Jobs
 from fgcli.commands.run_flags import RunFlags, with_run_flags
-from fgcli.commands.sweep_of_flags import Jobs, Quiet, keys_of, resolved, run_sweep
+from fgcli.commands.sweep_of_flags import Quiet, keys_of, resolved, run_sweep
 from fgcli.errors import RunError
 from fgcli.extend.factory import is_reference
 from fgcli.recipe_keys import section_keys

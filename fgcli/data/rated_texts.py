@@ -33,17 +33,10 @@ class Rated(NamedTuple):
 
 
 def read_rated(name: str, archive: Path | None = None) -> list[Rated]:
-    """The rated texts in the order of their file.
+    """The texts of `movie-snippets` or `news` in the order of their file.
 
-    Args:
-        name: `movie-snippets` (10,605 snippets of film reviews) or `news` (5,190 sentences of newspaper editorials).
-        archive: the file that pip fetched; by default the one in the cache folder.
-
-    Returns:
-        The texts.
-
-    Raises:
-        UsageError: without the archive, with the command that fetches it, or where it is another file.
+    `archive`: what pip fetched; by default that in the cache folder. UsageError without it, with the command that
+    fetches it, or where it is another file.
     """
     path = archive or cache_folder() / ARCHIVE
     if archive is None and not path.exists():
@@ -68,12 +61,7 @@ def read_rated(name: str, archive: Path | None = None) -> list[Rated]:
 def fixed_split(rated: list[Rated]) -> tuple[list[Rated], list[Rated]]:
     """Training and test texts: every fifth of the file is one for testing, and the copies of a text are in one split.
 
-    Args:
-        rated: what `read_rated` gave.
-
-    Returns:
-        The texts for training, and those for testing, each in the order of their sha256: the file has all that are
-        positive first.
+    Each in the order of their sha256: the file has all that are positive first.
     """
     first: dict[str, int] = {}
     for index, one in enumerate(rated):

@@ -37,14 +37,6 @@ class GPT(nn.Module):
         self.output = linear(width, classes, options.bias, generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits.
-
-        Args:
-            tokens: int64 [batch, length].
-
-        Returns:
-            [batch, length, classes], or [batch, classes].
-        """
         if tokens.is_floating_point():
             raise UsageError("gpt-tiny takes tokens, and the inputs are numbers: use a dataset of texts")
         if (largest := int(tokens.max())) >= self.embed.num_embeddings:

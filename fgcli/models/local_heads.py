@@ -22,14 +22,7 @@ from fgcli.gradient.local_losses import LocalHead, LocalLosses
 
 
 class Projection(LocalHead):
-    """M a of a layer's output a [batch, ...], flattened, or of each token's.
-
-    Args:
-        shape: of one sample's output, or of one token's.
-        outputs: numbers that it gives.
-        generator: of the initial weights.
-        tokens: whether a is [batch, length, *shape].
-    """
+    """M a of an output a [batch, *shape], flattened; with `tokens`, of each token's in [batch, length, *shape]."""
 
     def __init__(self, shape: Sequence[int], outputs: int, generator: torch.Generator, *, tokens: bool) -> None:
         super().__init__()
@@ -44,13 +37,8 @@ class Projection(LocalHead):
 class GroupHead(LocalHead):
     """Parts of M mean_p(a_p), one a position and group of channels; or of M a_t of each token, one a group.
 
-    Args:
-        shape: of one sample's output: [channels], [positions, channels], or [channels, *lengths].
-        outputs: numbers that it gives.
-        generator: of the initial weights.
-        groups: they divide the channels.
-        channels_first: whether the channels are the first of several axes.
-        tokens: whether the output is [tokens, channels], with logits for each token.
+    `shape` is that of one sample's output: [channels], [positions, channels], or, with `channels_first`, [channels,
+    *lengths]; with `tokens`, [tokens, channels]. `groups` divide the channels.
     """
 
     def __init__(
@@ -89,20 +77,9 @@ def with_local_losses(
 ) -> LocalLosses:
     """A model with a head at every `at`-th layer, or at the modules that `at` names, separated by commas.
 
-    Args:
-        model: gives [batch, outputs] in train mode, or [batch, length, outputs] for tokens.
-        at: see above.
-        head: `projection` or `group`.
-        groups: of channels, of `group`.
-        example: inputs of two samples, int64 where they are tokens.
-        outputs: of the model for a sample, or for a token.
-        generator: of the heads' weights.
-
-    Returns:
-        The model and its heads.
-
-    Raises:
-        UsageError: for layers that do not exist, a model that gives something else, and groups that divide no channels.
+    The model gives [batch, outputs] in train mode, or [batch, length, outputs] for tokens; `example` is inputs of two
+    samples. UsageError for layers that do not exist, a model that gives something else, and groups that divide no
+    channels.
     """
     names = _every(model, at) if isinstance(at, int) else _named(model, at)
     shapes: dict[str, list[Any]] = {name: [] for name in names}

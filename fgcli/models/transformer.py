@@ -42,10 +42,7 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """[batch, tokens, width] to the same: attention and an MLP, each behind a LayerNorm and added to its input.
 
-    Args:
-        options: width, heads and bias.
-        generator: of the weights.
-        causal: whether a token sees those before it alone.
+    `causal`: whether a token sees those before it alone.
     """
 
     def __init__(
@@ -62,14 +59,6 @@ class Block(nn.Module):
         self.outer = linear(2 * width, width, bias, generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens, mixed.
-
-        Args:
-            x: [batch, tokens, width].
-
-        Returns:
-            Of the same shape.
-        """
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         attention = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         x = x + self.attended(attention.transpose(1, 2).flatten(2))

@@ -40,6 +40,13 @@ def check_file(path: Path, flag: str) -> None:
         raise UsageError(f"cannot write {flag} {path}: {path.parent}: {error.strerror}") from None
 
 
+def check_new(path: Path) -> None:
+    """UsageError unless --out can be written, and is no file yet."""
+    check_file(path, "--out")
+    if path.exists():
+        raise UsageError(f"--out {path} exists; give another name, or remove that file")
+
+
 @contextmanager
 def library_defaults() -> Iterator[None]:
     """Within, matplotlib draws as its defaults say, whatever the user's matplotlibrc, styles and backend are.

@@ -29,8 +29,8 @@ class Environment:
 
     @classmethod
     def of(
-        cls, versions: Mapping[str, str | None], *, device: str, device_name: str, threads: int,
-        plugins: Mapping[str, str], command: list[str], code: Mapping[str, Mapping[str, str]], data: str, weights: str,
+        cls, versions: Mapping[str, str | None], *, device: str, device_name: str, threads: int, command: list[str],
+        code: Mapping[str, Mapping[str, str]], plugins: Mapping[str, str] = {}, data: str = "", weights: str = "",
         processes: int = 1,
     ) -> "Environment":  # fmt: skip
         """`plugins` says where the run's method, dataset, model and optimiser are from; `code`, `data` and the initial

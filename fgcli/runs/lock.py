@@ -4,6 +4,7 @@ It is flock's, on the file `lock` in the directory, which stays there and says w
 forked, and runs nothing else, holds it with its parent.
 """
 
+import fcntl
 import os
 import re
 import socket
@@ -12,11 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fgcli.errors import UsageError
-
-try:
-    import fcntl
-except ImportError:  # no POSIX
-    fcntl = None
 
 NAME = "lock"
 
@@ -38,7 +34,7 @@ class RunLock:
 def acquire(folder: Path) -> RunLock:
     """Lock a run directory, at once. UsageError, with the holder's pid, when another process works there."""
     _refuse_other(folder / NAME)
-    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         missing = _flock(descriptor, exclusive=True)
         if missing is None:
@@ -60,7 +56,7 @@ def refuse_in_use(folder: Path) -> None:
     """UsageError when a process works in a run directory now. Writes nothing."""
     _refuse_other(folder / NAME)
     try:
-        descriptor = os.open(folder / NAME, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:  # no run has been here
         return
     try:
@@ -82,8 +78,6 @@ def _refuse_other(file: Path) -> None:
 
 def _flock(descriptor: int, *, exclusive: bool) -> str | None:
     """Why there are no locks here, or None. BlockingIOError when another has it."""
-    if fcntl is None:
-        return "this system has no flock"
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:

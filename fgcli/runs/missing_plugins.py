@@ -1,6 +1,6 @@
 """Plugins that a run was begun with and that are not in use: said where something of theirs is missing. No torch."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from fgcli.errors import PluginMissing, UsageError
@@ -11,26 +11,27 @@ from fgcli.runs.run_directory import RunDirectory
 
 
 @contextmanager
-def naming_missing_plugins(run: RunDirectory, recipe: Mapping[str, object], registry: Registry) -> Iterator[None]:
-    """Within it, a UsageError says also which plugins the run was begun with that are not in use.
+def naming_missing_plugins(
+    runs: Iterable[tuple[RunDirectory, Mapping[str, object]]], registry: Registry
+) -> Iterator[None]:
+    """Within it, a UsageError says also which plugins a run was begun with that are not in use: the first such run.
 
-    A PluginMissing where these are files. `recipe`: as the run's file has it.
+    A PluginMissing where these are files. `runs`: each with its recipe, as its file has it.
     """
     try:
         yield
+    except PluginMissing:
+        raise
     except UsageError as error:
-        fuller = with_missing_plugins(error, run, recipe, registry)
-        if fuller is error:
-            raise
-        raise fuller from error
+        for run, recipe in runs:
+            if fuller := _with_missing_plugins(error, run, recipe, registry):
+                raise fuller from error
+        raise
 
 
-def with_missing_plugins(
+def _with_missing_plugins(
     error: UsageError, run: RunDirectory, recipe: Mapping[str, object], registry: Registry
-) -> UsageError:
-    """The error that says it; `error` itself where none is missing, or it says so already."""
-    if isinstance(error, PluginMissing):
-        return error
+) -> UsageError | None:
     begun = run.recorded_environment()
     given = {path.stem for path in registry.files}
     if files := [one for name, one in begun.plugin_files.items() if name not in given]:
@@ -41,7 +42,7 @@ def with_missing_plugins(
     absent = origins - set(map(str, registry.origins))
     if missing := sorted(origin for origin in absent if origin.partition(" ")[0] not in given):
         return UsageError(f"{error}; the run was begun with {', '.join(missing)}, which is not in use")
-    return error
+    return None
 
 
 def _since(recorded: Mapping[str, object]) -> str:

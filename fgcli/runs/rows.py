@@ -17,7 +17,7 @@ def append_row(path: Path, row: Mapping[str, object]) -> None:
     """Add one row by one write. WriteError when the disk takes none of it, or a part, which is removed again."""
     line = (to_json(row) + "\n").encode()
     with writing(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
         try:
             before = os.fstat(descriptor).st_size
             written = os.write(descriptor, line)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -26,15 +25,6 @@ from fgcli.runs.record import as_json, read_record
 from fgcli.runs.results import MetricsRow, Result
 from fgcli.runs.rows import append_row, read_rows, rewind_rows
 from fgcli.shell import command_line
-
-
-class Content(Enum):
-    """What a path holds, as far as a new run is concerned."""
-
-    NOTHING = "nothing"
-    FINISHED_RUN = "a finished run"
-    UNFINISHED_RUN = "an unfinished run"
-    SOMETHING_ELSE = "something else"
 
 
 class _In:
@@ -174,7 +164,7 @@ class RunDirectory:
 
     def read_result(self) -> Result:
         """RunError when it is broken, or missing as the run has not finished."""
-        if content(self.path) is Content.UNFINISHED_RUN:
+        if self.recipe_file.exists() and not self.result_file.exists():
             go_on = f"one that fgcli train began goes on with: {self.resume_command}"
             raise RunError(f"{self.path}: the run has not finished; {go_on}")
         return Result.from_json(_read(self.result_file), self.result_file)
@@ -191,18 +181,6 @@ def _read(file: Path) -> Any:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RunError(f"cannot read {file}: {reason}") from error
-
-
-def content(path: Path) -> Content:
-    """What a path holds. A file, or a folder that holds anything but a run, is something else."""
-    if not os.path.lexists(path):
-        return Content.NOTHING
-    if not path.is_dir():
-        return Content.SOMETHING_ELSE
-    run = RunDirectory(path)
-    if run.recipe_file.exists():
-        return Content.FINISHED_RUN if run.result_file.exists() else Content.UNFINISHED_RUN
-    return Content.NOTHING if _is_free(run) else Content.SOMETHING_ELSE
 
 
 def _is_free(run: RunDirectory) -> bool:
@@ -228,13 +206,13 @@ def check_free(path: Path, called: str = "--out") -> None:
 
 
 def _check_content(path: Path, called: str) -> None:
-    found = content(path)
-    if found is Content.FINISHED_RUN:
-        raise UsageError(f"{called} {path} holds a finished run; give a new folder, or remove that one")
-    if found is Content.UNFINISHED_RUN:
+    run = RunDirectory(path)
+    if os.path.exists(run.recipe_file):
+        if run.result_file.exists():
+            raise UsageError(f"{called} {path} holds a finished run; give a new folder, or remove that one")
         go_on = f"go on with --resume {path}" if called == "--out" else "remove that one"
         raise UsageError(f"{called} {path} holds an unfinished run; {go_on}, or give a new folder")
-    if found is Content.SOMETHING_ELSE:
+    if os.path.lexists(path) and not (path.is_dir() and _is_free(run)):
         raise UsageError(f"{called} {path} is not an empty folder; give a new folder or an empty one")
 
 
@@ -292,9 +270,9 @@ def read_run(path: str | os.PathLike[str]) -> RunDirectory:
     """
     path = Path(path)
     refuse_impossible(path, "run")
-    if content(path) not in (Content.FINISHED_RUN, Content.UNFINISHED_RUN):
-        raise UsageError(f"{path} holds no run: {_what_instead(path)}")
     run = RunDirectory(path)
+    if not os.path.exists(run.recipe_file):
+        raise UsageError(f"{path} holds no run: {_what_instead(path)}")
     _refuse_links(run)
     return run
 
@@ -315,13 +293,13 @@ def check_resumable(path: Path, *, longer: bool = False) -> bool:
     A finished run is refused, too, unless it shall be `longer`. Returns whether it is finished.
     """
     run = RunDirectory(path)
-    finished = content(path) is Content.FINISHED_RUN
+    if not os.path.exists(run.recipe_file):
+        raise UsageError(f"--resume {path}: holds no run: {_what_instead(path)}")
+    finished = run.result_file.exists()
     if finished and not longer:
         more = f"its result is in {run.result_file}; give more --epochs to go on with it, or begin another run with its"
         more += f" weights, and any method: --init-from {path}"
         raise UsageError(f"--resume {path}: this run is finished; {more}")
-    if not finished and content(path) is not Content.UNFINISHED_RUN:
-        raise UsageError(f"--resume {path}: holds no run: {_what_instead(path)}")
     _refuse_links(run)
     lock.refuse_in_use(path)
     return finished

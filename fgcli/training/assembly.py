@@ -65,11 +65,11 @@ class Assembly:
 
     @property
     def steps_per_epoch(self) -> int:
-        return _steps(self.recipe, self.dataset)[0]
+        return steps_of(self.recipe, self.dataset)[0]
 
     @property
     def total_steps(self) -> int:
-        return _steps(self.recipe, self.dataset)[1]
+        return steps_of(self.recipe, self.dataset)[1]
 
 
 def settle(recipe: Recipe, registry: Registry) -> Recipe:
@@ -123,7 +123,7 @@ def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None, pr
     example = dataset.train_inputs[: recipe.batch_size]
     coverage = parts.guarded("method", lambda: _bound(recipe, estimator, model, example, processes))
     optimizer = parts.make("optimizer", torch.optim.Optimizer, model.parameters(), recipe.lr)
-    steps_per_epoch, total_steps = _steps(recipe, dataset)
+    steps_per_epoch, total_steps = steps_of(recipe, dataset)
     schedule = parts.make("lr_schedule", LRScheduler, optimizer, total_steps, steps_per_epoch)
     method = parts.called("method")
     subspace, recorder = None, None
@@ -214,18 +214,8 @@ def _bound(
 
 
 def make_model(recipe: Recipe, registry: Registry, example: Tensor, outputs: int, device: torch.device) -> nn.Module:
-    """The recipe's model with the weights that a run begins with. UsageError where it cannot be made.
-
-    Args:
-        recipe: with the model and its local losses.
-        registry: of the models.
-        example: inputs of two samples, whose numbers do not matter.
-        outputs: of the model for a sample, or for a token.
-        device: where the model goes.
-
-    Returns:
-        The model.
-    """
+    """The recipe's model with the weights that a run begins with, and its local losses. UsageError where it cannot be
+    made. `example`: inputs of two samples, whose numbers do not matter."""
     streams, parts, input_shape = Streams(recipe.seed), _Parts(recipe, registry), tuple(example.shape[1:])
     # Drawn on the CPU, so that all devices start from the same weights.
     init = streams.generator("init")
@@ -327,15 +317,10 @@ def _check_split(parts: _Parts, model: nn.Module, dataset: Dataset, objective: O
             raise UsageError(f"{parts.called('loss')} with --processes {processes.size}: {refusal}") from refusal
 
 
-def _steps(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:
+def steps_of(recipe: Recipe, dataset: Dataset) -> tuple[int, int]:
     """Updates in an epoch, and in all."""
     per_epoch = math.ceil(len(dataset.train_inputs) / recipe.batch_size)
     return per_epoch, min(recipe.epochs * per_epoch, recipe.max_steps or recipe.epochs * per_epoch)
-
-
-def total_steps(recipe: Recipe, dataset: Dataset) -> int:
-    """Updates of a run."""
-    return _steps(recipe, dataset)[1]
 
 
 def learning_rates(

@@ -54,12 +54,6 @@ def cost_line(assembly: Assembly, batch: Batch, step_ms: float, steps_left: int)
 
     Times three passes forwards and backwards, and leaves the model, its buffers and all generators as they are. A run
     that saves memory is not measured: backpropagation may not fit.
-
-    Args:
-        assembly: the run's.
-        batch: of its size.
-        step_ms: time of one of its steps, milliseconds.
-        steps_left: steps that it still makes.
     """
     recipe = assembly.recipe
     if step_ms * steps_left < 1e3 * LONGER_S or recipe.memory == "replay" or recipe.micro_batch is not None:

@@ -3,8 +3,8 @@
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,14 +18,7 @@ from fgcli.runs.environment import Environment
 PACKAGES = ("torch", "numpy", "scipy", "safetensors", "pydantic", "mnist1d", "scikit-learn")
 
 
-def describe_environment(
-    device: torch.device,
-    plugins: Mapping[str, str],
-    code: Mapping[str, Mapping[str, str]],
-    data: str,
-    weights: str,
-    processes: int = 1,
-) -> Environment:
+def describe_environment(device: torch.device, **made_with: Any) -> Environment:
     """Of this process, with what `Environment.of` asks for beside it. Code that a later step imports is not known."""
     versions = {
         "fg": __version__,
@@ -40,12 +33,8 @@ def describe_environment(
         device=str(device),
         device_name=describe(device),
         threads=torch.get_num_threads(),
-        plugins=plugins,
         command=sys.argv,
-        code=code,
-        data=data,
-        weights=weights,
-        processes=processes,
+        **made_with,
     )
 
 

@@ -3,14 +3,14 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from fgcli.errors import RunError
 
 # SIGUSR1 is what SLURM sends ahead of a time limit (sbatch --signal=USR1@300), SIGHUP a terminal that is closed.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 GRACE_S = 1.0
 """How long Python has to end by itself at a second signal."""
@@ -51,20 +51,24 @@ def stop_request() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-    before = {n: handler for n in numbers if (handler := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
-    with _ended_in_native_code(set(before)):
-        for number in before:
-            signal.signal(number, request.note)
-        try:
-            yield request
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    numbers = {number for number in ENDING if signal.getsignal(number) not in (signal.SIG_IGN, None)}
+    with _ended_in_native_code(numbers), handled(numbers, request.note):
+        yield request
 
 
 @contextmanager
-def _ended_in_native_code(numbers: set[int]) -> Iterator[None]:
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Within, these signals have the handler."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
+def _ended_in_native_code(numbers: Collection[int]) -> Iterator[None]:
     """Within, a SIGINT after another signal ends the process even while torch computes for minutes.
 
     Python calls handlers between its own instructions alone, and once for two signals that came meanwhile. Here a

@@ -10,13 +10,7 @@ from fgcli.recipe_keys import Recipe
 
 
 def refuse_last_batch(recipe: Recipe, dataset: Dataset, model: nn.Module) -> None:
-    """UsageError where it has one sample that the model does not take.
-
-    Args:
-        recipe: of the run.
-        dataset: its data.
-        model: its model, on the data's device. It is left as it is.
-    """
+    """UsageError where it has one sample that the model, which is left as it is, does not take."""
     samples = len(dataset.train_inputs)
     if recipe.batch_size == 1 or samples % recipe.batch_size != 1:
         return

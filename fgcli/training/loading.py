@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.results import Metrics
 from fgcli.runs.run_directory import RunDirectory, read_run
 from fgcli.training.assembly import load_dataset, make_model, make_objective, on_device
-from fgcli.training.checkpoints import Checkpoint, store_of
+from fgcli.training.checkpoints import store_of
 from fgcli.training.environment import digest
 from fgcli.training.evaluation import BATCH, measure
 from fgcli.training.start import recipe_of
@@ -139,9 +140,7 @@ class Trained:
     def evaluate(self, data: Mapping[str, object], device: torch.device) -> tuple[str, Metrics]:
         """A dataset's name, and loss and accuracy on both of its splits.
 
-        Args:
-            data: keys of a recipe, over the run's: another dataset, or other options of it.
-            device: where to compute.
+        `data`: keys of a recipe, over the run's: another dataset, or other options of it.
         """
         other = data.get("dataset") not in (None, read_recipe(self.run.recipe_file).data.get("dataset"))
         sections: tuple[Section, ...] = ("model", "loss") if other else ("model", "loss", "dataset")
@@ -223,11 +222,7 @@ def open_trained(path: Path, registry: Registry) -> Trained:
             network(example)  # layers that take their shapes from their first inputs have them then
     except Exception as cause:
         raise UsageError(f"model {recipe.model} fails on inputs of its run: {exception_text(cause)}") from cause
-
-    def take(checkpoint: Checkpoint) -> None:
-        load_weights(network, checkpoint.tensors, f"the checkpoint of step {checkpoint.step}")
-
-    checkpoint, complaints = store_of(run).load_newest(take)
+    checkpoint, complaints = store_of(run).load_newest(partial(load_weights, network))
     if checkpoint is None:
         raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")
     for complaint in complaints:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fgcli.devices import peak_memory_bytes, synchronize
 from fgcli.errors import FgError, RunError, exception_text
+from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.errors import GuessFault, ProcessGone
 from fgcli.gradient.estimator import Batch, Estimate, FindsFaults
 from fgcli.gradient.processes import digest_of
@@ -269,26 +270,20 @@ class Training:
         blamed = f" ({self.assembly.method}, {where})" if where else ""
         return f"the {what} is not finite in step {self.step + 1}{blamed}"
 
-    def _kept(self) -> tuple[dict[str, Tensor], dict[str, Tensor]] | None:
+    def _kept(self) -> tuple[BufferState, dict[str, Tensor]] | None:
         """The model's buffers and the estimator's state, where an update may be left out: an estimate changes them."""
         if self.assembly.recipe.on_nonfinite == "stop":
             return None
         with self._blaming(self.assembly.method):
             state = self.assembly.estimator.state()
-        return {name: one.clone() for name, one in self._buffers().items()}, {
-            n: one.clone() for n, one in state.items()
-        }
+        return BufferState(self.assembly.model), {name: one.clone() for name, one in state.items()}
 
-    def _buffers(self) -> dict[str, Tensor]:
-        return dict(self.assembly.model.named_buffers())
-
-    def _skip(self, fault: str, before: tuple[dict[str, Tensor], dict[str, Tensor]] | None) -> None:
+    def _skip(self, fault: str, before: tuple[BufferState, dict[str, Tensor]] | None) -> None:
         """Leave an update out, where the recipe allows it, or stop before it. What was `before` it is put back."""
         if before is None:
             self._stop(f"{fault}; stopped before the update")
         buffers, state = before
-        for name, buffer in self._buffers().items():
-            buffer.copy_(buffers[name])
+        buffers.restore()
         self.assembly.estimator.load_state(state)
         self.progress.skipped += 1
         if self.progress.skipped == 1:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fgcli.gradient.estimator import Coverage
 from fgcli.runs.results import MetricsRow
@@ -27,33 +27,17 @@ class Plan:
     """The folder of the sweep that the run is a trial of."""
 
 
-class Reporter(Protocol):
-    """Called by the loop, outside of what it times."""
+class Reporter:
+    """Called by the loop, outside of what it times. This one says nothing."""
 
     def started(self, plan: Plan) -> None:
         """Training begins, or goes on."""
-        ...
 
     def stepped(self, step: int, loss: float) -> None:
         """`step` updates are done; `loss` is the mean over the last batch, before its update."""
-        ...
 
     def evaluated(self, row: MetricsRow) -> None:
         """An evaluation's metrics row was written."""
-        ...
 
     def warned(self, message: str) -> None:
         """Something is amiss, and the run goes on."""
-        ...
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def started(self, plan: Plan) -> None: ...
-
-    def stepped(self, step: int, loss: float) -> None: ...
-
-    def evaluated(self, row: MetricsRow) -> None: ...
-
-    def warned(self, message: str) -> None: ...

@@ -19,6 +19,7 @@ from fgcli.recipe_keys import Recipe
 from fgcli.runs.meeting import GONE, Rank
 from fgcli.training.assembly import Assembly
 from fgcli.training.environment import digest
+from fgcli.training.interrupts import ENDING
 
 Join = Callable[[Recipe], Processes]
 """What makes the processes of a run, once its settled recipe is known."""
@@ -41,9 +42,8 @@ def joining(rank: Rank) -> Join:
     def join(recipe: Recipe) -> Processes:
         _refuse(recipe, rank)
         if rank.rank:  # the first decides when a run stops; without it, a collective fails here
-            for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-                if hasattr(signal, name):
-                    signal.signal(getattr(signal, name), signal.SIG_IGN)
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)
         if rank.meeting is not None and sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are here
         device = resolve_device(recipe.device)

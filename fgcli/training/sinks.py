@@ -83,7 +83,7 @@ class GuardedSink:
             self.fault = f"{doing} raised {exception_text(error)}"
 
 
-class SinkReporter:
+class SinkReporter(Reporter):
     """A reporter that also feeds sinks, and warns once of each that failed."""
 
     def __init__(self, reporter: Reporter, sinks: Sinks) -> None:

@@ -19,7 +19,7 @@ from fgcli.runs.missing_plugins import naming_missing_plugins
 from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.shell import command_line
-from fgcli.training.assembly import Assembly, assemble, learning_rates, settle, total_steps
+from fgcli.training.assembly import Assembly, assemble, learning_rates, settle, steps_of
 from fgcli.training.checkpoints import text_sum
 from fgcli.training.environment import describe_environment, digest
 from fgcli.training.loop import Training
@@ -87,7 +87,8 @@ def resume(
         training.resume()
         agree(assembly, training.step)
         if finished:
-            begun = _extended(begun, training.step, run, of_run)
+            earlier = text_sum(run.recipe_file.read_text(encoding="utf-8"))
+            begun = begun.with_extension(Extension(training.step, of_run.epochs, of_run.max_steps, earlier))
             run.extend(dump(recipe), begun)
             training.know_checkpoints()
         _say_what_changed(training, begun, _environment(assembly, registry))
@@ -96,7 +97,7 @@ def resume(
 
 def _refuse_other_steps(path: Path, of_run: Recipe, assembly: Assembly, registry: Registry) -> None:
     """UsageError unless a finished run would be longer, and its steps so far would have been the same then."""
-    done = total_steps(of_run, assembly.dataset)
+    _, done = steps_of(of_run, assembly.dataset)
     if assembly.total_steps <= done:
         said = "; it has max_steps, give more --max-steps" if of_run.max_steps else "; give more --epochs"
         raise UsageError(
@@ -114,11 +115,6 @@ def _refuse_other_steps(path: Path, of_run: Recipe, assembly: Assembly, registry
                 f"learning rate {would_be[0]:g} after {step} steps, where this one had {was[0]:g}; begin a new run, "
                 f"with --init-from {path}, say"
             )
-
-
-def _extended(begun: Environment, step: int, run: RunDirectory, of_run: Recipe) -> Environment:
-    text = run.recipe_file.read_text(encoding="utf-8")
-    return begun.with_extension(Extension(step, of_run.epochs, of_run.max_steps, text_sum(text)))
 
 
 def model_record(dataset: Dataset, objective: Objective) -> ModelRecord:
@@ -143,7 +139,7 @@ def recipe_of(
     source = read_recipe(directory.recipe_file)
     left_out = {key for name in _NAMES if name not in sections for key in section_keys(name)}
     kept = {key: value for key, value in source.data.items() if key not in left_out}
-    with naming_missing_plugins(directory, source.data, registry):
+    with naming_missing_plugins([(directory, source.data)], registry):
         return resolve(replace(source, data=kept), overrides, registry)
 
 
@@ -153,9 +149,14 @@ def _with_needs(run: RunDirectory, recipe: Recipe, registry: Registry) -> RunDir
 
 
 def _environment(assembly: Assembly, registry: Registry, weights: str = "") -> Environment:
-    code, data = own_code(origin.module for origin in registry.origins), digest(assembly.dataset)
-    plugins, processes = _plugins(assembly.recipe, registry), assembly.processes.size
-    return describe_environment(assembly.device, plugins, code, data, weights, processes)
+    return describe_environment(
+        assembly.device,
+        code=own_code(origin.module for origin in registry.origins),
+        plugins={name: str(registry.find(name, getattr(assembly.recipe, name)).origin) for name in _NAMES},
+        data=digest(assembly.dataset),
+        weights=weights,
+        processes=assembly.processes.size,
+    )
 
 
 def _say_missing_lock(run: RunDirectory, reporter: Reporter) -> None:
@@ -220,10 +221,6 @@ def _without_options(source: Source, recipe: Recipe, names: Mapping[str, object]
     other: list[Section] = [name for name in _NAMES if names.get(name) not in (None, getattr(recipe, name))]
     left_out = {key for name in other for key in section_keys(name)}
     return replace(source, data={key: value for key, value in source.data.items() if key not in left_out})
-
-
-def _plugins(recipe: Recipe, registry: Registry) -> dict[str, str]:
-    return {section: str(registry.find(section, getattr(recipe, section)).origin) for section in _NAMES}
 
 
 def _label(recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +59,18 @@ def restore(assembly: Assembly, checkpoint: Checkpoint) -> Progress:
     training's state; another checkpoint may be put there then.
     """
     try:
-        return _restore(assembly, checkpoint.tensors, checkpoint.data, checkpoint.step)
+        return _restore(assembly, checkpoint)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise RunError(
             f"the checkpoint of step {checkpoint.step} is not one of this training: {exception_text(error)}"
         ) from error
 
 
-def load_weights(model: torch.nn.Module, tensors: Mapping[str, Tensor], called: str) -> None:
+def load_weights(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's weights and buffers into a model. RunError where one differs in form, or is missing."""
-    saved, wanted = _with_prefix("model.", tensors), dict(_model_tensors(model))
+    saved, wanted = _with_prefix("model.", checkpoint.tensors), dict(_model_tensors(model))
     if misfits := [name for name in {**wanted, **saved} if _form(saved.get(name)) != _form(wanted.get(name))]:
+        called = f"the checkpoint of step {checkpoint.step}"
         raise RunError(f"{called} is of another model: {misfits[0]} differs in shape or type, or is missing")
     with torch.no_grad():
         for name, tensor in wanted.items():
@@ -85,16 +87,12 @@ def initialise(assembly: Assembly) -> str:
     path, model = Path(assembly.recipe.init_from), assembly.model
     called = f"--init-from {path}"
     refuse_impossible(path, "--init-from")
-
-    def take(checkpoint: Checkpoint) -> None:
-        load_weights(model, checkpoint.tensors, f"the checkpoint of step {checkpoint.step}")
-
     try:
         if not path.is_dir():
             require_regular(path)  # safetensors reports a missing file and a damaged one alike
             _refuse_checkpoint(path, model)
             load_model(model, path, device=str(assembly.device))
-        elif store_of(read_run(path)).load_newest(take)[0] is None:
+        elif store_of(read_run(path)).load_newest(partial(load_weights, model))[0] is None:
             raise UsageError("the run has no checkpoint yet")
     except FgError as error:
         raise UsageError(f"{called}: {error}") from error
@@ -119,8 +117,9 @@ def _refuse_checkpoint(file: Path, model: torch.nn.Module) -> None:
             raise UsageError(f"that is a checkpoint of a run, which holds more than weights; {mend}")
 
 
-def _restore(assembly: Assembly, tensors: Mapping[str, Tensor], data: Mapping[str, Any], step: int) -> Progress:
-    load_weights(assembly.model, tensors, f"the checkpoint of step {step}")
+def _restore(assembly: Assembly, checkpoint: Checkpoint) -> Progress:
+    tensors, data, step = checkpoint.tensors, checkpoint.data, checkpoint.step
+    load_weights(assembly.model, checkpoint)
     assembly.estimator.load_state(
         {name: tensor.to(assembly.device) for name, tensor in _with_prefix("estimator.", tensors).items()}
     )

@@ -9,7 +9,7 @@ from tiny_runs import tiny_recipe
 from fgcli.bench import measure, measuring
 from fgcli.bench.flops import count_flops
 from fgcli.bench.run import Job
-from fgcli.commands.bench_estimate import show_estimate
+from fgcli.commands.bench_display import show_estimate
 from fgcli.errors import RunError
 from fgcli.extend.registry import load_registry
 from fgcli.runs.record import as_json
@@ -63,7 +63,7 @@ def test_a_step_is_that_of_the_training_loop(tmp_path: Path) -> None:
     stepper = measure.Stepper(tiny_recipe(**recipe), load_registry())
     for _ in range(3):
         stepper()
-    trained = measure.begin(tiny_recipe(**recipe), tmp_path / "run", load_registry(), measure.Silent())
+    trained = measure.begin(tiny_recipe(**recipe), tmp_path / "run", load_registry(), measure.Reporter())
     trained.run()
     weights, expected = stepper.assembly.model.state_dict(), trained.assembly.model.state_dict()
     for name, weight in weights.items():

@@ -13,9 +13,7 @@ from fgcli.runs.record import as_json
 from fgcli.runs.results import Metrics, MetricsRow, Result
 from fgcli.runs.rows import append_row, read_rows
 from fgcli.runs.run_directory import (
-    Content,
     check_free,
-    content,
     create,
     open_unfinished,
     read_run,
@@ -105,13 +103,10 @@ def test_label_never_leaves_the_folder(name, tmp_path, monkeypatch):
 
 
 def test_what_a_folder_holds(run, tmp_path):
-    assert content(tmp_path / "nowhere") is Content.NOTHING
-    assert content(run.path) is Content.UNFINISHED_RUN
     opened = open_unfinished(run.path)
     assert opened == run
     opened.release()
     run.write_result(RESULT)
-    assert content(run.path) is Content.FINISHED_RUN
     assert read_run(str(run.path)).read_result() == RESULT
     with pytest.raises(UsageError, match=r"this run is finished; its result is in .*result\.json"):
         open_unfinished(run.path)
@@ -258,7 +253,7 @@ def test_what_a_run_left_that_was_killed_before_it_began_is_free(tmp_path):
     write_atomically(begun.environment_file, "{}")
     (begun.path / ".recipe.yaml.123.tmp").touch()
     begun.release()
-    assert content(begun.path) is Content.NOTHING
+    check_free(begun.path)
     create(tmp_path / "run", "label").release()
     (begun.path / "thesis.tex").touch()
     with pytest.raises(UsageError, match="not an empty folder"):

@@ -12,7 +12,7 @@ from fgcli.recipe import read_recipe, resolve
 from fgcli.spectra import table_file
 from fgcli.spectra.coefficients import CoefficientTable
 from fgcli.training.assembly import settle
-from fgcli.training.reporter import Silent
+from fgcli.training.reporter import Reporter
 from fgcli.training.start import begin, resume
 
 METHOD = {"method": "wperp-ns", "k": 3}
@@ -43,9 +43,9 @@ def test_the_table_of_a_run_is_in_its_recipe(tmp_path, cached):
     other = run(tmp_path / "other", **METHOD)
     assert other["train_loss"] != whole["train_loss"]
     again = resolve(read_recipe(tmp_path / "whole" / "recipe.yaml"), {}, load_registry())
-    assert untimed(begin(again, tmp_path / "again", load_registry(), Silent()).run()) == untimed(whole)
+    assert untimed(begin(again, tmp_path / "again", load_registry(), Reporter()).run()) == untimed(whole)
     # What was left to the machine is what the run has, as with the device.
-    same = resume(tmp_path / "stopped", None, TINY | METHOD, load_registry(), Silent())
+    same = resume(tmp_path / "stopped", None, TINY | METHOD, load_registry(), Reporter())
     assert untimed(same.run()) == untimed(whole)
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
 
@@ -56,10 +56,10 @@ def test_a_named_table_is_in_the_recipe_too(tmp_path, cached):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "stopped", Stopper(7), **METHOD, options={"coeffs": str(file)})
     same = {"options": {"coeffs": str(file)}}
-    resume(tmp_path / "stopped", None, same, load_registry(), Silent()).run_directory.release()
+    resume(tmp_path / "stopped", None, same, load_registry(), Reporter()).run_directory.release()
     table_file.write_table(table(7), file)
     with pytest.raises(UsageError, match=r"options\.coeffs is another than that of the run's recipe; .*leave it out"):
-        resume(tmp_path / "stopped", None, same, load_registry(), Silent())
+        resume(tmp_path / "stopped", None, same, load_registry(), Reporter())
     file.unlink()
     go_on(tmp_path / "stopped")
 

@@ -1,10 +1,23 @@
-"""The flags that analyses share, beside those of run_flags.py, as they may train first. Imports nothing heavy."""
+"""Arguments and flags that several commands have, beside those of run_flags.py. Imports nothing heavy."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin", help="Also use the plugin in this Python file, which is executed; repeatable.", metavar="FILE"
+    ),
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", help="Trials at once (default as many as there are cores).", metavar="N", min=1)
+]
+TrainedRun = Annotated[Path, typer.Argument(help="The directory of a run.", metavar="RUN")]
+Device = Annotated[
+    str, typer.Option("--device", help="Where to compute: auto, cpu, cuda, cuda:N or mps.", metavar="NAME")
+]
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(help="Runs to look at; without one, the flags of train say what to train.", metavar="[RUN]..."),
