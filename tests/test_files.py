@@ -11,7 +11,7 @@ from fgcli import UsageError, files
 from fgcli.data.arrays import read_arrays
 from fgcli.extend.registry import load_registry
 from fgcli.files import from_json, read_json, to_json, write_atomically
-from fgcli.training.reporter import Silent
+from fgcli.training.reporter import Reporter
 from fgcli.training.start import begin
 
 
@@ -77,4 +77,4 @@ def test_a_pipe_is_no_file_of_arrays_or_weights(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"pipe\.npz cannot be read as arrays: not a regular file"):
         read_arrays(tmp_path / "pipe.npz")
     with pytest.raises(UsageError, match=r"--init-from .*pipe\.npz is no run .*\(not a regular file\)"):
-        begin(tiny_recipe(init_from=str(tmp_path / "pipe.npz")), tmp_path / "run", load_registry(), Silent())
+        begin(tiny_recipe(init_from=str(tmp_path / "pipe.npz")), tmp_path / "run", load_registry(), Reporter())
