@@ -171,7 +171,9 @@ class Training:
                     f"{self.run_directory.resume_command}",
                     stop,
                 )
-        if skipped := self.progress.skipped:
+        if (skipped := self.progress.skipped) == self.step:
+            self._stop(f"all {skipped} updates were left out, as something was not finite: nothing was trained")
+        if skipped:
             self.reporter.warned(f"{skipped} of {self.step} updates were left out, as something was not finite")
         result = self._result()
         self.run_directory.write_result(result)
@@ -209,6 +211,8 @@ class Training:
         return Batch(self.assembly.dataset.train_inputs[indices], self.assembly.dataset.train_targets[indices])
 
     def _cost_line(self, indices: Tensor) -> str | None:
+        if self.progress.skipped == self.step:  # none was timed
+            return None
         _, step_ms, _ = self.progress.times.quartiles()
         return cost_line(self.assembly, self._batch(indices), step_ms, self.total_steps - self.step)
 

@@ -291,6 +291,15 @@ def test_a_sample_that_overflows_is_left_out_and_counted(tmp_path, changes):
         spoilt(tmp_path / "stopped", Listener()).run()
 
 
+def test_a_run_whose_updates_are_all_left_out_says_that_nothing_was_trained(tmp_path):
+    training = make(tmp_path / "run", on_nonfinite="skip")
+    broken = Broken(training.assembly.estimator, "losses", float("nan"), steps=range(12))
+    training.assembly = replace(training.assembly, estimator=broken)
+    with pytest.raises(RunError, match=r"all 12 updates were left out, .*: nothing was trained"):
+        training.run()
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 def test_an_update_that_is_left_out_leaves_buffers_as_they_are(tmp_path):
     training = make(tmp_path / "run", method="backprop", on_nonfinite="skip")
     seen = torch.zeros(())
