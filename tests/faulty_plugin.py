@@ -4,6 +4,7 @@
 import torch
 
 from fgcli import Entry, GuessMethod, GuessOptions, LinearMap, Options, SampledGuess, hookimpl
+from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.perturbation import ActivationPerturbation
 from fgcli.methods.transpose import Transpose
 from fgcli.methods.weight_perturbation import WeightPerturbation
@@ -27,7 +28,7 @@ def fg_guess_methods():
 @hookimpl
 def fg_estimators():
     names = ["EstimatorRaises", "Unknown", "GradientShape", "Nothing", "Bind", "Unbound", "State"]
-    return entries("estimator", names, Options)
+    return entries("estimator", names, WeightPerturbationOptions)
 
 
 @hookimpl

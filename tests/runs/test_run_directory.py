@@ -66,7 +66,7 @@ def test_taken_out_is_refused(run, tmp_path):
 
 def test_out_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"cannot make the run directory .*file/run: Not a directory"):
+    with pytest.raises(UsageError, match=r"^--out .*: Not a directory; give another path$"):
         create(tmp_path / "file" / "run", "label")
 
 
