@@ -21,7 +21,7 @@ REFUSED = [
     ("address=127.0.0.1:6666", "--executor ray: there is no cluster at 127.0.0.1:6666; start one with"),
     ("cpus=3", "a trial needs 3 CPUs, and the largest node has 2"),
     ("gpus=1", "a trial needs 1 GPU, and the largest node has 0"),
-    ("jobs=5", "--jobs 5 with 1 CPU a trial needs 5 cores, and the Ray cluster has 4"),
+    ("jobs=5", "--jobs 5 with 1 thread a trial needs 5 cores, and the Ray cluster has 4; give at most 4 jobs"),
 ]
 # All in one process, which asks the cluster once.
 REFUSE = """

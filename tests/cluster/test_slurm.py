@@ -109,7 +109,7 @@ def log(run: Path) -> str:
             "time is 30:00:00, and the partition's longest time limit is 1440",
         ),
         (["gres=gpu:1"], "--gres=gpu:1 --signal=B:USR1@120 --requeue --open-mode=append --export=ALL is refused: "),
-        (["jobs=7"], "--jobs 7 with 1 thread a trial needs 7 cores, and the partition has 6; at most 6 jobs, or fewer"),
+        (["jobs=7"], "--jobs 7 with 1 thread a trial needs 7 cores, and the partition has 6; give at most 6 jobs"),
     ],
 )
 def test_refused_before_anything_is_submitted(slurm: SlurmCluster, options: list[str], message: str) -> None:
