@@ -106,7 +106,7 @@ def log(run: Path) -> str:
         ),
         (
             ["partition=brief", "time=30:00:00"],
-            "time is 30:00:00, and the partition's longest time limit is 1440",
+            "time is 30:00:00, above the partition's longest time limit; give time=1440 or less",
         ),
         (["gres=gpu:1"], "--gres=gpu:1 --signal=B:USR1@120 --requeue --open-mode=append --export=ALL is refused: "),
         (["jobs=7"], "--jobs 7 with 1 thread a trial needs 7 cores, and the partition has 6; give at most 6 jobs"),
