@@ -90,7 +90,7 @@ def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit
         UsageError: says how many there may be.
     """
     if jobs is not None and jobs * each > cores:
-        fixes = [f"at most {int(cores // each)} jobs"] if cores >= each else []
+        fixes = [f"--jobs {int(cores // each)}"] if cores >= each else []
         fixes += [FEWER[unit]] if each > 1 or unit == "CPU" else []
         raise UsageError(
             f"--jobs {jobs} with {each:g} {unit}{'s' * (each != 1)} a trial needs {jobs * each:g} cores, and {where} "
