@@ -72,6 +72,10 @@ class Placement(NamedTuple):
     """The same in words, for the user."""
 
 
+FEWER = {"thread": "fewer --threads, or fewer processes of the recipe", "CPU": "a lower option cpus"}
+"""What makes a trial take less, by the unit that it is counted in."""
+
+
 def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit: str = "thread") -> None:
     """Refuse more trials at once than there are cores for.
 
@@ -80,17 +84,17 @@ def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit
         each: cores that a trial takes.
         cores: that are there.
         where: "this machine has", say.
-        unit: what `each` counts.
+        unit: what `each` counts: "thread", or "CPU" where an option cpus is given in place of the threads.
 
     Raises:
         UsageError: says how many there may be.
     """
     if jobs is not None and jobs * each > cores:
-        fewer = "fewer --threads, or fewer processes of the recipe"
-        allowed = f"at most {int(cores // each)} jobs, or {fewer}" if cores >= each else f"give {fewer}"
+        fixes = [f"--jobs {int(cores // each)}"] if cores >= each else []
+        fixes += [FEWER[unit]] if each > 1 or unit == "CPU" else []
         raise UsageError(
             f"--jobs {jobs} with {each:g} {unit}{'s' * (each != 1)} a trial needs {jobs * each:g} cores, and {where} "
-            f"{cores:g}; {allowed}"
+            f"{cores:g}; give {', or '.join(fixes)}"
         )
 
 

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from fgcli.bench import ray_task, task
-from fgcli.bench.executor import Outcome, Placement, Trial, refuse_crowded
+from fgcli.bench.executor import FEWER, Outcome, Placement, Trial, refuse_crowded
 from fgcli.bench.options import RayOptions
 from fgcli.bench.process import GRACE_S
 from fgcli.errors import UsageError
@@ -31,15 +31,16 @@ class RayExecutor:
         ray = self._connected()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus, gpus = self._cpus(threads), self.options.gpus
-        for name, asked in (("CPU", cpus), ("GPU", gpus)):
+        unit = "thread" if self.options.cpus is None else "CPU"
+        for name, asked, fewer in (("CPU", cpus, FEWER[unit]), ("GPU", gpus, "a lower option gpus")):
             largest = max((node.get(name, 0) for node in nodes), default=0)
             if asked > largest:
                 raise UsageError(
                     f"--executor ray: a trial needs {asked:g} {name}{'s' * (asked != 1)}, and the largest node has "
-                    f"{largest:g}; give option {name.lower()}s, or --threads, that fit one"
+                    f"{largest:g}; give {fewer}"
                 )
         total = sum(node.get("CPU", 0) for node in nodes)
-        refuse_crowded(self.options.jobs, cpus, total, "the Ray cluster has", "CPU")
+        refuse_crowded(self.options.jobs, cpus, total, "the Ray cluster has", unit)
         room = [min(_times(node, "CPU", cpus), _times(node, "GPU", gpus)) for node in nodes]
         at_once = self.options.jobs or max(1, int(sum(room)))
         used = sum(1 for times in room if times)

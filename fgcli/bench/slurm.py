@@ -6,6 +6,7 @@ folder before sbatch is called, under the name of the job, so that a later bench
 
 import contextlib
 import logging
+import math
 import os
 import shlex
 import sys
@@ -58,21 +59,28 @@ class SlurmExecutor:
         slurm_commands.require()
         jobs, (cpus, default, longest) = self.options.jobs, slurm_commands.partition(self.options.partition)
         refuse_crowded(jobs, threads, cpus, "the partition has")
-        limit = self.options.seconds or default
-        if limit is not None and limit > longest:
-            raise UsageError(
-                f"--executor slurm: option time is {self.options.time}, and the partition's longest time limit is "
-                f"{longest / 60:g} minutes; give no more"
-            )
-        if limit is not None and limit < self.options.lead + START_S:
-            raise UsageError(
-                f"--executor slurm: a time limit of {limit:g} s is too short: a trial writes a checkpoint "
-                f"{self.options.lead} s before it (option lead) and needs {START_S} s to start; give option time at "
-                f"least {(self.options.lead + START_S) / 60:g} minutes"
-            )
+        self._refuse_time(self.options.seconds or default, longest)
         slurm_commands.check(self._script("none"), self._arguments(threads))
         at_once = jobs or max(1, cpus // threads)
         return Placement(at_once, f"up to {at_once} trials at once by SLURM, {threads} CPU{'s' * (threads > 1)} each")
+
+    def _refuse_time(self, limit: float | None, longest: float) -> None:
+        """A limit in seconds that is above the partition's, or leaves no room for a start and a checkpoint."""
+        if limit is not None and limit > longest:
+            raise UsageError(
+                f"--executor slurm: option time is {self.options.time}, above the partition's longest time limit; give "
+                f"time={int(longest // 60)} or less"
+            )
+        lead = self.options.lead
+        if limit is not None and limit < lead + START_S:
+            least = math.ceil((lead + START_S) / 60)
+            fixes = [f"time={least} or more"] if 60 * least <= longest else []
+            fixes += [f"lead={int(limit) - START_S} or less"] if limit > START_S else []
+            raise UsageError(
+                f"--executor slurm: a time limit of {limit:g} s is too short: a trial writes a checkpoint {lead} s "
+                f"before it (option lead) and needs {START_S} s to start; give "
+                f"{', or '.join(fixes) or 'a partition with a longer limit'}"
+            )
 
     def attach(self, directory: SweepDirectory) -> frozenset[str]:
         """What is in the queue or runs; submissions that have ended are forgotten."""

@@ -1,7 +1,7 @@
 """A trial that a scheduler starts, as often as it likes: `python -m fgcli.bench.task FILE INDEX` in a batch job.
 
 It begins the trial or goes on with it, in a process that ends with this one. Where the trial was asked to stop ahead of
-a time limit (SIGUSR1), or was killed, the job is queued again. Imports neither torch nor pydantic.
+a time limit (SIGUSR1), or was killed, the job is queued again. Imports no torch.
 """
 
 import os

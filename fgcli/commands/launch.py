@@ -39,9 +39,10 @@ def refuse_crowded(number: int, threads: int) -> None:
     """UsageError where there are fewer cores than threads of all processes."""
     if number * threads > cores():
         each = "thread" if threads == 1 else "threads"
+        fewer = ", or fewer --threads" if threads > 1 else ""
         raise UsageError(
-            f"--processes is {number}, with {threads} {each} each, and there are {cores()} cores: at most "
-            f"{max(1, cores() // threads)} processes, or fewer --threads"
+            f"--processes is {number}, with {threads} {each} each, and there are {cores()} cores; give --processes "
+            f"{max(1, cores() // threads)}{fewer}"
         )
 
 

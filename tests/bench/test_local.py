@@ -148,5 +148,10 @@ def test_threads_and_jobs_must_fit_the_cores(monkeypatch):
     assert LocalExecutor(LocalOptions()).place(1) == (4, "4 trials at once, 1 thread each, on 4 cores")
     assert LocalExecutor(LocalOptions()).place(3) == (1, "1 trial at once, 3 threads each, on 4 cores")
     assert LocalExecutor(LocalOptions(jobs=2)).place(2).at_once == 2
-    with pytest.raises(UsageError, match="--jobs 3 with 2 threads a trial needs 6 cores, and this machine has 4; at"):
+    needs = "--jobs 3 with 2 threads a trial needs 6 cores, and this machine has 4; give --jobs 2, or fewer --thr"
+    with pytest.raises(UsageError, match=needs):
         LocalExecutor(LocalOptions(jobs=3)).place(2)
+    with pytest.raises(UsageError, match=r"has 4; give --jobs 4$"):  # no trial takes less than a thread
+        LocalExecutor(LocalOptions(jobs=5)).place(1)
+    with pytest.raises(UsageError, match=r"has 4; give fewer --threads, or fewer processes of the recipe$"):
+        LocalExecutor(LocalOptions(jobs=1)).place(5)

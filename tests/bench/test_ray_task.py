@@ -1,15 +1,19 @@
-"""What a worker of Ray's does with the trials that it gets, without Ray. With it: tests/cluster."""
+"""What `--executor ray` refuses, and what its workers do with trials, without Ray. With it: tests/cluster."""
 
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import pytest
 
-from fgcli.bench import ray_task, task
+from fgcli.bench import ray_cluster, ray_task, task
 from fgcli.bench.executor import Trial
+from fgcli.bench.options import RayOptions
+from fgcli.bench.ray_cluster import RayExecutor
+from fgcli.errors import UsageError
 
 
 def test_a_worker_starts_its_trials_from_one_server_until_ray_names_other_gpus(
@@ -34,3 +38,24 @@ def test_a_worker_starts_its_trials_from_one_server_until_ray_names_other_gpus(
         assert ray_task.run(task.written(trial), str(tmp_path), {"FG_CACHE_DIR": "there"}) == 3
         counts.append(len(made))
     assert counts == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "threads", "fix"),
+    [
+        ({"jobs": 3}, 2, "2 threads a trial needs 6 cores, .* give --jobs 2, or fewer --threads, or fewer proc"),
+        ({"jobs": 3, "cpus": 2}, 1, "2 CPUs a trial needs 6 cores, .* give --jobs 2, or a lower option cpus$"),
+        ({"jobs": 9, "cpus": 0.5}, 2, "0.5 CPUs a trial needs 4.5 cores, .* give --jobs 8, or a lower option cp"),
+        ({}, 3, "needs 3 CPUs, and the largest node has 2; give fewer --threads, or fewer processes of the recipe$"),
+        ({"cpus": 3}, 1, "needs 3 CPUs, and the largest node has 2; give a lower option cpus$"),
+        ({"gpus": 2}, 1, "needs 2 GPUs, and the largest node has 1; give a lower option gpus$"),
+    ],
+)
+def test_refused_with_what_helps(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, float], threads: int, fix: str
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 2, "GPU": gpus}} for gpus in (0, 1)]
+    monkeypatch.setattr(ray_cluster, "require", lambda *_, **__: None)
+    monkeypatch.setattr(RayExecutor, "_connected", lambda _: SimpleNamespace(nodes=lambda: nodes))
+    with pytest.raises(UsageError, match=fix):
+        RayExecutor(RayOptions.model_validate(options)).place(threads)

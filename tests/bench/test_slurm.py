@@ -1,5 +1,7 @@
 """What `--executor slurm` decides, with SLURM's answers given. The real one is in tests/cluster."""
 
+import math
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,8 @@ from fgcli.bench.executor import Detached, Trial
 from fgcli.bench.options import SlurmOptions
 from fgcli.bench.slurm import SlurmExecutor
 from fgcli.bench.slurm_commands import Task
-from fgcli.errors import RunError
+from fgcli.errors import RunError, UsageError
+from fgcli.recipe import parse_assignments
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
 
@@ -171,6 +174,34 @@ def test_a_task_goes_on_with_what_was_begun() -> None:
 )
 def test_time_limits(text: str, seconds: float | None) -> None:
     assert slurm_commands.seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "longest", "fixes"),
+    [
+        (["time=2", "lead=90"], math.inf, ["time=3", "lead=60"]),
+        (["time=1"], math.inf, ["time=3"]),
+        (["time=1:30", "lead=100"], 120, ["lead=30"]),
+        (["time=1"], 60, []),
+        (["time=30:00:00"], 86400, ["time=1440"]),
+    ],
+)
+def test_a_time_limit_is_refused_with_values_that_are_accepted(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], longest: float, fixes: list[str]
+) -> None:
+    monkeypatch.setattr(slurm_commands, "require", lambda: None)
+    monkeypatch.setattr(slurm_commands, "partition", lambda _: (4, None, longest))
+    monkeypatch.setattr(slurm_commands, "check", lambda *_: None)
+
+    def place(assignments: list[str]) -> None:
+        SlurmExecutor(SlurmOptions.model_validate(parse_assignments(assignments, "--executor-option"))).place(1)
+
+    with pytest.raises(UsageError) as refused:
+        place(options)
+    given = str(refused.value).rpartition("; give ")[2]
+    assert re.findall(r"\w+=\S+", given) == fixes, given
+    for fix in fixes:
+        place([*(one for one in options if one.partition("=")[0] != fix.partition("=")[0]), fix])
 
 
 @pytest.mark.parametrize(("status", "code"), [("768", 3), ("9", -9), ("0:15", -15), ("2:0", 2), ("", 0)])

@@ -1,4 +1,4 @@
-"""A real Ray of a head and two nodes on this machine, in a network of their own, as Ray binds to all addresses."""
+"""A real Ray of two nodes on this machine, in a network of their own, as Ray binds to all addresses."""
 
 import contextlib
 import os
@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-CPUS = 2
+CPUS = (2, 1)
+"""Of the head, and of the node that is killed."""
 PATIENCE_S = 400.0
 GRACE_S = 8.0
 ADDRESS = "127.0.0.1:6379"
@@ -38,18 +39,22 @@ class RayNodes:
         return ["nsenter", "-t", str(self._network.pid), "-n", *words]
 
     def start(self) -> None:
-        """Until both nodes are there. The head runs no trials, so that both nodes may be killed."""
-        head = ["--head", "--node-ip-address=127.0.0.1", f"--port={ADDRESS.rpartition(':')[2]}", "--num-cpus=0"]
-        self._start(*head, "--include-dashboard=false", f"--temp-dir={self._folder}")
-        self._until(lambda: "Ray runtime started" in self._said(), "the head does not start")
-        for count in (2, 3):  # one after the other: of two that start at once, one may hang
-            self._start(f"--address={ADDRESS}", f"--num-cpus={CPUS}")
-            self._until(lambda count=count: self._said().count("Ray runtime started") == count, "a node does not start")
+        """Until both nodes are there."""
+        head = ["--head", "--node-ip-address=127.0.0.1", f"--port={ADDRESS.rpartition(':')[2]}"]
+        head += ["--include-dashboard=false", f"--temp-dir={self._folder}"]
+        end = time.monotonic() + PATIENCE_S
+        for cpus, flags in zip(CPUS, (head, [f"--address={ADDRESS}"]), strict=True):
+            while not self._started(f"--num-cpus={cpus}", *flags):
+                assert time.monotonic() < end, f"a node does not start: {self._said()[-1000:]}"
 
-    def kill_node(self, number: int) -> None:
-        """The first node (1) or the second: all of its processes."""
-        os.killpg(self._nodes[number].pid, signal.SIGKILL)
-        self._nodes[number].wait()
+    def on_second_node(self, worker: int) -> bool:
+        """Whether a process of Ray's belongs to the node that is not the head."""
+        return os.getsid(worker) == self._nodes[1].pid
+
+    def kill_second_node(self) -> None:
+        """All of its processes."""
+        os.killpg(self._nodes[1].pid, signal.SIGKILL)
+        self._nodes[1].wait()
 
     def stop(self) -> None:
         """All that runs in the network: asked to end, and killed after some seconds, however it came there."""
@@ -78,25 +83,28 @@ class RayNodes:
                     found.append(int(folder.name))
         return found
 
-    def _start(self, *flags: str) -> None:
+    def _started(self, *flags: str) -> bool:
+        """Whether a new node has started. On a busy machine one may not: it waits 15 s for its agents, then it dies."""
         ray = Path(sys.executable).with_name("ray")
         output = self._folder / f"node{len(self._nodes)}.out"
         with output.open("wb") as file:
             command = self.command(str(ray), "start", *flags, *_SHARED)
-            # On a machine with other work: patience, and workers that do not step back behind it.
-            busy = {"RAY_raylet_start_wait_time_s": str(int(PATIENCE_S)), "RAY_worker_niceness": "0"}
-            self._nodes.append(
-                subprocess.Popen(command, env=os.environ | busy, stdout=file, stderr=file, start_new_session=True)
-            )
+            # `ray start` waits a minute for a node; workers do not step back behind other work; none without a task.
+            busy = {"RAY_raylet_start_wait_time_s": "60", "RAY_worker_niceness": "0"}
+            busy |= {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
+            node = subprocess.Popen(command, env=os.environ | busy, stdout=file, stderr=file, start_new_session=True)
+        self._nodes.append(node)
+        while node.poll() is None:
+            if "Ray runtime started" in output.read_text(errors="replace"):
+                return True
+            time.sleep(0.1)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)  # what it has left behind
+        self._nodes.remove(node)
+        return False
 
     def _said(self) -> str:
         return "".join(file.read_text(errors="replace") for file in sorted(self._folder.glob("node*.out")))
-
-    def _until(self, condition, otherwise: str) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < end, f"{otherwise}: {self._said()[-1000:]}"
-            time.sleep(0.1)
 
 
 def missing() -> Sequence[str]:

@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from processes import alive, parent
 
-from cluster.conftest import BENCH, PATIENCE_S, at_work, held, results, until
+from cluster.conftest import BENCH, PATIENCE_S, Reference, at_work, held, results, until
 from cluster.ray_nodes import ADDRESS, RayNodes, missing
 
 RAY = [*BENCH, "--executor", "ray", "--out", "r", "--executor-option", f"address={ADDRESS}"]
@@ -21,7 +20,7 @@ REFUSED = [
     ("address=127.0.0.1:6666", "--executor ray: there is no cluster at 127.0.0.1:6666; start one with"),
     ("cpus=3", "a trial needs 3 CPUs, and the largest node has 2"),
     ("gpus=1", "a trial needs 1 GPU, and the largest node has 0"),
-    ("jobs=5", "--jobs 5 with 1 CPU a trial needs 5 cores, and the Ray cluster has 4"),
+    ("jobs=4", "--jobs 4 with 1 thread a trial needs 4 cores, and the Ray cluster has 3; give --jobs 3"),
 ]
 # All in one process, which asks the cluster once.
 REFUSE = """
@@ -57,8 +56,12 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 
 def test_a_sweep_survives_ctrl_c_a_killed_bench_worker_and_node_and_ends_as_the_local_one(
-    ray: RayNodes, reference: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    ray: RayNodes, hold: Callable[[str], Path], reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    held_back = hold("r")
+    out = Path("r")
+    stopped = start(ray, "-m", "fgcli", *RAY, "--jobs", "2")
+
     tests = str(Path(__file__).parents[1])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])]))
     others = (f"{option},address={ADDRESS}" for option, _ in REFUSED[1:])
@@ -67,9 +70,6 @@ def test_a_sweep_survives_ctrl_c_a_killed_bench_worker_and_node_and_ends_as_the_
         assert re.search(f"^2 fg: .*{re.escape(message)}", said, re.MULTILINE), said
     assert not Path("refused").exists()
 
-    out = Path("r")
-    Path("hold").touch()
-    stopped = start(ray, "-m", "fgcli", *RAY, "--jobs", "2")
     until(lambda: len(held(out)) == 2, stopped)
     begun = {run: (run / "environment.json").read_bytes() for run in held(out)}
     processes = at_work(out).values()
@@ -89,18 +89,19 @@ def test_a_sweep_survives_ctrl_c_a_killed_bench_worker_and_node_and_ends_as_the_
     assert not any((run / "result.json").exists() for run in begun)
 
     again = start(ray, "-m", "fgcli", *RAY)
-    until(lambda: len(at_work(out)) == 4, again)
-    first, *others = at_work(out).values()
-    server = parent(first)
-    assert "fork_server" in Path(f"/proc/{server}/cmdline").read_text()
-    os.kill(parent(server), signal.SIGKILL)  # the worker
-    ray.kill_node(1)
-    until(lambda: not all(map(alive, others)), again)
-    Path("hold").unlink()
+    until(lambda: len(at_work(out)) == 3, again)
+    processes = at_work(out).values()
+    servers = {parent(process) for process in processes}
+    assert all("fork_server" in Path(f"/proc/{server}/cmdline").read_text() for server in servers)
+    workers = {parent(server) for server in servers}
+    os.kill(next(worker for worker in workers if not ray.on_second_node(worker)), signal.SIGKILL)
+    ray.kill_second_node()
+    until(lambda: sum(map(alive, processes)) == 1, again)
+    held_back.unlink()
     code, said = ended(again)
     assert code == 0, said
     assert "12 of 12 trials are finished" in said
-    assert results(out) == reference
+    assert results(out) == reference()
     assert not (out / "failed.jsonl").exists()
     for run, environment in begun.items():
         assert (run / "environment.json").read_bytes() == environment, "resumed, not begun again"

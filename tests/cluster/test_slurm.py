@@ -5,15 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from light_runs import fg
 from processes import alive, parent
 
-from cluster.conftest import BENCH, SWEEP, held, process_of, results, until
+from cluster.conftest import BENCH, SWEEP, Reference, held, process_of, results, until
 from cluster.slurm_cluster import SlurmCluster
 
 SLURM = [*BENCH, "--out", "s", "--executor", "slurm", "--executor-option", "poll=1"]
@@ -22,18 +21,11 @@ BRIEF += [word for option in ("partition=brief", "time=1", "lead=1") for word in
 """SLURM's shortest limit. It looks every half minute, and warns of what ends within half a minute and `lead`."""
 
 
-@pytest.fixture
-def hold() -> Iterator[Path]:
-    """The file that holds trials. Gone in the end, or a test that fails would leave the next one no CPU."""
-    Path("hold").touch()
-    yield Path("hold")
-    Path("hold").unlink(missing_ok=True)
-
-
 def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_one(
-    slurm: SlurmCluster, hold: Path, reference: dict[str, tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    slurm: SlurmCluster, hold: Callable[[str], Path], reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fgcli.bench.slurm.START_S", 0)
+    held_back, brief_held_back = hold("s"), hold("brief")
     assert fg(*BRIEF, "--detach").exit_code == 0
     done = fg(*SLURM, "--detach")
     assert done.exit_code == 0, done.stderr
@@ -45,13 +37,13 @@ def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_o
     # A bench that waits for them, and is killed.
     bench = subprocess.Popen([sys.executable, "-m", "fgcli", *SLURM], stdout=subprocess.PIPE, text=True)
     assert bench.stdout is not None
-    assert "s: up to 6 trials at once by SLURM, 1 CPU each" in bench.stdout.readline()
+    assert "s: up to 4 trials at once by SLURM, 1 CPU each" in bench.stdout.readline()
     out = Path("s")
-    until(lambda: len(held(out)) == 6)
+    until(lambda: len(held(out)) == 4)
     bench.kill()
     bench.communicate()
 
-    # Nobody watches while a task is preempted, a training killed, a whole task, a time limit is near, and a node dies.
+    # Nobody watches while a task is preempted, a training killed, a whole task, and a node dies.
     begun = {run: (run / "environment.json").read_bytes() for run in held(out)}
     on_n1 = {run: pid for run in begun if slurm.node_of(pid := process_of(run)) == "n1"}
     assert len(on_n1) == 3
@@ -60,15 +52,19 @@ def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_o
     first, second = (run for run, pid in on_n1.items() if alive(pid))
     os.kill(on_n1[first], signal.SIGKILL)
     os.kill(parent(on_n1[second]), signal.SIGKILL)
-    preempted, limited = ({*on_n1} - {first, second}).pop(), Path("brief/trials/backprop-seed0")
+    (preempted,) = {*on_n1} - {first, second}
+    assert slurm.kill_node("n2") >= 2  # a trial, and what watches it
+    held_back.unlink()
+
+    # Nor while a time limit comes near.
+    limited = Path("brief/trials/backprop-seed0")
     until(lambda: "fg: stopped by SIGUSR1 after step 4" in log(limited))
-    assert slurm.kill_node("n2") >= 6
-    hold.unlink()
+    brief_held_back.unlink()
 
     done = fg(*SLURM)
     assert done.exit_code == 0, done.stderr + done.stdout
     assert "12 of 12 trials are finished" in done.stdout
-    assert results(out) == reference
+    assert results(out) == reference()
     assert not (out / "failed.jsonl").exists()
     assert "fg: stopped by SIGTERM after step 40, with a checkpoint" in log(preempted)
     assert "fg: queued again, as it was killed" in log(first)
@@ -78,7 +74,7 @@ def test_a_sweep_outlives_its_bench_its_tasks_and_a_node_and_ends_as_the_local_o
     assert list((out / "submitted").iterdir()) == []
     assert fg(*BENCH, "--out", "s").exit_code == 0  # nothing is missing
     assert fg(*BRIEF).exit_code == 0
-    assert results(Path("brief")) == {"backprop-seed0": reference["backprop-seed0"]}
+    assert results(Path("brief")) == {"backprop-seed0": reference()["backprop-seed0"]}
 
 
 def test_a_task_trains_a_trial_by_two_processes_and_has_their_cpus(slurm: SlurmCluster) -> None:
@@ -106,10 +102,10 @@ def log(run: Path) -> str:
         ),
         (
             ["partition=brief", "time=30:00:00"],
-            "time is 30:00:00, and the partition's longest time limit is 1440",
+            "time is 30:00:00, above the partition's longest time limit; give time=1440 or less",
         ),
         (["gres=gpu:1"], "--gres=gpu:1 --signal=B:USR1@120 --requeue --open-mode=append --export=ALL is refused: "),
-        (["jobs=7"], "--jobs 7 with 1 thread a trial needs 7 cores, and the partition has 6; at most 6 jobs, or fewer"),
+        (["jobs=5"], "--jobs 5 with 1 thread a trial needs 5 cores, and the partition has 4; give --jobs 4"),
     ],
 )
 def test_refused_before_anything_is_submitted(slurm: SlurmCluster, options: list[str], message: str) -> None:
