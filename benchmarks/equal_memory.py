@@ -9,7 +9,8 @@ whole batch, nothing is said of this.
 
 A batch is halved until the step's tensors (the most that they hold beyond the start, by the allocator, in a process of
 its own) stay within the limit; a line that does not come there with a single sample at once has no row. Then all lines
-are timed in turn, in one process, one thread. Run it with nothing else at work.
+are timed in turn, in one process, one thread: of 22 lines of the GPT that takes eight minutes. `--lines` takes some
+alone. Run it with nothing else at work.
 """
 
 import argparse
@@ -66,10 +67,13 @@ def main() -> None:
     arguments.add_argument("--mib", type=float, required=True)
     arguments.add_argument("--metric", default="test_accuracy")
     arguments.add_argument("--baseline", default="backprop")
+    arguments.add_argument("--lines", nargs="+", help="by the names of their trials, without the seed")
     given = arguments.parse_args()
     lines: dict[str, list[RunDirectory]] = {}
     for folder in sorted(SweepDirectory(given.sweep).trials.iterdir()):
-        lines.setdefault(folder.name.rpartition("-seed")[0], []).append(read_run(folder))
+        name = folder.name.rpartition("-seed")[0]
+        if given.lines is None or name in (given.baseline, *given.lines):
+            lines.setdefault(name, []).append(read_run(folder))
     registry = load_registry()
     chosen = {name: within(runs[0], registry, given.mib) for name, runs in lines.items()}
     kept = {name: one for name, one in chosen.items() if one is not None}
