@@ -21,7 +21,7 @@ def sweep(processes: int, name: str = "sweep.yaml") -> None:
         (
             2,
             ["--jobs", "2"],
-            "fg: --jobs 2 with 2 threads a trial needs 4 cores, and this machine has 3; at most 1",
+            "fg: --jobs 2 with 2 threads a trial needs 4 cores, and this machine has 3; give --jobs 1, or",
         ),
         (
             2,
