@@ -40,6 +40,7 @@ def other_table() -> None:
     write_table(replace(table, options=replace(table.options, seed=5)), active_path())
 
 
+@pytest.mark.slow  # several processes
 def test_a_sweep_keeps_its_coefficients_and_is_refused_once_the_users_model_has_changed(tmp_path, monkeypatch):
     monkeypatch.setenv("FG_CACHE_DIR", str(tmp_path / "cache"))
     Path("alike_nets.py").write_text(NETS)

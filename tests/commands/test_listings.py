@@ -136,6 +136,7 @@ def test_plugins_json(tmp_path: Path) -> None:
     assert [origin["distribution"] for origin in listed["left_out"]] == ["unwanted"]
 
 
+@pytest.mark.slow  # several processes
 def test_a_plugin_that_imports_torch_is_called_slow(tmp_path: Path) -> None:
     """In a process that has not imported it."""
     install(tmp_path, "heavy", "import torch\n" + ONE_METHOD.replace("\n    ", "\n"))

@@ -29,6 +29,7 @@ def content(path: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow  # several processes
 def test_a_run_at_work_is_refused_to_others_with_its_pid_until_it_is_killed() -> None:
     with running("train", *LONG, "--out", "run") as process:
         process.wait_for(lambda: rows(Path("run")))
@@ -48,6 +49,7 @@ def test_a_run_at_work_is_refused_to_others_with_its_pid_until_it_is_killed() ->
     lock.acquire(Path("run")).release()
 
 
+@pytest.mark.slow  # several processes
 def test_twenty_processes_at_once_get_twenty_directories_and_one_gets_the_same() -> None:
     flags = [*FLAGS, "--max-steps", "1", "--quiet"]
     free = [FgProcess("train", *flags, name=f"free{number}") for number in range(20)]
