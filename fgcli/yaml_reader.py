@@ -85,8 +85,10 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def read_yaml(text: str, name: str) -> Document:
     """Parse one document. Every fault is a UsageError "name:line:column: ..."; an empty document is `None`."""
-    if not {"\t", "\ufeff"}.intersection(text):  # which libyaml takes where PyYAML's own parser does not
-        with suppress(yaml.YAMLError, ValueError):  # the other, 30 times as slow, says what is wrong
+    if _Libyaml is not None and not {"\t", "\ufeff"}.intersection(
+        text
+    ):  # which libyaml takes where PyYAML's own parser does not
+        with suppress(yaml.YAMLError, ValueError, OverflowError):  # the other, 30 times as slow, says what is wrong
             return _Reader(_Libyaml(text), name).document()
     try:
         return _Reader(yaml.SafeLoader(text), name).document()
@@ -99,7 +101,7 @@ def read_yaml(text: str, name: str) -> Document:
         raise UsageError(f"{name}: not valid YAML: {error}") from error
 
 
-_Libyaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may have been built without it
+_Libyaml: Any = getattr(yaml, "CSafeLoader", None)  # PyYAML may have been built without it
 
 
 class _Reader:

@@ -83,19 +83,24 @@ def attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """The same, by F.dropout of the weights, and written out where there are tangents."""
-    if not dropout_p and not any(one is not None for one in _moved(query, key, value, attn_mask)):
+    refused = attn_mask is not None and (
+        is_causal or not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point())
+    )  # by PyTorch, in its own words
+    if refused or not (dropout_p or any(one is not None for one in _moved(query, key, value, attn_mask))):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     if enable_gqa:
         key, value = (one.repeat_interleave(query.size(-3) // one.size(-3), -3) for one in (key, value))
-    root = math.sqrt(query.shape[-1] ** -0.5 if scale is None else scale)
-    products = times(query, root) @ times(key, root).mT
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    root = math.sqrt(abs(scale))
+    products = times(query, math.copysign(root, scale)) @ times(key, root).mT
     if is_causal:
         attn_mask = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
-    products = products if attn_mask is None else plus(products, attn_mask)
+    # A mask in a higher precision leaves the products in theirs.
+    products = products if attn_mask is None else plus(products, attn_mask).to(products.dtype)
     weights = torch.ops.aten._safe_softmax(products, -1)
     return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
 

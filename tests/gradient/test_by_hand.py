@@ -114,6 +114,7 @@ BOOLEAN = torch.tensor([[True, False, True, True], [False, False, False, False],
         {"attn_mask": BOOLEAN},
         {"attn_mask": normal(3, 4, seed=5)},
         {"scale": 0.7},
+        {"scale": -0.7},
         {"is_causal": True},
         {"dropout_p": 0.4},
         {"dropout_p": 0.4, "is_causal": True},
@@ -130,6 +131,26 @@ def test_attention(settings: dict[str, Any], moving: tuple[int, ...]) -> None:
         return F.scaled_dot_product_attention(q, k, v, **settings)
 
     both(attended, *(given[i] for i in moving))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"attn_mask": BOOLEAN, "is_causal": True}, {"attn_mask": torch.ones(3, 4, dtype=torch.long)}]
+)
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_what_pytorch_refuses_is_refused(settings: dict[str, Any], p: float) -> None:
+    q, k, v = normal(2, 2, 3, 5), normal(2, 2, 4, 5, seed=1), normal(2, 2, 4, 5, seed=2)
+    with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), ByHand():
+        moving = forward_ad.make_dual(q, torch.ones_like(q))
+        with pytest.raises(RuntimeError, match=r"attn_mask"):
+            F.scaled_dot_product_attention(moving, k, v, dropout_p=p, **settings)
+
+
+def test_attention_in_a_lower_precision_than_its_mask() -> None:
+    q, k, v = (normal(2, 2, 4, 8, seed=seed, dtype=torch.bfloat16) for seed in range(3))
+    with forward_ad.dual_level(), ByHand():
+        moving = forward_ad.make_dual(q, torch.ones_like(q))
+        y = F.scaled_dot_product_attention(moving, k, v, normal(4, 4, dtype=torch.float))
+    assert y.dtype == torch.bfloat16
 
 
 def test_attention_of_groups() -> None:
