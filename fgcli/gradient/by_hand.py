@@ -92,9 +92,9 @@ def attention(
         )
     if enable_gqa:
         key, value = (one.repeat_interleave(query.size(-3) // one.size(-3), -3) for one in (key, value))
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    root = math.sqrt(abs(scale))
-    products = times(query, math.copysign(root, scale)) @ times(key, root).mT
+    factor: float = query.shape[-1] ** -0.5 if scale is None else scale
+    root = math.sqrt(abs(factor))
+    products = times(query, math.copysign(root, factor)) @ times(key, root).mT
     if is_causal:
         attn_mask = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:
