@@ -78,3 +78,7 @@ def weights(path: Path) -> bytes:
 
     tensors = load_file(max((path / "checkpoints").glob("*.safetensors")))
     return save({name: tensor for name, tensor in tensors.items() if not name.startswith("training.")})
+
+
+def make(path, reporter=None, **changes):
+    return begin(tiny_recipe(**changes), path, load_registry(), reporter or Listener())

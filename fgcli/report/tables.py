@@ -35,7 +35,7 @@ class _Placed:
     column: int
 
     def elsewhere(self, label: str | None) -> object:
-        """The place on all axes; `label`, where given, in place of its own."""
+        """The place on all axes, with `label` for its own where one is given."""
         at = ((axis, label if axis == LABEL and label is not None else value) for axis, value in self.at)
         return self.value, frozenset(at)
 
