@@ -194,6 +194,9 @@ class _Warnings(logging.Handler):
 
 def main() -> None:
     """The entry point of the command."""
+    if sys.platform == "win32":  # the locks of runs, signals and groups of processes are POSIX's
+        typer.echo("fg: the command runs on Linux and macOS, and on Windows within WSL: `wsl --install`", err=True)
+        sys.exit(2)
     if isinstance(sys.stdout, io.TextIOWrapper):  # W̃ where there is ASCII alone, and names of files that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.getLogger("fgcli").addHandler(_Warnings(logging.WARNING))

@@ -271,3 +271,11 @@ def test_what_can_be_no_path_is_said_in_one_line(command, called, tmp_path, monk
         done = fg(*command.split(), given)
         assert (done.exit_code, done.stderr) == (2, f"fg: {called} {shown}: {why}; give another path\n")
     assert {entry.name for entry in tmp_path.iterdir()} == {"circle", "file"}
+
+
+def test_windows_is_refused_in_one_line_before_what_it_lacks_is_imported():
+    code = "import sys; sys.modules.update(fcntl=None, resource=None); from fgcli.app import main; "
+    code += "sys.platform = 'win32'; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = "fg: the command runs on Linux and macOS, and on Windows within WSL: `wsl --install`\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
