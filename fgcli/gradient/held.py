@@ -7,7 +7,7 @@ is held with any number of samples follows.
 
 import gc
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,16 +30,15 @@ class Held(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        before = {id(one.untyped_storage()) for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        before = {id(storage) for storage in _storages((args, kwargs))}
         outputs = func(*args, **(kwargs or {}))
         made = False
-        for one in tree_leaves(outputs):
-            if isinstance(one, Tensor) and one.layout == torch.strided:
-                storage = one.untyped_storage()
-                if id(storage) not in before and id(storage) not in self._known:
-                    made = True
-                    self._note(storage)
-        if made:
+        for storage in _storages(outputs):
+            if id(storage) not in before and id(storage) not in self._known:
+                made = True
+                self._note(storage)
+        # A sum that sparse gradients are added to is handed over at once; of other gradients each part makes its own.
+        if made and func is not torch.ops.aten._to_dense.default:
             self.after_each.append((self.bytes, sum(one.nbytes for one in self.handed.values())))
         return outputs
 
@@ -52,6 +51,12 @@ class Held(TorchDispatchMode):
             self.bytes -= size
 
         self._known[key] = weakref.finalize(storage, gone)
+
+
+def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
+    """Of the tensors among the values; what sparse ones are made of is seen by itself."""
+    tensors = (one for one in tree_leaves(values) if isinstance(one, Tensor) and one.layout == torch.strided)
+    return (one.untyped_storage() for one in tensors)
 
 
 @dataclass(frozen=True)

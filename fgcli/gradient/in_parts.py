@@ -153,7 +153,7 @@ class InParts:
             step = self.step(part, rng, {}, ahead=ahead)
             found = step.corrected(step.derivatives(loss, of_loss), predicted.at)
         add_pieces = predicted.of_parameters
-        for site in network.guessed:
+        for site in reversed(network.guessed):  # the first may be a large table: the others are let go of before
             if site.name not in predicted.seen:
                 continue
             b = wide(predicted.at.pop(site.name))

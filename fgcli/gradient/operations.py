@@ -146,14 +146,13 @@ def following_backward(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
     Raises:
         ModelRefused: for an nn.EmbeddingBag that scales by frequency, whose rule is not followed here.
     """
-    names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
     if func is F.embedding_bag and counts_rows(func, args, kwargs):
         raise ModelRefused(
             "an EmbeddingBag has scale_grad_by_freq, which weight perturbation cannot follow: leave it out"
         )
     if func is not F.embedding or len(args) < 2:
         return None
-    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    given = _given_to_lookup(args, kwargs)
     ids, table = given["input"], given["weight"].detach()
     padding, by_frequency = given.get("padding_idx"), given.get("scale_grad_by_freq", False)
     if padding is None and not by_frequency:
@@ -168,6 +167,26 @@ def following_backward(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
         rows = rows / torch.bincount(ids.flatten(), minlength=len(table))[ids].unsqueeze(-1)
     # max_norm scales the table's rows in place, as the layer's own call does.
     return F.embedding(ids, table, None, given.get("max_norm"), given.get("norm_type", 2.0)) + rows
+
+
+def _given_to_lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+    return dict(zip(names, args, strict=False)) | dict(kwargs)
+
+
+def gradient_of_rows(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], gradient: Tensor) -> Tensor | None:
+    """The gradient of a table from that of the rows looked up, sparse: a dense one is as large as the table.
+
+    None where no such rule applies: where rows are counted, and on MPS, which has no sparse tensors.
+    """
+    if func is not F.embedding or counts_rows(func, args, kwargs) or gradient.device.type == "mps":
+        return None
+    given = _given_to_lookup(args, kwargs)
+    ids, table, padding = given["input"].flatten(), given["weight"], given.get("padding_idx")
+    rows = gradient.reshape(len(ids), -1).to(table.dtype)
+    if padding is not None:
+        rows = rows.masked_fill((ids == padding % len(table)).unsqueeze(1), 0)
+    return torch.sparse_coo_tensor(ids.unsqueeze(0), rows, table.shape, check_invariants=False)
 
 
 def counts_rows(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -53,7 +53,8 @@ class SumOfParts:
             if name in self.gradients:
                 self.gradients[name].add_(gradient, alpha=share)
             else:
-                self.gradients[name] = gradient.mul_(share) if share < 1 else gradient
+                dense = gradient.to_dense() if gradient.is_sparse else gradient
+                self.gradients[name] = dense.mul_(share) if share < 1 else dense
 
     def end(
         self,

@@ -304,7 +304,7 @@ class Step:
     def gradients(self, found: Derivatives) -> Iterator[dict[str, Tensor]]:
         """The weights' gradients, a site at a time: each use's own vjp with ĝ = Σ_k c_k y_k."""
         yield from self._without_guess(found)
-        for name in list(self.seen):
+        for name in reversed(list(self.seen)):  # the first may be a large table: the others are let go of before
             seen = self.seen.pop(name)
             if name in self.draws:
                 site = self.network.sites[name]

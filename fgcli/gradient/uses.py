@@ -31,6 +31,7 @@ from fgcli.gradient.operations import (
     bilinear_gradients,
     counts_rows,
     derivable,
+    gradient_of_rows,
     is_bilinear,
     linear_part,
     runnable,
@@ -135,7 +136,7 @@ class Use:
             trained: the model's trained parameters, by name.
 
         Returns:
-            Gradients of those that are used here, by name, in the parameters' shapes.
+            Gradients of those that are used here, by name, in the parameters' shapes; sparse where rows are looked up.
         """
         wanted = {name: trained[name] for name in self.parameters if name in trained}
         if self.bilinear and all(self.is_parameter(value) for value in self.args[1:3] if value is not None):
@@ -143,6 +144,9 @@ class Use:
             given = [(value, gradient) for value, gradient in zip(self.args[1:3], of_each, strict=False)]
             names = [(self.sources[id(value)].names[0], g) for value, g in given if value is not None]
             return {name: gradient() for name, gradient in names if name in wanted}
+        rows = gradient_of_rows(self.func, self.args, self.kwargs, output_gradient[0])
+        if rows is not None and all(one.recipe is None for one in self.sources.values()):
+            return dict.fromkeys(wanted, rows)
         with torch.enable_grad():
             with drawing_again(self.again, self.data[0].device):
                 outputs = leaves(self.call(primal_of, weights=lambda value: value))
@@ -154,8 +158,7 @@ class Use:
                 retain_graph=True,  # the graph of a derived weight is that of all its uses
                 allow_unused=True,
             )
-        pairs = zip(wanted, found, strict=True)
-        return {name: g.to_dense() if g.is_sparse else g for name, g in pairs if g is not None}
+        return {name: g for name, g in zip(wanted, found, strict=True) if g is not None}
 
     def is_parameter(self, value: Any) -> bool:
         """Whether an argument is a parameter itself, not made of parameters."""
