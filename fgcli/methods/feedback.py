@@ -100,22 +100,22 @@ class DirectFeedback(FeedbackRule):
         for name, mean in means.items():
             if name not in self.matrices:
                 continue
-            matrix = self.matrices[name].to(mean)
+            matrix = self.matrices[name] = self.matrices[name].to(mean)
             if self.learning == "bootstrap":
                 gram = means[f"e/{name}"]
                 ridge = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny) * 1e-3
                 unit = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
                 # Its transpose, as a solve from the left.
                 change = torch.linalg.solve(gram + ridge * unit, (mean - matrix @ gram).T).T
-                self.matrices[name] = matrix.add(change, alpha=rate)
+                matrix.add_(change, alpha=rate)
             else:
-                self.matrices[name] = matrix.add(mean, alpha=rate / (1 + dimensions / samples))
+                matrix.add_(mean, alpha=rate / (1 + dimensions / samples))
 
     def state(self) -> dict[str, Tensor]:
-        return dict(self.matrices)
+        return {name: one.clone() for name, one in self.matrices.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.matrices = dict(state)
+        self.matrices = {name: one.clone() for name, one in state.items()}
 
 
 class LocalFeedback(DirectFeedback):
