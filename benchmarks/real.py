@@ -79,7 +79,7 @@ def made(name: str) -> tuple[Any, Any, Any]:
                 model = timm.create_model("vit_tiny_patch16_224", num_classes=2)
                 inputs = torch.randn(SAMPLES, 3, 224, 224)
             else:
-                model = timm.create_model("resnet10t", num_classes=2, norm_layer="groupnorm")
+                model = timm.create_model("resnet18", num_classes=2, norm_layer="groupnorm")
                 inputs = torch.randn(SAMPLES, 3, 96, 96)
     if form == "LoRA":
         from peft import LoraConfig, get_peft_model  # pyright: ignore[reportMissingImports]
