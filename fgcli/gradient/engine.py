@@ -92,6 +92,7 @@ class GuessEstimator:
         self._pieces: tuple[str, ...] = ()
         self._exact: frozenset[str] = frozenset()
         self._measured: dict[bool, Measured | None] = {}
+        self._rows: dict[tuple[int, bool], int] = {}
         """What few samples have shown, by whether a second pass makes the guesses again."""
         self._once = 0
         """Bytes that the noise of a site without samples takes for each of them."""
@@ -107,7 +108,7 @@ class GuessEstimator:
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, GUESSES)
-        self._measured = {}
+        self._measured, self._rows = {}, {}
         self.processes.refuse_unsplittable(model, example)
         if self.memory != "replay" and (self.feedback is not None or not self.tangents.single):
             keep_freed_memory()
@@ -256,20 +257,22 @@ class GuessEstimator:
         at_once = Plan(size, self.memory == "replay" and has_passes)
         if self.memory == "store" or network.mixes or size < FEW or size * network.numbers <= FLOOR[self.memory]:
             return at_once
-        rows = self._rows(model, loss, batch, replayed=at_once.replayed)
+        rows = self._most_rows(model, loss, batch, replayed=at_once.replayed)
         replayed = at_once.replayed or (has_passes and rows < size)
         if replayed and not at_once.replayed:
-            rows = self._rows(model, loss, batch, replayed=True)
+            rows = self._most_rows(model, loss, batch, replayed=True)
         if not network.has_parts or not all(one.takes_parts or not self._guesses for one in self._guessers.values()):
             rows = size
         return Plan(min(rows, ROWS) if self.memory == "replay" else rows, replayed)
 
-    def _rows(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> int:
+    def _most_rows(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> int:
         """Samples that may be taken at once."""
         if replayed not in self._measured:
             self._measured[replayed] = self._measure(model, loss, batch, replayed=replayed)
-        seen = self._measured[replayed]
-        return batch.size if seen is None else seen.rows(batch.size, gradients=self.memory == "auto")
+        seen, key = self._measured[replayed], (batch.size, replayed)
+        if key not in self._rows:
+            self._rows[key] = batch.size if seen is None else seen.rows(batch.size, gradients=self.memory == "auto")
+        return self._rows[key]
 
     def _measure(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> Measured | None:
         """What this estimate, and what it is held to, hold of a few samples. None where these alone do not go."""
