@@ -99,9 +99,8 @@ def _whitened(x: Tensor, axes: tuple[int, ...], eps: float, *, centred: bool = T
     unit = x * inverse
 
     def along(tangent: Tensor) -> Tensor:
-        if centred:
-            tangent = tangent - tangent.mean(axes, keepdim=True)
-        return torch.addcmul(tangent, unit, (unit * tangent).mean(axes, keepdim=True), value=-1).mul_(inverse)
+        own = tangent - tangent.mean(axes, keepdim=True) if centred else tangent.clone()
+        return own.addcmul_(unit, (unit * own).mean(axes, keepdim=True), value=-1).mul_(inverse)
 
     return unit, along
 
@@ -124,14 +123,15 @@ def _dual(
         wide = torch.promote_types(y.dtype, torch.float32)
         of_x, of_weight, of_bias = (None if one is None else one.to(wide) for one in moved)
         unit, along = whitened(primal_of(x).to(wide))
-        parts = []
-        if of_x is not None:
-            parts.append(along(of_x) if weight is None else along(of_x).mul_(spread(primal_of(weight).to(wide))))
+        tangent = torch.zeros_like(unit) if of_x is None else along(of_x)
+        if of_x is not None and weight is not None:
+            tangent.mul_(spread(primal_of(weight).to(wide)))
         if of_weight is not None:
-            parts.append(unit * spread(of_weight))
+            tangent.addcmul_(unit, spread(of_weight))
         if of_bias is not None:
-            parts.append(spread(of_bias).expand_as(y))
-        tangent = sum(parts[1:], parts[0]).to(y.dtype)
+            tangent.add_(spread(of_bias))
+        del unit
+        tangent = tangent.to(y.dtype)
     return forward_ad.make_dual(y, no_view(tangent))
 
 

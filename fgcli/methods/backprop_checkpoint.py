@@ -12,9 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from fgcli.gradient.buffers import BufferState, untouched
 from fgcli.gradient.checks import ANY_METHOD, refuse
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import on_few
-from fgcli.gradient.nested import first_tensor
+from fgcli.gradient.nested import first_tensor, leaves, mapped
 from fgcli.gradient.plain import plain_checkpoints
 from fgcli.gradient.processes import ALONE, Processes
 from fgcli.gradient.randomness import StepRng
@@ -35,6 +36,8 @@ class BackpropCheckpoint(Stateless):
         self._segments, self.processes = options.segments, ALONE
         self._buffers: tuple[str, ...] = ()
         """Those that a forward changes."""
+        self._in_place: dict[nn.Module, bool] = {}
+        """Whether a segment changes what it is given; by its first module, once it has run."""
 
     def split_over(self, processes: Processes) -> None:
         self.processes = processes
@@ -52,12 +55,32 @@ class BackpropCheckpoint(Stateless):
 
             def forward(x: Any) -> Any:
                 for stretch in stretches[:-1]:
-                    x = checkpoint(_AsBefore(stretch, stretch, changed), x, use_reentrant=False)
+                    x = checkpoint(self._as_before(stretch, stretch, changed), x, use_reentrant=False)
                 return stretches[-1](x)
 
             return exact(model, forward, loss, batch, self.processes)
-        with _checkpointed(_segments(model), changed):  # on the way back, too: the model's own run it again
+        with self._checkpointed(_segments(model), changed):  # on the way back, too: the model's own run it again
             return exact(model, partial(call, model), loss, batch, self.processes)
+
+    def _as_before(self, module: nn.Module, forward: Callable[..., Any], changed: set[int]) -> "_AsBefore":
+        return _AsBefore(module, forward, changed, self._in_place)
+
+    @contextmanager
+    def _checkpointed(self, modules: list[nn.Module], changed: set[int]) -> Iterator[None]:
+        """Each module's forward is checkpointed meanwhile."""
+
+        def wrapped(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **kwargs: checkpoint(
+                self._as_before(module, forward, changed), *args, use_reentrant=False, **kwargs
+            )
+
+        try:
+            for module in modules:
+                module.forward = wrapped(module, module.forward)
+            yield
+        finally:
+            for module in modules:
+                del module.forward
 
 
 def _changed(model: nn.Module, example: Any) -> tuple[str, ...]:
@@ -88,23 +111,43 @@ def _segments(module: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(found))
 
 
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
 class _AsBefore:
-    """A module's forward, which in further calls sees the weights and the buffers of the first.
+    """A module's forward, which in further calls sees the inputs, weights and buffers of the first.
 
     Args:
         module: the module.
         forward: its forward.
         changed: the ids of buffers that a forward changes.
+        in_place: what is known of segments that change what they are given; until then, and of such, it is a copy.
     """
 
-    def __init__(self, module: nn.Module, forward: Callable[..., Any], changed: set[int]) -> None:
-        self.module, self.forward, self.changed = module, forward, changed
+    def __init__(
+        self, module: nn.Module, forward: Callable[..., Any], changed: set[int], in_place: dict[nn.Module, bool]
+    ) -> None:
+        self.module, self.forward, self.changed, self.in_place = module, forward, changed, in_place
+        self.first = next(module.children(), module)
+        self.copies = in_place.get(self.first, True)
         self._before: list[tuple[dict[str, Any], str, Tensor, bool]] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.copies:
+            args, kwargs = mapped(_copied, args), mapped(_copied, kwargs)
         if self._before is None:
             self._before = list(self._seen())
-            return self.forward(*args, **kwargs)
+            given = leaves((args, kwargs))
+            versions = [one._version for one in given]
+            outputs = self.forward(*args, **kwargs)
+            changes = versions != [one._version for one in given]
+            if changes and not self.copies:
+                raise ModelRefused(
+                    f"a {type(self.first).__name__} changes its input in place, at some steps alone: use backprop"
+                )
+            self.in_place[self.first] = self.in_place.get(self.first, False) or changes
+            return outputs
         now = [(owner, key, owner[key]) for owner, key, _, _ in self._before]
         try:
             for owner, key, tensor, changes in self._before:
@@ -121,21 +164,3 @@ class _AsBefore:
                     if tensor is not None:
                         changes = id(tensor) in self.changed
                         yield owner, key, tensor.clone() if changes else tensor, changes
-
-
-@contextmanager
-def _checkpointed(modules: list[nn.Module], changed: set[int]) -> Iterator[None]:
-    """Each module's forward is checkpointed meanwhile."""
-
-    def wrapped(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: checkpoint(
-            _AsBefore(module, forward, changed), *args, use_reentrant=False, **kwargs
-        )
-
-    try:
-        for module in modules:
-            module.forward = wrapped(module, module.forward)
-        yield
-    finally:
-        for module in modules:
-            del module.forward

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fgcli.bench.flops import count_flops
 from fgcli.extend.options import Options
+from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.backprop import Backprop
@@ -51,6 +52,53 @@ def test_the_gradient_of_backpropagation(model: nn.Module, segments: int | None,
     extra -= count_flops(lambda: reference.estimate(model, cross_entropy, batch, RNG))
     assert extra == again
     assert all("forward" not in vars(module) for module in model.modules())
+
+
+class Shift(nn.Module):
+    """Changes its input in place, which twice is not the same as once; `on` says whether."""
+
+    on = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.add_(1).mul_(1.5) if self.on else x + 1
+
+
+class InPlace(nn.Module):
+    """Layers by their names, with some that change what they are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.shift = nn.Linear(5, 7), nn.LayerNorm(7), Shift()
+        self.act, self.last = nn.ReLU(inplace=True), nn.Linear(7, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.act(self.shift(self.norm(self.first(x)))))
+
+
+def in_a_row(model: InPlace) -> nn.Sequential:
+    return nn.Sequential(*model.children())
+
+
+@pytest.mark.parametrize("segments", [None, *range(1, 6)])
+def test_segments_that_change_what_they_are_given_in_place(segments: int | None) -> None:
+    torch.manual_seed(0)
+    own = InPlace().double()
+    model = own if segments is None else in_a_row(own)
+    batch, checkpointed = batch_for(model, 6), BackpropCheckpoint(CheckpointOptions(segments=segments))
+    expected = Backprop(Options()).estimate(model, cross_entropy, batch, RNG).gradients
+    for _ in range(3):  # at the first, nothing is known of the segments
+        found = checkpointed.estimate(model, cross_entropy, batch, RNG).gradients
+        assert all(found[name].equal(gradient) for name, gradient in expected.items())
+
+
+def test_a_segment_that_changes_its_input_at_some_steps_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = in_a_row(InPlace().double())
+    batch, checkpointed = batch_for(model, 6), BackpropCheckpoint(CheckpointOptions(segments=5))
+    monkeypatch.setattr(model[2], "on", False)
+    checkpointed.estimate(model, cross_entropy, batch, RNG)
+    monkeypatch.setattr(model[2], "on", True)
+    with pytest.raises(ModelRefused, match="a Shift changes its input in place, at some steps alone: use backprop"):
+        checkpointed.estimate(model, cross_entropy, batch, RNG)
 
 
 class Own(Blocks):
