@@ -65,7 +65,9 @@ class DrawsOfWhole(TorchFunctionMode):
             order = sorted(range(len(shape)), key=lambda axis: (shape[0] > 1 or axis > 0, -like.stride(axis)))
             back = sorted(range(len(shape)), key=lambda axis: order[axis])
             ones = torch.ones((), dtype=like.dtype, device=like.device).expand([whole[axis] for axis in order])
-            kept = (F.dropout(ones.clone() if inplace else ones, p, inplace=inplace) != 0).permute(back)
+            if inplace or like.device.type != "cpu":  # a GPU draws in another order for numbers that share memory
+                ones = ones.contiguous()
+            kept = (F.dropout(ones, p, inplace=inplace) != 0).permute(back)
             self.known[key] = kept, layers_again(like.device)
         kept, after = self.known[key]
         after()
