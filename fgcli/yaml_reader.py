@@ -85,9 +85,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def read_yaml(text: str, name: str) -> Document:
     """Parse one document. Every fault is a UsageError "name:line:column: ..."; an empty document is `None`."""
-    if _Libyaml is not None and not {"\t", "\ufeff"}.intersection(
-        text
-    ):  # which libyaml takes where PyYAML's own parser does not
+    plain = not {"\t", "\ufeff"}.intersection(text)  # libyaml takes them where PyYAML's own parser does not
+    if _Libyaml is not None and plain:
         with suppress(yaml.YAMLError, ValueError, OverflowError):  # the other, 30 times as slow, says what is wrong
             return _Reader(_Libyaml(text), name).document()
     try:

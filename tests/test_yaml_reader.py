@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from fgcli import yaml_reader
 from fgcli.errors import UsageError
+from fgcli.recipe import dump
+from fgcli.recipe_keys import Recipe
 from fgcli.yaml_reader import MAX_BYTES, MAX_DEPTH, Position, read_text, read_yaml, scalar
 
 
@@ -223,12 +225,19 @@ LINES = st.builds(
 
 
 @given(st.lists(LINES, max_size=9).map("\n".join), st.booleans())
-def test_plain_lines_are_read_as_by_the_whole_parser(text: str, newline: bool) -> None:
+def test_what_libyaml_reads_pyyamls_parser_reads_as_the_same(text: str, newline: bool) -> None:
     text += "\n" * newline
-    with contextlib.suppress(UsageError, yaml.YAMLError, ValueError):
+    try:
         found = yaml_reader._Reader(yaml_reader._Libyaml(text), "r.yaml").document()
-        assert found == yaml_reader._Reader(yaml.SafeLoader(text), "r.yaml").document()
+    except (UsageError, yaml.YAMLError):
+        return
+    assert found == yaml_reader._Reader(yaml.SafeLoader(text), "r.yaml").document()
 
 
-def test_recipes_are_read_by_libyaml() -> None:
-    assert yaml_reader._Libyaml is not yaml.SafeLoader
+def test_recipes_are_read_by_libyaml_and_as_the_same_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = dump(Recipe(options={"solver": "ritz", "k": None, "padding": [36, 60]}))
+    with monkeypatch.context() as by_libyaml:
+        by_libyaml.delattr(yaml, "SafeLoader")
+        found = read_yaml(written, "r.yaml")
+    monkeypatch.setattr(yaml_reader, "_Libyaml", None)
+    assert found == read_yaml(written, "r.yaml")
