@@ -17,15 +17,26 @@ SHOWN = 80  # characters of a path that is no path
 
 def read_regular(path: Path, limit: int) -> bytes:
     """The bytes of a file. OSError when it cannot be read; ValueError when it is no regular file, or above `limit`."""
+    with _opened(path) as descriptor:
+        if os.fstat(descriptor).st_size > limit:
+            raise ValueError(f"larger than {limit} bytes")
+        return b"".join(iter(lambda: os.read(descriptor, 2**20), b""))
+
+
+def require_regular(path: Path) -> None:
+    """OSError when it cannot be read; ValueError when it is no regular file."""
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("not a regular file")
-        if status.st_size > limit:
-            raise ValueError(f"larger than {limit} bytes")
-        return b"".join(iter(lambda: os.read(descriptor, 2**20), b""))
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -43,12 +54,6 @@ def refuse_impossible(path: Path, called: str) -> None:
         shown = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}… ({len(str(path))} characters)"
         reason = error.strerror if isinstance(error, OSError) else error  # a null byte
         raise UsageError(f"{called} {shown}: {reason}; give another path") from error
-
-
-def require_regular(path: Path) -> None:
-    """OSError where there is nothing; ValueError for what is no file: opening a pipe would wait for a writer."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("not a regular file")
 
 
 def to_json(value: object) -> str:

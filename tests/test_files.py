@@ -1,5 +1,6 @@
 import math
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,3 +79,18 @@ def test_a_pipe_is_no_file_of_arrays_or_weights(tmp_path: Path) -> None:
         read_arrays(tmp_path / "pipe.npz")
     with pytest.raises(UsageError, match=r"--init-from .*pipe\.npz is no run .*\(not a regular file\)"):
         begin(tiny_recipe(init_from=str(tmp_path / "pipe.npz")), tmp_path / "run", load_registry(), Reporter())
+
+
+def test_a_file_that_may_not_be_read_is_said_to_be_one() -> None:
+    """Of weights, safetensors would say that there is no such file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.safetensors"
+        file.touch(mode=0)
+        Path(folder).chmod(0o755)
+        user = os.geteuid()
+        os.seteuid(user or 65534)  # root may read all
+        try:
+            with pytest.raises(PermissionError):
+                files.require_regular(file)
+        finally:
+            os.seteuid(user)
