@@ -86,6 +86,7 @@ def attention(
     refused = attn_mask is not None and (
         is_causal or not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point())
     )  # by PyTorch, in its own words
+    refused |= enable_gqa and any(query.size(-3) % one.size(-3) for one in (key, value))
     if refused or not (dropout_p or any(one is not None for one in _moved(query, key, value, attn_mask))):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa

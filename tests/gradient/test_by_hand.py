@@ -134,14 +134,19 @@ def test_attention(settings: dict[str, Any], moving: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"attn_mask": BOOLEAN, "is_causal": True}, {"attn_mask": torch.ones(3, 4, dtype=torch.long)}]
+    ("settings", "said"),
+    [
+        ({"attn_mask": BOOLEAN, "is_causal": True}, "attn_mask"),
+        ({"attn_mask": torch.ones(3, 4, dtype=torch.long)}, "attn_mask"),
+        ({"enable_gqa": True}, "must divide the number of heads"),
+    ],
 )
 @pytest.mark.parametrize("p", [0.0, 0.4])
-def test_what_pytorch_refuses_is_refused(settings: dict[str, Any], p: float) -> None:
-    q, k, v = normal(2, 2, 3, 5), normal(2, 2, 4, 5, seed=1), normal(2, 2, 4, 5, seed=2)
+def test_what_pytorch_refuses_is_refused(settings: dict[str, Any], said: str, p: float) -> None:
+    q, k, v = normal(2, 1, 3, 5), normal(2, 2, 4, 5, seed=1), normal(2, 2, 4, 5, seed=2)
     with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), ByHand():
         moving = forward_ad.make_dual(q, torch.ones_like(q))
-        with pytest.raises(RuntimeError, match=r"attn_mask"):
+        with pytest.raises(RuntimeError, match=said):
             F.scaled_dot_product_attention(moving, k, v, dropout_p=p, **settings)
 
 
