@@ -139,7 +139,8 @@ class Step:
         together = (self.tangents.single or self._by_row) and not sitewise
         one_by_one = (range(k, k + 1) for k in range(self.tangents.number))
         chunks = list(self.tangents.parts if self._by_row or together else one_by_one)
-        starts = [name for name in self.guessers if not self._is_shared(self.network.sites[name])] if sitewise else [""]
+        sites = [name for name in self.guessers if sitewise and not self._is_shared(self.network.sites[name])]
+        starts = sites or [""]
         found, along = [], None
         for part in chunks:
             ahead = self._draws_ahead(part)
@@ -152,7 +153,7 @@ class Step:
         delta = _by_start(found, len(starts))
         along = delta.new_zeros(len(delta)) if along is None else along
         number = self.tangents.number
-        at = {name: slice(i * number, (i + 1) * number) for i, name in enumerate(starts)} if sitewise else {}
+        at = {name: slice(i * number, (i + 1) * number) for i, name in enumerate(sites)}
         parts = torch.cat(self._parts, 1) if self._parts else None
         return Derivatives(delta, self._coefficients(delta, at), along, at, parts)
 

@@ -104,8 +104,10 @@ class Tangents:
 
     def refuse_above(self, dims: Mapping[str, int]) -> None:
         """Raises OptionRefused for more orthogonal directions than the noise has dimensions; `dims` are its parts."""
-        least = min(dims, key=lambda name: dims[name], default="")
-        if self.combine == "sitewise" and least and self.number > dims[least]:
+        if not dims:  # nothing is guessed
+            return
+        least = min(dims, key=lambda name: dims[name])
+        if self.combine == "sitewise" and self.number > dims[least]:
             raise OptionRefused(
                 f"tangents is {self.number}; combine sitewise takes at most {dims[least]} here, the dimension of the "
                 f"guess at site '{least}': lower it"

@@ -16,6 +16,7 @@ orthogonal to u, and along `random` u its mean is g / n, n the number of weights
 a prediction, never its direction. With Adam, which scales each weight, the length is nearly lost again.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,10 +29,11 @@ from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss
 from fgcli.gradient.feedback import Feedback
 from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.look import on_few
 from fgcli.gradient.randomness import StepRng
 from fgcli.methods.feedback import DirectFeedback, LocalFeedback
 from fgcli.methods.options import DirectionalOptions
-from fgcli.methods.weight_perturbation import ByHand, derivatives_along, untrained_rows
+from fgcli.methods.weight_perturbation import ByHand, derivatives_along, refuse_without_formula, untrained_rows
 
 
 class Directional:
@@ -48,6 +50,7 @@ class Directional:
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, FORWARD_MODE)
         untrained_rows(model, example)
+        on_few(partial(refuse_without_formula, model), example)
         if self.predictor is not None:
             self.predictor.bind(model, example)
         return Coverage(sites=())

@@ -62,7 +62,9 @@ class WeightPerturbation(Stateless):
                 keep_freed_memory()
             sizes = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
             self.tangents.refuse_above(sizes)
-        on_few(partial(self._try, model), example)
+        on_few(partial(refuse_without_formula, model), example)
+        if not self.tangents.single:
+            on_few(partial(self._try, model), example)
         if self._one_by_one:
             refuse_unsteady(model, example)
         self.noise.untrained = untrained_rows(model, example)
@@ -71,37 +73,25 @@ class WeightPerturbation(Stateless):
 
     @torch.no_grad()
     def _try(self, model: nn.Module, example: Any) -> None:
-        """ModelRefused for an operation without a forward-mode formula. Nothing of it is kept."""
-        batch, rng = Batch(example, None), Streams(0).at(0)
-
-        def loss(outputs: Any, _: None) -> Tensor:
-            return torch.stack([one.sum() for one in leaves(outputs)]).sum()
-
-        with untouched(model, batch.device) as back:
+        """See whether torch.func follows the model. Nothing of it is kept."""
+        batch = Batch(example, None)
+        self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
+        with untouched(model, batch.device):
             try:
-                self._single(model, loss, batch, rng, ALONE, _Trial)
-            except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
-                raise without_formula("an operation", "one of its layers", cause) from cause
-            back()
-            if not self.tangents.single:
-                self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
-                try:
-                    self._estimate_several(model, loss, batch, rng, ALONE)
-                except RuntimeError:
-                    self._one_by_one = True
+                self._estimate_several(model, _sum, batch, Streams(0).at(0), ALONE)
+            except RuntimeError:
+                self._one_by_one = True
 
     @torch.no_grad()
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         if not self.tangents.single:
             return self._estimate_several(model, loss, batch, rng, self.processes)
-        return self._single(model, loss, batch, rng, self.processes, ByHand)
+        return self._single(model, loss, batch, rng, self.processes)
 
-    def _single(
-        self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes, kind: "type[_Along]"
-    ) -> Estimate:
+    def _single(self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes) -> Estimate:
         batch, loss = processes.own(whole), processes.loss(loss)
         directions = {name: self.noise.draw(rng, name, range(1), p)[0] for name, p in _trained(model).items()}
-        of_loss, tangents = derivatives_along(model, loss, batch, directions, kind)
+        of_loss, tangents = derivatives_along(model, loss, batch, directions, ByHand)
         delta = of_loss.along(tangents, 1) * (batch.size / whole.size)
         slope = processes.slopes(delta.sum(0), of_loss.losses)[0]
         return Estimate(of_loss.losses, {name: slope * v for name, v in directions.items()}, delta[:, 0])
@@ -251,6 +241,22 @@ class _Trial(ByHand):
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         with naming(func, self.after):
             return func(*args, **kwargs)
+
+
+def _sum(outputs: Outputs, _: Any) -> Tensor:
+    return torch.stack([one.sum() for one in leaves(outputs)]).sum()
+
+
+@torch.no_grad()
+def refuse_without_formula(model: nn.Module, example: Any) -> None:
+    """ModelRefused for an operation without a forward-mode formula, by one forward, of which nothing is kept."""
+    batch = Batch(example, None)
+    directions = {name: torch.ones_like(p) for name, p in _trained(model).items()}
+    with untouched(model, batch.device):
+        try:
+            derivatives_along(model, _sum, batch, directions, _Trial)
+        except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
+            raise without_formula("an operation", "one of its layers", cause) from cause
 
 
 def _summed(c: Tensor, directions: Tensor) -> Tensor:

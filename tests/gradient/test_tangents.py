@@ -304,6 +304,16 @@ def test_as_many_sitewise_tangents_as_a_guess_space_has_dimensions_project(memor
     torch.testing.assert_close(estimate.gradients[f"{last[0]}.weight"], weights[f"{last[0]}.weight"])
 
 
+@pytest.mark.parametrize("combine", ["sitewise", "mean", "orthogonal"])
+def test_where_every_site_is_exact_no_tangent_starts(combine: Literal["sitewise", "mean", "orthogonal"]) -> None:
+    model = chain(4, 3)
+    batch = batch_for(model, 5)
+    estimator = GuessEstimator(Isotropic(), tangents=Tangents(3, combine), output_gradient="exact")
+    estimator.bind(model, batch.inputs)
+    found = estimator.estimate(model, cross_entropy, batch, RNG).gradients
+    torch.testing.assert_close(found, backward(model, cross_entropy, batch))
+
+
 def test_more_sitewise_tangents_than_a_guess_space_has_dimensions_are_refused() -> None:
     model = chain(4, 6, 5, 3, seed=2)
     estimator = GuessEstimator(Isotropic(), tangents=Tangents(6, "sitewise"), output_gradient="exact")

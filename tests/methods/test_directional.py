@@ -8,7 +8,7 @@ from networks import batch_for, chain, cross_entropy, residual
 from torch import Tensor, nn
 
 from fgcli.extend.options import Options
-from fgcli.gradient.errors import LossRefused, OptionRefused
+from fgcli.gradient.errors import LossRefused, ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
 from fgcli.methods.backprop import Backprop
@@ -41,6 +41,13 @@ def test_the_estimate_is_the_projection_of_the_gradient_onto_the_direction(direc
         assert found @ g >= 0
         assert before is None or not torch.equal(before, found)
         before = found
+
+
+@pytest.mark.parametrize("direction", KINDS)
+def test_an_operation_without_a_tangent_is_named_at_the_start(direction: Any) -> None:
+    model = nn.Sequential(nn.EmbeddingBag(4, 3, mode="max"), nn.Linear(3, 2))
+    with pytest.raises(ModelRefused, match="followed by embedding_bag, which has no forward-mode formula"):
+        Directional(DirectionalOptions(direction=direction)).bind(model, torch.zeros(2, 3, dtype=torch.long))
 
 
 def test_along_the_gradient_it_is_the_gradient() -> None:
