@@ -100,6 +100,13 @@ def tangent_of(value: Tensor) -> Tensor | None:
     return forward_ad.unpack_dual(value).tangent
 
 
+def moving(value: Any) -> Any:
+    """A tensor with its tangent, or one of 0. Recurrent layers find none's shape by Python kernels, at each time."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or tangent_of(value) is not None:
+        return value
+    return forward_ad.make_dual(value, torch.zeros_like(value))
+
+
 def no_view(value: Tensor) -> Tensor:
     """Itself, or a copy of a view, which a forward that goes on in place must not be given if no_grad made it."""
     return value if value._base is None else value.clone()

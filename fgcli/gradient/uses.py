@@ -24,10 +24,11 @@ from torch.overrides import TorchFunctionMode
 
 from fgcli.gradient.by_hand import BY_HAND
 from fgcli.gradient.errors import ModelRefused
-from fgcli.gradient.nested import detached, leaves, mapped, primal_of, tangent_of
+from fgcli.gradient.nested import detached, leaves, mapped, moving, primal_of, tangent_of
 from fgcli.gradient.operations import (
     CONTRACTIONS,
     PACK,
+    RECURRENT,
     bilinear_gradients,
     counts_rows,
     derivable,
@@ -125,7 +126,8 @@ class Use:
             weight, bias = detached(self.args[1]), detached(self.args[2]) if len(self.args) > 2 else None
             s = linear_part(self.func, self.args, x, weight, bias)
             return s, [None if tangent is None else linear_part(self.func, self.args, tangent, weight)]
-        duals = self.call(lambda value: value)
+        given = moving if self.func in RECURRENT else lambda value: value
+        duals = self.call(given, weights=lambda weight: given(weight.detach()))
         return mapped(primal_of, duals), [tangent_of(one) for one in leaves(duals)]
 
     def gradients(self, output_gradient: Sequence[Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -141,9 +143,8 @@ class Use:
         wanted = {name: trained[name] for name in self.parameters if name in trained}
         if self.bilinear and all(self.is_parameter(value) for value in self.args[1:3] if value is not None):
             of_each = bilinear_gradients(self.func, self.args, self.x, output_gradient[0])
-            given = [(value, gradient) for value, gradient in zip(self.args[1:3], of_each, strict=False)]
-            names = [(self.sources[id(value)].names[0], g) for value, g in given if value is not None]
-            return {name: gradient() for name, gradient in names if name in wanted}
+            given = [(self.sources.get(id(value)), g) for value, g in zip(self.args[1:3], of_each, strict=False)]
+            return {one.names[0]: gradient() for one, gradient in given if one and one.names[0] in wanted}
         rows = gradient_of_rows(self.func, self.args, self.kwargs, output_gradient[0])
         if rows is not None and all(one.recipe is None for one in self.sources.values()):
             return dict.fromkeys(wanted, rows)
@@ -394,7 +395,4 @@ def _constant(value: Any) -> Any:
 
 def _flat(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
     for value in (*args, *kwargs.values()) if kwargs else args:
-        if isinstance(value, tuple | list):
-            yield from value
-        else:
-            yield value
+        yield from value if isinstance(value, tuple | list) else (value,)
