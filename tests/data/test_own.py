@@ -11,6 +11,7 @@ from PIL import Image
 from tiny_runs import fg
 
 from fgcli import Dataset, UsageError, load_registry
+from fgcli.data import cache
 from fgcli.data.dataset import check
 from fgcli.recipe import resolve
 from fgcli.training.assembly import load_dataset
@@ -204,7 +205,16 @@ def test_what_an_extra_is_needed_for_is_said(
     monkeypatch: pytest.MonkeyPatch, name: str, modules: str, said: str
 ) -> None:
     monkeypatch.setattr("fgcli.extend.extras.find_spec", lambda name: None)
+    monkeypatch.setenv("FG_CACHE_DIR", "empty")
     refused(name, {}, said)
+
+
+def test_mnist_5k_needs_no_extra_once_it_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgcli.extend.extras.find_spec", lambda name: None)
+    monkeypatch.setenv("FG_CACHE_DIR", "cache")
+    tensors = {"pixels": torch.arange(50).byte().repeat_interleave(784), "labels": torch.arange(50) % 10}
+    cache.save(Path("cache") / "mnist-5k.safetensors", tensors)
+    assert raw(load("mnist-5k")).round().unique().tolist() == list(range(50))
 
 
 def refused(name: str, options: dict[str, Any], said: str) -> None:
