@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo
 
-from fgcli import __version__
+from fgcli import __version__, errors
 from fgcli.errors import FgError, PluginMissing, RunError, UsageError, one_line
 from fgcli.extend.plugins import Registered
 from fgcli.extend.registry import load_registry
@@ -182,14 +182,19 @@ def options(
         raise UsageError("; ".join(complaints))
     if context.invoked_subcommand != "plugins":  # which lists them itself
         for complaint in complaints:
-            typer.echo(f"fg: warning: {complaint}", err=True)
+            _warn(complaint)
 
 
-class _Warnings(logging.Handler):
+def _warn(message: str) -> None:
+    errors.warned.append(f"fg: warning: {one_line(message)}")
+    typer.echo(errors.warned[-1], err=True)
+
+
+class Warnings(logging.Handler):
     """What the parts of fg warn of, as the command says it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(f"fg: warning: {record.getMessage()}", err=True)
+        _warn(record.getMessage())
 
 
 def main() -> None:
@@ -199,7 +204,7 @@ def main() -> None:
         sys.exit(2)
     if isinstance(sys.stdout, io.TextIOWrapper):  # W̃ where there is ASCII alone, and names of files that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
-    logging.getLogger("fgcli").addHandler(_Warnings(logging.WARNING))
+    logging.getLogger("fgcli").addHandler(Warnings(logging.WARNING))
     # Where its cache cannot be written it takes a temporary folder, which nobody needs to be told in three lines.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:

@@ -6,6 +6,9 @@ from difflib import get_close_matches
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+warned: list[str] = []
+"""The warnings printed so far: a live view that clears the screen prints them once more."""
+
 
 class FgError(Exception):
     """A fault with one line for people: what was given, what is allowed, the mend.

@@ -11,6 +11,8 @@ from rich.control import Control
 from rich.live import Live
 from rich.text import Text
 
+from fgcli import errors
+
 KEPT = 200  # lines
 EVERY_S = 0.25
 
@@ -22,7 +24,8 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 class LiveView:
     """A rich Live. A narrower terminal wraps the lines last drawn, nobody knows into how many: the screen is cleared
-    then, and the lines that stay are printed once more: those of `say`, and all that is printed while this is on.
+    then, and the lines that stay are printed once more: earlier warnings, those of `say`, and all that is printed
+    while this is on.
 
     Any thread may say something or stop this. One lock is held while the screen is drawn, so that no one sees the
     moment between two Lives. It is taken before rich's own locks, never within them.
@@ -43,6 +46,8 @@ class LiveView:
     def start(self) -> None:
         """Draw from now on, where this is a terminal."""
         if self._console.is_terminal:
+            if is_terminal(sys.stderr):
+                self._said.extendleft(map(Text, reversed(errors.warned)))
             self._live.start()
             Thread(target=self._refresh, daemon=True).start()
 

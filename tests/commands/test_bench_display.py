@@ -1,6 +1,7 @@
 """The live table of `fgcli bench`: whole lines at any width, and no more of them than the terminal has."""
 
 import io
+import logging
 import re
 import sys
 import threading
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.control import Control
 from rich.text import Text
 
+from fgcli.app import Warnings
 from fgcli.bench.run import Job
 from fgcli.commands.bench_display import BenchDisplay
 from fgcli.commands.live_view import LiveView
@@ -152,6 +154,16 @@ def test_on_a_narrower_terminal_the_screen_is_drawn_anew_below_the_lines_that_st
     assert "x" * 100 in before
     assert after == ["a line that stays", "another", "x" * 60]
     assert not view.is_on
+
+
+def test_a_warning_from_before_the_view_stays_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgcli.errors.warned", [])
+    monkeypatch.setattr(sys, "stderr", stderr := Tty())
+    Warnings(logging.WARNING).handle(logging.makeLogRecord({"msg": "early"}))
+    assert stderr.getvalue() == "fg: warning: early\n"
+    terminal = Terminal(at="")
+    narrowed(terminal).stop()
+    assert terminal.printed()[1] == ["fg: warning: early", "a line that stays", "x" * 60]
 
 
 def test_a_file_of_warnings_has_them_while_a_view_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
