@@ -15,11 +15,10 @@ from fgcli.extend.registry import Registry
 from fgcli.gradient.estimator import Batch
 from fgcli.recipe import Source, flag, parse_assignments, read_recipe, resolve
 from fgcli.recipe_keys import Recipe, section_keys
-from fgcli.runs.missing_plugins import naming_missing_plugins
 from fgcli.runs.run_directory import read_run
 from fgcli.training.assembly import Assembly, assemble, bound_subject
 from fgcli.training.checkpoints import CheckpointStore, store_of
-from fgcli.training.start import begin
+from fgcli.training.start import begin, recipe_of
 from fgcli.training.state import restore
 
 _OF_THE_LOOK = ("device", "threads", "batch_size")  # flags that do not say what is trained
@@ -143,9 +142,8 @@ def states_of(path: Path, epochs: Sequence[int], flags: RunFlags, registry: Regi
     for checkpoints that cannot be used, and for a method that this installation does not know.
     """
     directory = read_run(path)
+    of_run = recipe_of(path, registry)
     source = read_recipe(directory.recipe_file)
-    with naming_missing_plugins([(directory, source.data)], registry):
-        of_run = resolve(source, {}, registry)
     look = {name: value for name, value in flags.overrides().items() if name in _OF_THE_LOOK}
     given = resolve(source, look, registry)
     recipe = given.model_copy(update={"threads": look.get("threads"), "diagnostics": [], "subspace": None})

@@ -95,6 +95,15 @@ class RunDirectory:
     def write_model(self, model: ModelRecord) -> None:
         _write(self.model_file, to_json(as_json(model)) + "\n")
 
+    def refuse_own_loop(self, called: str) -> None:
+        """UsageError for a run that `open_run` has logged. `called` is how the caller was given it."""
+        files_of_training = self.model_file, *self.checkpoints.glob("*")
+        if self.recipe_file.exists() and not any(file.exists() for file in files_of_training):
+            raise UsageError(
+                f"{called}: this run was logged from a loop of one's own: fgcli can report on it, but neither go on "
+                "with it nor use its network; go on in that loop, in a new folder"
+            )
+
     def read_model(self) -> ModelRecord:
         """RunError when it is missing or broken."""
         return read_record(ModelRecord, _read(self.model_file), self.model_file)
@@ -295,6 +304,7 @@ def check_resumable(path: Path, *, longer: bool = False) -> bool:
     run = RunDirectory(path)
     if not os.path.exists(run.recipe_file):
         raise UsageError(f"--resume {path}: holds no run: {_what_instead(path)}")
+    run.refuse_own_loop(f"--resume {path}")
     finished = run.result_file.exists()
     if finished and not longer:
         more = f"its result is in {run.result_file}; give more --epochs to go on with it, or begin another run with its"

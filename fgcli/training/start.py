@@ -136,6 +136,7 @@ def recipe_of(
     UsageError, that says so where a plugin that the run was begun with is not in use.
     """
     directory = RunDirectory(path)
+    directory.refuse_own_loop(str(path))
     source = read_recipe(directory.recipe_file)
     left_out = {key for name in _NAMES if name not in sections for key in section_keys(name)}
     kept = {key: value for key, value in source.data.items() if key not in left_out}

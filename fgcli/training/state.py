@@ -15,7 +15,7 @@ from torch import Tensor
 from fgcli.errors import FgError, RunError, UsageError, exception_text
 from fgcli.extend.explain import shown
 from fgcli.files import refuse_impossible, require_regular
-from fgcli.runs.run_directory import read_run
+from fgcli.runs.run_directory import RunDirectory, read_run
 from fgcli.training.assembly import Assembly
 from fgcli.training.checkpoints import Checkpoint, store_of
 from fgcli.training.schedules import advance
@@ -87,6 +87,7 @@ def initialise(assembly: Assembly) -> str:
     path, model = Path(assembly.recipe.init_from), assembly.model
     called = f"--init-from {path}"
     refuse_impossible(path, "--init-from")
+    RunDirectory(path).refuse_own_loop(called)
     try:
         if not path.is_dir():
             require_regular(path)  # safetensors reports a missing file and a damaged one alike

@@ -25,6 +25,7 @@ from fgcli.runs.run_directory import (
 def run(tmp_path):
     """A run that nobody is at."""
     run = create(tmp_path / "run", "label")
+    run.model_file.touch()
     run.describe("method: wt\n", Environment({"fg": "0"}))
     run.release()
     return run

@@ -66,6 +66,35 @@ def test_an_exception_leaves_it_unfinished_with_its_rows(tmp_path: Path) -> None
     assert str(error.value) == f"{directory.path}: the run has not finished; {go_on}"
 
 
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("command", "called"),
+    [
+        ("train --resume run", "--resume run"),
+        ("train --resume run --epochs 9", "--resume run"),
+        ("train --init-from run", "--init-from run"),
+        ("evaluate run", "run"),
+        ("predict run inputs.npz", "run"),
+        ("export run --format safetensors --out file", "run"),
+        ("analyze-moments run", "run"),
+    ],
+)
+def test_what_needs_its_network_says_that_fg_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool, command: str, called: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if finished:
+        logged(Path("run"))
+    else:
+        with pytest.raises(ZeroDivisionError):
+            fails(Path("run"))
+    done = fg(*command.split())
+    said = "this run was logged from a loop of one's own: fgcli can report on it, but neither go on"
+    mend = "with it nor use its network; go on in that loop, in a new folder"
+    assert (done.exit_code, done.stderr) == (2, f"fg: {called}: {said} {mend}\n")
+    assert not Path("runs").exists()
+
+
 def test_a_folder_that_is_taken_is_named_as_the_argument_that_it_is(tmp_path: Path) -> None:
     logged(tmp_path / "finished")
     with pytest.raises(ZeroDivisionError):
