@@ -39,7 +39,7 @@ def compare(
 
     All methods have the same data, model, epochs and seeds. `--methods wperp:k=20,solver=shared,backprop`.
     """
-    from fgcli.report.figure_file import check_file
+    from fgcli.report.figure_file import check_page
 
     entries = [_method(text) for text in _split(methods)]
     labels = [entry["label"] for entry in entries]
@@ -54,7 +54,7 @@ def compare(
         registry.find("method", entry["method"], where="--methods")
         _check(entry, run_flags, registry)
     if html is not None:
-        check_file(html, "--html")
+        check_page(html)
     if lrs is not None and run_flags.given.get("lr") is not None:
         raise UsageError("--lr and --lrs are both given; give one of them")
     tune = None if lrs is None else {"lr": parse_rates(lrs)}

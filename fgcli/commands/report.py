@@ -67,12 +67,10 @@ def report(
 
 def _check_places(html: Path | None, figures: Path | None) -> None:
     """UsageError where a file cannot be written; nothing is read before."""
-    from fgcli.report.figure_file import check_file
+    from fgcli.report.figure_file import check_page
 
     if html is not None:
-        check_file(html, "--html")
-        if html.exists() and not html.read_bytes()[:15].lower().startswith(b"<!doctype html"):
-            raise UsageError(f"--html is {html}, which exists and is no page; give another name, or remove it")
+        check_page(html)
     if figures is not None and figures.exists() and not figures.is_dir():
         raise UsageError(f"--figures is {figures}, a file; name a folder")
 

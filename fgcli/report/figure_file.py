@@ -1,4 +1,4 @@
-"""Figure files: which can be written, and the same bytes each time. Imports nothing heavy."""
+"""Files that are asked for: which can be written; and figures with the same bytes each time. Imports nothing heavy."""
 
 import os
 import stat
@@ -38,6 +38,13 @@ def check_file(path: Path, flag: str) -> None:
             pass
     except OSError as error:
         raise UsageError(f"cannot write {flag} {path}: {path.parent}: {error.strerror}") from None
+
+
+def check_page(path: Path) -> None:
+    """UsageError unless --html can be written, and is no file yet but a page."""
+    check_file(path, "--html")
+    if path.exists() and not path.read_bytes()[:15].lower().startswith(b"<!doctype html"):
+        raise UsageError(f"--html is {path}, which exists and is no page; give another name, or remove it")
 
 
 def check_new(path: Path) -> None:

@@ -205,10 +205,12 @@ def test_methods_are_split_at_commas_but_not_within_their_options() -> None:
         ("--methods wt,backprop --baseline wperp", "--baseline: unknown method 'wperp'"),
         ("--methods wt,backprop --lr 1 --lrs 1,2", "--lr and --lrs are both given; give one of them"),
         ("--methods wt,backprop --html .", "--html is ., a folder; name a file"),
+        ("--methods wt,backprop --html notes", "--html is notes, which exists and is no page; give another name, or"),
         ("", "missing option '--methods'"),
     ],
 )
 def test_a_comparison_that_cannot_be_is_refused(flags: str, said: str) -> None:
+    Path("notes").write_text("of mine")
     done = fg("compare", *flags.split(), "--out", "both")
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert said in done.stderr
