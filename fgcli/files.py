@@ -12,7 +12,6 @@ from typing import Any
 from fgcli.errors import UsageError, WriteError
 
 JSON_LIMIT = 64 * 2**20  # bytes; the largest JSON file of ours that is read
-SHOWN = 80  # characters of a path that is no path
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -51,9 +50,8 @@ def refuse_impossible(path: Path, called: str) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        shown = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}… ({len(str(path))} characters)"
         reason = error.strerror if isinstance(error, OSError) else error  # a null byte
-        raise UsageError(f"{called} {shown}: {reason}; give another path") from error
+        raise UsageError(f"{called} {path}: {reason}; give another path") from error
 
 
 def to_json(value: object) -> str:

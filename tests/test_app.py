@@ -263,13 +263,13 @@ def test_what_can_be_no_path_is_said_in_one_line(command, called, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     Path("circle").symlink_to("circle")
     Path("file").touch()
-    for given, shown, why in (
-        ("x" * 300, f"{'x' * 80}… (300 characters)", "File name too long"),
-        ("circle/x", "circle/x", "Too many levels of symbolic links"),
-        ("file/x", "file/x", "Not a directory"),
+    for given, why in (
+        ("x" * 300, "File name too long"),
+        ("circle/x", "Too many levels of symbolic links"),
+        (f"file/{'x' * 100}", "Not a directory"),
     ):
         done = fg(*command.split(), given)
-        assert (done.exit_code, done.stderr) == (2, f"fg: {called} {shown}: {why}; give another path\n")
+        assert (done.exit_code, done.stderr) == (2, f"fg: {called} {given}: {why}; give another path\n")
     assert {entry.name for entry in tmp_path.iterdir()} == {"circle", "file"}
 
 
