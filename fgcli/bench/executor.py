@@ -72,12 +72,12 @@ class Placement(NamedTuple):
     """The same in words, for the user."""
 
 
-FEWER = {"thread": "fewer --threads, or fewer processes of the recipe", "CPU": "a lower option cpus"}
+FEWER = {"thread": "fewer --threads, or fewer processes where the recipe has several", "CPU": "a lower option cpus"}
 """What makes a trial take less, by the unit that it is counted in."""
 
 
 def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit: str = "thread") -> None:
-    """Refuse more trials at once than there are cores for.
+    """Refuse more trials at once, or a larger one, than there are cores for.
 
     Args:
         jobs: trials at once; None: as many as there is room for.
@@ -89,12 +89,13 @@ def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit
     Raises:
         UsageError: says how many there may be.
     """
+    needs, fixes = f"{each:g} {unit}{'s' * (each != 1)}", [FEWER[unit]] if each > 1 or unit == "CPU" else []
+    if each > cores:
+        raise UsageError(f"a trial of {needs} needs {each:g} cores, and {where} {cores:g}; give {FEWER[unit]}")
     if jobs is not None and jobs * each > cores:
-        fixes = [f"--jobs {int(cores // each)}"] if cores >= each else []
-        fixes += [FEWER[unit]] if each > 1 or unit == "CPU" else []
         raise UsageError(
-            f"--jobs {jobs} with {each:g} {unit}{'s' * (each != 1)} a trial needs {jobs * each:g} cores, and {where} "
-            f"{cores:g}; give {', or '.join(fixes)}"
+            f"--jobs {jobs} with {needs} a trial needs {jobs * each:g} cores, and {where} {cores:g}; give "
+            f"{', or '.join([f'--jobs {int(cores // each)}', *fixes])}"
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fgcli.bench.process import dying_with_this
-from fgcli.cores import cores
+from fgcli.cores import cores, refuse_crowded
 from fgcli.errors import RunError, UsageError
 from fgcli.runs.meeting import GONE, Meeting
 from fgcli.training.interrupts import ENDING, handled
@@ -35,17 +35,6 @@ class Failed(RunError):
         self.exit_code = exit_code
 
 
-def refuse_crowded(number: int, threads: int) -> None:
-    """UsageError where there are fewer cores than threads of all processes."""
-    if number * threads > cores():
-        each = "thread" if threads == 1 else "threads"
-        fewer = ", or fewer --threads" if threads > 1 else ""
-        raise UsageError(
-            f"--processes is {number}, with {threads} {each} each, and there are {cores()} cores; give --processes "
-            f"{max(1, cores() // threads)}{fewer}"
-        )
-
-
 def launch(number: int, threads: int | None, batch_size: int) -> int:
     """Run this command line in so many processes. Returns the exit code of one that has said itself what was wrong.
 
@@ -55,7 +44,7 @@ def launch(number: int, threads: int | None, batch_size: int) -> int:
         raise UsageError(
             f"--processes is {number}; it must be at most {batch_size}, the samples of a batch (--batch-size)"
         )
-    refuse_crowded(number, threads or 1)
+    refuse_crowded("--processes", number, threads or 1)
     with tempfile.TemporaryDirectory(prefix="fg-") as folder:
         meeting = Meeting(Path(folder))
         environment = os.environ | {"OMP_NUM_THREADS": str(threads or max(1, cores() // number))}

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from fgcli.cores import cores
+from fgcli.cores import refuse_crowded
 from fgcli.devices import list_devices, resolve_device
 from fgcli.errors import RunError, UsageError
 from fgcli.gradient.errors import OptionRefused
@@ -62,16 +62,12 @@ def joining(rank: Rank) -> Join:
 
 
 def _refuse(recipe: Recipe, rank: Rank) -> None:
-    said, threads = f"--processes is {rank.size}", recipe.threads or 1
+    said = f"--processes is {rank.size}"
     if rank.size > recipe.batch_size:
         raise UsageError(f"{said}; it must be at most {recipe.batch_size}, the samples of a batch (--batch-size)")
     if rank.size > 1 and recipe.micro_batch is not None:
         raise UsageError(f"{said} and --micro-batch {recipe.micro_batch}; leave --micro-batch out")
-    if rank.local_size * threads > cores():
-        raise UsageError(
-            f"{said}, with {threads} threads each, and there are {cores()} cores: at most {cores() // threads} "
-            "processes on a machine, or fewer --threads"
-        )
+    refuse_crowded("--nproc-per-node", rank.local_size, recipe.threads or 1)  # of torchrun; fg's launcher has looked
     device, present = resolve_device(recipe.device), list_devices()
     if rank.size > 1 and device.type == "mps":
         raise UsageError(f"{said} and the device mps, of which there is one; use --device cpu")

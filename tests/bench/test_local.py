@@ -153,5 +153,5 @@ def test_threads_and_jobs_must_fit_the_cores(monkeypatch):
         LocalExecutor(LocalOptions(jobs=3)).place(2)
     with pytest.raises(UsageError, match=r"has 4; give --jobs 4$"):  # no trial takes less than a thread
         LocalExecutor(LocalOptions(jobs=5)).place(1)
-    with pytest.raises(UsageError, match=r"has 4; give fewer --threads, or fewer processes of the recipe$"):
-        LocalExecutor(LocalOptions(jobs=1)).place(5)
+    with pytest.raises(UsageError, match=r"^a trial of 5 threads needs 5 cores, and this machine has 4; give fewer"):
+        LocalExecutor(LocalOptions()).place(5)

@@ -46,7 +46,7 @@ def test_a_worker_starts_its_trials_from_one_server_until_ray_names_other_gpus(
         ({"jobs": 3}, 2, "2 threads a trial needs 6 cores, .* give --jobs 2, or fewer --threads, or fewer proc"),
         ({"jobs": 3, "cpus": 2}, 1, "2 CPUs a trial needs 6 cores, .* give --jobs 2, or a lower option cpus$"),
         ({"jobs": 9, "cpus": 0.5}, 2, "0.5 CPUs a trial needs 4.5 cores, .* give --jobs 8, or a lower option cp"),
-        ({}, 3, "needs 3 CPUs, and the largest node has 2; give fewer --threads, or fewer processes of the recipe$"),
+        ({}, 3, "needs 3 CPUs, and the largest node has 2; give fewer --threads, or fewer processes where the rec"),
         ({"cpus": 3}, 1, "needs 3 CPUs, and the largest node has 2; give a lower option cpus$"),
         ({"gpus": 2}, 1, "needs 2 GPUs, and the largest node has 1; give a lower option gpus$"),
     ],

@@ -26,7 +26,7 @@ def sweep(processes: int, name: str = "sweep.yaml") -> None:
         (
             2,
             ["--threads", "2"],
-            "fg: --jobs 1 with 4 threads a trial needs 4 cores, and this machine has 3; give",
+            "fg: a trial of 4 threads needs 4 cores, and this machine has 3; give fewer --threads, or fewer proc",
         ),
         (33, [], "fg: sweep.yaml:3:12: processes is 33; it must be at most 32, the samples of a batch"),
         (2, ["--timing"], "fg: sweep.yaml:3:12: processes is 2, and --timing measures one process; leave one of"),

@@ -106,7 +106,7 @@ def test_a_sweep_without_its_plugin_file_says_the_whole_command(
         ("--seeds 0,0-2", "--seeds is '0,0-2'; it must be whole numbers from 0, each once"),
         ("--seeds x", "--seeds is 'x'; it must be whole numbers from 0"),
         ("--seeds 0-1 --width 0", "--width is 0; it must be at least 1"),
-        ("--seeds 0-1 --threads 999", "--jobs 1 with 999 threads a trial needs 999 cores"),
+        ("--seeds 0-1 --threads 999", "fg: a trial of 999 threads needs 999 cores, and this machine has "),
         ("--seeds 0-99999", "the flags: the grid has "),
     ],
 )

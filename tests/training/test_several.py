@@ -13,7 +13,7 @@ import pytest
 from processes import alive, until
 from tiny_runs import fg, run, tiny_recipe
 
-from fgcli.cores import cores
+from fgcli.cores import cores, refuse_crowded
 from fgcli.errors import UsageError
 from fgcli.runs.meeting import Meeting, Rank
 from fgcli.training.several import joining
@@ -120,14 +120,11 @@ def test_a_killed_process_is_named_and_the_run_goes_on_to_the_same_numbers(
             ["--processes", "33", "--batch-size", "32"],
             "--processes is 33; it must be at most 32, the samples of a batch",
         ),
-        (
-            ["--processes", str(cores() + 1)],
-            f"with 1 thread each, and there are {cores()} cores; give --processes {cores()}!",
-        ),
-        (
-            ["--processes", str(cores()), "--threads", "2"],
-            f"with 2 threads each, and there are {cores()} cores; give --processes {max(1, cores() // 2)}, or fewer --",
-        ),
+        (["--processes", "5"], "--processes is 5, with 1 thread each, and there are 4 cores; give --processes 4!"),
+        (["--processes", "4", "--threads", "2"], "with 2 threads each, and there are 4 cores; give --processes 2, or"),
+        (["--processes", "3", "--threads", "2"], "give --processes 2, or --threads 1!"),
+        (["--processes", "5", "--threads", "2"], "give --processes 2!"),
+        (["--processes", "2", "--threads", "9"], "give --processes 1, or --threads 2!"),
         (["--processes", "2", "--seeds", "0-1"], "--seeds and --processes are both given"),
     ],
 )
@@ -135,8 +132,7 @@ def test_too_many_processes_are_refused_before_anything_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if cores() == 1 and "--threads" in flags:
-        pytest.skip("one core")
+    monkeypatch.setattr("fgcli.cores.cores", lambda: 4)
     result = fg("train", "--dataset", "digits", "--out", "run", *flags)
     assert result.exit_code == 2
     (said,) = result.stderr.splitlines()
@@ -149,12 +145,19 @@ def test_too_many_processes_are_refused_before_anything_is_started(
     [
         ({"batch_size": 1}, "it must be at most 1, the samples of a batch"),
         ({"micro_batch": 8}, "--processes is 2 and --micro-batch 8; leave --micro-batch out"),
-        ({"threads": 1000}, "with 1000 threads each"),
+        ({"threads": 2}, "--nproc-per-node is 2, with 2 threads each, and there are 3 cores; give --nproc-per-node 1"),
     ],
 )
-def test_a_process_of_torchrun_refuses_the_same(changes: dict[str, int], line: str) -> None:
+def test_a_process_of_torchrun_refuses_the_same(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, int], line: str
+) -> None:
+    monkeypatch.setattr("fgcli.cores.cores", lambda: 3)
     with pytest.raises(UsageError, match=line):
         joining(Rank(0, 2, 0, 2, None))(tiny_recipe(**changes))
+
+
+def test_a_process_alone_may_have_more_threads_than_there_are_cores() -> None:
+    refuse_crowded("--nproc-per-node", 1, cores() + 1)
 
 
 def test_a_rank_is_known_from_torchrun_and_from_the_launcher(tmp_path: Path) -> None:
