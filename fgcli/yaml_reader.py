@@ -85,8 +85,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def read_yaml(text: str, name: str) -> Document:
     """Parse one document. Every fault is a UsageError "name:line:column: ..."; an empty document is `None`."""
-    plain = not {"\t", "\ufeff"}.intersection(text)  # libyaml takes them where PyYAML's own parser does not
-    if _Libyaml is not None and plain:
+    if _Libyaml is not None and not _LIBYAML_ALONE.search(text):
         with suppress(yaml.YAMLError, ValueError, OverflowError):  # the other, 30 times as slow, says what is wrong
             return _Reader(_Libyaml(text), name).document()
     try:
@@ -101,6 +100,8 @@ def read_yaml(text: str, name: str) -> Document:
 
 
 _Libyaml: Any = getattr(yaml, "CSafeLoader", None)  # PyYAML may have been built without it
+_LIBYAML_ALONE = re.compile(r"[\t\ufeff?]|[|>][-+0-9]*#")
+"""What libyaml takes where PyYAML's own parser does not: [a?, b], say, or a comment right behind a |."""
 
 
 class _Reader:

@@ -234,6 +234,14 @@ def test_what_libyaml_reads_pyyamls_parser_reads_as_the_same(text: str, newline:
     assert found == yaml_reader._Reader(yaml.SafeLoader(text), "r.yaml").document()
 
 
+@pytest.mark.parametrize("text", ["[a?, ?b]", "{a?: 1}", "a: |#x\n  b"])
+def test_what_libyaml_alone_takes_is_refused_with_and_without_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for parser in (yaml_reader._Libyaml, None):
+        monkeypatch.setattr(yaml_reader, "_Libyaml", parser)
+        with pytest.raises(UsageError, match=r"^r\.yaml:1:[35]: not valid YAML: expected "):
+            read_yaml(text, "r.yaml")
+
+
 def test_recipes_are_read_by_libyaml_and_as_the_same_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     written = dump(Recipe(options={"solver": "ritz", "k": None, "padding": [36, 60]}))
     with monkeypatch.context() as by_libyaml:
