@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 
 from fgcli.errors import UsageError
 from fgcli.models.layers import linear
@@ -39,7 +40,8 @@ class GPT(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         if tokens.is_floating_point():
             raise UsageError("gpt-tiny takes tokens, and the inputs are numbers: use a dataset of texts")
-        if (largest := int(tokens.max())) >= self.embed.num_embeddings:
+        # An exported program has no place for what depends on the inputs' values.
+        if not is_exporting() and (largest := int(tokens.max())) >= self.embed.num_embeddings:
             raise UsageError(f"model option vocabulary is {self.embed.num_embeddings}; the data hold token {largest}")
         x = self.norm(self.blocks(self.embed(tokens.clamp(min=0)) + self.positions))
         if self.predicts == "class":

@@ -65,7 +65,8 @@ def _onnx(trained: Trained, path: Path) -> None:
 
 
 def _example(trained: Trained) -> tuple[torch.Tensor, torch.export.Dim]:
-    return torch.zeros(2, *trained.record.input_shape), torch.export.Dim("batch")
+    dtype = torch.int64 if trained.record.tokens else torch.float32
+    return torch.zeros(2, *trained.record.input_shape, dtype=dtype), torch.export.Dim("batch")
 
 
 _WRITERS: dict[str, Callable[[Trained, Path], None]] = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_runs import fg, run
 
-from fgcli import RunError, Standardise, UsageError, load_model
+from fgcli import RunError, Standardise, UsageError, load_model, read_run
 from fgcli.data.digits import digits
 from fgcli.data.options import DigitsOptions
 
@@ -318,6 +318,21 @@ def test_an_exported_program_takes_raw_inputs_in_batches_of_any_size(trained: Pa
     raw, _ = raw_digits()
     for size in (1, 7):
         assert torch.equal(program(raw[:size]), load_model(trained)(raw[:size]))
+
+
+def test_an_exported_program_of_a_network_of_tokens_takes_tokens(tmp_path: Path) -> None:
+    data, file = tmp_path / "own.jsonl", tmp_path / "net.pt2"
+    data.write_text("".join(json.dumps({"text": "ab"[i % 2] * (1 + i % 3), "label": i % 2}) + "\n" for i in range(40)))
+    options = {"width": 8, "depth": 1, "model_options": {"heads": 1, "predicts": "class"}}
+    few = {"dataset_options": {}, "batch_size": 8, "max_steps": 1, "method": "backprop"}
+    run(tmp_path / "run", dataset=str(data), model="gpt-tiny", **options, **few)
+    done = fg("export", str(tmp_path / "run"), "--format", "torch-export", "--out", str(file))
+    assert done.exit_code == 0, done.output
+    program, model = torch.export.load(file).module(), load_model(tmp_path / "run")
+    tokens = torch.full((7, *read_run(tmp_path / "run").read_model().input_shape), -1)
+    tokens[:, 0] = torch.arange(7)
+    for size in (1, 7):
+        assert torch.equal(program(tokens[:size]), model(tokens[:size]))
 
 
 def test_an_onnx_file_gives_the_same_numbers(trained: Path, tmp_path: Path) -> None:
