@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -50,23 +51,20 @@ def _safetensors(trained: Trained, path: Path) -> None:
 
 
 def _torch_export(trained: Trained, path: Path) -> None:
-    example, batch = _example(trained)
-    program = torch.export.export(trained.model, (example,), dynamic_shapes={"inputs": {0: batch}})
+    program = _program(trained)
     with path.open("xb") as file:
         torch.export.save(program, file)
 
 
 def _onnx(trained: Trained, path: Path) -> None:
-    example, batch = _example(trained)
-    torch.onnx.export(
-        trained.model, (example,), str(path), dynamo=True, dynamic_shapes={"inputs": {0: batch}},
-        external_data=False, verbose=False, input_names=["inputs"], output_names=["outputs"],
-    )  # fmt: skip
+    names: dict[str, Any] = {"input_names": ["inputs"], "output_names": ["outputs"]}
+    torch.onnx.export(_program(trained), (), str(path), dynamo=True, external_data=False, verbose=False, **names)
 
 
-def _example(trained: Trained) -> tuple[torch.Tensor, torch.export.Dim]:
+def _program(trained: Trained) -> torch.export.ExportedProgram:
     dtype = torch.int64 if trained.record.tokens else torch.float32
-    return torch.zeros(2, *trained.record.input_shape, dtype=dtype), torch.export.Dim("batch")
+    example = torch.zeros(2, *trained.record.input_shape, dtype=dtype)
+    return torch.export.export(trained.model, (example,), dynamic_shapes={"inputs": {0: torch.export.Dim("batch")}})
 
 
 _WRITERS: dict[str, Callable[[Trained, Path], None]] = {
