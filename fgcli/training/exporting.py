@@ -57,16 +57,17 @@ def _torch_export(trained: Trained, path: Path) -> None:
 
 
 def _onnx(trained: Trained, path: Path) -> None:
-    names: dict[str, Any] = {"input_names": ["inputs"], "output_names": ["outputs"]}
+    names: dict[str, Any] = {"input_names": ["inputs"], "output_names": ["outputs"], "dynamic_shapes": _SHAPES}
     torch.onnx.export(_program(trained), (), str(path), dynamo=True, external_data=False, verbose=False, **names)
 
 
 def _program(trained: Trained) -> torch.export.ExportedProgram:
     dtype = torch.int64 if trained.record.tokens else torch.float32
     example = torch.zeros(2, *trained.record.input_shape, dtype=dtype)
-    return torch.export.export(trained.model, (example,), dynamic_shapes={"inputs": {0: torch.export.Dim("batch")}})
+    return torch.export.export(trained.model, (example,), dynamic_shapes=_SHAPES)
 
 
+_SHAPES = {"inputs": {0: torch.export.Dim("batch")}}
 _WRITERS: dict[str, Callable[[Trained, Path], None]] = {
     "safetensors": _safetensors,
     "torch-export": _torch_export,

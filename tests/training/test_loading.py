@@ -342,7 +342,9 @@ def test_an_onnx_file_gives_the_same_numbers(trained: Path, tmp_path: Path) -> N
     done = fg("export", str(trained), "--format", "onnx", "--out", str(file))
     assert done.exit_code == 0, done.output
     raw, _ = raw_digits()
-    (found,) = reference.ReferenceEvaluator(str(file)).run(None, {"inputs": raw[:7].numpy()})
+    program = reference.ReferenceEvaluator(str(file))
+    assert program.input_types_[0].tensor_type.shape.dim[0].dim_param == "batch"
+    (found,) = program.run(None, {"inputs": raw[:7].numpy()})
     with torch.no_grad():
         assert numpy.allclose(found, load_model(trained)(raw[:7]).numpy(), atol=1e-5)
 
