@@ -177,13 +177,13 @@ def _given_to_lookup(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[s
 def gradient_of_rows(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], gradient: Tensor) -> Tensor | None:
     """The gradient of a table from that of the rows looked up, sparse: a dense one is as large as the table.
 
-    None where no such rule applies: where rows are counted, and on MPS, which has no sparse tensors.
+    None where no such rule applies: where rows are counted, and on GPUs, where sparse sums have no fixed order, if any.
     """
-    if func is not F.embedding or counts_rows(func, args, kwargs) or gradient.device.type == "mps":
+    if func is not F.embedding or counts_rows(func, args, kwargs) or gradient.device.type != "cpu":
         return None
     given = _given_to_lookup(args, kwargs)
     ids, table, padding = given["input"].flatten(), given["weight"], given.get("padding_idx")
-    rows = gradient.reshape(len(ids), -1).to(table.dtype)
+    rows = gradient.reshape(len(ids), table.shape[1]).to(table.dtype)
     if padding is not None:
         rows = rows.masked_fill((ids == padding % len(table)).unsqueeze(1), 0)
     return torch.sparse_coo_tensor(ids.unsqueeze(0), rows, table.shape, check_invariants=False)

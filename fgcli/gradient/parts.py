@@ -80,7 +80,8 @@ class SumOfParts:
         """Of all parts; `losses` in place of theirs, where samples see each other."""
         if losses is None:
             losses = self.losses[0] if len(self.losses) == 1 else torch.cat(self.losses)
-        return Estimate(losses, self.gradients, torch.cat(self.deltas) if self.deltas else None)
+        in_order = dict(reversed(self.gradients.items()))  # as the forward has them: the last sites come first above
+        return Estimate(losses, in_order, torch.cat(self.deltas) if self.deltas else None)
 
     def finish(self, processes: Processes, more: MutableMapping[str, Tensor]) -> None:
         """After the last part: add up over the processes, `more` too; the guesses' memories take their means."""
