@@ -141,6 +141,28 @@ def test_embeddings_have_backwards_own_rules_in_activation_perturbation(rule: st
     )
 
 
+class Windows(nn.Module):
+    """Looks rows up in one table, and none in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.none, self.head = nn.Embedding(4, 3), nn.Embedding(4, 3), nn.Linear(3, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head((self.rows(tokens).mean(1) + self.none(tokens[:, :0]).sum(1)).tanh())
+
+
+def test_a_table_of_which_no_row_is_looked_up_has_a_gradient_of_0() -> None:
+    torch.manual_seed(0)
+    model = Windows().double()
+    batch = Batch(torch.tensor([[0, 1], [1, 3], [2, 2]]), torch.tensor([0, 1, 3]))
+    estimator = GuessEstimator(Isotropic())
+    estimator.bind(model, batch.inputs)
+    found = summed(estimator, model, smooth, batch)
+    assert found["none.weight"].count_nonzero() == 0
+    torch.testing.assert_close(found, backward(model, smooth, batch), rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize("head", ["own", "tied", "functional"])
 @pytest.mark.parametrize("rule", RULES)
 def test_embeddings_have_backwards_own_rules_in_weight_perturbation(rule: str, head: str) -> None:
