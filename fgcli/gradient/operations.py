@@ -157,12 +157,9 @@ def following_backward(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
     padding, by_frequency = given.get("padding_idx"), given.get("scale_grad_by_freq", False)
     if padding is None and not by_frequency:
         return None
-    difference = moved - table  # 0, but for its tangent
+    rows = F.embedding(ids, moved) - F.embedding(ids, table)  # 0, but for its tangent
     if padding is not None:
-        kept = torch.ones_like(table[:, :1])
-        kept[padding] = 0
-        difference = difference * kept
-    rows = F.embedding(ids, difference)
+        rows = rows.masked_fill((ids == padding % len(table)).unsqueeze(-1), 0)
     if by_frequency:
         rows = rows / torch.bincount(ids.flatten(), minlength=len(table))[ids].unsqueeze(-1)
     # max_norm scales the table's rows in place, as the layer's own call does.

@@ -94,7 +94,7 @@ class WeightPerturbation(Stateless):
         of_loss, tangents = derivatives_along(model, loss, batch, directions, ByHand)
         delta = of_loss.along(tangents, 1) * (batch.size / whole.size)
         slope = processes.slopes(delta.sum(0), of_loss.losses)[0]
-        return Estimate(of_loss.losses, {name: slope * v for name, v in directions.items()}, delta[:, 0])
+        return Estimate(of_loss.losses, {name: v.mul_(slope) for name, v in directions.items()}, delta[:, 0])
 
     def _estimate_several(
         self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes

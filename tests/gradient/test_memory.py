@@ -49,7 +49,7 @@ class Tokens(nn.Module):
 
     def __init__(self, width: int = 16, tokens: int = 12, words: int = 20) -> None:
         super().__init__()
-        self.words, self.places = nn.Embedding(words, width), nn.Embedding(tokens, width)
+        self.words, self.places = nn.Embedding(words, width, padding_idx=0), nn.Embedding(tokens, width)
         self.blocks, self.head = nn.Sequential(Block(width), Block(width)), nn.Linear(width, 3)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -77,6 +77,10 @@ def test_the_default_holds_no_more_than_backpropagation(name: str, monkeypatch: 
     method, options = METHODS[name]
     assert peak_of_steps(method, **options) <= peak_of_steps("backprop")
     assert peak_of_steps(method, **options, memory="store") > peak_of_steps("backprop")
+
+
+def test_weight_perturbation_holds_no_more_than_backpropagation() -> None:
+    assert peak_of_steps("weight-perturbation", words=5_000) <= peak_of_steps("backprop", words=5_000)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"wperp"}))
