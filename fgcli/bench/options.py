@@ -7,6 +7,9 @@ from pydantic import Field, field_validator
 from fgcli.bench.slurm_commands import seconds
 from fgcli.extend.options import Options
 
+LEAST = 0.0001
+"""Of a CPU or GPU: Ray refuses a smaller share of one."""
+
 
 class LocalOptions(Options):
     """Options of `local`."""
@@ -69,13 +72,20 @@ class RayOptions(Options):
     """Options of `ray`."""
 
     address: str = Field(default="auto", description="The cluster, HOST:PORT; `auto`: that of this machine.")
-    cpus: Annotated[float, Field(gt=0)] | None = Field(
+    cpus: Annotated[float, Field(ge=LEAST)] | None = Field(
         default=None, description="CPUs that a trial takes; by default its threads."
     )
     gpus: Annotated[float, Field(ge=0)] = Field(default=0, description="GPUs that a trial takes, 0.5 for two on one.")
     jobs: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Trials at once; by default as many as the cluster has room for."
     )
-    retries: Annotated[int, Field(ge=0)] = Field(
+    retries: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=3, description="How often a trial is started again when its worker or node is lost."
     )
+
+    @field_validator("gpus")
+    @classmethod
+    def _check_gpus(cls, gpus: float) -> float:
+        if 0 < gpus < LEAST or (gpus > 1 and gpus % 1):
+            raise ValueError(f"it must be 0, from {LEAST} to 1, or a whole number")
+        return gpus

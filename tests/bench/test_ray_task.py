@@ -1,5 +1,6 @@
 """What `--executor ray` refuses, and what its workers do with trials, without Ray. With it: tests/cluster."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from fgcli.bench.executor import Trial
 from fgcli.bench.options import RayOptions
 from fgcli.bench.ray_cluster import RayExecutor
 from fgcli.errors import UsageError
+from fgcli.extend.entry_options import checked_options
 
 
 def test_a_worker_starts_its_trials_from_one_server_until_ray_names_other_gpus(
@@ -59,3 +61,18 @@ def test_refused_with_what_helps(
     monkeypatch.setattr(RayExecutor, "_connected", lambda _: SimpleNamespace(nodes=lambda: nodes))
     with pytest.raises(UsageError, match=fix):
         RayExecutor(RayOptions.model_validate(options)).place(threads)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus": 1.5}, "gpus is 1.5: it must be 0, from 0.0001 to 1, or a whole number"),
+        ({"gpus": 1e-5}, "gpus is 1e-05: it must be 0, from 0.0001 to 1, or a whole number"),
+        ({"cpus": 1e-9}, "cpus is 1e-09; it must be at least 0.0001"),
+        ({"retries": 2**31}, "retries is 2147483648; it must be below 2147483648"),
+    ],
+)
+def test_what_ray_would_refuse_of_the_first_trial_is_refused_before(options: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^--executor-option {re.escape(message)}$"):
+        checked_options("executor ray", RayOptions, options, "--executor-option")
+    checked_options("executor ray", RayOptions, {"gpus": 2, "cpus": 0.0001, "retries": 2**31 - 1}, "here")
