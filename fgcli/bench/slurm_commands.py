@@ -1,6 +1,7 @@
 """SLURM's own commands, as fg uses them: sbatch, squeue, scontrol, sinfo. No accounting is asked. Imports no torch."""
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -134,9 +135,18 @@ def _exit_code(status: str) -> int:
 
 
 def _run(command: Sequence[str], stdin: str = "") -> "subprocess.CompletedProcess[str]":
+    # A user's filters of squeue and sinfo would hide tasks and partitions.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SINFO_"))}
     try:
         return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, errors="replace"
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+            errors="replace",
+            env=variables,
         )
     except (subprocess.TimeoutExpired, OSError) as error:
         return subprocess.CompletedProcess(command, 1, "", f"{command[0]} does not answer: {error}")

@@ -1,6 +1,7 @@
 """What `--executor slurm` decides, with SLURM's answers given. The real one is in tests/cluster."""
 
 import math
+import os
 import re
 import signal
 import sys
@@ -207,6 +208,17 @@ def test_a_time_limit_is_refused_with_values_that_are_accepted(
 @pytest.mark.parametrize(("status", "code"), [("768", 3), ("9", -9), ("0:15", -15), ("2:0", 2), ("", 0)])
 def test_exit_codes(status: str, code: int) -> None:
     assert slurm_commands._exit_code(status) == code
+
+
+def test_what_a_user_has_squeue_and_sinfo_show_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("squeue").write_text("#!/bin/sh\nprintf '%-100s%-40s%-20s%-12s' fg 7_0 \"$SQUEUE_PARTITION\" 0")
+    Path("sinfo").write_text('#!/bin/sh\necho "main*$SINFO_PARTITION 0/4/0/4 n/a infinite"')
+    for name in ("squeue", "sinfo"):
+        Path(name).chmod(0o755)
+        monkeypatch.setenv(f"{name.upper()}_PARTITION", "other")
+    monkeypatch.setenv("PATH", str(Path.cwd()), prepend=os.pathsep)
+    assert slurm_commands.tasks(["fg"]) == {("fg", 0): Task("7_0", "", 0)}
+    assert slurm_commands.partition(None) == (4, None, math.inf)
 
 
 def test_refused_before_anything_is_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
