@@ -1,5 +1,6 @@
 """Options of the built-in executors. Imports no torch."""
 
+import re
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -7,6 +8,8 @@ from pydantic import Field, field_validator
 from fgcli.bench.slurm_commands import seconds
 from fgcli.extend.options import Options
 
+LONGEST_S = 60 * (2**32 - 3)
+"""SLURM counts minutes in 32 bits, and takes a longer limit for another, short one."""
 LEAST = 0.0001
 """Of a CPU or GPU: Ray refuses a smaller share of one."""
 
@@ -48,16 +51,13 @@ class SlurmOptions(Options):
     poll: Annotated[float, Field(gt=0)] = Field(default=15, description="Seconds between two questions to squeue.")
     detach: bool = Field(default=False, description="Submit and do not wait; the same as `--detach`.")
 
-    @property
-    def seconds(self) -> float | None:
-        """The time limit."""
-        return None if self.time is None else seconds(str(self.time))
-
     @field_validator("time")
     @classmethod
     def _check_time(cls, time: int | str | None) -> int | str | None:
-        if time is not None and not seconds(str(time)):
-            raise ValueError("it must be minutes, HH:MM:SS or D-HH:MM:SS, above 0")
+        if time is not None and not 0 < (seconds(str(time)) or 0) <= LONGEST_S:
+            raise ValueError(
+                f"it must be minutes, HH:MM:SS or D-HH:MM:SS, above 0 and at most {LONGEST_S // 60} minutes"
+            )
         return time
 
     @field_validator("lines")
@@ -65,6 +65,10 @@ class SlurmOptions(Options):
     def _check_lines(cls, lines: list[str]) -> list[str]:
         if any("\n" in line for line in lines):
             raise ValueError("there is a line break within a line; give a list of lines")
+        for line in lines:
+            for name in ("time", "partition"):  # what is not known here could not be checked before
+                if re.match(rf"#SBATCH\s(.*\s)?(-{name[0]}|--{name}\b(?!-))", line):
+                    raise ValueError(f"{line!r} sets the {name}; give option {name} instead")
         return lines
 
 

@@ -57,18 +57,21 @@ class SlurmExecutor:
     def place(self, threads: int) -> Placement:
         """UsageError where SLURM would refuse the trials, or is not there."""
         slurm_commands.require()
-        jobs, (cpus, default, longest) = self.options.jobs, slurm_commands.partition(self.options.partition)
+        jobs = self.options.jobs
+        partition = self.options.partition or os.environ.get("SBATCH_PARTITION")  # as sbatch does
+        given = self.options.time or os.environ.get("SBATCH_TIMELIMIT")
+        cpus, default, longest = slurm_commands.partition(partition)
         refuse_crowded(jobs, threads, cpus, "the partition has")
-        self._refuse_time(self.options.seconds or default, longest)
+        self._refuse_time(given, default if given is None else slurm_commands.seconds(str(given)), longest)
         slurm_commands.check(self._script("none"), self._arguments(threads))
         at_once = jobs or max(1, cpus // threads)
         return Placement(at_once, f"up to {at_once} trials at once by SLURM, {threads} CPU{'s' * (threads > 1)} each")
 
-    def _refuse_time(self, limit: float | None, longest: float) -> None:
+    def _refuse_time(self, given: int | str | None, limit: float | None, longest: float) -> None:
         """A limit in seconds that is above the partition's, or leaves no room for a start and a checkpoint."""
         if limit is not None and limit > longest:
             raise UsageError(
-                f"--executor slurm: option time is {self.options.time}, above the partition's longest time limit; give "
+                f"--executor slurm: option time is {given}, above the partition's longest time limit; give "
                 f"time={int(longest // 60)} or less"
             )
         lead = self.options.lead

@@ -17,6 +17,7 @@ from fgcli.bench.options import SlurmOptions
 from fgcli.bench.slurm import SlurmExecutor
 from fgcli.bench.slurm_commands import Task
 from fgcli.errors import RunError, UsageError
+from fgcli.extend.entry_options import checked_options
 from fgcli.recipe import parse_assignments
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
@@ -203,6 +204,50 @@ def test_a_time_limit_is_refused_with_values_that_are_accepted(
     assert re.findall(r"\w+=\S+", given) == fixes, given
     for fix in fixes:
         place([*(one for one in options if one.partition("=")[0] != fix.partition("=")[0]), fix])
+
+
+def test_a_time_limit_or_partition_of_the_environment_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str | None] = []
+
+    def partition(name: str | None) -> tuple[int, float | None, float]:
+        asked.append(name)
+        return 4, None, math.inf
+
+    monkeypatch.setattr(slurm_commands, "require", lambda: None)
+    monkeypatch.setattr(slurm_commands, "partition", partition)
+    monkeypatch.setattr(slurm_commands, "check", lambda *_: None)
+    monkeypatch.setenv("SBATCH_PARTITION", "brief")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
+    with pytest.raises(
+        UsageError, match=r"^--executor slurm: a time limit of 60 s is too short: .* give time=3 or more"
+    ):
+        SlurmExecutor(SlurmOptions()).place(1)
+    SlurmExecutor(SlurmOptions(partition="long", time=3)).place(1)
+    assert asked == ["brief", "long"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"lines": ["module load x", "#SBATCH --mem=1 --time=1"]},
+            "'#SBATCH --mem=1 --time=1' sets the time; give option",
+        ),
+        ({"lines": ["#SBATCH -t 1"]}, "sets the time; give option time instead"),
+        ({"lines": ["#SBATCH  -p brief"]}, "sets the partition; give option partition instead"),
+        (
+            {"time": 2**32 + 4},
+            "time is 4294967300: it must be .* above 0 and at most 4294967293 minutes",
+        ),  # 4, to SLURM
+    ],
+)
+def test_what_could_not_be_checked_before_or_would_be_another_number_is_refused(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        checked_options("executor slurm", SlurmOptions, options, "--executor-option")
+    lines = ["#SBATCH --account=mine -e err --time-min=1 --test", "sleep -t 1"]
+    checked_options("executor slurm", SlurmOptions, {"lines": lines, "time": 2**32 - 3}, "here")
 
 
 @pytest.mark.parametrize(("status", "code"), [("768", 3), ("9", -9), ("0:15", -15), ("2:0", 2), ("", 0)])
