@@ -128,9 +128,21 @@ def peak_of(step: Callable[[], object], device: torch.device) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     raw: Any = profiler.profiler  # the only place where single allocations are to be had
-    events = [event for event in raw.kineto_results.events() if event.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    return max(accumulate(changes), default=0)
+    ahead, found = list(raw.kineto_results.experimental_event_tree()), []
+    while ahead:
+        event = ahead.pop()
+        ahead += event.children
+        if event.name == "[memory]":
+            found.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    sizes: dict[int, int] = {}
+    held = peak = 0
+    for _, address, size in sorted(found, key=lambda one: one[0]):
+        # What is freed counts where it was allocated meanwhile: of older memory the profiler tells what had been there.
+        held += size if size > 0 else -sizes.pop(address, 0)
+        if size > 0:
+            sizes[address] = size
+        peak = max(peak, held)
+    return peak
 
 
 class _Clock(Reporter):

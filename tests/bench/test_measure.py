@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_runs import tiny_recipe
+from torch import nn
 
 from fgcli.bench import measure, measuring
 from fgcli.bench.flops import count_flops
@@ -96,6 +98,23 @@ def test_memory_of_a_step_is_what_it_holds_beyond_what_it_found() -> None:
     activations, gradients = 4 * 32 * 2 * 64, 4 * (40 * 64 + 64 * 64 + 64 * 10)
     assert gradients + activations / 2 < (row.step_peak_bytes or 0) < 4 * (activations + gradients)
     assert (row.process_peak_bytes or 0) > 50 * 2**20
+
+
+def test_memory_of_one_step_after_another_is_the_same_whatever_lies_where_older_tensors_were() -> None:
+    model, x = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300)), torch.randn(10, 300)
+
+    def step() -> None:
+        model.zero_grad()
+        model(x).sum().backward()
+
+    found = set()
+    for number in range(8):
+        step()
+        others = [torch.empty(300, 300) for _ in range(number % 4)]
+        found.add(measure.peak_of(step, torch.device("cpu")))
+        del others
+    assert len(found) == 1
+    assert found.pop() > 2 * 4 * 300**2
 
 
 def test_a_probe_leaves_nothing_and_counts_every_part() -> None:
