@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from fgcli.errors import UsageError
+
 GONE = 75
 """Exit code of a process that has ended as another one was gone."""
 _FOLDER = "FG_MEETING"
@@ -61,11 +63,20 @@ class Rank:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Rank | None":
-        """What an environment says; None where this is no process of several."""
+        """What an environment says; None where this is no process of several. UsageError for what can be no rank."""
         folder = environment.get(_FOLDER)
         needed = ("RANK", "WORLD_SIZE", *(() if folder else ("MASTER_ADDR", "MASTER_PORT")))
         if any(name not in environment for name in needed):
             return None
-        rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-        local = int(environment.get("LOCAL_RANK", rank)), int(environment.get("LOCAL_WORLD_SIZE", size))
-        return cls(rank, size, *local, Meeting(Path(folder)) if folder else None)
+
+        def numbers(one: str, of: str) -> tuple[int, int]:
+            given = environment.get(one, environment["RANK"]), environment.get(of, environment["WORLD_SIZE"])
+            if not all(value.isdecimal() for value in given) or int(given[0]) >= int(given[1]):
+                raise UsageError(
+                    f"{one} is {given[0]!r} and {of} {given[1]!r} in the environment; they must be whole numbers, the "
+                    "first below the second, as torchrun sets them: start with torchrun, or unset them"
+                )
+            return int(given[0]), int(given[1])
+
+        everywhere, here = numbers("RANK", "WORLD_SIZE"), numbers("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        return cls(*everywhere, *here, Meeting(Path(folder)) if folder else None)

@@ -41,9 +41,6 @@ def joining(rank: Rank) -> Join:
 
     def join(recipe: Recipe) -> Processes:
         _refuse(recipe, rank)
-        if rank.rank:  # the first decides when a run stops; without it, a collective fails here
-            for number in ENDING:
-                signal.signal(number, signal.SIG_IGN)
         if rank.meeting is not None and sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are here
         device = resolve_device(recipe.device)
@@ -56,6 +53,9 @@ def joining(rank: Rank) -> Join:
             world_size=rank.size,
             timeout=timedelta(days=7),  # the first may evaluate for long, while the others wait
         )
+        if rank.rank:  # the first decides when a run stops; without it, a collective fails here
+            for number in ENDING:
+                signal.signal(number, signal.SIG_IGN)
         return Processes(dist.group.WORLD)
 
     return join

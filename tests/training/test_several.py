@@ -169,5 +169,21 @@ def test_a_rank_is_known_from_torchrun_and_from_the_launcher(tmp_path: Path) -> 
     assert Rank.of(meeting.variables(1, 2)) == Rank(1, 2, 1, 2, meeting)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"RANK": "a"}, "RANK is 'a' and WORLD_SIZE '2'"),
+        ({"RANK": "2"}, "RANK is '2' and WORLD_SIZE '2'"),
+        ({"RANK": "-1"}, "RANK is '-1' and WORLD_SIZE '2'"),
+        ({"WORLD_SIZE": "1.5"}, "RANK is '1' and WORLD_SIZE '1.5'"),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}, "LOCAL_RANK is '1' and LOCAL_WORLD_SIZE '1'"),
+    ],
+)
+def test_what_can_be_no_rank_is_refused(changes: dict[str, str], said: str) -> None:
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "host", "MASTER_PORT": "1"}
+    with pytest.raises(UsageError, match=f"^{said} in the environment; they must be whole numbers, the first below"):
+        Rank.of(torchrun | changes)
+
+
 def test_a_run_in_one_process_says_nothing_of_processes(tmp_path: Path) -> None:
     assert "processes" not in run(tmp_path / "run")
