@@ -39,4 +39,4 @@ def export(
     trained = open_trained(run, load_registry(tuple(plugin or ())))
     write(trained, format, out)
     print(f"{trained.recipe.model} after step {trained.step} written to {out}")
-    print(f"inputs: {trained.model.preprocessing.extra_repr()}{', not in the file' * (format == 'safetensors')}")
+    print(f"inputs {trained.model.preprocessing.extra_repr()}{', not in the file' * (format == 'safetensors')}")

@@ -299,7 +299,7 @@ def test_exported_weights_are_loaded_by_their_own_names(trained: Path, tmp_path:
     file = tmp_path / "net.safetensors"
     done = fg("export", str(trained), "--format", "safetensors", "--out", str(file))
     assert done.exit_code == 0, done.output
-    assert "inputs: as (x - 4." in done.stdout
+    assert "inputs as (x - 4." in done.stdout
     assert ", not in the file\n" in done.stdout
     model = load_model(trained)
     for tensor in (fresh := model.network.state_dict()).values():
