@@ -68,7 +68,7 @@ def _said(rank: int, number: int, code: int, meeting: Meeting) -> str:
     lines = [line for line in meeting.errors(rank).splitlines() if line.strip()]
     why = f": {lines[-1].removeprefix('fg: ')}" if lines and code > 0 else ""
     resume = meeting.resume_command()
-    what_now = f"; its checkpoints stand, go on with: {resume} --processes {number}" if resume else ""
+    what_now = f"; its checkpoints stand, go on with: {resume}" if resume else ""
     return f"process {rank} of the {number} {how}{why}; the run has ended with it{what_now}"
 
 

@@ -20,6 +20,7 @@ from fgcli.runs import lock
 from fgcli.runs.diagnostics import DiagnosticsRow
 from fgcli.runs.environment import Environment
 from fgcli.runs.lock import RunLock
+from fgcli.runs.meeting import Rank
 from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.record import as_json, read_record
 from fgcli.runs.results import MetricsRow, Result
@@ -59,7 +60,9 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        return command_line("train", "--resume", self.path, plugins=self.plugins, own_code=self.own_code)
+        rank = Rank.of(os.environ)
+        several = () if rank is None or rank.meeting is None else ("--processes", rank.size)
+        return command_line("train", "--resume", self.path, *several, plugins=self.plugins, own_code=self.own_code)
 
     @contextmanager
     def telling_how_to_resume(self) -> Iterator[None]:

@@ -109,6 +109,18 @@ def test_a_killed_process_is_named_and_the_run_goes_on_to_the_same_numbers(
     assert json.loads((Path("two") / "environment.json").read_text())["processes"] == 2
 
 
+@linux
+@pytest.mark.skipif(cores() < 2, reason="two processes take two cores")
+def test_a_stopped_run_says_how_many_processes_go_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = started(*FLAGS, "--processes", "2", "--out", "two")
+    wait_for((Path("two") / "metrics.jsonl").exists, process)
+    process.terminate()
+    _, stderr = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert stderr.endswith("with a checkpoint; go on with: fgcli train --resume two --processes 2\n")
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
