@@ -17,6 +17,7 @@ from fgcli.gradient.own_loss import OwnLoss, own_loss
 from fgcli.gradient.processes import Processes, digest_of, split
 from fgcli.gradient.randomness import Streams, layers_again
 from fgcli.methods.make import make_estimator
+from fgcli.notebook import html_table
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -124,6 +125,12 @@ class ForwardGradient:
     def __repr__(self) -> str:
         sites = "" if self.coverage is None else f", {len(self.coverage.sites)} sites"
         return f"ForwardGradient({self._method}, seed {self._seed}, step {self.steps}{sites})"
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks: what `__repr__` says, and how each parameter is trained once a step has been made."""
+        rows = [("method", self._method), ("seed", str(self._seed)), ("steps", str(self.steps))]
+        rows += [] if self.coverage is None else [("trained", "\n".join(self.coverage.lines()))]
+        return html_table(rows)
 
     @property
     def bytes_sent(self) -> int:

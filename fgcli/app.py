@@ -54,7 +54,8 @@ class FgGroup(TyperGroup):
 
                 traceback.print_exception(error)
             missing = isinstance(error, PluginMissing)
-            mend = f": {command_line(*ctx.meta[_GIVEN], plugins=error.files)}" if missing else ""
+            again = ctx.meta[_GIVEN]
+            mend = f": {command_line(*again, plugins=error.files, folders=error.folders)}" if missing else ""
             typer.echo(f"fg: {error}{mend}", err=True)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
@@ -66,7 +67,11 @@ def _refused(error: Any, command: str) -> typer.Exit:
     """Say in one line what typer makes of the command line, where it says four."""
     fault = " ".join(error.format_message().split()).rstrip(".")
     given = "".join(f" (given: {one['input']!r})" for one in getattr(error.__cause__, "errors", list)())  # pydantic's
-    line = f"fg: {fault[:1].lower()}{fault[1:]}{given}; `fgcli {command}--help` shows what is allowed"
+    mend = f"`fgcli {command}--help` shows what is allowed"
+    asked = getattr(error, "option_name", "").lstrip("-")
+    if error.ctx and any(one.name == asked for one in error.ctx.command.params if one.param_type_name == "argument"):
+        fault, mend = f"no such option: --{asked}", f"it stands by itself: `fgcli {command}{asked.upper()}`"
+    line = f"fg: {fault[:1].lower()}{fault[1:]}{given}; {mend}"
     typer.echo(one_line(line), err=True)
     return typer.Exit(error.exit_code)
 

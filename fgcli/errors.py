@@ -27,11 +27,14 @@ class UsageError(FgError):
 
 
 class PluginMissing(UsageError):
-    """Something is of plugin files that are not in use: each has to be given once more."""
+    """Something is of plugin files that are not in use: each has to be given once more.
 
-    def __init__(self, message: str, files: Sequence[str]) -> None:
+    `folders` hold the user's other modules, which are not found from here.
+    """
+
+    def __init__(self, message: str, files: Sequence[str], folders: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.files = tuple(files)
+        self.files, self.folders = tuple(files), tuple(folders)
 
 
 class RunError(FgError):

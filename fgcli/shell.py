@@ -5,13 +5,17 @@ import shlex
 from collections.abc import Iterable
 
 
-def command_line(*words: object, plugins: Iterable[object] = (), own_code: bool = False) -> str:
+def command_line(
+    *words: object, plugins: Iterable[object] = (), own_code: bool = False, folders: Iterable[str] = ()
+) -> str:
     """`fgcli` with these words, and what it needs to find the plugins, or code of the user's own, once more.
+
+    `folders` are looked in beside those of PYTHONPATH.
 
     It is never called `fg`: a shell has an `fg` of its own.
     """
     flags = [part for plugin in plugins for part in ("--plugin", plugin)]
-    path = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join(filter(None, (*folders, os.environ.get("PYTHONPATH"))))
     prefix = f"PYTHONPATH={quoted(path)} " if path and (flags or own_code) else ""
     return prefix + " ".join(map(quoted, ("fgcli", *words, *flags)))
 

@@ -119,6 +119,7 @@ def test_version():
         (["train", "--width", "wide"], "--width is 'wide'"),
         (["train", "--widht", "8"], "no such option: --widht (Possible options: --width); `fgcli train --help` shows"),
         (["train", "--width"], "option '--width' requires an argument; `fgcli train --help` shows what is allowed"),
+        (["check-model", "--model", "mlp"], "no such option: --model; it stands by itself: `fgcli check-model MODEL`"),
         (["report"], "missing argument 'PATH...'; `fgcli report --help` shows what is allowed"),
         (["fit-ns-coeffs", "--sigma", "a\nb"], "invalid value for '--sigma': "),
         (["fit-ns-coeffs", "--sigma", "abc"], "string as a number (given: 'abc'); `fgcli fit-ns-coeffs --help` shows"),

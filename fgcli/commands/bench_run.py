@@ -192,7 +192,7 @@ class _Bench:
         choices = choose(self.sweep.tune, search)
         write_tuned(self.directory.tuned_file, self.sweep.tune.by, self.sweep.tune.seed, choices.values())
         for choice in choices.values():
-            edge = ", at the edge of what was tried" if choice.at_the_edge else ""
+            edge = ", at the edge of what was tried: a wider search may find a better one" if choice.at_the_edge else ""
             where = "".join(f", {key} {value}" for key, value in choice.axes.items())
             display.say(f"{choice.label}{where}: lr {choice.lr}{edge}")
         return choices

@@ -110,7 +110,7 @@ def _show(found: "CheckedModel") -> None:
     console.print(table)
     console.print(f"{found.parameters:,} numbers are trained, {found.frozen:,} require no gradient", soft_wrap=True)
     if found.coverage is not None:
-        for line in _covered(found.coverage):
+        for line in found.coverage.lines():
             console.print(line, soft_wrap=True, markup=False)
     for one in found.methods:
         if one.refusal:
@@ -124,20 +124,3 @@ def _cells(one: "CheckedMethod", base: "CheckedMethod | None") -> list[str]:
     if base is not None and base.step_s and base.peak_bytes:
         time, memory = f"{one.step_s / base.step_s:.1f}", f"{one.peak_bytes / base.peak_bytes:.2f}"
     return [f"{one.first_s:.2f} s", f"{1e3 * one.step_s:.1f} ms", time, f"{one.peak_bytes / MIB:.1f} MiB", memory]
-
-
-def _covered(coverage: Any) -> list[str]:
-    """What guess methods do with each parameter, and what else a user should know."""
-    named = {
-        "trained by weight perturbation, as no site covers them": coverage.perturbed,
-        "left as they are, as no site covers them": coverage.frozen,
-        "not used by the forward": coverage.unused,
-    }
-    lines = [f"{len(coverage.sites)} sites: {_few(coverage.sites)}"]
-    lines += [f"{len(names)} parameters {what}: {_few(names)}" for what, names in named.items() if names]
-    return [*lines, *coverage.notes]
-
-
-def _few(names: Any, most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown}, …" if len(names) > most else shown

@@ -59,8 +59,6 @@ def tune(
     names = (recipe.dataset, recipe.model, recipe.loss, recipe.lr_schedule)
     own_code = any(map(is_reference, names))
     command = command_line("train", *run_flags.words(), "--lr", choice.lr, plugins=run_flags.plugins, own_code=own_code)
-    if choice.at_the_edge:
-        print(f"{choice.lr:g} is at the edge of the candidates: a wider --lrs may have a better one")
     print(f"go on with: {command}")
 
 

@@ -67,6 +67,26 @@ class Coverage:
     notes: tuple[str, ...] = ()
     """What a user should know: a sentence each."""
 
+    def lines(self) -> list[str]:
+        """The same in words.
+
+        Returns:
+            What is done with each parameter, and the notes, a line each.
+        """
+        named = {
+            "trained by weight perturbation, as no site covers them": self.perturbed,
+            "left as they are, as no site covers them": self.frozen,
+            "not used by the forward": self.unused,
+        }
+        said = [f"{len(self.sites)} sites: {_few(self.sites)}"]
+        said += [f"{len(names)} parameters {what}: {_few(names)}" for what, names in named.items() if names]
+        return [*said, *self.notes]
+
+
+def _few(names: tuple[str, ...], most: int = 6) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown}, …" if len(names) > most else shown
+
 
 @dataclass(frozen=True)
 class Estimate:

@@ -124,8 +124,11 @@ def _comparison_notes(cells: Iterable[Cell]) -> list[str]:
     if any(one.difference for one in comparisons):
         tested = sum(one.p_corrected is not None for one in comparisons)
         what = f"With a sign: the mean of the differences to {comparisons[0].baseline} with the same seed"
-        corrected = f" ± 95 % t-interval; p of the paired t-test, corrected for the {tested} comparisons here (Holm)"
-        notes.append(f"{what}{corrected if tested else ''}.")
+        intervals = any(one.difference and one.difference.n > 2 for one in comparisons)
+        what += " ± 95 % t-interval" * intervals
+        many = f"{tested} comparisons" if tested > 1 else "one comparison"
+        test = f"; p of the paired t-test, corrected for the {many} here (Holm)"
+        notes.append(f"{what}{test if tested else ''}.")
     if any(one.ratio is not None for one in comparisons):
         notes.append(f"×: the ratio of the means to that of {comparisons[0].baseline}.")
     return notes

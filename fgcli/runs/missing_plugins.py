@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 from fgcli.errors import PluginMissing, UsageError
 from fgcli.extend.factory import is_reference
 from fgcli.extend.own_code import checksum
 from fgcli.extend.registry import Registry
+from fgcli.runs.environment import Environment
 from fgcli.runs.run_directory import RunDirectory
 
 
@@ -37,12 +40,24 @@ def _with_missing_plugins(
     if files := [one for name, one in begun.plugin_files.items() if name not in given]:
         listed = " and ".join(f"{one.get('file')}{_since(one)}" for one in files)
         said = f"{error}; {run.path} was begun with the plugin {listed}, which is not in use: give it once more"
-        return PluginMissing(said, [str(one.get("file")) for one in files])
+        return PluginMissing(said, [str(one.get("file")) for one in files], _folders(begun))
     origins = {origin for name, origin in begun.plugins.items() if not is_reference(str(recipe.get(name)))}
     absent = origins - set(map(str, registry.origins))
     if missing := sorted(origin for origin in absent if origin.partition(" ")[0] not in given):
         return UsageError(f"{error}; the run was begun with {', '.join(missing)}, which is not in use")
     return None
+
+
+def _folders(begun: Environment) -> list[str]:
+    """Where the run's other modules of the user's own were, of those that are not found from here."""
+    found: dict[str, None] = {}
+    for name, one in begun.code.items():
+        file = Path(str(one.get("file")))
+        depth = name.count(".") + (file.name == "__init__.py")
+        folder = file.parents[min(depth, len(file.parents) - 1)]
+        if name not in begun.plugin_files and folder != Path.cwd() and find_spec(name.partition(".")[0]) is None:
+            found[str(folder)] = None
+    return list(found)
 
 
 def _since(recorded: Mapping[str, object]) -> str:

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Annotated, Any
 
 from fgcli.errors import RunError
+from fgcli.notebook import html_table
 from fgcli.runs.quantity import MIB, Quantity
 from fgcli.runs.record import UNLESS_DEFAULT, as_json, name_of, numbers, quantities, read_record
 
@@ -86,8 +86,7 @@ class Result:
         rows = [(title, str(value)) for title, value in titles.items() if value]
         known = quantities(Result)
         rows += [(known[key].heading, known[key].text(number)) for key, number in numbers(self).items()]
-        cells = (f"<tr><th>{escape(title)}</th><td>{escape(value)}</td></tr>" for title, value in rows)
-        return f"<table>{''.join(cells)}</table>"
+        return html_table(rows)
 
     @classmethod
     def from_json(cls, content: object, file: Path) -> "Result":

@@ -123,6 +123,24 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(flags: str, said: str)
     assert not Path("run").exists()
 
 
+def test_the_whole_command_finds_a_model_of_ones_own_too(workplace: Path, monkeypatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    library = workplace / "my nets"
+    (library / "own_nets").mkdir(parents=True)
+    own = "from torch import nn\n\n\ndef make(input_shape, classes, generator):\n"
+    (library / "own_nets" / "__init__.py").write_text(f"{own}    return nn.Linear(input_shape[0], classes)\n")
+    flags = [flag for flag in FLAGS if flag not in ("--width", "--depth", "8", "2")]
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(library)
+        model = ["--model", "own_nets:make", "--method", "theirs"]
+        assert fg("train", *flags, *PLUGIN, *model, "--out", "run", "--quiet").exit_code == 0
+    monkeypatch.delitem(sys.modules, "own_nets")
+    load_registry.cache_clear()
+    done = fg("train", "--resume", "run", "--epochs", "5")
+    assert done.exit_code == 2
+    assert f"once more: PYTHONPATH='{library}' fgcli train --resume run --epochs 5 --plugin " in done.stderr
+
+
 def test_a_run_without_its_plugin_file_says_the_whole_command(workplace: Path, monkeypatch) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
     assert fg("train", *FLAGS, *PLUGIN, "--method", "theirs", "--out", "run", "--quiet").exit_code == 0

@@ -108,6 +108,18 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
     assert "One seed each, so no intervals." in table.notes
 
 
+def test_of_two_seeds_no_interval_is_said(tmp_path):
+    recipe = (
+        "grid: {methods: [wt, wperp], seed: [0, 1]}\n"
+        "views: [{kind: table, title: T, value: test_accuracy, baseline: wt}]\n"
+    )
+    table = tables(fake_sweep(tmp_path / "sweep", recipe, lambda t: 0.5 + 0.1 * t.axes["seed"] * (t.label == "wt")))[0]
+    assert "[" in texts(cells(table)["wperp", "test accuracy"])[1]
+    assert not any("t-interval" in note for note in table.notes)
+    said = "with the same seed; p of the paired t-test, corrected for the one comparison here (Holm)."
+    assert table.notes[-1].endswith(said)
+
+
 def test_a_published_number_is_held_to_the_interval_as_it_is_written(tmp_path):
     recipe = (
         "grid: {methods: [wt], seed: [0, 1]}\n"
