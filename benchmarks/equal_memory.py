@@ -7,13 +7,16 @@ each sample's own. It is not for what draws one noise a batch (weight perturbati
 better in micro-batches than shown, and for learned feedback, which learns after each. Where `samples at once` is the
 whole batch, nothing is said of this.
 
-A batch is halved until the step's tensors (the most that they hold beyond the start, by the allocator, in a process of
-its own) stay within the limit; a line that does not come there with a single sample at once has no row. Then all lines
-are timed in turn, in one process, one thread: of 22 lines of the GPT that takes eight minutes. `--lines` takes some
-alone. Run it with nothing else at work.
+The sizes are the batch's, halved; what a step's tensors hold is the most beyond the start, by the allocator, in a process
+of its own. A line that is above the limit with a single sample at once has no row, nor has one that would be a fifth
+above it with none, by what two sizes hold. Then all lines are timed in turn, in one process, one thread: of 22 lines of
+the GPT that takes eight minutes. `--lines` takes some alone. Run it with nothing else at work.
 """
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from os import cpu_count
 from pathlib import Path
 
 import numpy as np
@@ -36,16 +39,28 @@ def job_of(run: RunDirectory, recipe: Recipe) -> Job:
 def within(run: RunDirectory, registry: Registry, limit: float) -> tuple[Job, float] | None:
     """The line with its largest micro-batch, and the MiB of a step; None where none is small enough."""
     recipe = resolve(read_recipe(run.recipe_file), {}, registry)
+
+    def job(size: int) -> Job:
+        return job_of(run, recipe.model_copy(update={"micro_batch": size}))
+
+    @cache
+    def held(size: int) -> float:
+        return measure("memory", [job(size)])[0]["step_peak_bytes"] / MIB
+
     size = recipe.batch_size
-    while size >= 1:
-        job = job_of(run, recipe.model_copy(update={"micro_batch": size}))
-        held = measure("memory", [job])[0]["step_peak_bytes"] / MIB
-        if held <= limit:
-            return job, held
-        size //= 2
-        while size > 1 and held > 4 * limit:  # what is far above needs no measuring
-            size, held = size // 2, held / 2
-    return None
+    if held(size) > limit:
+        # What a step holds is about a line in the size: two sizes tell where to look.
+        by_sample = (held(size) - held(size // 2)) / (size - size // 2)
+        fixed = held(size) - by_sample * size
+        if fixed > 1.2 * limit:
+            return None
+        while size > 1 and fixed + by_sample * size > limit:
+            size //= 2
+        while size and held(size) > limit:
+            size //= 2
+        while size and held(2 * size) <= limit:
+            size *= 2
+    return (job(size), held(size)) if size else None
 
 
 def at(runs: list[RunDirectory], steps: float, key: str) -> float:
@@ -75,7 +90,9 @@ def main() -> None:
         if given.lines is None or name in (given.baseline, *given.lines):
             lines.setdefault(name, []).append(read_run(folder))
     registry = load_registry()
-    chosen = {name: within(runs[0], registry, given.mib) for name, runs in lines.items()}
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        found = pool.map(lambda runs: within(runs[0], registry, given.mib), lines.values())
+        chosen = dict(zip(lines, found, strict=True))
     kept = {name: one for name, one in chosen.items() if one is not None}
     if given.baseline not in kept:
         raise SystemExit(f"{given.baseline} does not come within {given.mib} MiB: give more")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fgcli.bench.measure import peak_of
 from fgcli.devices import describe, synchronize
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.randomness import StepRng, Streams
+from fgcli.gradient.randomness import Signs, StepRng, Streams
 
 METHODS = [
     "backprop",
@@ -43,8 +43,8 @@ class SameNoise(StepRng):
     def normal(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return super().normal(purpose, site, shape, torch.empty(0, dtype=like.dtype)).to(like.device)
 
-    def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        return super().signs(purpose, site, shape, torch.empty(0, dtype=like.dtype)).to(like.device)
+    def signs(self, purpose: str, site: str, shape: tuple[int, ...], device: torch.device) -> Signs:
+        return Signs(super().signs(purpose, site, shape, torch.device("cpu")).bits.to(device), shape)
 
 
 def network(width: int, device: torch.device, dtype: torch.dtype) -> nn.Sequential:
