@@ -15,7 +15,7 @@ from fgcli.gradient.loss import OutputGradient
 from fgcli.gradient.nested import detached, leaves, no_view, primal_of, pulled, rebuilt, tangent_of
 from fgcli.gradient.operations import input_gradient, linear_part
 from fgcli.gradient.passes import Seen, refuse_unseen, site_of
-from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.randomness import Signs, StepRng
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.upstream import CutNetwork, End
 from fgcli.gradient.uses import BasePass, Outputs, Use
@@ -33,7 +33,7 @@ class Noise(Mapping[str, Tensor]):
     def __init__(self, places: Collection[str], rng: StepRng, *, keep: bool = True) -> None:
         self.places, self.rng, self.keep = places, rng, keep
         self.tokens = 1
-        self._drawn: dict[str, Tensor] = {}
+        self._drawn: dict[str, Signs] = {}
         self._like: dict[str, Tensor] = {}
 
     def at(self, site: Site, tensors: Sequence[Tensor], samples: int) -> list[Tensor] | None:
@@ -46,12 +46,10 @@ class Noise(Mapping[str, Tensor]):
 
     def _draw(self, name: str) -> Tensor:
         like = self._like[name]
-        if name in self._drawn:
-            return self._drawn[name].to(like.dtype)
-        y = self.rng.signs("feedback", name, tuple(like.shape), like)
+        drawn = self._drawn.get(name) or self.rng.signs("feedback", name, tuple(like.shape), like.device)
         if self.keep:
-            self._drawn[name] = y.to(torch.int8)
-        return y
+            self._drawn[name] = drawn
+        return drawn.values(like.dtype)
 
     def __getitem__(self, name: str) -> Tensor:
         return by_row(self._draw(name), self.tokens)

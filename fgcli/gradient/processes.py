@@ -21,7 +21,7 @@ from fgcli.gradient.guess import GuessMethod
 from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.look import look
 from fgcli.gradient.nested import detached, leaves, mapped
-from fgcli.gradient.randomness import StepRng
+from fgcli.gradient.randomness import Signs, StepRng
 
 
 class Processes:
@@ -284,8 +284,9 @@ class RowsRng(StepRng):
     def normal(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         return self._rows(self.shared.normal(purpose, site, (self.samples, *shape[1:]), like), shape[0])
 
-    def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        return self._rows(self.shared.signs(purpose, site, (self.samples, *shape[1:]), like), shape[0])
+    def signs(self, purpose: str, site: str, shape: tuple[int, ...], device: torch.device) -> Signs:
+        (start,) = self._start
+        return self.shared.signs(purpose, site, (self.samples, *shape[1:]), device).rows(start, start + shape[0])
 
     def _rows(self, drawn: Tensor, number: int) -> Tensor:
         (start,) = self._start

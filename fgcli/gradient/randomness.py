@@ -118,6 +118,45 @@ def default_generators(device: torch.device) -> list[torch.Generator]:
 
 
 @dataclass(frozen=True)
+class Signs:
+    """Random signs, a bit each."""
+
+    bits: Tensor
+    """uint8, of eight signs."""
+    shape: tuple[int, ...]
+    first: int = 0
+    """Bits before the first sign."""
+
+    def rows(self, start: int, stop: int) -> "Signs":
+        """Some of them, by the first axis.
+
+        Args:
+            start: the first row.
+            stop: the row behind the last one.
+
+        Returns:
+            These alone, in memory of their own.
+        """
+        each = math.prod(self.shape[1:])
+        first, last = self.first + start * each, self.first + stop * each
+        return Signs(self.bits[first // 8 : -(-last // 8)].clone(), (stop - start, *self.shape[1:]), first % 8)
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        """As numbers.
+
+        Args:
+            dtype: of the numbers.
+
+        Returns:
+            1 or -1 in `shape`.
+        """
+        device = self.bits.device
+        bits = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(8, device=device) & 1
+        flat = F.embedding(self.bits.int(), (2 * bits - 1).to(dtype)).flatten()
+        return flat[self.first :][: math.prod(self.shape)].view(self.shape)
+
+
+@dataclass(frozen=True)
 class StepRng:
     """The streams of one step: what an estimator draws from."""
 
@@ -198,23 +237,20 @@ class StepRng:
         generator = self.generator(purpose, site, like.device)
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
-    def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def signs(self, purpose: str, site: str, shape: tuple[int, ...], device: torch.device) -> Signs:
         """Random signs, a quarter of the time of normal noise: eight are of one random number.
 
         Args:
             purpose: what is drawn.
             site: where it is drawn.
             shape: of the noise.
-            like: a tensor of the dtype and device of the noise.
+            device: where it is.
 
         Returns:
-            1 or -1, of mean 0, in `shape`.
+            Signs of mean 0.
         """
-        number, device = math.prod(shape), like.device
-        generator = self.generator(purpose, site, device)
-        drawn = torch.randint(256, (-(-number // 8),), generator=generator, device=device, dtype=torch.uint8)
-        bits = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(8, device=device) & 1
-        return F.embedding(drawn.int(), (2 * bits - 1).to(like.dtype)).flatten()[:number].view(shape)
+        number, generator = -(-math.prod(shape) // 8), self.generator(purpose, site, device)
+        return Signs(torch.randint(256, (number,), generator=generator, device=device, dtype=torch.uint8), shape)
 
 
 @dataclass(frozen=True)
@@ -255,10 +291,10 @@ class ContinuedRng(StepRng):
         self.shared.normal_(whole, purpose, site)
         z.copy_(whole[self._part])
 
-    def signs(self, purpose: str, site: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        if self._continues(shape, like.device):
-            return super().signs(purpose, site, shape, like)
-        return self.shared.signs(purpose, site, self._whole(shape), like)[self._part]
+    def signs(self, purpose: str, site: str, shape: tuple[int, ...], device: torch.device) -> Signs:
+        if self._continues(shape, device):
+            return super().signs(purpose, site, shape, device)
+        return self.shared.signs(purpose, site, self._whole(shape), device).rows(self._part.start, self._part.stop)
 
     def advance(self, samples: int) -> None:
         self._passed.append(1)

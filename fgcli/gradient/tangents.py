@@ -72,7 +72,7 @@ class Tangents:
             stream = k // 2 if self.draws == "antithetic" else k
             key = self.key(purpose, stream)
             if self.draws == "rademacher":
-                one.copy_(rng.signs(key, name, shape, like))
+                one.copy_(rng.signs(key, name, shape, like.device).values(like.dtype))
             else:
                 rng.normal_(one, key, name)
             if self.draws == "antithetic" and k % 2:

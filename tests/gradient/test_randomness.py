@@ -62,15 +62,16 @@ def check_draws(dtype: torch.dtype, sizes: list[int]) -> None:
     """Parts of these sizes draw what the batch does, twice over."""
     ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
     rng = ContinuedRng(Streams(1), 2, [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)])
-    whole, signs = (
-        torch.empty(ends[-1], 3, dtype=dtype),
-        Streams(1).at(2).signs("s", "a", (ends[-1], 3), torch.zeros(1)),
-    )
+    whole, device = torch.empty(ends[-1], 3, dtype=dtype), torch.device("cpu")
+    signs = Streams(1).at(2).signs("s", "a", (ends[-1], 3), device).values(dtype)
+    assert set(signs.flatten().tolist()) == {1.0, -1.0}
     Streams(1).at(2).normal_(whole, "guess", "a")
     for size, end in zip(sizes, ends, strict=True):
         for _ in range(2):
             part = torch.empty(size, 3, dtype=dtype)
             rng.normal_(part, "guess", "a")
             assert torch.equal(part, whole[end - size : end])
-            assert torch.equal(rng.signs("s", "a", (size, 3), torch.zeros(1)), signs[end - size : end])
+            drawn = rng.signs("s", "a", (size, 3), device)
+            assert torch.equal(drawn.values(dtype), signs[end - size : end])
+            assert drawn.bits.numel() <= size * 3 // 8 + 2  # of the whole batch nothing is kept
         rng.advance(size)

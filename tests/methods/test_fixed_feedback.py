@@ -158,7 +158,8 @@ def test_fdfa_is_a_running_mean_of_forward_mode_estimates() -> None:
         _check_direct(model, estimated(one, model, step), expected | {})  # B of before this step's noise
         rng, x = Streams(0).at(step), batch().inputs
         first, second = model[:2](x), model[:4](x)
-        y = {name: rng.signs("feedback", name, tuple(h.shape), h) for name, h in (("two", first), ("out", second))}
+        inputs = (("two", first), ("out", second))
+        y = {name: rng.signs("feedback", name, tuple(h.shape), h.device).values(h.dtype) for name, h in inputs}
         out, two = model.get_parameter("out.weight"), model.get_parameter("two.weight")
         moved = ((y["two"] @ two.T) * (1 - second**2) + y["out"]) @ out.T  # both at once, as the authors have it
         for name in expected:
