@@ -8,9 +8,9 @@ better in micro-batches than shown, and for learned feedback, which learns after
 whole batch, nothing is said of this.
 
 The sizes are the batch's, halved; what a step's tensors hold is the most beyond the start, by the allocator, in a
-process of its own. A line that is above the limit with a single sample at once has no row, nor has one that would be a fifth
-above it with none, by what two sizes hold. Then all lines are timed in turn, in one process, one thread: of 22 lines of
-the GPT that takes eight minutes. `--lines` takes some alone. Run it with nothing else at work.
+process of its own. A line that is above the limit with a single sample at once has no row, nor has one that would be
+a fifth above it with none, by what two sizes hold. Then all lines are timed in turn, in one process, one thread: of
+22 lines of the GPT that takes eight minutes. `--lines` takes some alone. Run it with nothing else at work.
 """
 
 import argparse
