@@ -57,6 +57,8 @@ class InParts:
         self.step, self.processes, self.pieces = step, processes, pieces
         self.streams = streams and feedback is not None and feedback.streams and not feedback.correction
         self._guesses = feedback is None or bool(feedback.correction)
+        # What it has learned is let go of before all gradients are there, unless other processes' is to be added.
+        self._ends_ahead = not (self._guesses or self.streams) and processes.size == 1
 
     @cached_property
     def _trained(self) -> dict[str, nn.Parameter]:
@@ -99,10 +101,11 @@ class InParts:
                 if self.feedback is None:
                     self._add(own, of_part, sum_of_parts, share, directions, ahead, replayed=plan.replayed)
                 else:
-                    self._add_with_feedback(self.feedback, own, of_part, sum_of_parts, share, ahead)
+                    ends = samples if self._ends_ahead and number == len(rows) - 1 else 0
+                    self._add_with_feedback(self.feedback, own, of_part, sum_of_parts, share, ahead, ends=ends)
             sum_of_parts.rng.advance(own.size)
         sum_of_parts.finish(self.processes, {} if self.feedback is None else self.feedback.means)
-        if self.feedback is not None:
+        if self.feedback is not None and not self._ends_ahead:
             self.feedback.end(samples)
         return sum_of_parts.estimate(of_loss[0].losses if of_loss else None)
 
@@ -131,8 +134,13 @@ class InParts:
         sum_of_parts: SumOfParts,
         share: float,
         ahead: Mapping[str, Drawn],
+        *,
+        ends: int,
     ) -> None:
-        """A part's own estimate, whose forwards have one state of layers and buffers."""
+        """A part's own estimate, whose forwards have one state of layers and buffers.
+
+        `ends`: the samples of the batch where this is its last part, and feedback may learn before there are gradients.
+        """
         model, network, loss, rng = self.model, self.network, self.loss, sum_of_parts.rng
         again = self._guesses or self.streams  # a second forward
         back = state_of(model, network.buffers, part.device) if again else lambda: None
@@ -147,6 +155,8 @@ class InParts:
             sum_of_parts.end(losses, share)
             return
         predicted = feedback.predict(model, network, loss, part, rng, of_loss=of_loss, share=share)
+        if ends:
+            feedback.end(ends)
         step, found = None, None
         if self._guesses:
             back()
