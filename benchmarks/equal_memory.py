@@ -9,8 +9,9 @@ whole batch, nothing is said of this.
 
 The sizes are the batch's, halved; what a step's tensors hold is the most beyond the start, by the allocator, in a
 process of its own. A line that is above the limit with a single sample at once has no row, nor has one that would be
-a fifth above it with none, by what two sizes hold. Then all lines are timed in turn, in one process, one thread: of
-22 lines of the GPT that takes eight minutes. `--lines` takes some alone. Run it with nothing else at work.
+above it with none, by a line through what a few samples and twice as many hold. Then all lines are timed in turn, in
+one process, one thread: of 22 lines of the GPT that takes eight minutes. `--lines` takes some alone. Run it with
+nothing else at work.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from fgcli.runs.run_directory import RunDirectory, read_run
 from fgcli.runs.sweep_directory import SweepDirectory
 
 MIB = 2**20
+FEW = 8
 
 
 def job_of(run: RunDirectory, recipe: Recipe) -> Job:
@@ -48,18 +50,10 @@ def within(run: RunDirectory, registry: Registry, limit: float) -> tuple[Job, fl
         return measure("memory", [job(size)])[0]["step_peak_bytes"] / MIB
 
     size = recipe.batch_size
-    if held(size) > limit:
-        # What a step holds is about a line in the size: two sizes tell where to look.
-        by_sample = (held(size) - held(size // 2)) / (size - size // 2)
-        fixed = held(size) - by_sample * size
-        if fixed > 1.2 * limit:
+    while size and held(size) > limit:
+        if size <= FEW and 2 * held(size) - held(2 * size) > limit:
             return None
-        while size > 1 and fixed + by_sample * size > limit:
-            size //= 2
-        while size and held(size) > limit:
-            size //= 2
-        while size and held(2 * size) <= limit:
-            size *= 2
+        size //= 2
     return (job(size), held(size)) if size else None
 
 
