@@ -44,7 +44,9 @@ BLOCKS = (5, 20)
 """At least, even where a step takes long, and at most."""
 ENOUGH_S = 3.0
 """Of one recipe, after the least number of blocks."""
-WARM_UP = 3
+WARM_UP = (3, 30)
+"""Steps before the first block, at least, and at most."""
+WARM_UP_S = 1.0
 FLOPS_STEPS = 50
 """Counted and averaged, as a method may do more in some steps than in others."""
 FLOPS_S = 5.0
@@ -77,10 +79,18 @@ class Stepper:
         return time.perf_counter() - start
 
 
+def _warm_up(stepper: Stepper) -> list[float]:
+    """Seconds of the first steps, of which feedback makes more than of the later ones."""
+    times: list[float] = []
+    while len(times) < WARM_UP[0] or (len(times) < WARM_UP[1] and sum(times) < WARM_UP_S):
+        times.append(stepper())
+    return times
+
+
 def measure_in_turn(recipes: Sequence[Recipe], registry: Registry) -> list[StepTiming]:
-    """Medians and quartiles of the step times, in ms, and the mean number of operations of a step."""
+    """Medians, quartiles and means of the step times, in ms, and the mean number of operations of a step."""
     steppers = [Stepper(recipe, registry) for recipe in recipes]
-    typical = [min(stepper() for _ in range(WARM_UP)) for stepper in steppers]
+    typical = [min(_warm_up(stepper)) for stepper in steppers]
     times: list[list[float]] = [[] for _ in steppers]
     for block in range(BLOCKS[1]):
         if block >= BLOCKS[0] and min(map(sum, times)) > ENOUGH_S:
@@ -96,6 +106,7 @@ def measure_in_turn(recipes: Sequence[Recipe], registry: Registry) -> list[StepT
             StepTiming(
                 timed_step_ms=median,
                 timed_step_ms_quartiles=(lower, upper),
+                timed_step_ms_mean=1e3 * statistics.fmean(one),
                 timed_samples=len(one),
                 step_flops=flops,
                 device=str(stepper.assembly.device),

@@ -93,11 +93,13 @@ def progress_of(trial: Trial, row: Row, x: Progress) -> float | None:
 
 def seconds_of_step(trial: Trial) -> tuple[float | None, bool]:
     """Of one step, and whether timing.json says so."""
-    timed = None if trial.timing is None else trial.timing.steps.timed_step_ms
-    if timed is not None:
-        return timed / 1e3, True
-    median = None if trial.result is None else trial.result.step_ms_median
-    return (None if median is None else median / 1e3), False
+    steps, result = trial.timing and trial.timing.steps, trial.result
+    # Not the median, where some steps do more than others; files of before have no other.
+    if steps is not None and steps.timed_step_ms is not None:
+        return (steps.timed_step_ms_mean or steps.timed_step_ms) / 1e3, True
+    if result is None or result.step_ms_median is None:
+        return None, False
+    return (result.step_ms_mean or result.step_ms_median) / 1e3, False
 
 
 def machine_of(trial: Trial, value: Value, spent: Budget | None = None) -> str:

@@ -32,6 +32,10 @@ class StepTiming:
     device_name: str | None = None
     threads: int | None = None
     torch: str | None = None
+    timed_step_ms_mean: Annotated[
+        float | None, Quantity("mean time per step, timed in turn", "lower", "digits", "ms", of_machine=True)
+    ] = None
+    """What a run pays, where some steps do more than others: it is what times over a run are made of."""
 
 
 @dataclass(frozen=True, slots=True)

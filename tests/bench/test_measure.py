@@ -81,16 +81,33 @@ def test_recipes_are_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     def spied(stepper: measure.Stepper) -> float:
         order.append(stepper.assembly.recipe.method)
         step(stepper)
-        return 0.1
+        return 0.125
 
     monkeypatch.setattr(measure.Stepper, "__call__", spied)
     rows = measure.measure_in_turn([tiny_recipe(method=name) for name in ("wt", "backprop")], load_registry())
-    warm_up = ["wt"] * 3 + ["backprop"] * 3
-    assert order[: 6 + 12] == warm_up + 3 * (["wt"] * 2 + ["backprop"] * 2)  # blocks of 0.2 s
+    warm_up = ["wt"] * 8 + ["backprop"] * 8  # 1 s
+    assert order[: 16 + 12] == warm_up + 3 * (["wt"] * 2 + ["backprop"] * 2)  # blocks of 0.2 s
     assert [row.timed_samples for row in rows] == [6, 6]
-    assert [row.timed_step_ms for row in rows] == [pytest.approx(100)] * 2
+    assert [row.timed_step_ms for row in rows] == [pytest.approx(125)] * 2
     assert rows[1].step_flops == 2 * 2 * 32 * (320 + 64 + 80) + 2 * 32 * 144
     assert (rows[0].device, rows[0].threads) == ("cpu", 1)
+
+
+def test_where_steps_differ_the_mean_says_what_a_run_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of feedback every fourth step has tangents, after the first ones, which all have."""
+    monkeypatch.setattr(measure, "BLOCKS", (3, 3))
+    recipe = tiny_recipe(method="activation-perturbation", feedback="local", feedback_every=4)
+    step = measure.Stepper.__call__
+
+    def spied(stepper: measure.Stepper) -> float:
+        number = stepper._step
+        step(stepper)
+        return 0.01 if number >= 24 and number % 4 else 0.02
+
+    monkeypatch.setattr(measure.Stepper, "__call__", spied)
+    (row,) = measure.measure_in_turn([recipe], load_registry())
+    assert row.timed_step_ms == pytest.approx(10)
+    assert row.timed_step_ms_mean == pytest.approx(12.5, rel=0.05)
 
 
 def test_memory_of_a_step_is_what_it_holds_beyond_what_it_found() -> None:
