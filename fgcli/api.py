@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.errors import UsageError
-from fgcli.extend.entry_options import checked_options
+from fgcli.extend.explain import checked_options
 from fgcli.extend.options import GuessOptions, with_engine_options
 from fgcli.extend.registry import load_registry
 from fgcli.gradient.estimator import Batch, Coverage, Estimator

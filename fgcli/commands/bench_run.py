@@ -19,7 +19,7 @@ from fgcli.bench.tuning import Group, choose, without_lr
 from fgcli.commands.bench_display import BenchDisplay, show_estimate, show_failures
 from fgcli.commands.sinks import make_sinks
 from fgcli.errors import RunError, UsageError
-from fgcli.extend.entry_options import checked_options
+from fgcli.extend.explain import checked_options
 from fgcli.extend.factory import is_reference
 from fgcli.extend.registry import load_registry
 from fgcli.recipe import Source, parse_assignments
@@ -116,12 +116,17 @@ class _Bench:
         else:
             sweep, self.source = parse_sweep(request.source), request.source
         self._asked_seeds = sweep.grid.seed if request.seeds is None else parse_seeds(request.seeds)
-        _refuse_threads_twice(sweep, request.threads)
+        places = {"grid": sweep.grid.axes} | {f"method {one.label}": one.overrides for one in sweep.grid.methods}
+        if request.threads is not None and (twice := [place for place, given in places.items() if "threads" in given]):
+            raise UsageError(f"--threads is given, but {twice[0]} of the recipe has threads; give one of them")
         sweep = sweep.with_methods(self.registry.methods_of_files())
         sweep = sweep.with_seeds(self._asked_seeds).with_threads(request.threads)
         self.directory = SweepDirectory(request.out or Path("runs") / file.stem)
         self.sweep = self._widened(sweep)
-        self._check_views_with_seeds()
+        try:
+            check_views(self.source, self.sweep)
+        except UsageError as error:  # a seed of the recipe that is not among those asked for
+            raise UsageError(f"--seeds is {request.seeds!r}: {error}") from error
         self.trials = self._chosen(plan(self.sweep))
         begun = [folder for _, folder in self._begun()]
         with naming_missing_plugins(((RunDirectory(one), recipe_at(one)) for one in begun), self.registry):
@@ -135,7 +140,8 @@ class _Bench:
         threads = self.sweep.processes * max((recipe.threads or 1 for recipe in recipes.values()), default=1)
         self.placement = self.executor.place(threads) if isinstance(self.executor, PlacesTrials) else None
         if isinstance(self.executor, LocalExecutor):  # elsewhere there may be other packages, and devices
-            refuse_what_cannot_start([(one, self._made(one, self._first_lr)) for one in self._limited(self.trials)])
+            trials = self._limited(self.trials)
+            refuse_what_cannot_start([(one, self._made(one, self.sweep.first_lr)) for one in trials])
 
     def run(self) -> dict[str, Failure]:
         """Under the folder's lease."""
@@ -168,13 +174,8 @@ class _Bench:
         trials = self._limited(self.trials)
         groups = {trial.group for trial in trials}
         search = [(one, self._made(one, tuning=True)) for one in self._search(groups)]
-        pairs = [(trial, self._made(trial, self._first_lr)) for trial in trials]
+        pairs = [(trial, self._made(trial, self.sweep.first_lr)) for trial in trials]
         show_estimate(search, pairs, self.placement)
-
-    @property
-    def _first_lr(self) -> dict[str, object]:
-        """Where the learning rate is still to be searched for."""
-        return {} if self.sweep.tune is None else {"lr": self.sweep.tune.lr[0]}
 
     def _widened(self, sweep: Sweep) -> Sweep:
         recorded = read_sweep(self.directory.sweep_file)[0] if self.directory.holds_sweep() else None
@@ -229,7 +230,8 @@ class _Bench:
 
     def _made(self, trial: PlannedTrial, overrides: dict[str, object] | None = None, *, tuning: bool = False) -> Job:
         directory = self.directory
-        recipe = None if tuning or (overrides and overrides != self._first_lr) else self._recipes.get(trial.name)
+        searched = tuning or (overrides and overrides != self.sweep.first_lr)
+        recipe = None if searched else self._recipes.get(trial.name)
         recipe = recipe or resolve_trial(trial, self.source, self.registry, overrides)
 
         def settled(recipe: Recipe) -> Recipe:
@@ -266,13 +268,6 @@ class _Bench:
         return [
             (name, folder) for name, (_, folder) in self._named().items() if RunDirectory(folder).recipe_file.exists()
         ]
-
-    def _check_views_with_seeds(self) -> None:
-        """They may name a seed of the recipe that is not among those asked for: sweep.yaml would be refused later."""
-        try:
-            check_views(self.source, self.sweep)
-        except UsageError as error:
-            raise UsageError(f"--seeds is {self.request.seeds!r}: {error}") from error
 
     def _refuse_processes(self, recipes: Iterable[Recipe]) -> None:
         """What `fgcli train --processes` would refuse, and what measures one process."""
@@ -325,14 +320,6 @@ class _Bench:
             raise
         except Exception as cause:
             raise UsageError(f"executor {entry.name} failed: {type(cause).__name__}: {cause}") from cause
-
-
-def _refuse_threads_twice(sweep: Sweep, threads: int | None) -> None:
-    """--threads is for all trials alike."""
-    places = {"grid": sweep.grid.axes} | {f"method {one.label}": one.overrides for one in sweep.grid.methods}
-    for place, given in places.items():
-        if threads is not None and "threads" in given:
-            raise UsageError(f"--threads is given, but {place} of the recipe has threads; give one of them")
 
 
 def _fits(trial: PlannedTrial, pattern: str) -> bool:

@@ -1,5 +1,6 @@
 """`fg check-model`: which methods train a model, and what a step of each takes. Heavy imports inside the bodies."""
 
+import inspect
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -85,11 +86,10 @@ def _made(name: str, maker: Any, batch_size: int | None) -> tuple[Any, ...]:
     from torch import nn
 
     wanted = "it must give (model, inputs) or (model, inputs, targets, loss_fn)"
-    takes = "batch_size" in maker.takes
-    if batch_size is not None and not takes:
+    if batch_size is not None and "batch_size" not in inspect.signature(maker).parameters:
         raise UsageError(f"--batch-size is {batch_size}, but {name} takes no batch_size; give it that parameter")
     try:
-        made = maker.call(**({"batch_size": batch_size} if batch_size is not None else {}))
+        made = maker(**({"batch_size": batch_size} if batch_size is not None else {}))
     except Exception as cause:
         raise UsageError(f"MODEL: {name} failed: {exception_text(cause)} (`fgcli --debug ...` shows where)") from cause
     if not isinstance(made, tuple) or len(made) not in (2, 4) or not isinstance(made[0], nn.Module):

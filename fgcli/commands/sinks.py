@@ -1,13 +1,10 @@
 """`--sink` and `--sink-option`: which metric sinks a run has. Imports no torch."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 from fgcli.errors import UsageError
-from fgcli.extend.entry_options import checked_options
-from fgcli.extend.options import Options
-from fgcli.extend.plugins import Registered
+from fgcli.extend.explain import checked_options
 from fgcli.extend.registry import Registry
 from fgcli.recipe import parse_assignments
 
@@ -25,9 +22,5 @@ def make_sinks(registry: Registry, names: Iterable[str], assignments: Iterable[s
     for name, given in options.items():
         one = registry.find("metric sink", name, where="--sink")
         options_of = checked_options(f"metric sink {name}", one.entry.options, given, "--sink-option", f"{name}.")
-        sinks[f"{name} of {one.origin.shown}"] = partial(_make, one, options_of)
+        sinks[f"{name} of {one.origin.shown}"] = lambda one=one, options=options_of: one.load()(options)
     return sinks
-
-
-def _make(one: Registered, options: Options) -> Any:
-    return one.load()(options)

@@ -52,10 +52,10 @@ def _looked_over(name: str, plugins: tuple[Path, ...], registry: Registry) -> tu
 def trials_of(source: Source, registry: Registry) -> tuple[dict[str, Recipe], list[str]]:
     """The recipes of a sweep's trials, and why others are refused, each reason once."""
     sweep = parse_sweep(source)
-    first_lr: dict[str, object] = {} if sweep.tune is None else {"lr": sweep.tune.lr[0]}
     recipes: dict[str, Recipe] = {}
     refused: dict[str, None] = {}
-    for trial, overrides in [*((one, {}) for one in plan_tuning(sweep)), *((one, first_lr) for one in plan(sweep))]:
+    trials = [*((one, {}) for one in plan_tuning(sweep)), *((one, sweep.first_lr) for one in plan(sweep))]
+    for trial, overrides in trials:
         try:
             recipes[trial.name] = resolve_trial(trial, source, registry, overrides)
         except FgError as error:

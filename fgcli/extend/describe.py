@@ -5,19 +5,12 @@ from collections.abc import Iterable
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic_core import to_jsonable_python
 
 from fgcli.extend.options import Options
 from fgcli.extend.plugins import Registered
 
-_BOUNDS = {
-    annotated_types.Ge: (">=", "ge"),
-    annotated_types.Gt: (">", "gt"),
-    annotated_types.Le: ("<=", "le"),
-    annotated_types.Lt: ("<", "lt"),
-    annotated_types.MultipleOf: ("multiple of", "multiple_of"),
-}
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
 _NAMES: dict[object, str] = {int: "int", float: "float", bool: "bool", str: "text", NoneType: "none", ...: "..."}
 
 
@@ -74,7 +67,6 @@ def type_text(annotation: object, metadata: Iterable[object] = ()) -> str:
 def _bounds(item: object) -> Iterable[str]:
     # A pydantic Field inside Annotated keeps its bounds in its own metadata.
     for part in getattr(item, "metadata", None) or [item]:
-        for kind, (sign, attribute) in _BOUNDS.items():
-            if isinstance(part, kind):
-                bound = getattr(part, attribute)
+        for attribute, sign in _BOUNDS.items():
+            if (bound := getattr(part, attribute, None)) is not None:
                 yield f"{sign} {bound:g}" if isinstance(bound, float) else f"{sign} {bound}"

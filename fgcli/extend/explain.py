@@ -1,11 +1,15 @@
-"""pydantic's validation errors in the words of this tool: what was given, what is allowed. Imports no torch."""
+"""Options checked against a schema, and pydantic's errors in the words of this tool: what was given, what is allowed.
+
+Imports no torch.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from fgcli.errors import one_line
+from fgcli.errors import UsageError, one_line, unknown
+from fgcli.extend.options import Options
 
 Path = tuple[str | int, ...]
 
@@ -28,6 +32,7 @@ _ALLOWED = {
     "enum": "{expected}",
     "dict_type": "a mapping of names to values",
     "model_type": "a mapping of names to values",
+    "model_attributes_type": "a mapping of names to values",
     "list_type": "a list",
     "tuple_type": "a list",
     "too_short": "at least {min_length} long",
@@ -52,7 +57,7 @@ def first_fault(error: ValidationError, data: Mapping[str, object]) -> Fault:
     details = error.errors(include_url=False)
     path = _path_within(data, details[0]["loc"])
     if details[0]["type"] == "missing":
-        return Fault(details[0]["loc"], "is missing; it has no default")
+        return Fault((*path, details[0]["loc"][-1]), "is missing; it has no default")
     # A union reports each of its members: together they are what is allowed.
     same = [detail for detail in details if _path_within(data, detail["loc"]) == path]
     if len(same) == 1 and same[0]["type"] not in _ALLOWED:
@@ -71,13 +76,9 @@ def shown(value: object, limit: int = 60) -> str:
 
 def _allowed(detail: Any) -> str:
     template = _ALLOWED.get(detail["type"])
-    bounds = {key: _tidy(value) for key, value in detail.get("ctx", {}).items()}
-    return template.format_map(bounds) if template else _message(detail)
-
-
-def _tidy(bound: object) -> object:
-    """1 for 1.0: pydantic gives the bound of a float as a float."""
-    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+    bounds: dict[str, Any] = detail.get("ctx", {})  # 1 for 1.0: pydantic gives the bound of a float as a float
+    tidy = {key: int(one) if isinstance(one, float) and one.is_integer() else one for key, one in bounds.items()}
+    return template.format_map(tidy) if template else _message(detail)
 
 
 def _message(detail: Any) -> str:
@@ -87,13 +88,13 @@ def _message(detail: Any) -> str:
 
 
 def _path_within(data: object, location: Path) -> Path:
-    """The part of pydantic's location that lies in the data: the rest names members of a union."""
+    """The steps of pydantic's location that lie in the data: the others name members of a union."""
     path: Path = ()
     for step in location:
         try:
             data = _value_at(data, (step,))
         except (LookupError, TypeError):
-            break
+            continue
         path = (*path, step)
     return path
 
@@ -102,3 +103,19 @@ def _value_at(data: Any, path: Path) -> Any:
     for step in path:
         data = data[step]
     return data
+
+
+def checked_options(
+    owner: str, schema: type[Options], given: Mapping[str, object], flag: str = "", prefix: str = ""
+) -> Options:
+    """The options with the defaults filled in. UsageError that begins with the flag; `prefix` stands before the
+    option's name there. `owner` is whose options they are: `executor local`."""
+    for key in given:
+        if key not in schema.model_fields:
+            raise unknown(f"option of {owner}", key, schema.model_fields, where=flag)
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        path, sentence = first_fault(error, given)
+        name = f"{prefix}{'.'.join(map(str, path))}" if path else f"{owner}:"
+        raise UsageError(f"{flag} {name} {sentence}".lstrip()) from error

@@ -89,17 +89,10 @@ def is_reference(name: str) -> bool:
 
 
 def find_factory(kind: Kind, name: str, where: str = "") -> tuple[Origin, FactoryEntry]:
-    """The user's own dataset, model, loss or schedule of that name, and the file that it is from.
+    """The user's own dataset, model, loss or schedule `package.module:attribute`, and the file that it is from.
 
-    The current folder is searched first, as `python -m` does.
-
-    Args:
-        kind: What it is to be.
-        name: `package.module:attribute`.
-        where: The place in a file, or the flag, that messages begin with.
-
-    Raises:
-        UsageError: There is none, with the cause.
+    The current folder is searched first, as `python -m` does. UsageError with the cause where there is none; it begins
+    with `where`, the place in a file or the flag.
     """
     called = f"{where}: {kind} {name!r}" if where else f"{kind} {name!r}"
     module, factory = _found(name, called, where)
@@ -107,28 +100,16 @@ def find_factory(kind: Kind, name: str, where: str = "") -> tuple[Origin, Factor
     summary = (inspect.getdoc(factory) or f"A {kind} of the user's own.").splitlines()[0]
     takes = frozenset(_CALLS[kind].given).intersection(parameters)
     own = {key: parameter for key, parameter in parameters.items() if key not in takes}
-    return _origin(module), FactoryEntry(
-        name, name, summary, _schema(name, own, called), factory=factory, kind=kind, takes=takes
-    )
+    file = getattr(module, "__file__", None)
+    total = checksum(file) if file else None  # so that a run's record says which text it was
+    origin = Origin(module.__name__, f"file {total}" if total else "of unknown version", module.__name__, file or "")
+    schema = _schema(name, own, called)
+    return origin, FactoryEntry(name, name, summary, schema, factory=factory, kind=kind, takes=takes)
 
 
-class Maker(NamedTuple):
-    """A function of the user's own that makes a model and the inputs for it."""
-
-    call: Callable[..., Any]
-    takes: frozenset[str]
-    """The names of its parameters."""
-
-
-def find_maker(name: str, where: str = "") -> Maker | None:
-    """The user's own function of that name that makes a model together with inputs; None for a model's factory.
-
-    Args:
-        name: `package.module:attribute`.
-        where: The flag that messages begin with.
-
-    Raises:
-        UsageError: There is none, with the cause, or it has other required parameters than a model's factory.
+def find_maker(name: str, where: str = "") -> Callable[..., Any] | None:
+    """The user's own function `package.module:attribute` that makes a model together with inputs; None for a model's
+    factory. UsageError where there is none, or it has other required parameters than a model's factory.
     """
     called = f"{where}: {name!r}" if where else repr(name)
     _, factory = _found(name, called, where)
@@ -142,7 +123,7 @@ def find_maker(name: str, where: str = "") -> Maker | None:
             f"{called} takes {', '.join(missing)}; it must take input_shape and classes, or have no required parameter "
             "and give (model, inputs) or (model, inputs, targets, loss_fn)"
         )
-    return Maker(factory, frozenset(signature.parameters))
+    return factory
 
 
 def _found(name: str, called: str, where: str) -> tuple[ModuleType, Any]:
@@ -241,10 +222,3 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
-
-
-def _origin(module: ModuleType) -> Origin:
-    """The module and the beginning of its file's sha256, so that a run's record says which text it was."""
-    file = getattr(module, "__file__", None)
-    total = checksum(file) if file else None
-    return Origin(module.__name__, f"file {total}" if total else "of unknown version", module.__name__, file or "")

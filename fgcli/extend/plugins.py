@@ -197,7 +197,8 @@ def load_plugins() -> Plugins:
     """
     plugins = Plugins()
     plugins.register(import_module(BUILT_IN), Origin(BUILT_IN_DISTRIBUTION, __version__, BUILT_IN))
-    allowed = _allowed(os.environ.get(ALLOWED))
+    text = os.environ.get(ALLOWED)
+    allowed = None if text is None else {normalized(name.strip()) for name in text.split(",") if name.strip()}
     points = sorted(entry_points(group=GROUP), key=lambda point: (_origin(point).distribution, point.name))
     for point in points:
         origin = _origin(point)
@@ -215,23 +216,16 @@ def normalized(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def _allowed(text: str | None) -> set[str] | None:
-    return None if text is None else {normalized(name.strip()) for name in text.split(",") if name.strip()}
-
-
 def _refuse_other_contract(plugin: object) -> None:
-    page = '; docs/plugins.md says what to change ("From contract 1 to 2")'
+    made_for: Any = getattr(plugin, "FG_CONTRACT", None)
+    if type(made_for) is int and made_for == CONTRACT:
+        return
+    said = f"it is made for contract {made_for!r} of fg's plugins"
     if not hasattr(plugin, "FG_CONTRACT"):
-        raise LookupError(
-            f"it has no line FG_CONTRACT = {CONTRACT}, as plugins for contract 1 have none, and this fg has contract "
-            f"{CONTRACT}{page}"
-        )
-    made_for: Any = plugin.FG_CONTRACT  # pyright: ignore[reportAttributeAccessIssue]
-    if type(made_for) is not int or made_for != CONTRACT:
-        told = page if made_for in range(CONTRACT) else ""
-        raise LookupError(
-            f"it is made for contract {made_for!r} of fg's plugins, and this fg has contract {CONTRACT}{told}"
-        )
+        said = f"it has no line FG_CONTRACT = {CONTRACT}, as plugins for contract 1 have none"
+    page = '; docs/plugins.md says what to change ("From contract 1 to 2")'
+    told = page if made_for is None or made_for in range(CONTRACT) else ""
+    raise LookupError(f"{said}, and this fg has contract {CONTRACT}{told}")
 
 
 def _refuse_taken_names(own: list[Registered], taken: set[tuple[str, str, str]]) -> None:

@@ -65,7 +65,8 @@ def _trials(
 ) -> Iterator[PlannedTrial]:
     """Of axes the last of which is the seed's; those of `other_places` are not from the grid."""
     # In small letters: file systems may not tell large ones from them.
-    slugs = _distinct([_harmless(_ascii(label)).lower() or "method" for label in sweep.labels()])
+    plain = (unicodedata.normalize("NFKD", label.replace("⊥", "perp")) for label in sweep.labels())  # W̃⊥ as Wperp
+    slugs = _distinct([_harmless(text.encode("ascii", "ignore").decode()).lower() or "method" for text in plain])
     parts = {key: _distinct([f"{key}{_harmless(spelled(value))}" for value in values]) for key, values in axes.items()}
     *others, seeds = (range(len(values)) for values in axes.values())
     for seed, *chosen in itertools.product(seeds, *others):
@@ -102,11 +103,6 @@ def _distinct(names: list[str]) -> list[str]:
         tried = (name if number == 1 else f"{name}.{number}" for number in itertools.count(1))
         made[next(one for one in tried if one not in made)] = None
     return list(made)
-
-
-def _ascii(label: str) -> str:
-    """W̃⊥ as Wperp: accents and raised letters without what makes them so."""
-    return unicodedata.normalize("NFKD", label.replace("⊥", "perp")).encode("ascii", "ignore").decode()
 
 
 def _harmless(text: str) -> str:

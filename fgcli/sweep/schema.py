@@ -71,7 +71,9 @@ class Sweep(Options):
     )
     executor: str = Field(default="local", description="Who runs the trials; results are the same with any.")
     executor_options: dict[str, Any] = Field(default={}, description="The executor's options.")
-    views: list[AnyView] = Field(default=[], description="What the report shows.")
+    views: list[Annotated[AnyView, Field(discriminator="kind")]] = Field(
+        default=[], description="What the report shows."
+    )
     plugin_methods: bool = Field(
         default=False, description="Methods of --plugin files are compared too, each under its name."
     )
@@ -93,12 +95,15 @@ class Sweep(Options):
     def with_threads(self, threads: int | None) -> "Sweep":
         """The same with that many threads a trial; where None, as many as it says, or 1: sums on several threads
         differ in the last bits, so that results must not hang on how many trials run at once."""
-        if threads is None and any("threads" in given for given in self._givers()):
+        givers = (self.base, self.grid.axes, *(method.overrides for method in self.grid.methods))
+        if threads is None and any("threads" in given for given in givers):
             return self
         return self.model_copy(update={"base": {**self.base, "threads": threads or 1}})
 
-    def _givers(self) -> list[dict[str, Any]]:
-        return [self.base, self.grid.axes, *(method.overrides for method in self.grid.methods)]
+    @property
+    def first_lr(self) -> dict[str, object]:
+        """The first candidate, by its key, where the learning rate is still to be searched for; else empty."""
+        return {} if self.tune is None else {"lr": self.tune.lr[0]}
 
 
 def dump_sweep(sweep: Sweep) -> str:

@@ -15,7 +15,7 @@ from fgcli.bench.executor import Trial
 from fgcli.bench.options import RayOptions
 from fgcli.bench.ray_cluster import RayExecutor
 from fgcli.errors import UsageError
-from fgcli.extend.entry_options import checked_options
+from fgcli.extend.explain import checked_options
 
 
 def test_a_worker_starts_its_trials_from_one_server_until_ray_names_other_gpus(

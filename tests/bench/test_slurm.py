@@ -17,7 +17,7 @@ from fgcli.bench.options import SlurmOptions
 from fgcli.bench.slurm import SlurmExecutor
 from fgcli.bench.slurm_commands import Task
 from fgcli.errors import RunError, UsageError
-from fgcli.extend.entry_options import checked_options
+from fgcli.extend.explain import checked_options
 from fgcli.recipe import parse_assignments
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import SweepDirectory
