@@ -11,7 +11,7 @@ import torch
 
 from fgcli.errors import UsageError
 from fgcli.spectra.sign import SignCut
-from fgcli.spectra.step_polynomial import DEGREES, StepPolynomial
+from fgcli.spectra.step_polynomial import StepPolynomial
 
 PAPER_SIGMAS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 10))
 MARGIN = 0.05  # the error of a table is stated outside ± this much of σ, half the paper's spacing
@@ -35,7 +35,7 @@ class FitOptions:
     steps: int = 600
 
     def __post_init__(self) -> None:
-        if self.degree not in DEGREES:
+        if self.degree not in (5, 7, 9):
             raise UsageError(f"degree is {self.degree}; the polynomial is odd, of degree 5, 7 or 9")
         if not 1 <= self.applications <= MAX_APPLICATIONS:
             raise UsageError(
@@ -48,8 +48,6 @@ class FitOptions:
                 raise UsageError(f"σ is {sigma:g}; it must lie between 0 and 1, both excluded")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
-        if self.restarts < 1 or self.steps < 1:
-            raise UsageError(f"restarts {self.restarts} and steps {self.steps} must be at least 1")
         ascending = tuple(sorted(set(self.sigmas)))
         if len(ascending) > MAX_SIGMAS:
             raise UsageError(f"{len(ascending)} values of σ; at most {MAX_SIGMAS} fit into a table")
@@ -69,6 +67,10 @@ class StepFit:
     error: float
     mean_error: float
     margin: float
+
+    @property
+    def coefficients(self) -> tuple[tuple[float, ...], ...]:
+        return self.polynomial.coefficients
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,9 @@ def leading_eigenvectors(
 
     product: v [n] -> H v, both with the dtype and device of `start` [n], the first Lanczos vector; it should have parts
     of all the vectors sought, as a random one has. Eigenvalues are found to TOLERANCE or better, eigenvectors to that
-    over the gap; what has not converged after `restarts` is returned as it is. ValueError for k outside 1 … n.
+    over the gap; what has not converged after `restarts` is returned as it is. k is from 1 to n.
     """
     n = len(start)
-    if not 1 <= k <= n:
-        raise ValueError(f"k is {k}; it must be from 1 to {n}")
     m = min(max(2 * k, 20), n)
     basis = start.new_zeros(m + 1, n)
     basis[0] = start / start.norm()
@@ -40,7 +38,9 @@ def leading_eigenvectors(
         residuals = norm * vectors[-1, :k].abs()
         done = m == n or restarts == 0 or bool((residuals <= TOLERANCE * values.abs().max()).all())
         kept = k if done else k + (m - k) // 2
-        _rotate(basis[:m], vectors[:, :kept])
+        rotation = vectors[:, :kept].T.to(basis)
+        for part in basis[:m].split(BLOCK, dim=1):  # in place
+            part[:kept] = rotation @ part
         if done:
             return values[:k], basis[:k].T
         restarts -= 1
@@ -73,10 +73,3 @@ def _orthogonal_to(before: Tensor) -> Tensor:
         for _ in range(2):
             rest = rest - (before @ rest) @ before
     return rest
-
-
-def _rotate(rows: Tensor, rotation: Tensor) -> None:
-    """rows[:kept] <- rotationᵀ rows, in place: rows [m, n], rotation [m, kept]."""
-    turned = rotation.T.to(rows)
-    for part in rows.split(BLOCK, dim=1):
-        part[: len(turned)] = turned @ part

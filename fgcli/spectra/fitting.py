@@ -10,8 +10,10 @@ step sharp where the polynomial can afford it, a wide one leaves more room.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+from numpy.polynomial import chebyshev
 from torch import Tensor
 
 from fgcli.errors import RunError
@@ -184,13 +186,8 @@ def _grid(points: int) -> Tensor:
     return torch.linspace(0.0, _REACH, points, dtype=torch.float64)
 
 
+@cache
 def _chebyshev_to_powers(degree: int) -> Tensor:
     """Rows T_1, T_3, … as coefficients of x, x³, …: [terms, terms]. In this basis descent is well conditioned."""
-    polynomials = [torch.tensor([1.0]), torch.tensor([0.0, 1.0])]
-    for _ in range(degree - 1):
-        twice = torch.cat([torch.zeros(1), 2.0 * polynomials[-1]])
-        twice[: len(polynomials[-2])] -= polynomials[-2]
-        polynomials.append(twice)
-    terms = (degree + 1) // 2
-    rows = [torch.cat([p, torch.zeros(degree + 1 - len(p))])[1::2] for p in polynomials[1::2]]
-    return torch.stack(rows[:terms]).double()
+    rows = [chebyshev.cheb2poly([0] * n + [1])[1::2] for n in range(1, degree + 1, 2)]
+    return torch.tensor([[*row, *[0.0] * (len(rows) - len(row))] for row in rows], dtype=torch.float64)

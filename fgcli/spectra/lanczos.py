@@ -33,13 +33,9 @@ def leading_singular(weight: Tensor, k: int) -> LeadingSingular:
     """The min(k, m, n) largest singular values of weight [m, n], computed in float64 on the CPU.
 
     Exact to rounding where σ_k is a fair part of σ_1; one below 1e-8 σ_1 is lost in rounding, since the iteration
-    is on WᵀW. The start vector is fixed, so the same matrix gives the same bits. Raises ValueError for k below 1,
-    a matrix that is empty or not two-dimensional, and values that are not finite.
+    is on WᵀW. The start vector is fixed, so the same matrix gives the same bits. Raises ValueError for values that are
+    not finite.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}; it must be at least 1")
-    if weight.dim() != 2 or weight.numel() == 0:
-        raise ValueError(f"weight has shape {tuple(weight.shape)}; it must be a matrix that is not empty")
     matrix = weight.detach().cpu().double()  # in this order: MPS has no float64
     if not torch.isfinite(matrix).all():
         raise ValueError("weight holds values that are not finite")

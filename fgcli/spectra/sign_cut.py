@@ -36,7 +36,9 @@ def _cut(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     What is lost in the rounding of `gram` counts as 0.
     """
-    values = _eigenvalues(gram)
+    # In float64 on the CPU; 0 for a matrix that is not finite, whose sign is not either.
+    wide = gram.cpu().double().nan_to_num(0.0, 0.0, 0.0)
+    values = torch.linalg.eigvalsh(wide).flip(1).clamp_min(0)
     largest = values[:, :1]
     values = torch.where(values > rounding(gram) * largest, values, 0.0)
     kept = (values[:, :k] > 0).sum(1, keepdim=True)
@@ -54,9 +56,3 @@ def _cut(gram: Tensor, k: int) -> tuple[Tensor, Tensor]:
     projector = signs(shifted, gaps, ERROR).div_(2)
     projector.diagonal(dim1=1, dim2=2).add_(0.5)
     return projector, shift
-
-
-def _eigenvalues(gram: Tensor) -> Tensor:
-    """Descending [batch, r], in float64 on the CPU; 0 for a matrix that is not finite, whose sign is not either."""
-    wide = gram.cpu().double().nan_to_num(0.0, 0.0, 0.0)
-    return torch.linalg.eigvalsh(wide).flip(1).clamp_min(0)

@@ -10,31 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DEGREES = (5, 7, 9)
-
 
 @dataclass(frozen=True)
 class StepPolynomial:
     """An odd polynomial and how often it is applied; or one polynomial for each application, applied in turn.
 
-    `coefficients` holds one row (a, b, c, …) of x, x³, x⁵, …, used by every application, or `applications` rows.
+    `coefficients` holds one row (a, b, c, …) of x, x³, x⁵, …, used by every application, or `applications` rows, all of
+    one length: 3, 4 or 5 numbers.
     """
 
     coefficients: tuple[tuple[float, ...], ...]
     applications: int
-
-    def __post_init__(self) -> None:
-        if self.applications < 1:
-            raise ValueError(f"applications is {self.applications}; it must be at least 1")
-        if len(self.coefficients) not in (1, self.applications):
-            raise ValueError(
-                f"{len(self.coefficients)} rows of coefficients for {self.applications} applications; "
-                f"give 1 or {self.applications}"
-            )
-        if {len(row) for row in self.coefficients} - {(degree + 1) // 2 for degree in DEGREES}:
-            raise ValueError(f"a row of coefficients must be that of a degree in {DEGREES}: 3, 4 or 5 numbers")
-        if len({len(row) for row in self.coefficients}) != 1:
-            raise ValueError("the rows of coefficients must have one length")
 
     @property
     def degree(self) -> int:

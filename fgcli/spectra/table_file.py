@@ -68,16 +68,7 @@ def to_json(table: CoefficientTable) -> str:
         "degree": options["degree"],
         "applications": options["applications"],
         "fit": {name: options[name] for name in _Fit.model_fields},
-        "table": [
-            {
-                "sigma": fit.sigma,
-                "coefficients": fit.polynomial.coefficients,
-                "error": fit.error,
-                "mean_error": fit.mean_error,
-                "margin": fit.margin,
-            }
-            for fit in table.fits
-        ],
+        "table": [{name: getattr(fit, name) for name in _Step.model_fields} for fit in table.fits],
     }
     return json.dumps(content | {"checksum": _checksum(content)}, indent=2, allow_nan=False) + "\n"
 
@@ -89,7 +80,11 @@ def parse_table(data: bytes, name: str) -> CoefficientTable:
     unstable (`coefficients.instability`), or states errors that its polynomials do not have.
     """
     try:
-        return _checked_table(_strict_json(data))
+        try:
+            content = from_json(data.decode())
+        except ValueError as error:
+            raise ValueError(f"it is not strict JSON ({error})") from None
+        return _checked_table(content)
     except (ValueError, UsageError) as error:
         raise UsageError(f"{name} is refused: {error}") from None
 
@@ -176,16 +171,6 @@ def _checksum(content: dict[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(_canonical(content)).hexdigest()
 
 
-def _strict_json(data: bytes) -> Any:
-    """ValueError for what is too large or not strict JSON."""
-    if len(data) > SIZE_LIMIT:
-        raise ValueError(f"it is larger than {SIZE_LIMIT} bytes")
-    try:
-        return from_json(data.decode())
-    except ValueError as error:
-        raise ValueError(f"it is not strict JSON ({error})") from None
-
-
 def _checked_table(content: Any) -> CoefficientTable:
     """ValueError or UsageError with the reason for what must not be used."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -219,13 +204,13 @@ def _checked_table(content: Any) -> CoefficientTable:
 
 
 def _checked_fit(step: _Step, options: FitOptions) -> StepFit:
-    polynomial = StepPolynomial(tuple(map(tuple, step.coefficients)), options.applications)
     rows = options.applications if options.per_iteration else 1
-    if polynomial.degree != options.degree or len(polynomial.coefficients) != rows:
-        raise ValueError(
-            f"σ {step.sigma:g}: {len(step.coefficients)} polynomials of degree {polynomial.degree} "
-            f"where {rows} of degree {options.degree} belong"
-        )
+    degrees = [2 * len(row) - 1 for row in step.coefficients]
+    if degrees != [options.degree] * rows:
+        found = " and ".join(map(str, sorted(set(degrees)))) or "none"
+        wanted = f"{rows} of degree {options.degree}"
+        raise ValueError(f"σ {step.sigma:g}: {len(degrees)} polynomials of degree {found} where {wanted} belong")
+    polynomial = StepPolynomial(tuple(map(tuple, step.coefficients)), options.applications)
     if reason := instability(polynomial):
         raise ValueError(f"σ {step.sigma:g}: the polynomial is unstable, {reason}")
     error, mean_error = measure(polynomial, step.sigma)

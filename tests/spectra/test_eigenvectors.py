@@ -62,9 +62,3 @@ def test_what_has_not_converged_is_returned_as_it_is() -> None:
     matrix = symmetric(200)
     values, _ = leading_eigenvectors(lambda v: matrix @ v, 4, start(200), restarts=0)
     assert (values < torch.linalg.eigvalsh(matrix).flip(0)[:4]).all()
-
-
-@pytest.mark.parametrize("k", [0, 7])
-def test_a_k_that_there_is_not_is_refused(k: int) -> None:
-    with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to 6"):
-        leading_eigenvectors(lambda v: v, k, start(6))

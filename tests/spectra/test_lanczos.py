@@ -70,15 +70,6 @@ def test_same_bits_each_time_and_input_left_alone() -> None:
     assert torch.equal(weight, kept)
 
 
-@pytest.mark.parametrize(
-    ("weight", "k", "message"),
-    [
-        (torch.ones(3, 3), 0, "k is 0"),
-        (torch.ones(3), 1, r"shape \(3,\)"),
-        (torch.ones(0, 3), 1, r"shape \(0, 3\)"),
-        (torch.full((3, 3), float("nan")), 1, "not finite"),
-    ],
-)
-def test_what_has_no_singular_values_is_refused(weight: Tensor, k: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        leading_singular(weight, k)
+def test_what_has_no_singular_values_is_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        leading_singular(torch.full((3, 3), float("nan")), 1)

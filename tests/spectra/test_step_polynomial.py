@@ -80,17 +80,3 @@ def test_single_precision_stays_near_double() -> None:
     polynomial = POLYNOMIALS["degree 7"]
     error = (polynomial.apply(a.float()).double() - by_svd(polynomial, a)).abs().max()
     assert 0 < error < 1e-4
-
-
-@pytest.mark.parametrize(
-    ("rows", "applications", "message"),
-    [
-        (((1.0, 0.0, 0.0),), 0, "at least 1"),
-        (((1.0, 0.0, 0.0),) * 2, 3, "2 rows of coefficients for 3 applications"),
-        (((1.0, 0.0),), 1, "3, 4 or 5 numbers"),
-        (((1.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)), 2, "one length"),
-    ],
-)
-def test_what_is_no_polynomial_is_refused(rows: tuple[tuple[float, ...], ...], applications: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        StepPolynomial(rows, applications)
