@@ -19,7 +19,8 @@ def unlike_notes(trials: Iterable[Trial], axes: Sequence[str]) -> list[str]:
     for trial, _ in present:
         groups.setdefault((trial.label, *(as_key(trial.axis(axis)) for axis in axes)), []).append(trial)
     for group in groups.values():
-        options = [(f"seed {one.seed}", _options(one)) for one in group]
+        keys = [{key: as_key(value) for key, value in one.keys.items() if key.startswith("options.")} for one in group]
+        options = [(f"seed {one.seed}", own) for one, own in zip(group, keys, strict=True)]
         said += [_sentence(f"{group[0].label}: {name}", values) for name, values in unlike(options).items()]
     return _listed("Not made alike", list(dict.fromkeys(said)))
 
@@ -40,10 +41,6 @@ def left_out_notes(trials: Iterable[Trial]) -> list[str]:
 def _listed(what: str, said: Sequence[str]) -> list[str]:
     more = [f"{len(said) - LISTED} more"] if len(said) > LISTED else []
     return [f"{what}: {'; '.join([*said[:LISTED], *more])}."] if said else []
-
-
-def _options(trial: Trial) -> dict[str, str]:
-    return {key: as_key(value) for key, value in trial.keys.items() if key.startswith("options.")}
 
 
 def _sentence(name: str, values: Mapping[str, Sequence[str]]) -> str:

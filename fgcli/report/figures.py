@@ -100,7 +100,9 @@ def make_reach(chapter: Chapter, view: ReachView) -> Figure:
         for one in _series(chapter, finished, view.by, numbers):
             own = [trial for trial in finished if axis_text(view.by, trial.axis(view.by)) == one.name]
             if one.points and len(one.points[0].trials) == len(own):
-                series.append(_measured_once(one) if view.y.key in TIMING else one)
+                if view.y.key in TIMING:  # one number for all seeds, which has no interval
+                    one = replace(one, points=tuple(replace(p, y=mean_interval(p.values[:1])) for p in one.points))
+                series.append(one)
                 continue
             # The mean of those seeds alone that come to the goal would flatter.
             come = all(first_as_good(trial, view.goal) for trial in own)
@@ -113,11 +115,6 @@ def make_reach(chapter: Chapter, view: ReachView) -> Figure:
     timing = " (`fgcli bench --timing`)" if {view.y.key} & TIMING.keys() or view.x in ("seconds", "flops") else ""
     notes += [f"Come to it, but a number is not measured{timing}: {'; '.join(unknown)}."] * bool(unknown)
     return _figure(chapter, view, spent, quantity_of(view.y), panels, [*notes, *_progress_notes(used, view)], used)
-
-
-def _measured_once(series: Series) -> Series:
-    """The line with one number for all seeds, which has no interval."""
-    return replace(series, points=tuple(replace(p, y=mean_interval(p.values[:1])) for p in series.points))
 
 
 def make_overlaps(chapter: Chapter, view: OverlapView) -> Figure:

@@ -13,9 +13,8 @@ from fgcli.errors import writable
 from fgcli.files import to_json
 from fgcli.report import drawing
 from fgcli.report.document import Document, Section, Table, axis_name, axis_texts
-from fgcli.report.trials import State, Trial
+from fgcli.report.trials import Trial
 from fgcli.runs.quantities import RESULTS
-from fgcli.runs.quantity import Quantity
 from fgcli.runs.record import numbers
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -25,6 +24,9 @@ def as_html(document: Document) -> str:
     """The page. Everything that comes from a run or a recipe is escaped by the template."""
     groups = _Groups(document)
     environments = _environments(document)
+    results = [trial.result for trial in document.trials if trial.result is not None]
+    measured = {key for result in results for key in numbers(result)}
+    machines = sorted({trial.run.machine for trial in document.trials if trial.run is not None})
     env = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     env.trim_blocks = env.lstrip_blocks = True
     env.tests["table"] = lambda item: isinstance(item, Table)
@@ -38,9 +40,9 @@ def as_html(document: Document) -> str:
         plot=drawing.lay_out,
         size=drawing,
         axis_name=axis_name,
-        quantities=_quantities(document),
+        quantities=[quantity for key, quantity in RESULTS.items() if key in measured or not measured],
         numbers=numbers,
-        summary=_summary(document),
+        summary=[f"{len(results)} of {len(document.trials)} runs finished", *machines],
         version=__version__,
         style=(TEMPLATES / "style.css").read_text(encoding="utf-8"),
         script=(TEMPLATES / "script.js").read_text(encoding="utf-8"),
@@ -88,20 +90,7 @@ def _environments(document: Document) -> dict[str, tuple[str, list[tuple[str, st
     }
 
 
-def _quantities(document: Document) -> list[Quantity]:
-    """The columns of the runs, but for what none of them has measured."""
-    measured = {key for trial in document.trials if trial.result is not None for key in numbers(trial.result)}
-    return [quantity for key, quantity in RESULTS.items() if key in measured or not measured]
-
-
 def _plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {one}" for key, one in value.items())
     return "–" if value is None else str(value)
-
-
-def _summary(document: Document) -> list[str]:
-    """The facts that stand under the title."""
-    finished = sum(trial.state is State.FINISHED for trial in document.trials)
-    machines = sorted({trial.run.machine for trial in document.trials if trial.run is not None})
-    return [f"{finished} of {len(document.trials)} runs finished", *machines]

@@ -53,7 +53,11 @@ def make_tables(chapter: Chapter, view: TableView, baseline: str | None = None) 
 
 def split(chapter: Chapter, view: View, named: Iterable[str]) -> Iterator[tuple[str, tuple[Trial, ...]]]:
     """The view's trials by the values of each axis that it does not name, which are said: only seeds are averaged."""
-    trials = tuple(trial for trial in chapter.trials if _chosen(trial, view))
+    trials = tuple(
+        trial
+        for trial in chapter.trials
+        if all(as_key(trial.axis(axis)) in map(as_key, allowed) for axis, allowed in view.where.items())
+    )
     shown = replace(chapter, trials=trials)
     others = [axis for axis in (LABEL, *chapter.axes) if axis not in named and len(shown.values(axis)) > 1]
     for values in product(*(shown.values(axis) for axis in others)):
@@ -61,10 +65,6 @@ def split(chapter: Chapter, view: View, named: Iterable[str]) -> Iterator[tuple[
         some = tuple(trial for trial in trials if all(_is(trial, axis, value) for axis, value in fixed.items()))
         if some or not others:
             yield ", ".join(axis_texts(fixed.items())), some
-
-
-def _chosen(trial: Trial, view: View) -> bool:
-    return all(as_key(trial.axis(axis)) in map(as_key, allowed) for axis, allowed in view.where.items())
 
 
 def _is(trial: Trial, axis: str, value: object) -> bool:

@@ -135,7 +135,7 @@ def _read_all(folders: Iterable[Path], asked: Path, seen: set[Path]) -> Iterator
             yield Problem(str(folder), str(reason))
             continue
         yield from _environment_problem(run)
-        runs.append(_single(run, asked))
+        runs.append(Trial(writable(folder.name), str(asked), run.recipe["method"], flat(run.recipe), run, *_state(run)))
     if runs:
         yield Source(writable(str(asked)), None, tuple(runs))
 
@@ -159,11 +159,6 @@ def _candidates(path: Path) -> list[Path]:
     run = RunDirectory(path)
     files = (SweepDirectory(path).sweep_file, run.recipe_file, run.result_file)
     return [path] if not path.is_dir() or any(file.exists() for file in files) else _visible(path)
-
-
-def _single(run: Run, asked: Path) -> Trial:
-    keys = flat(run.recipe)
-    return Trial(writable(run.path.name), str(asked), run.recipe["method"], keys, run, *_state(run))
 
 
 def _state(run: Run) -> tuple[State, str]:

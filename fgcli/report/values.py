@@ -45,7 +45,9 @@ def number_of(trial: Trial, value: Value, spent: Budget | None = None) -> float 
     if value.key in METRICS and spent is not None and spent.value is not None:
         if trial.result is None and ends_before(trial, spent):
             return None
-        return _metric(_last_within(trial, rows, spent.x, spent.value), value)
+        reached = [(progress_of(trial, row, spent.x), row) for row in rows]
+        within = [row for one, row in reached if one is not None and one <= spent.value * (1 + ROUNDING)]
+        return _metric(within[-1] if within else None, value)
     if value.key in METRICS and value.epoch is not None:
         return _metric(_at_epoch(rows, value.epoch), value)
     return None if trial.result is None else numbers(trial.result).get(value.key)
@@ -158,12 +160,6 @@ def layer_of(trial: Trial, value: Value) -> str | None:
     """The layer that a value of diagnostics is of."""
     row = _diagnostics_row(trial, value.epoch)
     return value.layer or (next(iter(row.layers), None) if row else None)
-
-
-def _last_within(trial: Trial, rows: Iterable[MetricsRow], x: Progress, most: float) -> MetricsRow | None:
-    reached = [(progress_of(trial, row, x), row) for row in rows]
-    within = [row for spent, row in reached if spent is not None and spent <= most * (1 + ROUNDING)]
-    return within[-1] if within else None
 
 
 def _at_epoch(rows: Iterable[RowT], epoch: float) -> RowT | None:

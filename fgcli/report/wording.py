@@ -76,7 +76,8 @@ def notes_of(
     ]
     counts = sorted({cell.mean.n for cell in seeded if cell.mean})
     if counts and counts[-1] > 2:
-        notes.append(f"Mean ± 95 % t-interval over seeds, n = {_range([n for n in counts if n != 2])}.")
+        several = dict.fromkeys(str(n) for n in (min(n for n in counts if n != 2), counts[-1]))
+        notes.append(f"Mean ± 95 % t-interval over seeds, n = {' to '.join(several)}.")
     if 2 in counts:
         notes.append(TWO)
     elif counts == [1]:
@@ -112,10 +113,6 @@ def budget_notes(
     if lacking := [trial for trial in without if trial.result]:
         notes.append(f"No evaluation within it: {_listed(lacking, axes)}.")
     return notes
-
-
-def _range(counts: Sequence[int]) -> str:
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _comparison_notes(cells: Iterable[Cell]) -> list[str]:
