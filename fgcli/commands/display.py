@@ -1,8 +1,7 @@
 """What `fgcli train` shows: progress while it works, a table at its end."""
 
 import sys
-from collections.abc import Mapping
-from typing import IO, Any, Self, TextIO, cast
+from typing import IO, Self, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -46,6 +45,7 @@ class Display(WarningsOnly):
         self._roomy = TextColumn("{task.description}"), BarColumn(bar_width=None), steps, left, loss, scores
         self._progress = Progress(console=self._console, auto_refresh=False)
         self._view = LiveView(self._console, self._bar, transient=False)
+        self._say = self._view.say
         self._task = TaskID(0)
         self._total_steps = 0
 
@@ -93,9 +93,6 @@ class Display(WarningsOnly):
                 f"test {_measures(metrics.test_loss, metrics.test_accuracy)}"
             )
 
-    def _say(self, line: str) -> None:
-        self._view.say(line)
-
 
 def show_result(result: Result) -> None:
     """The table at the end, to standard output; a line for each of its numbers where it would not fit."""
@@ -112,7 +109,11 @@ def show_result(result: Result) -> None:
     ]
 
     console = Console(file=_lossy(sys.stdout))
-    console.print(_title(recipe))
+    sizes = [f"{name} {recipe[name]}" for name in ("width", "depth", "k") if recipe[name] is not None]
+    if recipe.get("feedback", "none") not in (None, "none"):
+        sizes.append(f"feedback {recipe['feedback']}")
+    title = [f"{recipe['method']} on {recipe['dataset']}", *sizes, f"seed {recipe['seed']}"]
+    console.print(Text(", ".join(title)))
     if console.width < NARROW:
         rows = _rows(metrics).items()
         pairs = [(f"{split} {name}", row[i]) for name, row in rows for i, split in enumerate(SPLITS)]
@@ -156,13 +157,6 @@ def _warning(message: str) -> str:
 def _lossy(stream: TextIO) -> IO[str]:
     lost = "fg: warning: standard output cannot be written; the run goes on without it"
     return cast("IO[str]", Lossy(stream, "" if stream is sys.stderr else lost))
-
-
-def _title(recipe: Mapping[str, Any]) -> Text:
-    sizes = [f"{name} {recipe[name]}" for name in ("width", "depth", "k") if recipe[name] is not None]
-    if recipe.get("feedback", "none") not in (None, "none"):
-        sizes.append(f"feedback {recipe['feedback']}")
-    return Text(", ".join([f"{recipe['method']} on {recipe['dataset']}", *sizes, f"seed {recipe['seed']}"]))
 
 
 def _uncovered(perturbed: tuple[str, ...], frozen: tuple[str, ...]) -> list[tuple[str, str]]:

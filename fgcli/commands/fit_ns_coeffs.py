@@ -60,8 +60,8 @@ def fit_ns_coeffs(
     from fgcli.spectra.coefficients import PAPER_SIGMAS, FitOptions
 
     if coefficient_set != "paper":
-        given = [flag for name, flag in _OF_A_FIT.items() if _is_given(context, name)]
-        if given:
+        sources = {flag: context.get_parameter_source(name) for name, flag in _OF_A_FIT.items()}
+        if given := [flag for flag, one in sources.items() if one is not None and one.name == "COMMANDLINE"]:
             raise UsageError(
                 f"{given[0]} is of a fit, and the set {coefficient_set!r} is not fitted: leave it out, or use "
                 "--set paper"
@@ -79,11 +79,6 @@ def fit_ns_coeffs(
 
 
 _OF_A_FIT = {"degree": "--degree", "per_iteration": "--per-iteration", "seed": "--seed", "out": "--out"}
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def show_set(name: str, sigmas: tuple[float, ...], applications: int, *, plot: Path | None, as_json: bool) -> None:

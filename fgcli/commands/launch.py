@@ -65,7 +65,8 @@ def launch(number: int, threads: int | None, batch_size: int) -> int:
 
 def _said(rank: int, number: int, code: int, meeting: Meeting) -> str:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed (exit code {code})"
-    lines = [line for line in meeting.errors(rank).splitlines() if line.strip()]
+    errors = meeting.errors_file(rank).read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in errors.splitlines() if line.strip()]
     why = f": {lines[-1].removeprefix('fg: ')}" if lines and code > 0 else ""
     resume = meeting.resume_command()
     what_now = f"; its checkpoints stand, go on with: {resume}" if resume else ""
@@ -78,7 +79,7 @@ def _started(number: int, meeting: Meeting, environment: dict[str, str]) -> Iter
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(number):
-            with meeting.open_errors(rank) as errors:
+            with meeting.errors_file(rank).open("wb") as errors:
                 processes.append(
                     subprocess.Popen(
                         dying_with_this([sys.executable, "-m", "fgcli", *sys.argv[1:]]),

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fgcli.extend.plugins import ALLOWED, Broken, Origin
+from fgcli.extend.plugins import ALLOWED, Origin
 from fgcli.extend.registry import HOOKS, Registry, load_registry
 
 
@@ -20,7 +20,7 @@ def plugins(
     registry = load_registry()
     listing = {
         "plugins": [_describe(registry, origin) for origin in registry.origins],
-        "broken": [_describe_broken(broken) for broken in registry.broken],
+        "broken": [_names(one.origin) | {"cause": one.cause, "traceback": one.trace} for one in registry.broken],
         "left_out": [_names(origin) for origin in registry.left_out],
         "missing": list(registry.missing),
     }
@@ -39,10 +39,6 @@ def _describe(registry: Registry, origin: Origin) -> dict[str, Any]:
     ]
     file = getattr(importlib.import_module(origin.module), "__file__", None) if origin.module else None
     return _names(origin) | {"file": file, "imports_torch": origin in registry.heavy, "adds": adds}
-
-
-def _describe_broken(broken: Broken) -> dict[str, Any]:
-    return _names(broken.origin) | {"cause": broken.cause, "traceback": broken.trace}
 
 
 def _names(origin: Origin) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`fgcli report`: tables and figures of runs and sweeps, from their directories alone. Heavy imports inside."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,8 +47,13 @@ def report(
         raise UsageError(f"{' and '.join(formats)} are given; standard output takes one of them")
     if watch and (formats or html or figures):
         raise UsageError("--watch shows the report in the terminal; leave out the other formats")
-    _check_places(html, figures)
     from fgcli.report.compose import compose
+    from fgcli.report.figure_file import check_page
+
+    if html is not None:
+        check_page(html)
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise UsageError(f"--figures is {figures}, a file; name a folder")
 
     if watch:
         from fgcli.commands.report_watch import keep_watching
@@ -58,29 +62,16 @@ def report(
         return
     document = compose(paths, baseline)
     if formats:
-        sys.stdout.write(_printer(formats[0])(document))
+        from fgcli.report.data import as_csv, as_json
+        from fgcli.report.latex import latex as as_latex
+        from fgcli.report.markdown import markdown as as_markdown
+
+        printers = {"--markdown": as_markdown, "--latex": as_latex, "--csv": as_csv, "--json": as_json}
+        sys.stdout.write(printers[formats[0]](document))
     else:
         show(document)
     for line in write(document, html, figures):
         print(line, file=sys.stderr if formats else sys.stdout)
-
-
-def _check_places(html: Path | None, figures: Path | None) -> None:
-    """UsageError where a file cannot be written; nothing is read before."""
-    from fgcli.report.figure_file import check_page
-
-    if html is not None:
-        check_page(html)
-    if figures is not None and figures.exists() and not figures.is_dir():
-        raise UsageError(f"--figures is {figures}, a file; name a folder")
-
-
-def _printer(flag: str) -> "Callable[[Document], str]":
-    from fgcli.report.data import as_csv, as_json
-    from fgcli.report.latex import latex
-    from fgcli.report.markdown import markdown
-
-    return {"--markdown": markdown, "--latex": latex, "--csv": as_csv, "--json": as_json}[flag]
 
 
 def show(document: "Document") -> None:

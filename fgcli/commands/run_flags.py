@@ -99,7 +99,8 @@ def with_run_flags(*, leave_out: tuple[str, ...] = ()) -> Callable[[Callable[...
 def _annotation(key: str, field: FieldInfo) -> Any:
     """The flag of a key, as typer takes it. None where it is not given, so that the recipe's value holds."""
     origin, values = get_origin(field.annotation), _values(field.annotation)
-    help, kind, metavar = (field.description or "").replace("`", "").removesuffix("."), str, _metavar(values)
+    help, kind = (field.description or "").replace("`", "").removesuffix("."), str
+    metavar = "|".join(value if isinstance(value, str) else _METAVARS.get(value, "VALUE") for value in values)
     if origin is dict:
         kind, metavar, help = list[str], "KEY=VALUE", f"{help}; repeatable"
     elif bool in values:
@@ -125,10 +126,6 @@ def _values(annotation: object) -> list[object]:
     if origin in (Union, types.UnionType, list):
         return [value for argument in arguments for value in _values(argument)]
     return [] if annotation is types.NoneType else [annotation]
-
-
-def _metavar(values: list[object]) -> str:
-    return "|".join(value if isinstance(value, str) else _METAVARS.get(value, "VALUE") for value in values)
 
 
 def _default_text(key: str) -> str:

@@ -17,7 +17,7 @@ from fgcli.recipe import Source, flag, parse_assignments, read_recipe, resolve
 from fgcli.recipe_keys import Recipe, section_keys
 from fgcli.runs.run_directory import read_run
 from fgcli.training.assembly import Assembly, assemble, bound_subject
-from fgcli.training.checkpoints import CheckpointStore, store_of
+from fgcli.training.checkpoints import store_of
 from fgcli.training.start import begin, recipe_of
 from fgcli.training.state import restore
 
@@ -152,26 +152,19 @@ def states_of(path: Path, epochs: Sequence[int], flags: RunFlags, registry: Regi
         raise UsageError(f"{path} has no checkpoint yet; train it on, or give another run")
     samples = len(assemble(recipe, registry).dataset.train_inputs)
     per_epoch = math.ceil(samples / of_run.batch_size)
-    return [
-        _state(path, store, step, step / per_epoch, recipe, registry) for step in _steps(path, store, epochs, per_epoch)
-    ]
-
-
-def _steps(path: Path, store: CheckpointStore, epochs: Sequence[int], per_epoch: int) -> list[int]:
     by_epoch = {step / per_epoch: step for step in store.steps()}
     if missing := [epoch for epoch in epochs if epoch not in by_epoch]:
         raise UsageError(
             f"{path} has no checkpoint of epoch {missing[0]}; it has those of epochs "
             f"{', '.join(f'{epoch:g}' for epoch in by_epoch)} (fgcli train --keep-checkpoints {missing[0]} keeps it)"
         )
-    return [by_epoch[epoch] for epoch in epochs] if epochs else [max(by_epoch.values())]
-
-
-def _state(path: Path, store: CheckpointStore, step: int, epoch: float, recipe: Recipe, registry: Registry) -> State:
-    assembly = assemble(recipe, registry)
-    try:
-        restore(assembly, store.load(step))
-    except RunError as error:
-        raise UsageError(f"{path}: {error}") from error
-    assembly.model.eval()
-    return State(path, step, epoch, assembly)
+    states: list[State] = []
+    for epoch in epochs or [max(by_epoch)]:
+        assembly = assemble(recipe, registry)
+        try:
+            restore(assembly, store.load(by_epoch[epoch]))
+        except RunError as error:
+            raise UsageError(f"{path}: {error}") from error
+        assembly.model.eval()
+        states.append(State(path, by_epoch[epoch], epoch, assembly))
+    return states

@@ -86,14 +86,22 @@ def train(
     registry = load_registry(run_flags.plugins)
     sinks = make_sinks(registry, sink or [], sink_option or [])
     rank = Rank.of(os.environ)
-    if rank is None and processes is not None and processes > 1:
-        from fgcli.commands.launch import launch
-
-        recipe = _recipe_of(run_flags.source(), overrides, run_flags.out, resume, registry)
-        raise typer.Exit(launch(processes, recipe.threads, recipe.batch_size))
     if rank is not None and processes not in (None, rank.size):
         raise UsageError(f"--processes is {processes}, and torchrun has started {rank.size}; leave it out")
-    make = _prepare(run_flags.source(), overrides, run_flags.out, resume, registry, rank)
+    source, out, recipe = run_flags.source(), run_flags.out, None
+    if rank is None or rank.rank == 0:  # another finds what the first has made
+        recipe = _recipe_of(source, overrides, out, resume, registry)
+        if rank is None and processes is not None and processes > 1:
+            from fgcli.commands.launch import launch
+
+            raise typer.Exit(launch(processes, recipe.threads, recipe.batch_size))
+    from fgcli.training import several, start
+
+    join = several.alone if rank is None else several.joining(rank)
+    if resume is None:
+        make = partial(start.begin, recipe or resolve(source, overrides, registry), out, registry, join=join)
+    else:
+        make = partial(start.resume, resume, source, overrides, registry, join=join)
     if rank is None or rank.size == 1:
         _train(make, sinks, json=json, quiet=quiet)
     else:
@@ -118,22 +126,6 @@ def _recipe_of(
     threads = {key: one for key, one in overrides.items() if key == "threads"}
     with naming_missing_plugins([(run, of_run.data)], registry):
         return resolve(of_run, threads, registry) if source is None else resolve(source, overrides, registry)
-
-
-def _prepare(
-    source: Source | None, overrides: dict[str, object], out: Path | None, resume: Path | None, registry: Registry,
-    rank: Rank | None,
-) -> "Callable[[Reporter], Training]":  # fmt: skip
-    """What makes the training, once a reporter is there. Most of what is refused is refused here."""
-    recipe = None
-    if rank is None or rank.rank == 0:  # another finds what the first has made
-        recipe = _recipe_of(source, overrides, out, resume, registry)
-    from fgcli.training import several, start
-
-    join = several.alone if rank is None else several.joining(rank)
-    if resume is None:
-        return partial(start.begin, recipe or resolve(source, overrides, registry), out, registry, join=join)
-    return partial(start.resume, resume, source, overrides, registry, join=join)
 
 
 def _train_together(

@@ -43,10 +43,8 @@ class Lease:
         """Leave the folder to the next."""
         self._over.set()
         self._beating.join()
-        with suppress(OSError):  # it was taken over
-            descriptor = os.open(self._file, os.O_WRONLY)
-            os.pwrite(descriptor, _RELEASED, 0)
-            os.close(descriptor)
+        with suppress(OSError), self._file.open("r+b") as file:  # it was taken over
+            file.write(_RELEASED)
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import stat
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,21 +36,18 @@ def acquire(folder: Path) -> RunLock:
     """Lock a run directory, at once. UsageError, with the holder's pid, when another process works there."""
     _refuse_other(folder / NAME)
     descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        missing = _flock(descriptor, exclusive=True)
-        if missing is None:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-            return RunLock(descriptor)
-    except BlockingIOError:
-        holder = _holder(descriptor)
-        os.close(descriptor)
-        raise _in_use(folder, holder) from None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return RunLock(None, missing)
+    with ExitStack() as unlocked:
+        unlocked.callback(os.close, descriptor)
+        try:
+            missing = _flock(descriptor, exclusive=True)
+        except BlockingIOError:
+            raise _in_use(folder, _holder(descriptor)) from None
+        if missing is not None:
+            return RunLock(None, missing)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        unlocked.pop_all()
+    return RunLock(descriptor)
 
 
 def refuse_in_use(folder: Path) -> None:

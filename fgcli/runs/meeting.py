@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from fgcli.errors import UsageError
 
@@ -28,16 +27,8 @@ class Meeting:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
         return {name: str(value) for name, value in place.items()} | {_FOLDER: str(self.folder)}
 
-    def open_errors(self, rank: int) -> BinaryIO:
+    def errors_file(self, rank: int) -> Path:
         """The file that takes a process's standard error."""
-        return self._errors(rank).open("wb")
-
-    def errors(self, rank: int) -> str:
-        """What a process wrote there."""
-        file = self._errors(rank)
-        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-
-    def _errors(self, rank: int) -> Path:
         return self.folder / f"{rank}.err"
 
     def say_resume_command(self, command: str) -> None:
