@@ -115,7 +115,8 @@ def _checked(
             return time.perf_counter() - begun
 
         first = step()
-        if fault := _not_finite(model):
+        named = ((name, p.grad) for name, p in model.named_parameters())
+        if fault := next((name for name, g in named if g is not None and not bool(g.isfinite().all())), ""):
             return CheckedMethod(name, f"the gradient of {fault} is not finite", first), gradient.coverage
         later: list[float] = []
         while len(later) < STEPS and sum(later) < ENOUGH_S:
@@ -126,11 +127,6 @@ def _checked(
     except Exception as error:
         return CheckedMethod(name, f"it fails: {exception_text(error)}"), None
     return CheckedMethod(name, "", first, statistics.median(later), peak), gradient.coverage
-
-
-def _not_finite(model: nn.Module) -> str:
-    named = ((name, p.grad) for name, p in model.named_parameters())
-    return next((name for name, g in named if g is not None and not bool(g.isfinite().all())), "")
 
 
 @contextmanager

@@ -77,17 +77,10 @@ FEWER = {"thread": "fewer --threads, or fewer processes where the recipe has sev
 
 
 def refuse_crowded(jobs: int | None, each: float, cores: float, where: str, unit: str = "thread") -> None:
-    """Refuse more trials at once, or a larger one, than there are cores for.
+    """UsageError for more trials at once, or a larger one, than there are cores for; it says how many there may be.
 
-    Args:
-        jobs: trials at once; None: as many as there is room for.
-        each: cores that a trial takes.
-        cores: that are there.
-        where: "this machine has", say.
-        unit: what `each` counts: "thread", or "CPU" where an option cpus is given in place of the threads.
-
-    Raises:
-        UsageError: says how many there may be.
+    `each` counts `unit`: "thread", or "CPU" where an option cpus is given in place of the threads. `jobs` is None for
+    as many as there is room for. `where`: "this machine has", say.
     """
     needs, fixes = f"{each:g} {unit}{'s' * (each != 1)}", [FEWER[unit]] if each > 1 or unit == "CPU" else []
     if each > cores:
@@ -123,16 +116,10 @@ class Attaches(Protocol):
     """What an executor may have beside `run` whose trials go on when the bench that started them has ended."""
 
     def attach(self, directory: SweepDirectory) -> frozenset[str]:
-        """Called before each `run`, which gets these trials once more and gives their outcomes.
+        """The names of the trials that an earlier bench has started and that are still under way, as recorded in the
+        sweep's directory by `submit`. RunError where that cannot be told.
 
-        Args:
-            directory: the sweep's; what was started is recorded there, by `submit`.
-
-        Returns:
-            The names of the trials that an earlier bench has started, and that are still under way.
-
-        Raises:
-            RunError: where that cannot be told.
+        Called before each `run`, which gets these trials once more and gives their outcomes.
         """
         ...
 

@@ -39,42 +39,28 @@ def _added_product(shape: Shape, left: Shape, right: Shape, *rest: Any, **named:
     return 2 * left[0] * left[1] * right[1]
 
 
-def _cholesky(shape: Shape, *rest: Any, **named: Any) -> int:
-    *batch, _, n = shape
-    return math.prod(batch) * n**3 // 3
-
-
 def _triangular_solve(shape: Shape, right: Shape, *rest: Any, **named: Any) -> int:
     *batch, _, n = shape
-    columns = right[-1]
-    return math.prod(batch) * n**2 * columns
+    return math.prod(batch) * n**2 * right[-1]
 
 
-def _qr(shape: Shape, *rest: Any, **named: Any) -> int:
-    """Householder's, with Q formed: 4 (m² n - m n² + n³/3) for the thin one is twice that of R alone."""
-    *batch, rows, columns = shape
-    m, n = max(rows, columns), min(rows, columns)
-    return math.prod(batch) * 2 * (2 * n**2 * m - 2 * n**3 // 3)
+def _factorisation(flops: Callable[[int, int], float]) -> Callable[..., int]:
+    """Of a batch of matrices, each of which takes so many for its larger and its smaller side, m ≥ n."""
 
+    def count(shape: Shape, *rest: Any, **named: Any) -> int:
+        *batch, rows, columns = shape
+        return int(math.prod(batch) * flops(max(rows, columns), min(rows, columns)))
 
-def _symmetric_eigen(shape: Shape, *rest: Any, **named: Any) -> int:
-    *batch, _, n = shape
-    return math.prod(batch) * 9 * n**3
-
-
-def _svd(shape: Shape, *rest: Any, **named: Any) -> int:
-    """The thin one, U and V formed, m ≥ n: 14 m n² + 8 n³."""
-    *batch, rows, columns = shape
-    m, n = max(rows, columns), min(rows, columns)
-    return math.prod(batch) * (14 * m * n**2 + 8 * n**3)
+    return count
 
 
 _ATEN = torch.ops.aten
 _UNKNOWN_TO_PYTORCH: dict[Any, Any] = {
     _ATEN.addmm_: _added_product,
-    _ATEN.linalg_cholesky_ex: _cholesky,
+    _ATEN.linalg_cholesky_ex: _factorisation(lambda m, n: n**3 / 3),
     _ATEN.linalg_solve_triangular: _triangular_solve,
-    _ATEN.linalg_qr: _qr,
-    _ATEN._linalg_eigh: _symmetric_eigen,
-    _ATEN._linalg_svd: _svd,
+    # Householder's, with Q formed: 4 (m² n - m n² + n³/3) for the thin one is twice that of R alone.
+    _ATEN.linalg_qr: _factorisation(lambda m, n: 2 * (2 * n**2 * m - 2 * n**3 // 3)),
+    _ATEN._linalg_eigh: _factorisation(lambda m, n: 9 * n**3),
+    _ATEN._linalg_svd: _factorisation(lambda m, n: 14 * m * n**2 + 8 * n**3),  # the thin one, U and V formed
 }

@@ -45,24 +45,14 @@ class Forked:
 
 
 class Starter:
-    """Starts the processes of trials, which end with this one.
-
-    Args:
-        variables: of their environment, beside those of this process.
-    """
+    """Starts the processes of trials, which end with this one. `variables` are added to their environment."""
 
     def __init__(self, variables: Mapping[str, str] | None = None) -> None:
         self._variables = dict(variables or {})
         self._server: ForkServer | None = None
 
     def start(self, command: Sequence[str], threads: int, log: BinaryIO) -> Process:
-        """A process, in a session or at least a group of its own: Ctrl-C reaches this one alone.
-
-        Args:
-            command: the program and its arguments.
-            threads: CPU threads that it uses.
-            log: takes both of its outputs.
-        """
+        """A process, in a session or at least a group of its own: Ctrl-C reaches this one alone."""
         python, *module = command[:3]  # a worker of Ray's has another name for the same
         if FORKS and module == ["-m", "fgcli"]:
             self._server = self._server or ForkServer(environment(1) | self._variables, python)
@@ -79,9 +69,7 @@ class Starter:
 class ForkServer:
     """A server that runs as long as this object is there. It dies with the process that has it, and its trials with it.
 
-    Args:
-        environment: the variables of its process, which the trials inherit.
-        python: the program that runs it and them.
+    Its process has `environment`, which the trials inherit. `python` runs it and them.
     """
 
     def __init__(self, environment: Mapping[str, str], python: str = sys.executable) -> None:
@@ -101,13 +89,7 @@ class ForkServer:
         weakref.finalize(self, _end, self._socket, process)
 
     def start(self, threads: int, arguments: Sequence[str], log: BinaryIO) -> Forked:
-        """Start `python -m fgcli ARGUMENTS`. OSError where the server cannot, or has ended.
-
-        Args:
-            threads: of the trial.
-            arguments: its command line.
-            log: takes both of its outputs.
-        """
+        """Start `python -m fgcli ARGUMENTS`. OSError where the server cannot, or has ended."""
         self._socket.setblocking(True)
         socket.send_fds(self._socket, [json.dumps([threads, *arguments]).encode()], [log.fileno()])
         while len(message := self._hear()) == 2:  # others end meanwhile

@@ -39,7 +39,8 @@ class LocalExecutor:
                     trial = next(waiting, None)
                     if trial is None:
                         break
-                    running.append(_Running(trial, self._start(trial)))
+                    with open_log(trial) as log:
+                        running.append(_Running(trial, self._starter.start(trial.command, trial.threads, log)))
                 if not running:
                     return
                 ended = [one for one in running if one.process.poll() is not None]
@@ -51,10 +52,6 @@ class LocalExecutor:
                     time.sleep(POLL_S)
         finally:
             end([one.process for one in running])
-
-    def _start(self, trial: Trial) -> Process:
-        with open_log(trial) as log:
-            return self._starter.start(trial.command, trial.threads, log)
 
     def _jobs(self, threads: int) -> int:
         return self.jobs or max(1, cores() // threads)
@@ -80,15 +77,12 @@ class _Running:
 
     def silent_for(self) -> float:
         """Seconds, as far as earlier calls have noticed."""
-        files = [self.trial.log, self.trial.run_dir, *_entries(self.trial.run_dir)]
+        folder = self.trial.run_dir
+        files = [self.trial.log, folder, *(sorted(folder.iterdir()) if folder.is_dir() else [])]
         written = [(status.st_size, status.st_mtime_ns) for path in files if (status := _status(path))]
         if written != self._written:
             self._written, self._since = written, time.monotonic()
         return time.monotonic() - self._since
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fgcli.bench.forked import FORKS
@@ -80,7 +81,8 @@ def time_steps(trials: Trials, file: Path, said: Callable[[str], None]) -> None:
     for (axes, _), ones in points.items():
         if all(any(_is_of(row, trial) for row in rows) for trial, _ in ones):
             continue
-        said(f"timing {', '.join(trial.label for trial, _ in ones)} at {_words(axes)}")
+        point = ", ".join(f"{key} {value}" for key, value in axes) or "the one point of the grid"
+        said(f"timing {', '.join(trial.label for trial, _ in ones)} at {point}")
         measured = measure("turn", [job for _, job in ones])
         rows = [row for row in rows if not any(_is_of(row, trial) for trial, _ in ones)]
         for (trial, job), row in zip(ones, measured, strict=True):
@@ -91,47 +93,37 @@ def time_steps(trials: Trials, file: Path, said: Callable[[str], None]) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long what is missing of a group will take."""
+    """How long a missing trial of a group will take."""
 
-    trials: int
     seconds: float | None
-    """Of one trial; None where it is not known."""
+    """None where it is not known."""
     source: str
     """What it is from, or why it is not known."""
 
 
 def estimate(trials: Trials) -> dict[Any, Estimate]:
     """By group, for the trials that are missing: from the group's finished ones, or from a few steps of one."""
-    missing: dict[Any, list[Job]] = {}
+    missing: dict[Any, Job] = {}
     seconds: dict[Any, list[float]] = {}
     for trial, job in trials:
         if job.run.is_finished():
             seconds.setdefault(trial.group, []).append(job.run.read_result().wall_s + START_S)
         else:
-            missing.setdefault(trial.group, []).append(job)
+            missing.setdefault(trial.group, job)
+    known = {group: Estimate(fmean(seconds[group]), "finished runs") for group in missing if group in seconds}
     unknown = [group for group in missing if group not in seconds]
-    probed = dict(zip(unknown, _probed([missing[group][0] for group in unknown]), strict=True))
-    return {
-        group: Estimate(len(jobs), *probed[group])
-        if group in probed
-        else Estimate(len(jobs), sum(seconds[group]) / len(seconds[group]), "finished runs")
-        for group, jobs in missing.items()
-    }
+    return known | dict(zip(unknown, _probed([missing[group] for group in unknown]), strict=True))
 
 
-def _probed(jobs: Sequence[Job]) -> list[tuple[float | None, str]]:
+def _probed(jobs: Sequence[Job]) -> list[Estimate]:
     """Seconds of each from a few steps, all in one process; where that fails, in one each, to say which cannot run."""
     try:
         rows = measure("probe", jobs) if jobs else []
-        alone = all(job.processes == 1 for job in jobs)
-        return [(row["seconds"] + START_S, "a few steps" if alone else "a few steps of one process") for row in rows]
+        source = "a few steps" if all(job.processes == 1 for job in jobs) else "a few steps of one process"
+        return [Estimate(row["seconds"] + START_S, source) for row in rows]
     except RunError as error:
-        return [(None, str(error))] if len(jobs) == 1 else [one for job in jobs for one in _probed([job])]
+        return [Estimate(None, str(error))] if len(jobs) == 1 else [one for job in jobs for one in _probed([job])]
 
 
 def _is_of(row: Timing, trial: PlannedTrial) -> bool:
     return row.label == trial.label and row.axes == dict(trial.group[1])
-
-
-def _words(axes: Sequence[tuple[str, Any]]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in axes) or "the one point of the grid"

@@ -58,14 +58,9 @@ def spawned(
     session: bool = True,
     variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """A new process that ends with this one.
+    """A new process that ends with this one; `log` takes both of its outputs, `variables` are added to its environment.
 
-    Args:
-        command: the program and its arguments.
-        threads: CPU threads that it uses.
-        log: takes both of its outputs.
-        session: whether it has a session of its own: Ctrl-C reaches its parent alone, which ends it in its own way.
-        variables: of its environment, beside those of this process.
+    `session`: whether it has a session of its own: Ctrl-C reaches its parent alone, which ends it in its own way.
     """
     return subprocess.Popen(
         dying_with_this(command),

@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any
@@ -76,7 +76,10 @@ class RayExecutor:
                 _, trial = running.pop(future)
                 yield Outcome(trial, _exit_code(ray, future, trial))
         finally:
-            _end(ray, running)
+            for one, _ in running.values():
+                ray.cancel(one, force=False)
+            for future in wait(running, timeout=GRACE_S + 5).not_done:  # it is killed with its worker
+                ray.cancel(running[future][0], force=True)
 
     def _cpus(self, threads: int) -> float:
         return threads if self.options.cpus is None else self.options.cpus
@@ -110,11 +113,3 @@ def _exit_code(ray: Any, future: Future[int], trial: Trial) -> int:
         with trial.log.open("ab") as log:
             log.write(f"fg: Ray gave the trial up: {' '.join(str(error).split())[:1000]}\n".encode())
         return -9
-
-
-def _end(ray: Any, running: Mapping[Future[int], tuple[Any, Trial]]) -> None:
-    """Ask all to end; what does not is killed with its worker."""
-    for one, _ in running.values():
-        ray.cancel(one, force=False)
-    for future in wait(running, timeout=GRACE_S + 5).not_done:
-        ray.cancel(running[future][0], force=True)

@@ -18,15 +18,10 @@ _Variables = tuple[tuple[str, str], ...]
 
 
 def run(content: Mapping[str, Any], folder: str, variables: Mapping[str, str]) -> int:
-    """Begin a trial, or go on with it, to its end: also after an earlier worker was lost.
+    """Begin a trial, or go on with it, to its end, also after an earlier worker was lost. Returns the exit code.
 
-    Args:
-        content: the trial, as `task.written` has it.
-        folder: the working directory of the bench, on a file system that all nodes share.
-        variables: of the environment, beside the worker's.
-
-    Returns:
-        The exit code.
+    `content`: the trial, as `task.written` has it. `folder`: the working directory of the bench, on a file system that
+    all nodes share. `variables` are added to the worker's environment.
     """
     os.chdir(folder)
     trial = task.read(content)

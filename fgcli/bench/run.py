@@ -110,7 +110,9 @@ def run_jobs(
                 failures.pop(name, None)
                 watcher.finished(job)
             else:
-                failures[name] = _failure(job, exit_code, directory, attempt, began.get(name, 0))
+                lines = tuple(last_lines(job.log, began.get(name, 0)))
+                directory.note(FailedAttempt(name, attempt, exit_code, lines))
+                failures[name] = Failure(job, exit_code, lines)
                 watcher.failed(failures[name], again=attempt < ATTEMPTS)
         for job in by_name.values():
             failures[job.name] = Failure(job, None, ("the executor gave no outcome",))
@@ -164,12 +166,6 @@ def _outcomes(trials: Iterator[Trial], names: set[str], executor: Executor) -> I
         close = getattr(outcomes, "close", None)
         if close is not None:
             close()
-
-
-def _failure(job: Job, exit_code: int, directory: SweepDirectory, attempt: int, began: int) -> Failure:
-    lines = tuple(last_lines(job.log, began))
-    directory.note(FailedAttempt(job.name, attempt, exit_code, lines))
-    return Failure(job, exit_code, lines)
 
 
 def last_lines(log: Path, start: int = 0) -> list[str]:

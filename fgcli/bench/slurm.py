@@ -117,7 +117,9 @@ class SlurmExecutor:
             raise Detached(f"{len(waiting)} trials are with SLURM, {self._jobs(waiting)}")
         try:
             yield from self._outcomes(waiting)
-            self._forget_finished()
+            for submission in self._submitted:
+                if self._directory is not None and not submission.unfinished():
+                    self._directory.forget(submission)
         finally:
             if waiting:
                 jobs = self._jobs(waiting)
@@ -126,11 +128,6 @@ class SlurmExecutor:
                     len(waiting),
                     jobs,
                 )
-
-    def _forget_finished(self) -> None:
-        for submission in self._submitted:
-            if self._directory is not None and not submission.unfinished():
-                self._directory.forget(submission)
 
     def _outcomes(self, waiting: list[_Waiting]) -> Iterator[Outcome]:
         """Takes out of `waiting` what has ended."""
@@ -163,7 +160,8 @@ class SlurmExecutor:
             one.absent = 0
             return None
         one.absent += 1
-        _look_again(one.trial)
+        with contextlib.suppress(OSError):  # a network file system shows what is new in a folder once it was listed
+            os.listdir(one.trial.run_dir)
         if _is_finished(one):
             return 0
         if one.absent < ABSENCES:
@@ -243,9 +241,3 @@ class SlurmExecutor:
 
 def _is_finished(one: _Waiting) -> bool:
     return RunDirectory(one.trial.run_dir).is_finished()
-
-
-def _look_again(trial: Trial) -> None:
-    """A network file system shows what is new in a folder once the folder was listed."""
-    with contextlib.suppress(OSError):
-        os.listdir(trial.run_dir)

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from fgcli.bench.executor import Trial
@@ -41,15 +40,9 @@ def read(content: Mapping[str, Any]) -> Trial:
 
 
 def run(trial: Trial, starts: int, requeue: tuple[str, ...]) -> int:
-    """Run it to its end, or to its next stop.
+    """Run it to its end, or to its next stop. Returns the exit code as a shell has it: 128 and the number of a signal.
 
-    Args:
-        trial: what to run.
-        starts: how often it was started before.
-        requeue: the command that has it started once more.
-
-    Returns:
-        The exit code, as of a shell: 128 and the signal's number for a trial that was killed.
+    `starts`: how often it was started before. `requeue`: the command that has it started once more.
     """
     directory = RunDirectory(trial.run_dir)
     if directory.is_finished():
@@ -57,7 +50,8 @@ def run(trial: Trial, starts: int, requeue: tuple[str, ...]) -> int:
     before = _checkpoints(directory)
     with open_log(trial) as log:
         process = spawned(trial.command_now(), trial.threads, log, session=False)
-        _pass_on_signals(process)
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda got, _: process.send_signal(got))
         code = process.wait()
         code = 128 - code if code < 0 else code
         if code in (WARNED, 128 + signal.SIGKILL) and (starts < REQUEUES or _checkpoints(directory) != before):
@@ -69,14 +63,6 @@ def run(trial: Trial, starts: int, requeue: tuple[str, ...]) -> int:
 
 def _checkpoints(directory: RunDirectory) -> list[str]:
     return sorted(os.listdir(directory.checkpoints)) if directory.checkpoints.is_dir() else []
-
-
-def _pass_on_signals(process: "subprocess.Popen[bytes]") -> None:
-    def pass_on(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
-
-    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, pass_on)
 
 
 def main() -> None:

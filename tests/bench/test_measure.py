@@ -215,9 +215,9 @@ def test_an_estimate_is_from_finished_runs_where_there_are_some(tmp_path, monkey
             Result(recipe={}, steps=1, metrics=metrics, wall_s=wall, step_ms_median=1.0, peak_memory_bytes=1)
         )
     found = measuring.estimate(some)
-    assert found[some[0][0].group] == measuring.Estimate(1, 13.0, "finished runs")
-    assert found[some[2][0].group] == measuring.Estimate(2, 8.0, "a few steps")
-    assert found[some[4][0].group] == measuring.Estimate(2, None, "the loss is not finite")
+    assert found[some[0][0].group] == measuring.Estimate(13.0, "finished runs")
+    assert found[some[2][0].group] == measuring.Estimate(8.0, "a few steps")
+    assert found[some[4][0].group] == measuring.Estimate(None, "the loss is not finite")
     show_estimate([], some, None)
     shown = capsys.readouterr().out
     assert re.search(r"wt-16-1 +│ unknown │ the loss is not finite", shown)
