@@ -4,13 +4,12 @@ from fgcli.bench.options import LocalOptions, RayOptions, SlurmOptions
 from fgcli.data.options import (
     ArrayOptions,
     CsvOptions,
-    DigitsOptions,
     HubOptions,
     ImageOptions,
     JsonLinesOptions,
     Mnist1dOptions,
-    Mnist5kOptions,
     RatedTextOptions,
+    SplitOptions,
     TableOptions,
 )
 from fgcli.extend.entry import Entry
@@ -48,12 +47,12 @@ def fg_datasets() -> list[Entry]:
             "MNIST-1D: 40 inputs, 10 classes, generated offline.",
             Mnist1dOptions,
         ),
-        Entry("digits", "fgcli.data.digits:digits", "scikit-learn's 1,797 handwritten digits, 8 × 8.", DigitsOptions),
+        Entry("digits", "fgcli.data.digits:digits", "scikit-learn's 1,797 handwritten digits, 8 × 8.", SplitOptions),
         Entry(
             "mnist-5k",
             "fgcli.data.mnist5k:mnist5k",
             "5,000 images of MNIST, 28 × 28: pip install 'fgcli[mnist-5k]'.",
-            Mnist5kOptions,
+            SplitOptions,
         ),
         Entry(
             "movie-snippets",

@@ -165,7 +165,10 @@ class _Split:
     def check(self) -> None:
         self._check_sizes()
         self._check_inputs()
-        self._check_targets()
+        if self.targets.is_floating_point():
+            self._check_numbers()
+        else:
+            self._check_labels()
 
     @property
     def _has_tokens(self) -> bool:
@@ -210,18 +213,15 @@ class _Split:
             value = values[index][~values[index].isfinite()][0].item()
             self._refuse(f"input {index} contains {value}; inputs must be finite")
 
-    def _check_targets(self) -> None:
+    def _check_labels(self) -> None:
         targets, classes = self.targets, self.dataset.classes
-        if targets.is_floating_point():
-            self._check_numbers()
-            return
-        allowed = f"labels must be integers from 0 to {classes - 1}"
         if targets.dtype != torch.int64:
             self._refuse(f"labels are {targets.dtype}; they must be torch.int64: convert with .long()")
         outside = (targets < 0) | (targets >= classes)
         if outside.any():
             index = tuple(outside.nonzero()[0].tolist())
             place = index[0] if len(index) == 1 else list(index)
+            allowed = f"labels must be integers from 0 to {classes - 1}"
             self._refuse(f"label {targets[index].item()} at index {place}; {allowed}")
 
     def _check_numbers(self) -> None:

@@ -3,10 +3,10 @@
 import torch
 
 from fgcli.data.dataset import Dataset, Standardise
-from fgcli.data.options import DigitsOptions
+from fgcli.data.options import SplitOptions
 
 
-def digits(options: DigitsOptions) -> Dataset:
+def digits(options: SplitOptions) -> Dataset:
     """float32 images `[n, 1, 8, 8]` in ten classes, split with the same shares of each class.
 
     Standardised as a whole, like MNIST-1D, by the mean and standard deviation of the training pixels:

@@ -1,6 +1,5 @@
 """A folder with a folder of images for each class."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -32,7 +31,8 @@ def image_folder(options: ImageOptions, path: Path) -> Dataset:
     if divided and (strange := [one.name for one in _folders(places[1]) if one.name not in names]):
         raise UsageError(f"{places[1] / strange[0]}: {places[0]} has no such class; its classes: {', '.join(names)}")
     files = [[(file, names.index(one.name)) for one in _folders(place) for file in _images(one)] for place in places]
-    channels = 1 if options.colour == "grey" or (options.colour is None and not any(_coloured(files))) else 3
+    coloured = (_open(file)[0] == 3 for listed in files for file, _ in listed)
+    channels = 1 if options.colour == "grey" or (options.colour is None and not any(coloured)) else 3
     size: tuple[int, int] | None = (options.size[0], options.size[1]) if options.size else None
     splits = []
     for listed in files:
@@ -57,10 +57,6 @@ def _images(folder: Path) -> list[Path]:
     if not found:
         raise UsageError(f"{folder} holds no image ({', '.join(sorted(SUFFIXES))}); it is a class by its name")
     return found
-
-
-def _coloured(files: list[list[tuple[Path, int]]]) -> Iterator[bool]:
-    return (_open(file)[0] == 3 for listed in files for file, _ in listed)
 
 
 def _open(file: Path):

@@ -40,7 +40,15 @@ def mnist1d(options: Mnist1dOptions) -> Dataset:
         tensors = _generate(options)
         cache.save(path, tensors)
     if options == Mnist1dOptions():
-        _check_default(tensors)
+        found = fingerprint(tensors)
+        if found != DEFAULT_FINGERPRINT:
+            _log.warning(
+                "mnist1d: the default data set differs from the one that published numbers are measured on "
+                "(fingerprint %s, expected %s; mnist1d %s, numpy %s, scipy %s)",
+                found[:12],
+                DEFAULT_FINGERPRINT[:12],
+                *map(version, ("mnist1d", "numpy", "scipy")),
+            )
     return Dataset("mnist1d", *(tensors[name] for name in _PARTS), classes=10)
 
 
@@ -89,17 +97,3 @@ def _global_random_state_kept() -> Iterator[None]:
         finally:
             random.setstate(python_state)
             numpy.random.set_state(numpy_state)
-
-
-def _check_default(tensors: dict[str, Tensor]) -> None:
-    found = fingerprint(tensors)
-    if found != DEFAULT_FINGERPRINT:
-        _log.warning(
-            "mnist1d: the default data set differs from the one that published numbers are measured on "
-            "(fingerprint %s, expected %s; mnist1d %s, numpy %s, scipy %s)",
-            found[:12],
-            DEFAULT_FINGERPRINT[:12],
-            version("mnist1d"),
-            version("numpy"),
-            version("scipy"),
-        )

@@ -2,13 +2,13 @@
 
 from fgcli.data import cache
 from fgcli.data.dataset import Dataset
-from fgcli.data.options import Mnist5kOptions, OwnOptions
+from fgcli.data.options import OwnOptions, SplitOptions
 from fgcli.data.own import Samples, own_dataset
 from fgcli.extend.extras import require
 from fgcli.files import cache_folder
 
 
-def mnist5k(options: Mnist5kOptions) -> Dataset:
+def mnist5k(options: SplitOptions) -> Dataset:
     """float32 images `[n, 1, 28, 28]` in ten classes, split with the same shares of each class.
 
     Standardised as a whole by the mean and standard deviation of the training pixels.
@@ -26,5 +26,5 @@ def mnist5k(options: Mnist5kOptions) -> Dataset:
         tensors = {"pixels": torch.from_numpy(pixels).byte(), "labels": torch.from_numpy(labels).long()}
         cache.save(path, tensors)
     whole = Samples(tensors["pixels"].reshape(-1, 1, 28, 28).numpy(), tensors["labels"].numpy())
-    split = OwnOptions(test_fraction=options.test_fraction, seed=options.seed)
+    split = OwnOptions(**options.model_dump())
     return own_dataset("mnist-5k", whole, None, split, [str(digit) for digit in range(10)])

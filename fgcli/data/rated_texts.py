@@ -7,7 +7,6 @@ import hashlib
 import io
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +54,8 @@ def read_rated(name: str, archive: Path | None = None) -> list[Rated]:
     with tarfile.open(fileobj=io.BytesIO(inner), mode="r:gz") as archived:
         file = archived.extractfile(_FILES[name])
         assert file is not None, "the sum says that it is there"
-        return list(_lines(file.read().decode()))
+        lines = filter(None, file.read().decode().split("\r\n"))
+        return [Rated(words, float(rating)) for _, rating, words in (line.split("\t", 2) for line in lines)]
 
 
 def fixed_split(rated: list[Rated]) -> tuple[list[Rated], list[Rated]]:
@@ -70,9 +70,3 @@ def fixed_split(rated: list[Rated]) -> tuple[list[Rated], list[Rated]]:
     kept = [[one for one, is_test in zip(rated, tested, strict=True) if is_test is part] for part in (False, True)]
     train, test = (sorted(part, key=lambda one: hashlib.sha256(one.text.encode()).digest()) for part in kept)
     return train, test
-
-
-def _lines(text: str) -> Iterator[Rated]:
-    for line in filter(None, text.split("\r\n")):
-        _, rating, words = line.split("\t", 2)
-        yield Rated(words, float(rating))

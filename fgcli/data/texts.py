@@ -46,7 +46,8 @@ def json_lines(options: JsonLinesOptions, path: Path) -> Dataset:
             train, test = divided(str(path), torch.zeros(len(texts[0])), options.test_fraction, options.seed)
             texts = [[texts[0][index] for index in sorted(part)] for part in (train, test)]
         return _language(str(path), texts[0], texts[1], options)
-    names = sorted({label for _, label in lines[0]}, key=lambda label: (not _is_whole(label), len(label), label))
+    labels = {label for _, label in lines[0]}
+    names = sorted(labels, key=lambda label: (not label.lstrip("-").isdecimal(), len(label), label))
     for file, some in zip((path, options.test_file), lines, strict=False):
         if strange := [label for _, label in some if label not in names]:
             raise UsageError(f"{file}: {strange[0]!r} is no class of {path}: {', '.join(names)}")
@@ -150,7 +151,3 @@ def _sample(line: str, where: str, options: JsonLinesOptions) -> tuple[str, str]
             "out, or set --dataset-option target=KEY"
         )
     return text, str(label)
-
-
-def _is_whole(label: str) -> bool:
-    return label.lstrip("-").isdecimal()

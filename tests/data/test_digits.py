@@ -6,12 +6,12 @@ from sklearn.datasets import load_digits
 
 from fgcli.data.dataset import check
 from fgcli.data.digits import digits
-from fgcli.data.options import DigitsOptions
+from fgcli.data.options import SplitOptions
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return digits(DigitsOptions())
+    return digits(SplitOptions())
 
 
 def test_shapes_and_types(dataset):
@@ -40,7 +40,7 @@ def test_the_two_splits_are_the_original_images_with_their_labels(dataset):
 
 @pytest.mark.parametrize("fraction", [0.01, 0.2, 0.5, 0.99])
 def test_the_split_is_stratified(fraction):
-    split = digits(DigitsOptions(test_fraction=fraction))
+    split = digits(SplitOptions(test_fraction=fraction))
     check(split)
     _, labels = load_digits(return_X_y=True)
     expected = numpy.bincount(labels) * fraction
@@ -50,13 +50,13 @@ def test_the_split_is_stratified(fraction):
 
 def test_the_seed_alone_decides_the_split(dataset):
     numpy.random.seed(1)
-    again = digits(DigitsOptions())
+    again = digits(SplitOptions())
     assert torch.equal(again.train_inputs, dataset.train_inputs)
     assert torch.equal(again.test_targets, dataset.test_targets)
-    assert not torch.equal(digits(DigitsOptions(seed=1)).test_inputs, dataset.test_inputs)
+    assert not torch.equal(digits(SplitOptions(seed=1)).test_inputs, dataset.test_inputs)
 
 
 @pytest.mark.parametrize("given", [{"test_fraction": 0}, {"test_fraction": 1}, {"seed": -1}, {"seed": 2**32}])
 def test_options_out_of_bounds_are_refused(given):
     with pytest.raises(ValidationError, match=r"greater than or equal to|less than"):
-        DigitsOptions(**given)
+        SplitOptions(**given)

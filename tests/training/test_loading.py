@@ -14,7 +14,7 @@ from tiny_runs import fg, run
 
 from fgcli import RunError, Standardise, UsageError, load_model, read_run
 from fgcli.data.digits import digits
-from fgcli.data.options import DigitsOptions
+from fgcli.data.options import SplitOptions
 
 DIGITS = {"dataset": "digits", "dataset_options": {}, "batch_size": 512, "epochs": 2, "method": "backprop"}
 PLUGIN = '''
@@ -85,7 +85,7 @@ def pets(plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
 
 
 def raw_digits() -> tuple[torch.Tensor, torch.Tensor]:
-    data = digits(DigitsOptions())
+    data = digits(SplitOptions())
     return data.preprocessing.undo(data.test_inputs), data.test_targets
 
 
