@@ -63,10 +63,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
-    return _peak_resident_bytes()
-
-
-def _peak_resident_bytes() -> int:
     # ru_maxrss survives exec: a process started by a larger one reports its parent's peak (seen: 625 MB
     # for 9 MB). Linux's VmHWM belongs to the process's own memory alone.
     status = _read(Path("/proc/self/status"))

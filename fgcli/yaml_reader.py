@@ -94,7 +94,8 @@ def read_yaml(text: str, name: str) -> Document:
         position = _position_after(text[: error.position])
         raise UsageError(f"{_place(name, position)}: character {chr(error.character)!r} is not allowed") from error
     except yaml.MarkedYAMLError as error:
-        raise UsageError(f"{_place(name, _position(error.problem_mark))}: not valid YAML: {_problem(error)}") from error
+        problem = f"{error.problem} ({error.context})" if error.context else error.problem
+        raise UsageError(f"{_place(name, _position(error.problem_mark))}: not valid YAML: {problem}") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets an escape like "\UFFFFFFFF" through
         raise UsageError(f"{name}: not valid YAML: {error}") from error
 
@@ -184,7 +185,3 @@ def _position(mark: yaml.Mark | None) -> Position:
 
 def _position_after(text: str) -> Position:
     return Position(text.count("\n") + 1, len(text) - text.rfind("\n"))
-
-
-def _problem(error: yaml.MarkedYAMLError) -> str:
-    return f"{error.problem} ({error.context})" if error.context else str(error.problem)

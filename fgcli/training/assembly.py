@@ -63,14 +63,6 @@ class Assembly:
     processes: Processes = ALONE
     """That train together."""
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return steps_of(self.recipe, self.dataset)[0]
-
-    @property
-    def total_steps(self) -> int:
-        return steps_of(self.recipe, self.dataset)[1]
-
 
 def settle(recipe: Recipe, registry: Registry) -> Recipe:
     """The recipe with what this machine has for `auto`, for no number of threads, and for files that options name.

@@ -34,7 +34,7 @@ class Checkpoint:
     data: dict[str, Any]
 
 
-class Damaged(Exception):
+class Damaged(RunError):
     """Why a checkpoint cannot be used; names the file."""
 
 
@@ -94,7 +94,7 @@ class CheckpointStore:
                 complaints.append(f"{self._files(step)[0]}: has no manifest, which is written last")
                 continue
             try:
-                checkpoint = self._read(step)
+                checkpoint = self.load(step)
                 take(checkpoint)
                 return checkpoint, complaints
             except Damaged as damage:
@@ -104,13 +104,6 @@ class CheckpointStore:
         if completed:
             raise RunError(f"no usable checkpoint in {self.folder}: {'; '.join(complaints)}")
         return None, []
-
-    def load(self, step: int) -> Checkpoint:
-        """The checkpoint of that step. RunError when it is damaged."""
-        try:
-            return self._read(step)
-        except Damaged as damage:
-            raise RunError(str(damage)) from damage
 
     def steps(self) -> list[int]:
         """The steps of all completed checkpoints, the oldest first."""
@@ -124,7 +117,8 @@ class CheckpointStore:
         stem = f"step-{step:010d}"
         return self.folder / f"{stem}.safetensors", self.folder / f"{stem}.json"
 
-    def _read(self, step: int) -> Checkpoint:
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of that step. Damaged when it cannot be used."""
         tensor_file, manifest_file = self._files(step)
         manifest = _read_manifest(manifest_file, step)
         if manifest.recipe_sha256 not in {text_sum(self.recipe), *self.earlier}:

@@ -33,12 +33,8 @@ def findings(recipes: Mapping[str, Recipe], registry: Registry) -> list[str]:
             looked_at[key] = _faults(recipe, registry, datasets)
         for fault in looked_at[key]:
             named.setdefault(fault, []).append(name)
-    return [f"{_called(names)}{fault}" for fault, names in named.items()]
-
-
-def _called(names: list[str]) -> str:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{more}: " if names[0] else ""
+    more = {fault: f" and {len(names) - 1} more" if len(names) > 1 else "" for fault, names in named.items()}
+    return [f"{names[0]}{more[fault]}: {fault}" if names[0] else fault for fault, names in named.items()]
 
 
 def _faults(recipe: Recipe, registry: Registry, datasets: dict[str, Dataset | str]) -> list[str]:
@@ -51,11 +47,10 @@ def _faults(recipe: Recipe, registry: Registry, datasets: dict[str, Dataset | st
     dataset = _dataset(recipe, registry, datasets)
     if isinstance(dataset, str):
         return [*found, dataset]
-    samples = len(dataset.train_inputs)
-    for check in (
-        lambda: refuse_large_batch(recipe, dataset),
-        lambda: _start(recipe, _small(recipe, samples, cpu=bool(found)), registry, dataset),
-    ):
+    place = {"device": "cpu"} if found else {}
+    size = min(SAMPLES, len(dataset.train_inputs), recipe.batch_size)
+    small = recipe.model_copy(update={"batch_size": size, **place})
+    for check in (lambda: refuse_large_batch(recipe, dataset), lambda: _start(recipe, small, registry, dataset)):
         try:
             check()
         except (FgError, ModelRefused, OptionRefused) as error:
@@ -67,11 +62,6 @@ def _start(recipe: Recipe, small: Recipe, registry: Registry, dataset: Dataset) 
     assembly = assemble(small, registry, dataset)
     initialise(assembly)
     refuse_last_batch(recipe, assembly.dataset, assembly.model)
-
-
-def _small(recipe: Recipe, samples: int, *, cpu: bool) -> Recipe:
-    place = {"device": "cpu"} if cpu else {}
-    return recipe.model_copy(update={"batch_size": min(SAMPLES, samples, recipe.batch_size), **place})
 
 
 def _dataset(recipe: Recipe, registry: Registry, known: dict[str, Dataset | str]) -> Dataset | str:

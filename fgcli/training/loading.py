@@ -172,7 +172,12 @@ class Trained:
                 raise UsageError(f"{path}: there is no column {missing[0]!r}, {known}{fix}")
             fix = f"give numbers, parted by {csv.delimiter!r}" if kind == ".csv" else "give numbers"
             inputs = as_inputs(numbers_of(columns, names, str(path), places, fix=fix), str(path))
-        self._check_inputs(inputs)
+        wanted = ", ".join(map(str, self.record.input_shape))
+        if tuple(inputs.shape[1:]) != self.record.input_shape or not len(inputs):
+            raise UsageError(f"the inputs have shape {list(inputs.shape)}; they must be [n, {wanted}], n at least 1")
+        bad = (~inputs.flatten(1).isfinite()).any(dim=1).nonzero()
+        if len(bad):
+            raise UsageError(f"input {int(bad[0, 0])} is not finite; inputs must be")
         return inputs
 
     def _csv_options(self) -> CsvOptions:
@@ -181,14 +186,6 @@ class Trained:
         given = data.get("dataset_options") if str(data.get("dataset")).lower().endswith(".csv") else None
         own = given if isinstance(given, Mapping) else {}
         return CsvOptions(**{key: own[key] for key in ("header", "delimiter") if key in own})
-
-    def _check_inputs(self, inputs: Tensor) -> None:
-        wanted = ", ".join(map(str, self.record.input_shape))
-        if tuple(inputs.shape[1:]) != self.record.input_shape or not len(inputs):
-            raise UsageError(f"the inputs have shape {list(inputs.shape)}; they must be [n, {wanted}], n at least 1")
-        bad = (~inputs.flatten(1).isfinite()).any(dim=1).nonzero()
-        if len(bad):
-            raise UsageError(f"input {int(bad[0, 0])} is not finite; inputs must be")
 
     @torch.no_grad()
     def predict(self, inputs: Tensor, device: torch.device) -> Tensor:

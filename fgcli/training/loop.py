@@ -1,7 +1,7 @@
 """The training loop: epochs of batches, one estimate and one update a step. Knows no method's name."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from time import perf_counter
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from fgcli.runs.results import MetricsRow, Result
 from fgcli.runs.rows import STEP
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import sweep_of
-from fgcli.training.assembly import Assembly
+from fgcli.training.assembly import Assembly, steps_of
 from fgcli.training.checkpoints import Checkpoint, store_of
 from fgcli.training.cost import AFTER, cost_line, first_step
 from fgcli.training.evaluation import evaluate, measuring
@@ -49,7 +49,7 @@ class Training:
         self._wall_before = 0.0  # seconds that earlier processes spent on this run
         self._started, self._began_at = perf_counter(), 0
 
-        self.steps_per_epoch, self.total_steps = assembly.steps_per_epoch, assembly.total_steps
+        self.steps_per_epoch, self.total_steps = steps_of(assembly.recipe, assembly.dataset)
         self.know_checkpoints()
 
     def know_checkpoints(self) -> None:
@@ -77,7 +77,14 @@ class Training:
 
         checkpoint, complaints = self.take_up()
         if checkpoint is None:
-            self._refuse_lost_checkpoints()
+            # Each row is followed by a checkpoint: without one a run has a single row at most, else they were removed.
+            before = self.run_directory.read_metrics()
+            if len(before) > 1:
+                raise RunError(
+                    f"no checkpoint is left in {self.store.folder}, though the run has been evaluated after step "
+                    f"{before[-1].step}; put one back (both of its files), or begin a new run"
+                )
+            self.store.folder.mkdir(exist_ok=True)
             self.reporter.warned("the run was stopped before its first checkpoint; it begins again")
         else:
             for complaint in complaints:
@@ -88,16 +95,6 @@ class Training:
         if torn:
             self.reporter.warned(f"dropped the torn last line of {self.run_directory.metrics_file}")
         self._take_up_rows(rows)
-
-    def _refuse_lost_checkpoints(self) -> None:
-        """Each row is followed by a checkpoint: without one a run has a single row at most, else they were removed."""
-        rows = self.run_directory.read_metrics()
-        if len(rows) > 1:
-            raise RunError(
-                f"no checkpoint is left in {self.store.folder}, though the run has been evaluated after step "
-                f"{rows[-1].step}; put one back (both of its files), or begin a new run"
-            )
-        self.store.folder.mkdir(exist_ok=True)
 
     def _take_up_rows(self, rows: list[dict[str, Any]]) -> None:
         """The last row may be needed for the result, so one that got lost with the file is measured anew."""
@@ -341,22 +338,18 @@ class Training:
         for split, (loss, left_out) in splits.items():
             if not math.isfinite(loss) or (stops and left_out):
                 self._stop(f"the {split} loss is not finite after step {self.step}")
-        self._say_left_out({split: count for split, (_, count) in splits.items() if count})
+        said = [f"{count} of {split}" for split, (_, count) in splits.items() if count]
+        if said and not self._said_left_out:
+            self._said_left_out = True
+            self.reporter.warned(
+                f"the losses after step {self.step} leave out samples whose own is not finite ({' and '.join(said)}), "
+                "which count as wrong; later ones are left out without a word"
+            )
         if self.progress.best is None or measured.train_loss < self.progress.best[0]:
             self.progress.best = (measured.train_loss, self.step)
         self.last_row = MetricsRow(self.step, self.step / self.steps_per_epoch, measured, self._wall())
         self.run_directory.append_metrics(self.last_row)
         self.reporter.evaluated(self.last_row)
-
-    def _say_left_out(self, counts: Mapping[str, int]) -> None:
-        """Once."""
-        if counts and not self._said_left_out:
-            self._said_left_out = True
-            said = " and ".join(f"{count} of {split}" for split, count in counts.items())
-            self.reporter.warned(
-                f"the losses after step {self.step} leave out samples whose own is not finite ({said}), which count as "
-                "wrong; later ones are left out without a word"
-            )
 
     def _wall(self) -> float:
         return self._wall_before + perf_counter() - self._started

@@ -72,21 +72,19 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None and self._last is not None:
-                self._run.write_result(self._result(self._last))
+            if kind is None and (last := self._last) is not None:
+                result = Result(
+                    recipe=self._recipe.model_dump(mode="json"),
+                    steps=last.step,
+                    metrics=last.metrics,
+                    wall_s=perf_counter() - self._started,
+                    step_ms_median=None,
+                    peak_memory_bytes=peak_memory_bytes(torch.device(self._recipe.device)),
+                    run_dir=str(self.path),
+                )
+                self._run.write_result(result)
         finally:
             self._run.release()
-
-    def _result(self, last: MetricsRow) -> Result:
-        return Result(
-            recipe=self._recipe.model_dump(mode="json"),
-            steps=last.step,
-            metrics=last.metrics,
-            wall_s=perf_counter() - self._started,
-            step_ms_median=None,
-            peak_memory_bytes=peak_memory_bytes(torch.device(self._recipe.device)),
-            run_dir=str(self.path),
-        )
 
 
 def open_run(

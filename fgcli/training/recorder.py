@@ -11,7 +11,7 @@ from torch import Tensor
 from fgcli.data.dataset import Dataset
 from fgcli.diagnostics.batches import draw_batch
 from fgcli.diagnostics.moments import LayerMoments, NothingKnown, moments
-from fgcli.diagnostics.overlap import Overlap, marks, sample_overlaps, upstream_jacobians
+from fgcli.diagnostics.overlap import marks, sample_overlaps, upstream_jacobians
 from fgcli.diagnostics.subject import Subject
 from fgcli.errors import UsageError
 from fgcli.gradient.errors import ModelRefused
@@ -54,7 +54,10 @@ class Recorder:
         curves: dict[str, OverlapCurve] = {}
         if OVERLAP in self.names:
             overlaps = sample_overlaps(subject.model, subject.loss, batch, "upstream", self.streams.at(step))
-            curves = {layer: _curve(overlap) for layer, overlap in overlaps.items()}
+            for layer, one in overlaps.items():
+                ks = tuple(marks(len(one.overlap)))
+                columns = (tuple(float(values[k - 1]) for k in ks) for values in (one.overlap, one.squared))
+                curves[layer] = OverlapCurve(ks, *columns)
         return {layer: LayerRow(moments_of.get(layer, {}), curves.get(layer)) for layer in {**moments_of, **curves}}
 
     def _moments(self, subject: Subject, batch: Batch, asked: Sequence[str]) -> list[LayerMoments]:
@@ -95,8 +98,3 @@ def _value(moments: LayerMoments, name: str) -> float | None:
     """Exact where known; None where it has no value (a layer whose gradient is 0 has no cosine)."""
     measured = moments.exact.get(name) or moments.monte_carlo.get(name)
     return None if measured is None else measured.mean
-
-
-def _curve(overlap: Overlap) -> OverlapCurve:
-    ks = tuple(marks(len(overlap.overlap)))
-    return OverlapCurve(ks, *(tuple(float(values[k - 1]) for k in ks) for values in (overlap.overlap, overlap.squared)))

@@ -42,7 +42,9 @@ def begin(recipe: Recipe, out: Path | None, registry: Registry, reporter: Report
     agree(assembly, 0)
     if processes.rank:
         return Training(assembly, RunDirectory(Path(processes.share("", assembly.device))), reporter)
-    run = _with_needs(run_directory.create(out, _label(recipe)), recipe, registry)
+    width = "" if recipe.width is None else f"-w{recipe.width}"
+    label = f"{recipe.method}-{Path(recipe.dataset).name}{width}-s{recipe.seed}"
+    run = _with_needs(run_directory.create(out, label), recipe, registry)
     with run.released_on_error():
         _say_missing_lock(run, reporter)
         run.write_model(model_record(assembly.dataset, assembly.objective))
@@ -98,14 +100,13 @@ def resume(
 def _refuse_other_steps(path: Path, of_run: Recipe, assembly: Assembly, registry: Registry) -> None:
     """UsageError unless a finished run would be longer, and its steps so far would have been the same then."""
     _, done = steps_of(of_run, assembly.dataset)
-    if assembly.total_steps <= done:
+    per_epoch, total = steps_of(assembly.recipe, assembly.dataset)
+    if total <= done:
         said = "; it has max_steps, give more --max-steps" if of_run.max_steps else "; give more --epochs"
-        raise UsageError(
-            f"--resume {path}: the run has made {done} steps, and shall end after {assembly.total_steps}{said}"
-        )
+        raise UsageError(f"--resume {path}: the run has made {done} steps, and shall end after {total}{said}")
     pairs = zip(
-        learning_rates(of_run, registry, assembly.steps_per_epoch, done, done),
-        learning_rates(assembly.recipe, registry, assembly.steps_per_epoch, assembly.total_steps, done),
+        learning_rates(of_run, registry, per_epoch, done, done),
+        learning_rates(assembly.recipe, registry, per_epoch, total, done),
         strict=True,
     )
     for step, (was, would_be) in enumerate(pairs):
@@ -197,8 +198,10 @@ def _recipe_of(
     of_run = read_recipe(RunDirectory(path).recipe_file)
     recipe = recipe_of(path, registry)
     has_file = source is not None  # what it leaves out has its default
-    if source is None:
-        source = _without_options(of_run, recipe, overrides)
+    if source is None:  # without the options of a method, model or dataset that shall be another one
+        others: list[Section] = [name for name in _NAMES if overrides.get(name) not in (None, getattr(recipe, name))]
+        left_out = {key for name in others for key in section_keys(name)}
+        source = replace(of_run, data={key: value for key, value in of_run.data.items() if key not in left_out})
     given = resolve(source, overrides, registry)
     length = {key: getattr(given, key) for key in LENGTH if longer and overrides.get(key) is not None}
     other: set[Section] = {name for name in _NAMES if getattr(given, name) != getattr(recipe, name)}
@@ -215,18 +218,6 @@ def _recipe_of(
             + _new_run(path, recipe, given, registry)
         )
     return recipe, recipe.model_copy(update=place | length)
-
-
-def _without_options(source: Source, recipe: Recipe, names: Mapping[str, object]) -> Source:
-    """A run's recipe without the options of a method, model or dataset that shall be another one."""
-    other: list[Section] = [name for name in _NAMES if names.get(name) not in (None, getattr(recipe, name))]
-    left_out = {key for name in other for key in section_keys(name)}
-    return replace(source, data={key: value for key, value in source.data.items() if key not in left_out})
-
-
-def _label(recipe: Recipe) -> str:
-    width = "" if recipe.width is None else f"-w{recipe.width}"
-    return f"{recipe.method}-{Path(recipe.dataset).name}{width}-s{recipe.seed}"
 
 
 def _as_the_run(given: Recipe, recipe: Recipe, registry: Registry) -> Recipe:

@@ -133,18 +133,9 @@ def _restore(assembly: Assembly, checkpoint: Checkpoint) -> Progress:
         raise RunError(
             f"the checkpoint of step {step} counts {progress.skipped} skipped updates and its best is {best}"
         )
-    groups = assembly.optimizer.param_groups
-    fresh = [_settings(group) for group in groups]
+    fresh = [_settings(group) for group in assembly.optimizer.param_groups]
     _unpack_optimizer(assembly.optimizer, data["optimizer"], tensors)
-    _replay_schedule(assembly, step, fresh)
-    return progress
-
-
-def _replay_schedule(assembly: Assembly, step: int, fresh: Sequence[Mapping[str, Any]]) -> None:
-    """Take the schedule to `step`, from `fresh` settings of the optimiser, and put the checkpoint's back.
-
-    A schedule is a function of the step, and so has no state of its own in a checkpoint.
-    """
+    # A schedule is a function of the step, and has no state in a checkpoint: it is taken there from fresh settings.
     groups = assembly.optimizer.param_groups
     restored = [_settings(group) for group in groups]
     for group, settings in zip(groups, fresh, strict=True):
@@ -152,6 +143,7 @@ def _replay_schedule(assembly: Assembly, step: int, fresh: Sequence[Mapping[str,
     advance(assembly.schedule, step)
     for group, settings in zip(groups, restored, strict=True):
         group.update(settings)
+    return progress
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from tiny_runs import FLAGS, Stopper, fg, go_on, rows, run, tiny_recipe, untimed, weights
 
 from fgcli.extend.registry import load_registry
-from fgcli.training.assembly import assemble
+from fgcli.training.assembly import assemble, steps_of
 from fgcli.training.schedules import advance
 
 STEPS, PER_EPOCH, LR = 12, 3, 0.01
@@ -31,7 +31,7 @@ def changes(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_learning_rate_of_every_update(name: str) -> None:
     assembly = assemble(tiny_recipe(**changes(name)), load_registry())
-    assert (assembly.total_steps, assembly.steps_per_epoch) == (STEPS, PER_EPOCH)
+    assert steps_of(assembly.recipe, assembly.dataset) == (PER_EPOCH, STEPS)
     for t in range(STEPS):
         assert assembly.optimizer.param_groups[0]["lr"] == pytest.approx(SCHEDULES[name][1](t), rel=1e-6)
         advance(assembly.schedule)
