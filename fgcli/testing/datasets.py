@@ -43,10 +43,6 @@ def check_dataset(make: Callable[[], Any]) -> None:
     for split in SPLITS:
         same = torch.equal(getattr(again, split), getattr(dataset, split))
         expect(same, split, "the same when it is made again", "other values")
-    _check_splits(dataset)
-
-
-def _check_splits(dataset: Dataset) -> None:
     of_samples = dataset.train_targets.dim() == 1  # of a language model any token may be missing
     missing = sorted(set(range(dataset.classes)) - set(dataset.train_targets.tolist())) if of_samples else []
     expect(not missing, "train_targets", f"all classes from 0 to {dataset.classes - 1}", f"none of {missing}")

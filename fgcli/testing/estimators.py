@@ -106,16 +106,12 @@ def _check_samples(values: Tensor, batch: int, what: str) -> None:
     expect(not values.requires_grad, what, "detached", "requires_grad")
 
 
-def _mean_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(outputs, targets).mean()
-
-
 def _check_forms(make: Callable[[], Any], case: Case) -> None:
     """The same estimate in whatever form the loss and the inputs come."""
     expected = _Bound(make(), case).estimate()
     inputs, targets = case.batch.inputs, case.batch.targets
     forms = {
-        "a loss that gives its mean": (case.batch, _mean_cross_entropy),
+        "a loss that gives its mean": (case.batch, lambda outputs, targets: cross_entropy(outputs, targets).mean()),
         "inputs in a tuple": (Batch((inputs,), targets), cross_entropy),
         "inputs in a mapping": (Batch({"input": inputs}, targets), cross_entropy),
     }

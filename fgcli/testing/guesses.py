@@ -45,7 +45,8 @@ def check_guess_method(
     for case in cases(any_network=needs != "matrix"):
         _check_finite(make, case)
     case = Case("a network", model := chain(), batch_for(model))
-    _check_side_effects(make, case)
+    with unchanged(case.model, "side effects"):
+        Watched(make(), case).guess()
     linear = isinstance(make(), GuessMethod)
     for one in [case, *_any_network(needs)] if linear else ():
         _check_linearize(make, one)
@@ -98,11 +99,6 @@ def _check_own_randomness(make: Callable[[], Any], case: Case) -> None:
     other = watched.guess(step=1)
     same = [name for name, y in first.items() if torch.equal(other[name], y)]
     expect(not same, what, "another guess in another step", f"the same at sites {', '.join(same)}")
-
-
-def _check_side_effects(make: Callable[[], Any], case: Case) -> None:
-    with unchanged(case.model, "side effects"):
-        Watched(make(), case).guess()
 
 
 def _check_linearize(make: Callable[[], Any], case: Case) -> None:
