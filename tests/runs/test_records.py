@@ -105,7 +105,8 @@ def test_timings_come_back(tmp_path: Path) -> None:
     write_timing(tmp_path / "timing.json", rows)
     assert read_timing(tmp_path / "timing.json") == rows
     assert numbers(rows[0]) == {
-        "timed_step_ms": 2.0, "timed_step_ms_mean": 2.25, "step_flops": 3e6, "step_peak_bytes": 7, "process_peak_bytes": 70,
+        "timed_step_ms": 2.0, "timed_step_ms_mean": 2.25, "step_flops": 3e6,
+        "step_peak_bytes": 7, "process_peak_bytes": 70,
     }  # fmt: skip
     (tmp_path / "timing.json").write_text('{"schema": 2, "rows": []}')
     with pytest.raises(RunError, match=r"cannot read .*timing.json: it has schema 2, and not 1"):
