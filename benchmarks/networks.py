@@ -319,8 +319,9 @@ def table(rows: Path) -> str:
         f"Of {len(found)} networks, trained with one and with four tangents, and held to autograd: {said}.",
         "",
         f"`wperp` is the default method of `ForwardGradient`. Its median step takes more than {LIMIT} times "
-        f"backpropagation's on {len(above)}{': ' if above else ''}{', '.join(above)}. One step in {FIFTY} looks at W̃W̃ᵀ, "
-        f"and takes longer: the mean of {FIFTY} has a column of its own. The first step looks the network over, and takes "
+        f"backpropagation's on {len(above)}{': ' if above else ''}{', '.join(above)}. "
+        f"One step in {FIFTY} looks at W̃W̃ᵀ, and takes longer: the mean of {FIFTY} has a column of its own. "
+        "The first step looks the network over, and takes "
         f"{slow[0]:.0f} s at most ({slow[1]}).",
         "",
         f"A cell: the median time of a step with one (/ four) tangents, in backpropagation's; batch {SAMPLES}. ✓: not "
