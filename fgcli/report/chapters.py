@@ -23,6 +23,7 @@ from fgcli.sweep.views import KINDS, LABEL, AnyView, as_key
 INCIDENTAL = ("device", "threads", "eval_every", "keep_checkpoints", "keep_last", "diagnostics", "diagnostics_every")
 # Keys that not every method has: they belong to the label. One that ends in a dot stands for all under it.
 OF_THE_METHOD = (*section_keys("method"), "options.")
+FEEDBACK = "feedback"
 
 MAIN = ("dataset", "model", "width", "depth", "optimizer", "lr", "epochs", "batch_size")
 """Settings that a reader wants to know also where they are the default ones."""
@@ -68,8 +69,10 @@ def make_chapters(sources: Sequence[Source]) -> tuple[list[Chapter], list[Proble
     if any(source.trials for source in rest):
         labelled = _with_own_labels(_labelled_by_options(rest))
         trials = tuple(trial for source in labelled for trial in source.trials)
-        axes = _differing(trials, owned=OF_THE_METHOD)
-        chapters.append(Chapter("Runs", _alike_in_all(trials), trials, axes, _default_views(trials, axes)))
+        rates = _rates(trials)
+        axes = _differing(trials, owned=(*OF_THE_METHOD, *(["lr"] if rates else [])))
+        description = "\n".join(filter(None, [_alike_in_all(trials), rates]))
+        chapters.append(Chapter("Runs", description, trials, axes, _default_views(trials, axes)))
     told_apart = [_without_repeats(chapter) for chapter in chapters]
     left_out = dict.fromkeys([*copies, *(problem for _, problems in told_apart for problem in problems)])
     return [chapter for chapter, _ in told_apart], list(left_out)
@@ -128,7 +131,7 @@ def _comparable(source: Source, sweeps: Sequence[Source]) -> Source:
 
 
 def _labelled_by_options(sources: Sequence[Source]) -> list[Source]:
-    """Single runs named by their method, with the options in which those of the method differ."""
+    """Single runs named by their method, with feedback where they have it, and the options in which they differ."""
     trials = [trial for source in sources for trial in source.trials]
     names: dict[int, str] = {}
     for method in dict.fromkeys(trial.label for trial in trials):
@@ -138,7 +141,8 @@ def _labelled_by_options(sources: Sequence[Source]) -> list[Source]:
         )
         differ = [key for key in keys if len({as_key(trial.axis(key)) for trial in own}) > 1]
         for trial in own:
-            said = [f"{key.removeprefix('options.')}={as_key(trial.axis(key))}" for key in differ]
+            on = [FEEDBACK] if trial.axis(FEEDBACK) not in (None, "none") and FEEDBACK not in differ else []
+            said = [f"{key.removeprefix('options.')}={as_key(trial.axis(key))}" for key in (*on, *differ)]
             names[id(trial)] = f"{method} {', '.join(said)}".strip()
     return [
         replace(source, trials=tuple(replace(trial, label=names[id(trial)]) for trial in source.trials))
@@ -223,7 +227,17 @@ def _alike_in_all(trials: Iterable[Trial]) -> str:
         if len({as_key(keys.get(key)) for keys in present}) == 1
         if not isinstance(value := present[0].get(key), bool | None) and (key in MAIN or value != default[key])
     ]
-    return f"The same in all runs: {', '.join(said)}." if said and len(present) > 1 else ""
+    return f"{'The same in all runs' if len(present) > 1 else 'The run'}: {', '.join(said)}." if said else ""
+
+
+def _rates(trials: Iterable[Trial]) -> str:
+    """Where each label has a learning rate of its own, which then belongs to the label: a sentence with all of them."""
+    found: dict[str, set[str]] = {}
+    for trial in trials:
+        found.setdefault(trial.label, set()).add(as_key(trial.axis("lr")))
+    if len(set().union(*found.values())) == 1 or any(len(rates) > 1 for rates in found.values()):
+        return ""
+    return f"Learning rates: {', '.join(f'{label} {rates.pop()}' for label, rates in found.items())}."
 
 
 def _without(keys: Mapping[str, object], left_out: Sequence[str]) -> dict[str, object]:

@@ -11,19 +11,20 @@ from fgcli.runs.quantity import Quantity
 from fgcli.sweep.views import spelled
 
 Role = Literal["value", "spread", "difference", "reference"]
-BOLD = "Bold: the best mean."
-"""The note of a table that has a best value; a format that has no bold leaves it out."""
-BAND = ", a band around a drawn line"
+BOLD = "Bold: the best mean"
+"""Begins the note of a table that has a best value; a format that has no bold leaves it out."""
+BAND = ", drawn as a band"
 CUT = "Intervals that go on beyond the axis are cut there."
 """In notes of figures: see `undrawn`."""
 NOTHING = "–"
 NO_VALUE = spelled(None)
 TWO = "Of two seeds: the mean [and both numbers], as two are too few for an interval."
+TWO_DRAWN = "Of two seeds: the mean, and a band from one number to the other, as two are too few for an interval."
 
 
 def undrawn(notes: Iterable[str]) -> list[str]:
     """Notes for a format that draws no figures: without what is said of bands and axes."""
-    return [note.replace(BAND, "") for note in notes if note != CUT]
+    return [TWO if note == TWO_DRAWN else note.replace(BAND, "") for note in notes if note != CUT]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ WIDTH, HEIGHT = 520, 310
 LEFT, TOP, BOTTOM = 58, 14, 44
 LINE = 13  # between labels
 LETTER = 7.4
+ALONE = 5  # half the width of the band of a point that no line leads to
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,8 @@ def _curve(figure: Figure, series: Series, x: Scale, y: Scale) -> Curve:
     upper = [(x(point.x), y(_interval(point)[1])) for point in series.points]
     lower = [(x(point.x), y(_interval(point)[0])) for point in series.points]
     banded = any(point.y.half for point in series.points)
+    if len(places) == 1:  # a band needs two points: one to each side
+        upper, lower = ([(end + side, height) for side in (-ALONE, ALONE)] for ((end, height),) in (upper, lower))
     size = 3.4 if len(places) < 20 else 2.4
     markers = tuple(
         Marker(_marker(series.style, *place, size), f"{series.name}: {_said(figure, point)}", point.trials)
@@ -202,7 +205,7 @@ def _curve(figure: Figure, series: Series, x: Scale, y: Scale) -> Curve:
         shortened(series.name),
         series.style,
         _path(places) if len(places) > 1 else "",
-        f"{_path([*upper, *reversed(lower)])}Z" if banded and len(places) > 1 else "",
+        f"{_path([*upper, *reversed(lower)])}Z" if banded else "",
         markers,
         published,
         ends[-1] if ends else (0.0, 0.0),

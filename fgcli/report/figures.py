@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fgcli.report.alike import left_out_notes, unlike_notes
 from fgcli.report.chapters import Chapter
-from fgcli.report.document import BAND, CUT, TWO, Axis, Figure, Panel, Point, Series, axis_name, axis_text
+from fgcli.report.document import BAND, CUT, TWO_DRAWN, Axis, Figure, Panel, Point, Series, axis_name, axis_text
 from fgcli.report.drawing import cuts_intervals
 from fgcli.report.statistics import mean_interval
 from fgcli.report.tables import split
@@ -162,10 +162,8 @@ def _figure(
     if not points:
         said.append("No run has a number for this figure yet.")
     else:
-        lines = any(len(series.points) > 1 for panel in panels for series in panel.series)
-        band = BAND if lines else ""
-        said += [f"Mean over seeds ± 95 % t-interval{band}."] * (counts[-1] > 2)
-        said += [f"{TWO.removesuffix('.')}{band}."] * (2 in counts)
+        said += [f"Mean over seeds ± 95 % t-interval{BAND}."] * (counts[-1] > 2)
+        said += [TWO_DRAWN] * (2 in counts)
     if unrecorded:
         said.append(f"Not recorded: {'; '.join(unrecorded)}.")
     kept = tuple(panel for panel in drawn if panel.series) or (Panel("", ()),)

@@ -92,7 +92,10 @@ def _panel(axis: "Axes", figure: Figure, panel: Panel) -> None:
             label=_name(figure, series),
         )
         low, high = ([pair[side] * figure.y.quantity.scale for pair in ends] for side in (0, 1))
-        axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+        if len(x) == 1:
+            axis.vlines(x, low, high, color=color, alpha=0.18, linewidth=8)
+        else:
+            axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
         if series.published:
             px, py = zip(*series.published, strict=True)
             py = [one * figure.y.quantity.scale for one in py]

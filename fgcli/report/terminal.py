@@ -88,7 +88,7 @@ class _Notes:
         self.notes = notes
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        notes = [note for note in undrawn(self.notes) if note != BOLD or console.color_system]
+        notes = [note for note in undrawn(self.notes) if console.color_system or not note.startswith(BOLD)]
         yield from (_text(note, style="dim") for note in notes)
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from fgcli.report.alike import left_out_notes, unlike_notes
-from fgcli.report.document import BOLD, TWO, Cell, Line, Table, axis_texts
+from fgcli.report.document import BOLD, TWO, Cell, Line, Table, axis_name, axis_texts
 from fgcli.report.trials import State, Trial
 from fgcli.report.values import PROGRESS, ends_before
 from fgcli.runs.quantity import Quantity
 from fgcli.runs.results import METRICS
 from fgcli.runs.timing import TIMING
-from fgcli.sweep.views import Budget, TableView
+from fgcli.sweep.views import LABEL, Budget, TableView
 
 LISTED = 12  # groups of trials that a note names
 
@@ -83,7 +83,7 @@ def notes_of(
     elif counts == [1]:
         notes.append("One seed each, so no intervals.")
     if any(cell.best for cell in cells):
-        notes.append(BOLD)
+        notes.append(f"{BOLD}{_with_the_same(table)}.")
     notes += _comparison_notes(cells)
     notes += _reference_notes(cells)
     if any(cell.quartiles for cell in cells):
@@ -96,6 +96,15 @@ def notes_of(
     notes += [*unlike_notes(trials, axes), *left_out_notes(trials)]
     notes += missing_notes(trials, axes, timed=timed == {True})
     return tuple(notes)
+
+
+def _with_the_same(table: Table) -> str:
+    """In what the rows are alike of which one is best; nothing where all are compared."""
+    if LABEL not in (*table.row_axes, table.column_axis):
+        return ""
+    heads = zip(table.row_axes, zip(*(row.heads for row in table.rows), strict=True), strict=True)
+    axes = [axis_name(axis) for axis, values in heads if axis != LABEL and len(set(values)) > 1]
+    return f" with the same {' and '.join(axes)}" if axes else ""
 
 
 def budget_notes(

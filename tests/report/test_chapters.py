@@ -41,6 +41,29 @@ def test_single_runs_are_named_by_the_options_in_which_they_differ(tmp_path):
     assert not problems
 
 
+def test_a_single_run_says_that_feedback_is_on_and_what_it_is_of(tmp_path):
+    fake_run(tmp_path / "run", method="activation-perturbation", feedback="local", lr=0.003)
+    (chapter,), _ = chapters(tmp_path / "run")
+    assert chapter.labels == ["activation-perturbation feedback=local"]
+    assert chapter.description == (
+        "The run: dataset mnist1d, model mlp, width 64, epochs 4, batch size 512, optimizer adamw, lr 0.003."
+    )
+    fake_run(tmp_path / "without", method="activation-perturbation", feedback="none")
+    labels = ["activation-perturbation feedback=local", "activation-perturbation feedback=none"]
+    assert chapters(tmp_path / "run", tmp_path / "without")[0][0].labels == labels
+
+
+def test_a_learning_rate_of_each_method_is_told_and_keeps_no_methods_apart(tmp_path):
+    runs = tmp_path / "runs"
+    for seed, method, lr in ((0, "wt", 0.01), (1, "wt", 0.01), (0, "backprop", 0.003)):
+        fake_run(runs / f"{method}{seed}", method=method, lr=lr, seed=seed)
+    (chapter,), _ = chapters(runs)
+    assert chapter.axes == ()
+    assert chapter.description.endswith("optimizer adamw.\nLearning rates: backprop 0.003, wt 0.01.")
+    fake_run(runs / "another", method="wt", lr=0.02)
+    assert chapters(runs)[0][0].axes == ("lr",)
+
+
 def test_the_default_views_follow_what_was_recorded(tmp_path):
     fake_run(tmp_path / "plain")
     (chapter,), _ = chapters(tmp_path / "plain")

@@ -93,6 +93,19 @@ def test_curves_have_a_panel_for_each_value_of_an_axis_that_is_not_named(tmp_pat
     assert points[-1].y.mean == pytest.approx(0.31)
 
 
+def test_a_point_alone_has_its_interval_drawn(tmp_path):
+    from fgcli.report.plots import _draw
+
+    base = "{epochs: 4, eval_every: 4}"
+    (figure,) = figures(of_recipe(tmp_path / "s", "{kind: curve, title: C, y: test_accuracy}", base))
+    curve = lay_out(figure, figure.panels[0]).curves[0]
+    heights = {float(place.split(",")[1]) for place in curve.band[1:-1].split("L")}
+    scale = vertical_scale(figure)
+    assert sorted(heights) == [pytest.approx(scale(end), abs=0.05) for end in (0.32, 0.30)]
+    (bar, *_) = _draw(figure).axes[0].collections
+    assert sorted(bar.get_paths()[0].vertices[:, 1]) == pytest.approx([0.30, 0.32])
+
+
 def test_an_unfinished_run_is_in_the_curve_as_far_as_it_is_and_that_is_said(tmp_path):
     views = "{kind: curve, title: C, y: test_accuracy, where: {width: 64, label: wt}}"
     folder = of_recipe(tmp_path / "s", views, finished=lambda trial: trial.axes["seed"] == 0)

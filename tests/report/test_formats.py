@@ -55,8 +55,9 @@ def test_the_terminal_has_tables_and_sparklines(document):
     assert "│ W̃⊥ │   0.370 [0.350, 0.390] (2 of 3) │           0.680 ± 0.075 │" in text
     assert "Unfinished: W̃⊥, width 64 (seed 1" in text
     assert "W̃ᵀ  ▁▇  0.310 → 0.620 ± 0.050 at width 128" in text
-    assert "a band around" not in text + markdown(document), "none is drawn"
-    assert "a band around" in as_html(document)
+    assert " a band" not in text + markdown(document), "none is drawn"
+    assert "Mean over seeds ± 95 % t-interval, drawn as a band." in as_html(document)
+    assert "and a band from one number to the other, as two are too few" in as_html(document)
 
 
 def test_columns_that_do_not_fit_stand_below(document):

@@ -76,6 +76,9 @@ strip.dispatchEvent(new PointerEvent("pointermove", { clientX: 50, clientY: 50 }
 seen.readout = document.getElementById("readout").textContent;
 seen.shown = !document.getElementById("readout").hidden;
 seen.title = document.title;
+const figures = [...document.querySelectorAll("article")].filter((one) => one.querySelector("svg"));
+const box = (one, what) => one.querySelector(what).getBoundingClientRect();
+seen.under = figures.every((one) => box(one, ".notes").top >= box(one, "svg").bottom);
 document.documentElement.dataset.seen = JSON.stringify(seen);
 </script>
 """
@@ -113,6 +116,7 @@ def test_in_a_browser(page, tmp_path, size, scheme, background):
     seen = in_chromium(page, tmp_path, size, scheme)
     assert (seen["alerts"], seen["errors"]) == ([], [])
     assert seen["title"] == "Accuracy by width"
+    assert seen["under"], "the notes of a figure"
     assert seen["background"] == background  # dark and light
     assert seen["width"] == seen["view"]  # nothing hangs over the edge: wide tables scroll within themselves
     assert seen["before"] == seen["up"] == ["W̃ᵀ", "W̃⊥", ATTACK]  # by width 128, at which the last has no run

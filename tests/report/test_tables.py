@@ -72,6 +72,13 @@ def test_the_users_baseline_goes_before_the_sweeps(sweep_folder):
     assert len(texts(found["W̃⊥", "width 64"])) == 1
 
 
+def test_what_the_best_are_the_best_of_is_said(tmp_path):
+    for width, method in ((64, "wt"), (64, "wperp"), (128, "wt")):
+        fake_run(tmp_path / f"{method}{width}", method=method, width=width, accuracy=width / 256)
+    (table, *_) = compose([tmp_path]).items
+    assert "Bold: the best mean with the same width." in table.notes
+
+
 def test_missing_trials_are_shown(sweep_folder):
     trials = sweep_folder / "trials"
     (trials / "wperp-width64-seed1" / "result.json").unlink()
