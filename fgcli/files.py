@@ -136,6 +136,15 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteError(f"cannot write {path}: {error.strerror}") from error
 
 
+def make_folder(path: Path, called: str) -> None:
+    """Make it, and what it lies in, where it is missing. UsageError where that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        where = "" if error.filename == str(path) else f": {error.filename}"
+        raise UsageError(f"cannot make {called} {path}{where}: {error.strerror}") from error
+
+
 def cache_folder() -> Path:
     """`$FG_CACHE_DIR`, or the cache folder that the operating system gives to `fg`."""
     if named := os.environ.get("FG_CACHE_DIR"):

@@ -72,9 +72,7 @@ def _show(found: list[dict[str, Any]]) -> None:
         if own:
             console.print(_options(own))
     if rest:
-        console.print(
-            Text("tangents and memory", "bold") + Text(f"  options of {', '.join(rest)}", "dim"), soft_wrap=True
-        )
+        console.print(Text("tangents and memory", "bold") + Text(f"  options of {', '.join(rest)}", "dim"))
         console.print(_options(of_engine))
 
 

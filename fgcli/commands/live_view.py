@@ -3,10 +3,11 @@
 import sys
 from collections import deque
 from collections.abc import Callable
+from textwrap import wrap
 from threading import Event, RLock, Thread
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleRenderable, RenderableType
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderResult
 from rich.control import Control
 from rich.live import Live
 from rich.text import Text
@@ -60,8 +61,8 @@ class LiveView:
         """A line that stays."""
         with self._lock:
             if not self._live.is_started:  # which keeps it otherwise
-                self._said.append(Text(line))
-            self._console.print(Text(line), soft_wrap=True)
+                self._said.append(_Line(line))
+            self._console.print(_Line(line), soft_wrap=True)
 
     def _new(self) -> Live:
         return _Recording(
@@ -89,6 +90,18 @@ class LiveView:
                 self._console.print(line, soft_wrap=True)
             self._live = self._new()
             self._live.start()
+
+
+class _Line:
+    """On a terminal broken between words; not where there is a command, which is copied."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = not console.is_terminal or "fgcli " in self._line
+        lines = [self._line] if whole else wrap(self._line, options.max_width, break_long_words=False)
+        yield Text("\n".join(lines))
 
 
 class _Recording(Live):

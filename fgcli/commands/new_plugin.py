@@ -13,6 +13,7 @@ import typer
 
 from fgcli.errors import UsageError
 from fgcli.extend.explain import shown
+from fgcli.files import make_folder
 
 LONGEST = 100  # characters of a name, which file systems take as that of a folder
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -66,7 +67,7 @@ def write_plugin(parent: Path, name: str, kind: Kind) -> Path:
         raise UsageError(f"NAME is {name!r}; there is a module {module} already: give another name")
     files = {folder / path: Template(text).substitute(names) for path, text in _templates(kind, module).items()}
     for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent, "the folder")
         path.write_text(text, encoding="utf-8")
     return Path(name)
 

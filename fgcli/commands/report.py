@@ -61,6 +61,7 @@ def report(
         keep_watching(lambda: compose(paths, baseline))
         return
     document = compose(paths, baseline)
+    said = write(document, html, figures)
     if formats:
         from fgcli.report.data import as_csv, as_json
         from fgcli.report.latex import latex as as_latex
@@ -70,7 +71,7 @@ def report(
         sys.stdout.write(printers[formats[0]](document))
     else:
         show(document)
-    for line in write(document, html, figures):
+    for line in said:
         print(line, file=sys.stderr if formats else sys.stdout)
 
 

@@ -9,7 +9,7 @@ from fgcli.commands.compare import parse_rates
 from fgcli.commands.flags import Jobs
 from fgcli.commands.run_flags import RunFlags, with_run_flags
 from fgcli.commands.sweep_of_flags import Quiet, keys_of, resolved, run_sweep
-from fgcli.errors import RunError
+from fgcli.errors import RunError, unknown
 from fgcli.extend.factory import is_reference
 from fgcli.recipe_keys import section_keys
 from fgcli.runs.results import METRICS
@@ -44,6 +44,8 @@ def tune(
     """
     from fgcli.commands.bench_run import parse_seeds
 
+    if by not in METRICS:
+        raise unknown("metric", by, METRICS, where="--by")
     recipe = resolved(run_flags)
     method = {"label": recipe.method, **keys_of(recipe, section_keys("method"))}
     search = {"lr": parse_rates(lrs), "seed": parse_seeds(seeds), "by": by}

@@ -44,8 +44,13 @@ def _listed(what: str, said: Sequence[str]) -> list[str]:
 
 
 def _sentence(name: str, values: Mapping[str, Sequence[str]]) -> str:
-    said = (f"{_cut(value)} ({_cut('; '.join(who))})" for value, who in values.items())
+    said = (f"{_cut(value)} ({_first(who)})" for value, who in values.items())
     return f"{name} is {' and '.join(said)}"
+
+
+def _first(who: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    return "; ".join([*who[:3], *([f"{len(who) - 3} more"] if len(who) > 3 else [])])
 
 
 def _cut(text: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
-from fgcli.errors import UsageError
+from fgcli.files import make_folder
 from fgcli.report.document import Document, Figure, Panel, Series
 from fgcli.report.drawing import Scale, vertical_scale
 from fgcli.report.figure_file import FORMATS, library_defaults, plain_text, save_figure
@@ -29,10 +29,7 @@ MANY = 20  # points from which markers would hide the line
 def draw_all(document: Document, folder: Path) -> int:
     """Write each figure, numbered, in every format; returns how many figures there are."""
     figures = [item for item in document.items if isinstance(item, Figure)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make --figures {folder}: {error.strerror}") from error
+    make_folder(folder, "--figures")
     for number, figure in enumerate(figures, start=1):
         canvas = _draw(figure)
         for suffix in FORMATS:

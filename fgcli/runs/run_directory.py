@@ -294,7 +294,7 @@ def _what_instead(path: Path) -> str:
     name = RunDirectory(path).recipe_file.name
     found = [file for depth in ("*", "*/*", "*/*/*") for file in path.glob(f"{depth}/{name}")]
     if not found:
-        return f"there is no file {path / name}"
+        return f"there is no file {path / name}; give the folder of a run"
     newest = max(found, key=lambda file: file.stat().st_mtime).parent
     return f"it is a folder of runs; give one of them, the newest is {newest}"
 
@@ -306,7 +306,7 @@ def check_resumable(path: Path, *, longer: bool = False) -> bool:
     """
     run = RunDirectory(path)
     if not os.path.exists(run.recipe_file):
-        raise UsageError(f"--resume {path}: holds no run: {_what_instead(path)}")
+        raise UsageError(f"--resume {path} holds no run: {_what_instead(path)}")
     run.refuse_own_loop(f"--resume {path}")
     finished = run.result_file.exists()
     if finished and not longer:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fgcli.errors import RunError, UsageError
-from fgcli.files import read_json, to_json, write_atomically, writing
+from fgcli.files import make_folder, read_json, to_json, write_atomically, writing
 from fgcli.runs import lease
 from fgcli.runs.record import as_json, name_of, read_record
 from fgcli.runs.rows import append_row, read_rows
@@ -127,9 +127,10 @@ class SweepDirectory:
     def locked(self) -> Iterator[None]:
         """Make the folder, and keep every other bench out, on other hosts, too.
 
-        UsageError where one works there already. RunError where another has taken the folder over meanwhile.
+        UsageError where one works there already, and where it cannot be made. RunError where another has taken the
+        folder over meanwhile.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path, "--out")
         held = lease.acquire(self.path)
         try:
             yield

@@ -156,6 +156,17 @@ def test_on_a_narrower_terminal_the_screen_is_drawn_anew_below_the_lines_that_st
     assert not view.is_on
 
 
+def test_a_long_line_is_broken_between_words_and_a_command_is_not() -> None:
+    terminal = Terminal(at="")
+    view = LiveView(terminal, lambda: Text(""), transient=True)
+    words, path = 20 * "word ", "a/" * 60
+    view.say(f"{words}{path}")
+    view.say(f"go on with: fgcli train {words}")
+    assert isinstance(terminal.file, io.StringIO)
+    lines = terminal.file.getvalue().splitlines()
+    assert lines == [words.strip(), path, f"go on with: fgcli train {words}"]
+
+
 def test_a_warning_from_before_the_view_stays_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fgcli.errors.warned", [])
     monkeypatch.setattr(sys, "stderr", stderr := Tty())

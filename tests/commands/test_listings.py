@@ -74,6 +74,12 @@ def test_the_table_shows_types_defaults_and_meaning(monkeypatch: pytest.MonkeyPa
     assert "backprop estimator" not in shown
 
 
+def test_a_narrow_terminal_breaks_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = fg("methods", "wperp", "activation-perturbation").stdout.splitlines()
+    assert "tangents and memory  options of activation-perturbation, " in lines
+
+
 def test_an_unknown_name_says_the_nearest() -> None:
     done = fg("methods", "wperb")
     assert done.exit_code == 2

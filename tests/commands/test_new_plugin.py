@@ -6,7 +6,8 @@ import packages
 import pytest
 from tiny_runs import fg
 
-from fgcli.commands.new_plugin import Kind
+from fgcli.commands.new_plugin import Kind, write_plugin
+from fgcli.errors import UsageError
 from fgcli.extend.registry import HOOKS
 
 
@@ -57,6 +58,12 @@ def test_a_bad_name_is_one_line_exit_2_and_nothing_written(workplace: Path, name
     assert done.stderr.count("\n") == 1
     assert files(workplace) == set()
     assert not (workplace.parent / "evil").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes").touch()
+    with pytest.raises(UsageError, match=r"cannot make the folder .*notes/fg-plugin-mine.*: Not a directory"):
+        write_plugin(tmp_path / "notes", "fg-plugin-mine", Kind.GUESS_METHOD)
 
 
 def test_an_unknown_kind_lists_the_known(workplace: Path) -> None:

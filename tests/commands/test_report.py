@@ -37,6 +37,16 @@ def test_files_are_written_and_the_terminal_says_so(folder):
     assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_nothing_is_printed_where_the_figures_cannot_be_written(folder, monkeypatch):
+    def denied(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    done = fg("report", "sweep", "--figures", "figures")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "fg: cannot make --figures figures: Permission denied\n"
+
+
 def test_a_baseline_of_the_users_choice(folder):
     assert "-0.060 ± 0.025, p 0.018" in fg("report", "sweep", "--baseline", "W̃⊥", "--markdown").stdout
     done = fg("report", "sweep", "--baseline", "W̃")

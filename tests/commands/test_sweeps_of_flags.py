@@ -150,7 +150,7 @@ def test_tune_prints_the_command_that_trains_with_the_best() -> None:
         ("--lrs 1e-3,x", "--lrs is '1e-3,x'; it must be different numbers above 0"),
         ("--lrs 1e-3,1e-3", "--lrs is '1e-3,1e-3'; it must be different numbers above 0"),
         ("--lrs -1", "--lrs is '-1'; it must be different numbers above 0"),
-        ("--by loss", "the flags: tune.by is 'loss'; it must be"),
+        ("--by loss", "--by: unknown metric 'loss'; did you mean 'test_loss'? known metrics: test_accuracy, "),
         ("--lr 1", "no such option: --lr"),
         ("--method wprep", "--method: unknown method 'wprep'; did you mean "),
     ],
@@ -215,6 +215,16 @@ def test_a_comparison_that_cannot_be_is_refused(flags: str, said: str) -> None:
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert said in done.stderr
     assert not Path("both").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "runs")
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    done = fg("compare", "--methods", "wt,backprop", *WITHOUT_LR, "--out", "runs/both")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "fg: cannot make --out runs/both: runs: Permission denied\n"
 
 
 @pytest.mark.parametrize("command", ["train --seeds 0-1", "tune --lrs 0.1,0.2", "compare --methods wt,backprop"])

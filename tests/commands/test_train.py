@@ -191,7 +191,7 @@ BAD = {
     "kept checkpoints": ("--keep-checkpoints 1,x", "--keep-checkpoints[1] is 'x'"),
     "out of another kind": ("--out other", "--out other is not an empty folder"),
     "out is a file": ("--out bad.yaml", "--out bad.yaml is not an empty folder"),
-    "nothing to resume": ("--resume other", "--resume other: holds no run"),
+    "nothing to resume": ("--resume other", "no run: there is no file other/recipe.yaml; give the folder of a run"),
     "out and resume": ("--out a --resume b", "--out and --resume are both given"),
 }
 

@@ -357,6 +357,9 @@ def test_what_was_not_made_alike_is_said_under_every_table_and_figure(tmp_path):
     def options(trial: PlannedTrial) -> dict[str, Any]:
         return {"coeffs": f"table {trial.axes['seed']}"} if trial.label == "wperp-ns" else {}
 
+    def odd(trial: PlannedTrial) -> dict[str, Any]:
+        return {"torch": f"2.{int(str(trial.axes['seed'])) % 2}"}
+
     mixed = compose([fake_sweep(tmp_path / "mixed", recipe, environment=environment, options=options)])
     by_seed = "(wperp-ns, seed 0; wt, seed 0)"
     for item in mixed.items:
@@ -365,5 +368,10 @@ def test_what_was_not_made_alike_is_said_under_every_table_and_figure(tmp_path):
             assert f"{said} {by_seed} and " in note
         assert f"git_commit is {'0' * 40} {by_seed} and {'0' * 40}-dirty (" in note
         assert "wperp-ns: options.coeffs is table 0 (seed 0) and table 1 (seed 1)" in note
+    many = compose([fake_sweep(tmp_path / "many", recipe.replace("0, 1", "0, 1, 3, 5"), environment=odd)])
+    said = (
+        "torch is 2.0 (wperp-ns, seed 0; wt, seed 0) and 2.1 (wperp-ns, seed 1; wt, seed 1; wperp-ns, seed 3; 3 more)"
+    )
+    assert f"Not made alike: {said}." in many.items[0].notes
     alike = compose([fake_sweep(tmp_path / "alike", recipe)])
     assert not [note for item in alike.items for note in item.notes if note.startswith("Not made alike")]
