@@ -14,7 +14,7 @@ from fgcli.bench.executor import Placement
 from fgcli.bench.measuring import Estimate, Trials, estimate
 from fgcli.bench.run import Failure, Job
 from fgcli.commands.live_view import LiveView
-from fgcli.commands.output import pair, scores
+from fgcli.commands.output import number_text, pair, scores
 from fgcli.errors import RunError, one_line
 from fgcli.report.sparkline import shortened
 from fgcli.runs.results import Metrics, MetricsRow
@@ -119,7 +119,7 @@ class BenchDisplay:
         for column in (f"train / test\n{kinds}", "epoch", "time"):
             table.add_column(column, justify="right", no_wrap=True)
         for number, (row, one) in enumerate(zip(rows, pairs, strict=True)):
-            reached = f"{one.train:.3f} / {one.test:.3f}" if one else ""
+            reached = f"{number_text(one.train)} / {number_text(one.test)}" if one else ""
             style = "dim" if number < len(ended) else None
             table.add_row(_Name(row.name), reached, row.epoch, row.took, style=style)
         if len(running) > room and self._console.height > BARE_LINES:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fgcli.commands.live_view import LiveView, is_terminal
-from fgcli.commands.output import Lossy, scores
+from fgcli.commands.output import Lossy, number_text, scores
 from fgcli.errors import one_line
 from fgcli.runs.results import Metrics, MetricsRow, Result
 from fgcli.runs.timing import ENOUGH
@@ -81,7 +81,7 @@ class Display(WarningsOnly):
         self._view.start()
 
     def stepped(self, step: int, loss: float) -> None:
-        self._progress.update(self._task, completed=step, loss=f"loss {loss:.3f}")
+        self._progress.update(self._task, completed=step, loss=f"loss {number_text(loss)}")
 
     def evaluated(self, row: MetricsRow) -> None:
         metrics = row.metrics
@@ -139,7 +139,7 @@ def metrics_table(metrics: Metrics) -> Table:
 
 def _rows(metrics: Metrics) -> dict[str, list[str]]:
     accuracies = (metrics.train_accuracy, metrics.test_accuracy)
-    rows = {"loss": [f"{number:.4f}" for number in (metrics.train_loss, metrics.test_loss)]}
+    rows = {"loss": [number_text(number, 4) for number in (metrics.train_loss, metrics.test_loss)]}
     if None not in accuracies:
         rows = {"accuracy": [f"{number:.4f}" for number in accuracies], **rows}
     left_out = (metrics.train_left_out, metrics.test_left_out)
@@ -147,7 +147,7 @@ def _rows(metrics: Metrics) -> dict[str, list[str]]:
 
 
 def _measures(loss: float, accuracy: float | None) -> str:
-    return f"loss {loss:.4f}" + ("" if accuracy is None else f" accuracy {accuracy:.3f}")
+    return f"loss {number_text(loss, 4)}" + ("" if accuracy is None else f" accuracy {accuracy:.3f}")
 
 
 def _warning(message: str) -> str:

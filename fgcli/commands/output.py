@@ -62,4 +62,9 @@ def pair(metrics: Metrics) -> Pair:
 def scores(metrics: Metrics) -> str:
     """The same in words."""
     kind, train, test = pair(metrics)
-    return f"{kind} {train:.3f} train {test:.3f} test"
+    return f"{kind} {number_text(train)} train {number_text(test)} test"
+
+
+def number_text(number: float, digits: int = 3) -> str:
+    """A loss or an accuracy with so many digits behind the point; with a power of 10 where a run has diverged."""
+    return f"{number:.{digits}f}" if abs(number) < 1e5 else f"{number:.3g}"

@@ -11,7 +11,7 @@ def sparkline(values: Sequence[float], width: int = 24, low: float = 0.0, high: 
         return ""
     count = min(width, len(values))
     chosen = [values[round(i * (len(values) - 1) / max(1, count - 1))] for i in range(count)]
-    share = [min(max((value - low) / (high - low), 0.0), 1.0) for value in chosen]
+    share = [min(max((value - low) / ((high - low) or 1.0), 0.0), 1.0) for value in chosen]
     return "".join(_BARS[round(part * (len(_BARS) - 1))] for part in share)
 
 

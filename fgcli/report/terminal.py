@@ -168,7 +168,7 @@ def _sparkline(series: Series, y: Axis, low: float, high: float) -> str:
     values = [point.y.mean for point in series.points]
     if y.log and low > 0:
         values, low, high = [math.log(value) for value in values], math.log(low), math.log(high)
-    return sparkline(values, low=low, high=high if high > low else low + 1)
+    return sparkline(values, low=low, high=high)
 
 
 def _ends(series: Series, figure: Figure) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 DIGITS = 3
+HUGE = 1e6
 MIB = 2.0**-20
 
 
@@ -52,11 +53,11 @@ class Quantity:
             return self._text(centre, centre, sign=sign)
         half *= self.scale
         size = max(abs(centre), half) if sign else centre
-        if self.style in ("decimals", "digits") and half and math.isfinite(half):
+        if self.style in ("decimals", "digits") and not self._in_powers(size) and half and math.isfinite(half):
             first = -int(f"{half:.1e}".partition("e")[2])
             places = max(0, sorted((first, self._places(size), first + 1))[1])
             return f"{centre:{'+' if sign else ''}.{places}f} ± {half:.{places}f}"
-        if self.style == "powers" and size:
+        if self._in_powers(size) and size:
             power = _power(size)
             numbers = f"{centre / 10**power:{'+' if sign else ''}.2f} ± {half / 10**power:.2f}"
             return f"({numbers}){_times(power)}" if power else numbers
@@ -88,10 +89,14 @@ class Quantity:
         if self.style == "plain":
             whole = number == round(number, 0) and abs(number) < 10**9
             return f"{number:{plus}.0f}" if whole else f"{number:{plus}.{DIGITS if abs(number) < 100 else 6}g}"
-        if self.style == "powers":
+        if self._in_powers(size):
             power = _power(number)
             return f"{number / 10**power:{plus}.2f}{_times(power)}"
         return f"{number:{plus}.{max(0, self._places(size))}f}"
+
+    def _in_powers(self, size: float) -> bool:
+        """Whether numbers of this size are written with a power of ten, as the loss of a run that diverges is."""
+        return self.style == "powers" or (self.style == "decimals" and HUGE <= abs(size) < math.inf)
 
     def _places(self, size: float) -> int:
         """Decimal places for numbers of this size."""

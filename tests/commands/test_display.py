@@ -12,6 +12,7 @@ from processes import FgProcess
 from tiny_runs import FLAGS
 
 from fgcli.commands.display import Display, WarningsOnly, show_result
+from fgcli.commands.output import scores
 from fgcli.gradient.estimator import Coverage
 from fgcli.runs.results import Metrics, Result
 from fgcli.training.reporter import Plan
@@ -43,6 +44,13 @@ def test_table_has_the_numbers(capsys):
     assert "trained by weight perturbation  norm.weight, norm.bias" in shown
     assert "frozen" not in shown
     assert shown.splitlines()[-1] == f"run directory  {RESULT.run_dir}", "whole on one line, nothing read as markup"
+
+
+def test_a_loss_that_grows_without_bound_keeps_the_table_narrow(capsys):
+    metrics = replace(RESULT.metrics, train_loss=2.6489818944987227e34, train_accuracy=None)
+    show_result(replace(RESULT, metrics=metrics))
+    assert "│ loss │ 2.65e+34 │ 1.5000 │" in capsys.readouterr().out
+    assert scores(metrics) == "loss 2.65e+34 train 1.500 test"
 
 
 def test_quartiles_of_few_steps_are_not_told(capsys):

@@ -300,6 +300,9 @@ def test_diagnostics_of_a_layer_after_an_epoch(tmp_path):
         ("variance", Mean(0.0, 0.0, 5), "0.00 ± 0.00"),
         ("test_accuracy", mean_interval([0.35, 0.394]), "0.372 [0.350, 0.394]"),
         ("step_ms_median", mean_interval([7.0, 11.0]), "9.0 [7.0, 11.0]"),
+        ("train_loss", Mean(2.5e34, None, 1), "2.50·10³⁴"),
+        ("train_loss", Mean(2.5e34, 1.2e33, 5), "(2.50 ± 0.12)·10³⁴"),
+        ("train_loss", mean_interval([1e34, 2e34]), "1.50·10³⁴ [1.00·10³⁴, 2.00·10³⁴]"),
         ("variance", mean_interval([1e-4, 2e-4]), "1.50·10⁻⁴ [1.00·10⁻⁴, 2.00·10⁻⁴]"),
     ],
 )
