@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_runs import fake_run, fake_sweep, timing
 
@@ -103,7 +104,7 @@ def test_a_point_alone_has_its_interval_drawn(tmp_path):
     scale = vertical_scale(figure)
     assert sorted(heights) == [pytest.approx(scale(end), abs=0.05) for end in (0.32, 0.30)]
     (bar, *_) = _draw(figure).axes[0].collections
-    assert sorted(bar.get_paths()[0].vertices[:, 1]) == pytest.approx([0.30, 0.32])
+    assert np.sort(np.asarray(bar.get_paths()[0].vertices)[:, 1]) == pytest.approx([0.30, 0.32])
 
 
 def test_an_unfinished_run_is_in_the_curve_as_far_as_it_is_and_that_is_said(tmp_path):
