@@ -104,6 +104,20 @@ class WeightNoiseOptions(Options):
     density: float = Field(default=0.1, gt=0, le=1, description="Share of the entries that have `sparse` noise.")
     redraw: Count = Field(default=1, description="Steps between two draws of a `subspace`, or of `sparse` entries.")
 
+    @model_validator(mode="after")
+    def _options_are_of_this_noise(self) -> Self:
+        for name, kinds in (
+            ("rank", ("low-rank", "subspace")),
+            ("density", ("sparse",)),
+            ("redraw", ("subspace", "sparse")),
+        ):
+            value = getattr(self, name)
+            if self.noise not in kinds and value != WeightNoiseOptions.model_fields[name].default:
+                raise ValueError(
+                    f"{name} is {value:g}; it is of noise {' or '.join(kinds)}: set noise, or leave {name} out"
+                )
+        return self
+
 
 class WeightPerturbationOptions(EngineOptions, WeightNoiseOptions):
     """Options of weight perturbation."""

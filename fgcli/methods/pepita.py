@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from fgcli.gradient.checks import GUESSES, refuse
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
+from fgcli.gradient.local_losses import LocalLosses
 from fgcli.gradient.look import few, look
 from fgcli.gradient.loss import output_gradient
 from fgcli.gradient.nested import leaves, rebuilt
@@ -47,6 +48,8 @@ class Pepita(Stateless):
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         """As Estimator has it. ModelRefused where a layer's activations are not the next one's input."""
         refuse(model, GUESSES)
+        if isinstance(model, LocalLosses):
+            raise ModelRefused("it has local losses, and pepita adds one error to the inputs: leave --local-losses out")
         network = self.network = look(model, example)
         if len(leaves(example)) != 1:
             raise ModelRefused(

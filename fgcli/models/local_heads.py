@@ -83,6 +83,7 @@ def with_local_losses(
     """
     names = _every(model, at) if isinstance(at, int) else _named(model, at)
     shapes: dict[str, list[Any]] = {name: [] for name in names}
+    ends: dict[str, Any] = {}
     convolutions: list[tuple[int, ...]] = []
     buffers = BufferState(model)
 
@@ -90,6 +91,7 @@ def with_local_losses(
         def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             shapes[name].append((shape, shape in convolutions))
+            ends[name] = output
 
         return note
 
@@ -118,6 +120,11 @@ def with_local_losses(
         if len(shapes[name]) != 1:
             times = f"{len(shapes[name])} times" if shapes[name] else "never"
             raise UsageError(f"--local-losses names {name}, which the forward calls {times}; a head needs one call")
+        if ends[name] is given:
+            raise UsageError(
+                f"--local-losses names {name}, which gives the model's own output: the model's loss is there already, "
+                "and would train nothing behind a head; leave it out"
+            )
         (shape, convolved) = shapes[name][0]
         of_tokens = not length or (shape[1:-1] == length and not convolved)
         if isinstance(shape, str) or len(shape) < 2 or shape[0] != 2 or not of_tokens:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
-from fgcli.methods.options import WeightNoiseOptions, WeightPerturbationOptions
+from fgcli.methods.options import FzooOptions, SpsaOptions, WeightNoiseOptions, WeightPerturbationOptions
 from fgcli.methods.weight_noise import WeightNoise
 
 M, N = 5, 7
@@ -65,9 +65,9 @@ def test_noise_of_a_subspace_is_that_of_its_projector() -> None:
     assert abs(z_score(found.square().sum((1, 2)), float(scale**2 * (rank**2 + 2) * inner.square().sum()))) < 4
 
 
-@pytest.mark.parametrize("kind", ["subspace", "sparse"])
-def test_over_redraws_it_is_unbiased(kind: str) -> None:
-    one = noise(kind, rank=3, density=0.5, redraw=1)
+@pytest.mark.parametrize(("kind", "options"), [("subspace", {"rank": 3}), ("sparse", {"density": 0.5})])
+def test_over_redraws_it_is_unbiased(kind: str, options: dict[str, Any]) -> None:
+    one = noise(kind, **options)
     found = estimates(one, 24_000, steps=1_500)
     by_step = (found * G).sum((1, 2)).view(1_500, -1).mean(1)
     assert abs(z_score(by_step, float(G.square().sum()))) < 4
@@ -83,9 +83,9 @@ def test_sparse_noise_is_full_noise_in_a_share_of_the_entries() -> None:
     assert abs(float(kept[0].float().mean()) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 2000)
 
 
-@pytest.mark.parametrize("kind", ["subspace", "sparse"])
-def test_it_is_redrawn_every_so_many_steps(kind: str) -> None:
-    one, like = noise(kind, rank=2, redraw=4), torch.zeros(6, 8)
+@pytest.mark.parametrize(("kind", "options"), [("subspace", {"rank": 2}), ("sparse", {})])
+def test_it_is_redrawn_every_so_many_steps(kind: str, options: dict[str, Any]) -> None:
+    one, like = noise(kind, redraw=4, **options), torch.zeros(6, 8)
 
     def support(step: int) -> Tensor:
         z = one.draw(Streams(1).at(step), "w", range(1), like)[0]
@@ -112,3 +112,17 @@ def test_full_noise_is_what_weight_perturbation_has_always_drawn() -> None:
 def test_orthogonal_directions_are_of_full_noise() -> None:
     with pytest.raises(ValueError, match="noise is low-rank; combine orthogonal makes its own of full noise"):
         WeightPerturbationOptions(noise="low-rank", combine="orthogonal", tangents=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank": 4}, "rank is 4; it is of noise low-rank or subspace: set noise, or leave rank out"),
+        ({"noise": "low-rank", "redraw": 5}, "redraw is 5; it is of noise subspace or sparse"),
+        ({"noise": "subspace", "density": 0.5}, "density is 0.5; it is of noise sparse"),
+    ],
+)
+@pytest.mark.parametrize("schema", [WeightPerturbationOptions, SpsaOptions, FzooOptions])
+def test_options_of_another_noise_are_refused(schema: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        schema(**options)

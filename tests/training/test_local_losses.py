@@ -41,6 +41,7 @@ def test_the_heads_are_trained_and_kept_and_the_loaded_network_is_without_them(t
         ({"local_losses": 1, "local_head": "group", "local_groups": 7}, "--local-groups is 7; it must divide the 8"),
         ({"local_losses": 1, "model": "mixer-local"}, r"this one gives \[2, 10, \d+\] for 2 samples"),
         ({"local_losses": 1, "diagnostics": ["bias"]}, "--diagnostics is bias; it is of one loss for the whole model"),
+        ({"local_losses": 1, "method": "pepita"}, "one error to the inputs: leave --local-losses out"),
         ({"local_groups": 2}, "local_groups is 2; it is of local losses: set local_losses"),
         ({"local_losses": 1, "local_groups": 2}, "groups are of local_head group"),
         ({"loss": "error-rate", "method": "pepita"}, "has no derivative, which method pepita .* needs"),
