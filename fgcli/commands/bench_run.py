@@ -152,10 +152,12 @@ class _Bench:
             watcher = Alike(display, self._begun(), {name: one.group for name, (one, _) in self._named().items()}.get)
             if self.placement is not None:
                 display.say(f"{self.directory.path}: {self.placement.said}")
-            choices = self._tuned(display, watcher)
+            asked = self._limited(self.trials)
+            known = [*asked, *filter(self._is_finished, self.trials)]
+            choices = self._tuned({trial.group for trial in known}, display, watcher)
             if self.request.search_only:
                 return {}
-            pairs = [(trial, self._job(trial, choices)) for trial in self._limited(self.trials)]
+            pairs = [(trial, self._job(trial, choices)) for trial in asked]
             jobs = [job for _, job in pairs if job is not None and not job.run.is_finished()]
             display.expects(len(jobs))
             failures = run_jobs(jobs, self.executor, self.directory, watcher)
@@ -163,7 +165,8 @@ class _Bench:
             untuned = {one.name: self._made(one, {"lr": 1.0}) for one, job in pairs if job is None}
             failures |= {name: Failure(job, None, why) for name, job in untuned.items()}
             if self.request.timing:
-                timed = [(trial, job) for trial in self.trials if (job := self._job(trial, choices)) is not None]
+                trials = [one for one in self.trials if self.sweep.tune is None or one.group in choices]
+                timed = [(trial, job) for trial in trials if (job := self._job(trial, choices)) is not None]
                 time_steps(timed, self.directory.timing_file, display.say)
             finished = sum(self._is_finished(trial) for trial in plan(self.sweep))
             display.say(f"{self.directory.path}: {finished} of {len(plan(self.sweep))} trials are finished")
@@ -181,10 +184,10 @@ class _Bench:
         recorded = read_sweep(self.directory.sweep_file)[0] if self.directory.holds_sweep() else None
         return widened(sweep, recorded, self.directory.path)
 
-    def _tuned(self, display: BenchDisplay, watcher: Watcher) -> dict[Group, Choice]:
+    def _tuned(self, groups: set[Group], display: BenchDisplay, watcher: Watcher) -> dict[Group, Choice]:
         if self.sweep.tune is None:
             return {}
-        search = [(one, self._made(one, tuning=True)) for one in self._search({t.group for t in self.trials})]
+        search = [(one, self._made(one, tuning=True)) for one in self._search(groups)]
         missing = [job for _, job in search if not job.run.is_finished()]
         display.expects(len(missing))
         if missing:

@@ -139,9 +139,11 @@ def test_the_same_search_for_every_method(stubbed):
     sweep = Path("sweep.yaml")
     text = sweep.read_text(encoding="utf-8").replace("  lr: 0.01\n", "")
     sweep.write_text(text + "tune: {lr: [0.01, 0.02, 0.1], seed: [8, 9], epochs: 2}\n", encoding="utf-8")
+    assert stubbed("--limit", "1").exit_code == 0
+    assert len(started()) == 3 * 2 + 1  # the search of what is run now alone
     result = stubbed()
     assert result.exit_code == 0, result.stderr
-    assert len(started()) == 2 * 3 * 2 + 4
+    assert len(started()) == 3 * 2 + 3
     rows = json.loads((D / "tuned.json").read_text())["rows"]
     assert [(row["label"], row["lr"]) for row in rows] == [("backprop", 0.1), ("W̃ᵀ", 0.02)]
     assert rows[1]["candidates"][1] == {"lr": 0.02, "mean": pytest.approx(0.0085)}

@@ -215,6 +215,6 @@ def test_what_cannot_be_is_refused() -> None:
     head = Projection((3,), 2, torch.Generator(), tokens=False)
     with pytest.raises(ModelRefused, match="module '0' has a local loss and is called twice"):
         LocalLosses(twice, {"0": head}, 2)(torch.zeros(2, 3))
-    plain: nn.Module = model.plain
+    plain, two = mlp(MLPOptions(width=6), (5,), 3, torch.Generator()), torch.zeros(2, 5)
     with pytest.raises(UsageError, match="names output, which gives the model's own output: the model's loss is there"):
-        with_local_losses(plain, "activation1,output", "projection", 1, torch.zeros(2, 5).double(), 3, torch.Generator())
+        with_local_losses(plain, "activation1,output", "projection", 1, two, 3, torch.Generator())
