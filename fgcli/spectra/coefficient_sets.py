@@ -65,10 +65,7 @@ def named_steps(name: str, sigmas: Sequence[float], applications: int) -> tuple[
     options = FitOptions(applications=applications, sigmas=tuple(sigmas))
     steps = []
     for sigma in options.sigmas:
-        if name == SIGN_CUT:
-            polynomial = SignCut(sigma, min(MARGIN, sigma, 1 - sigma), applications)
-        else:
-            polynomial = orthogonaliser(name, applications)
+        polynomial = SignCut(sigma, MARGIN, applications) if name == SIGN_CUT else orthogonaliser(name, applications)
         steps.append(NamedStep(sigma, polynomial, *measure(polynomial, sigma)))
     return tuple(steps)
 

@@ -72,7 +72,8 @@ def enough_quintics(gap: float, error: float) -> tuple[Row, ...]:
 class SignCut:
     """The step at sigma on [0, 1] by so many quintics, exact up to the sign's error outside ±margin of sigma.
 
-    The shift lies midway between the squares of sigma - margin and sigma + margin, where the gap is widest.
+    The shift lies midway between the squares of sigma - margin and sigma + margin, where the gap is widest; what of
+    these lies outside of [0, 1] is taken to its end.
     """
 
     sigma: float
@@ -80,9 +81,14 @@ class SignCut:
     applications: int
 
     @property
+    def _squares(self) -> tuple[float, float]:
+        """Of the largest value that is mapped to 0, and of the smallest that is mapped to 1."""
+        return max(self.sigma - self.margin, 0.0) ** 2, min(self.sigma + self.margin, 1.0) ** 2
+
+    @property
     def shift(self) -> float:
         """τ²."""
-        return self.sigma**2 + self.margin**2
+        return sum(self._squares) / 2
 
     @property
     def scale(self) -> float:
@@ -92,7 +98,8 @@ class SignCut:
     @cached_property
     def polynomial(self) -> StepPolynomial:
         """That of the shifted squares (σ² - τ²) / scale."""
-        rows, _ = sign_quintics(2 * self.sigma * self.margin / self.scale, self.applications)
+        low, high = self._squares
+        rows, _ = sign_quintics((high - low) / 2 / self.scale, self.applications)
         return StepPolynomial(rows, self.applications)
 
     def evaluate(self, x: Tensor) -> Tensor:

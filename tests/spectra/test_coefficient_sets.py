@@ -8,6 +8,7 @@ import torch
 from fgcli.errors import UsageError
 from fgcli.spectra.coefficient_sets import ORTHOGONALISERS, named_steps, orthogonaliser
 from fgcli.spectra.coefficients import instability
+from fgcli.spectra.sign import sign_quintics
 
 PUBLISHED = [  # the list in the paper's Algorithm 1, before the safety factor
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -62,6 +63,9 @@ def test_cans_ends_within_its_delta_from_smaller_values_on_than_polar_express() 
 
 def test_errors_of_named_sets() -> None:
     assert all(step.error <= 1e-5 for step in named_steps("sign-cut", (0.1, 0.5, 0.9), 5))
+    low, high = named_steps("sign-cut", (0.01, 0.99), 5)  # ±0.05 reaches an end of [0, 1]
+    assert high.error <= 1e-5
+    assert low.error == pytest.approx(sign_quintics(0.06**2 / 2 / (1 - 0.06**2 / 2), 5)[1] / 2, rel=1e-6)
     assert all(step.error > 0.9 for step in named_steps("kovarik", (0.5, 0.9), 5))  # no step: it keeps all
     with pytest.raises(UsageError, match=r"set is 'other'; it must be one of paper, muon, .*sign-cut"):
         named_steps("other", (0.5,), 5)
