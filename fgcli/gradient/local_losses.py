@@ -9,6 +9,9 @@ A head may give its logits as a sum of parts, one for each position (a patch) an
 δ_{b,h} = Σ δ_{b,h,p,g}, and a unit of the network that reaches some of these parts only takes their δ alone. That is
 Ren et al.'s replicated loss: the value is one loss's, the directional derivative is the part's own. The estimate is as
 unbiased as with the whole δ, whose other terms are independent of the unit's guess.
+
+Cost: a head's product and loss for each block, and its weights. What is not true of it: that the model's own loss
+falls with the objective: it reaches no block before the last head.
 """
 
 import copy

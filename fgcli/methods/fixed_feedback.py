@@ -11,6 +11,12 @@ fdfa                        the same with B_i ← (1 - β) B_i + β mean_b(y_b (
 The first two go through every layer, one after another: as long a way as backpropagation's, without its weights. No
 weight's transpose is used, not even the last layer's. The pieces between the layers are passed as in all feedback: the
 derivatives of normalisation, residual sums and attention are their own.
+
+Cost: for the first two a forward and a backward pass, and B beside W; for the other two e times one matrix a layer, in
+`fdfa` also a forward pass with a tangent.
+
+What is not true of them: that they estimate the gradient. The prediction is biased whatever B is. Where B is fixed,
+only training brings W to it. FDFA's B is a mean over samples, while the Jacobian differs from one to the next.
 """
 
 import math
