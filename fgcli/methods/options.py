@@ -205,6 +205,16 @@ class DirectionalOptions(Options):
     decay: float = Field(default=0.9, ge=0, lt=1, description="`momentum`: share of the mean that a step keeps.")
     noise: float = Field(default=0.3, gt=0, description="`momentum`: length of the noise, where the mean has length 1.")
 
+    @model_validator(mode="after")
+    def _options_are_of_momentum(self) -> Self:
+        for name in ("decay", "noise"):
+            value = getattr(self, name)
+            if self.direction != "momentum" and value != DirectionalOptions.model_fields[name].default:
+                raise ValueError(
+                    f"{name} is {value:g}; it is of direction momentum: set direction, or leave {name} out"
+                )
+        return self
+
 
 class SofoOptions(Options):
     """Options of SOFO."""

@@ -50,6 +50,13 @@ def test_an_operation_without_a_tangent_is_named_at_the_start(direction: Any) ->
         Directional(DirectionalOptions(direction=direction)).bind(model, torch.zeros(2, 3, dtype=torch.long))
 
 
+@pytest.mark.parametrize("name", ["decay", "noise"])
+def test_options_of_momentum_are_refused_without_it(name: str) -> None:
+    assert DirectionalOptions.model_validate({"direction": "momentum", name: 0.5})
+    with pytest.raises(ValueError, match=f"{name} is 0.5; it is of direction momentum: set it, or"):
+        DirectionalOptions.model_validate({name: 0.5})
+
+
 def test_along_the_gradient_it_is_the_gradient() -> None:
     """In a network of one layer feedback is exact: u = g, and so ĝ = g."""
     model = chain(5, 3)
