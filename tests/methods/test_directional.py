@@ -53,7 +53,7 @@ def test_an_operation_without_a_tangent_is_named_at_the_start(direction: Any) ->
 @pytest.mark.parametrize("name", ["decay", "noise"])
 def test_options_of_momentum_are_refused_without_it(name: str) -> None:
     assert DirectionalOptions.model_validate({"direction": "momentum", name: 0.5})
-    with pytest.raises(ValueError, match=f"{name} is 0.5; it is of direction momentum: set it, or"):
+    with pytest.raises(ValueError, match=f"{name} is 0.5; it is of direction momentum: set direction"):
         DirectionalOptions.model_validate({name: 0.5})
 
 
