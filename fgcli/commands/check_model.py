@@ -1,6 +1,7 @@
 """`fg check-model`: which methods train a model, and what a step of each takes. Heavy imports inside the bodies."""
 
 import inspect
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,6 +43,9 @@ def check_model(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")] = False,
 ) -> None:
     """Say which methods train a model, what they train, and what time and memory a step of each takes."""
+    # Before torch is imported, whose profiler writes to the terminal when it measures memory.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")
     from fgcli.bench.check_model import check_model as check
     from fgcli.extend.registry import load_registry
 

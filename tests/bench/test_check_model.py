@@ -1,6 +1,8 @@
 """`check_model` and `fg check-model`: all methods at once, refusals as findings, and a model that is left as it was."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,11 @@ def test_what_cannot_be_checked_is_said_in_one_line(
     assert done.exit_code == 2
     assert re.search(said, done.stderr), done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_torchs_profiler_writes_nothing_beside_the_table() -> None:
+    command = [sys.executable, "-m", "fgcli", "check-model", "mlp", "--method", "backprop"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "backprop" in done.stdout
