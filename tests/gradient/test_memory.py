@@ -79,6 +79,20 @@ def test_the_default_holds_no_more_than_backpropagation(name: str, monkeypatch: 
     assert peak_of_steps(method, **options, memory="store") > peak_of_steps("backprop")
 
 
+def test_feedback_lets_go_of_what_it_learns_of_a_batch_before_the_gradients_are_there() -> None:
+    layers = [nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 300)]
+    inputs, targets = torch.randn(12, 6).double(), torch.arange(12)
+
+    def held(learning: str) -> int:
+        model = nn.Sequential(*layers).double()
+        gradient = ForwardGradient(model, "activation-perturbation", feedback="direct", feedback_learning=learning)
+        stepped(model, gradient, inputs, targets)
+        return peak_of(lambda: stepped(model, gradient, inputs, targets), CPU)
+
+    matrix = 8 * 300 * 300
+    assert held("tangents") - held("none") < matrix / 2
+
+
 def test_weight_perturbation_holds_no_more_than_backpropagation() -> None:
     assert peak_of_steps("weight-perturbation", words=2_000) <= peak_of_steps("backprop", words=2_000)
 
