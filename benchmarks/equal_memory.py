@@ -78,6 +78,8 @@ def main() -> None:
     arguments.add_argument("--baseline", default="backprop")
     arguments.add_argument("--lines", nargs="+", help="by the names of their trials, without the seed")
     given = arguments.parse_args()
+    if not SweepDirectory(given.sweep).trials.is_dir():
+        arguments.error(f"{given.sweep} is not the folder of a sweep that has been run")
     lines: dict[str, list[RunDirectory]] = {}
     for folder in sorted(SweepDirectory(given.sweep).trials.iterdir()):
         name = folder.name.rpartition("-seed")[0]
