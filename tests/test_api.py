@@ -190,17 +190,6 @@ def test_it_says_what_it_is() -> None:
     assert repr(gradient) == "ForwardGradient(wt, seed 3, step 1, 2 sites)"
 
 
-def test_in_a_notebook_it_is_a_table_that_says_what_trains_each_parameter() -> None:
-    model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 4)).double()
-    gradient = ForwardGradient(model, "wt", seed=3)
-    known = "<tr><th>method</th><td>wt</td></tr><tr><th>seed</th><td>3</td></tr><tr><th>steps</th><td>{}</td></tr>"
-    assert gradient._repr_html_() == f"<table>{known.format(0)}</table>"
-    gradient.step(*batch(), F.cross_entropy)
-    covered = "2 parameters trained by weight perturbation, as no site covers them: 1.weight, 1.bias"
-    trained = f"<tr><th>trained</th><td>2 sites: 0, 2<br>{covered}</td></tr>"
-    assert gradient._repr_html_() == f"<table>{known.format(1)}{trained}</table>"
-
-
 def test_every_step_draws_anew_and_every_seed_differently() -> None:
     found = []
     for seed in (0, 0, 1):

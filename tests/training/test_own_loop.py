@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.nn.functional as F
 from fake_runs import fake_run
 from tiny_runs import fg
+from torch import nn
 
 import fgcli
-from fgcli import UsageError, open_run, read_report, read_run
+from fgcli import ForwardGradient, UsageError, open_run, read_report, read_run
 from fgcli.errors import RunError
 
 GIVEN: dict[str, Any] = {
@@ -172,6 +175,17 @@ def test_a_result_is_a_table_in_a_notebook(tmp_path: Path) -> None:
     assert texts[:4] == ["method", "<b>wt</b>", "dataset", "mnist1d"]
     assert texts[texts.index("test accuracy") + 1] == "0.500"
     assert texts[texts.index("time per step, ms") + 1] == "2.00"
+
+
+def test_forward_gradient_is_a_table_in_a_notebook_that_says_what_trains_each_parameter() -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 4)).double()
+    gradient = ForwardGradient(model, "wt", seed=3)
+    known = "<tr><th>method</th><td>wt</td></tr><tr><th>seed</th><td>3</td></tr><tr><th>steps</th><td>{}</td></tr>"
+    assert gradient._repr_html_() == f"<table>{known.format(0)}</table>"
+    gradient.step(torch.randn(3, 5).double(), torch.arange(3), F.cross_entropy)
+    covered = "2 parameters trained by weight perturbation, as no site covers them: 1.weight, 1.bias"
+    trained = f"<tr><th>trained</th><td>2 sites: 0, 2<br>{covered}</td></tr>"
+    assert gradient._repr_html_() == f"<table>{known.format(1)}{trained}</table>"
 
 
 def test_a_report_is_its_page_in_a_notebook(tmp_path: Path) -> None:
