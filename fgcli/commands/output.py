@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 from typing import Any, NamedTuple, TextIO
 
+from fgcli.runs.quantity import HUGE
 from fgcli.runs.results import Metrics
 
 
@@ -67,4 +68,4 @@ def scores(metrics: Metrics) -> str:
 
 def number_text(number: float, digits: int = 3) -> str:
     """A loss or an accuracy with so many digits behind the point; with a power of 10 where a run has diverged."""
-    return f"{number:.{digits}f}" if abs(number) < 1e5 else f"{number:.3g}"
+    return f"{number:.{digits}f}" if abs(number) < HUGE else f"{number:.3g}"

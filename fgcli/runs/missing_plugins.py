@@ -51,11 +51,12 @@ def _with_missing_plugins(
 def _folders(begun: Environment) -> list[str]:
     """Where the run's other modules of the user's own were, of those that are not found from here."""
     found: dict[str, None] = {}
-    for name, one in begun.code.items():
-        file = Path(str(one.get("file")))
+    for name, one in begun.latest_code.items():
+        file, top = Path(str(one.get("file"))), name.partition(".")[0]
         depth = name.count(".") + (file.name == "__init__.py")
-        folder = file.parents[min(depth, len(file.parents) - 1)]
-        if name not in begun.plugin_files and folder != Path.cwd() and find_spec(name.partition(".")[0]) is None:
+        folder = Path(*file.parts[: -1 - depth])
+        own = top.isidentifier() and name not in begun.plugin_files
+        if own and folder != Path.cwd() and find_spec(top) is None:
             found[str(folder)] = None
     return list(found)
 

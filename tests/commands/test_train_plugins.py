@@ -139,6 +139,10 @@ def test_the_whole_command_finds_a_model_of_ones_own_too(workplace: Path, monkey
     done = fg("train", "--resume", "run", "--epochs", "5")
     assert done.exit_code == 2
     assert f"once more: PYTHONPATH='{library}' fgcli train --resume run --epochs 5 --plugin " in done.stderr
+    recorded = json.loads(Path("run/environment.json").read_text())
+    recorded["code"] |= {"": {"file": "/"}, ".x": {"file": ""}, "a.b.c": {"file": "/"}, "odd": 3}
+    Path("run/environment.json").write_text(json.dumps(recorded))
+    assert fg("train", "--resume", "run", "--epochs", "5").exit_code == 2
 
 
 def test_a_run_without_its_plugin_file_says_the_whole_command(workplace: Path, monkeypatch) -> None:
