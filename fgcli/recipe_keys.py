@@ -69,6 +69,9 @@ class Recipe(Options):
     feedback_every: Count | None = _key(
         "Feedback", None, "Steps between two passes with tangents, after the first 24 steps."
     )
+    feedback_layers: Count | None = _key(
+        "Feedback", None, "Of local: layers by whose own weights a prediction is pulled back; by default 1."
+    )
     correction: float | None = _key(
         "Feedback",
         None,
@@ -171,7 +174,8 @@ class Recipe(Options):
 
 
 FEEDBACK = (
-    "output_gradient", "feedback", "feedback_learning", "feedback_rate", "feedback_every", "correction",
+    "output_gradient", "feedback", "feedback_learning", "feedback_rate", "feedback_every", "feedback_layers",
+    "correction",
 )  # fmt: skip
 LENGTH = ("epochs", "max_steps")
 """Keys that say how long a run is: a finished one may be extended by them."""

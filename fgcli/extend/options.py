@@ -132,6 +132,12 @@ class EngineOptions(TangentOptions):
     feedback_every: int = Field(
         default=1, ge=1, description="Steps between two passes with tangents, after the first 24 steps."
     )
+    feedback_layers: int = Field(
+        default=1,
+        ge=1,
+        description="Of `local`: layers by whose own weights a prediction is pulled back. More are exact nearer to the "
+        "output, and take a product with every weight each.",
+    )
     correction: float = Field(
         default=0.0,
         ge=0,
@@ -151,7 +157,7 @@ class EngineOptions(TangentOptions):
                 f"tangents is {self.tangents}; with feedback and correction 0 no guess is made: set correction, or "
                 "leave tangents out"
             )
-        for name in ("correction", "feedback_learning", "feedback_rate", "feedback_every"):
+        for name in ("correction", "feedback_learning", "feedback_rate", "feedback_every", "feedback_layers"):
             value = getattr(self, name)
             if self.feedback == "none" and value != EngineOptions.model_fields[name].default:
                 shown = f"{value:g}" if isinstance(value, float) else value

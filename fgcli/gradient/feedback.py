@@ -145,15 +145,19 @@ class Feedback:
         shown, more = self.rule.needs_layers(self.steps), self.rule.layers or 0
         sweeping = bool(seen.places) and (shown or more > 0)
         b = sweeps.pulled(cotangents, seen.places if sweeping else None, last=not sweeping)
-        settled = {name: one for name, one in b.items() if set(network.sites[name].reaches) <= known.keys()}
+        settled: dict[str, list[Tensor]] = {}
         for layer in range(max(more, shown) if sweeping else 0):
+            settled |= {name: one for name, one in b.items() if set(network.sites[name].reaches) <= known.keys()}
             if layer < more:
                 cotangents = {}  # of as many numbers as all sites have: let go of before there are others
-            passed = {name: through(end, b.pop(name)) for name, end in ends.items() if name in seen.places}
+            rest = [name for name in ends if name in seen.places and name not in known]
+            passed = {name: through(ends[name], b.pop(name)) for name in rest}
             if shown and not layer:
                 for name, u in passed.items():
                     seen.learn_from_layer(ends[name], u)
-            cotangents = passed | known if layer < more else cotangents
+            if layer < more:
+                known |= {name: u for name, u in passed.items() if name in settled}
+                cotangents = passed | known
             del passed
             last = layer + 1 >= more
             rest = [name for name in (cut.going if last else seen.places) if name not in settled]

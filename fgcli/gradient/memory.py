@@ -24,7 +24,7 @@ from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.held import Growth, growth
 from fgcli.gradient.nested import leaves
 from fgcli.gradient.randomness import DRAWN_AT_ONCE
-from fgcli.gradient.upstream import UpstreamJacobian
+from fgcli.gradient.upstream import SegmentUpstream, UpstreamJacobian
 from fgcli.gradient.uses import call
 
 Policy = Literal["auto", "store", "replay"]
@@ -91,9 +91,15 @@ class Measured:
 
 
 class ProductsAlone(GuessMethod):
-    """Holds what a product with W̃ and one with W̃ᵀ hold: stands in for a method whose first step takes many of them."""
+    """Holds what a product with the nearest of W̃ and one with its transpose hold.
+
+    It stands in for a method whose first step takes many of them.
+    """
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
+        if isinstance(upstream, SegmentUpstream) and not layer.shared:
+            upstream = upstream.nearest(layer.dim)
+
         def pulled(z: Tensor) -> Tensor:
             y = upstream.apply_transpose(z)
             upstream.apply(y)

@@ -187,7 +187,8 @@ class Sweeps:
         names = [site.name for site in self._sites if to is None or site.name in to]
         flat = [one for name in names for one in self.cut.going[name]]
         parameters = self.cut.parameters if last else {}
-        found = iter(pulled([*pairs, *self._outputs], [*flat, *parameters.values()], keep=not last))
+        asked = [*flat, *parameters.values()]
+        found = iter(pulled([*pairs, *self._outputs], asked, keep=not last) if asked else ())
         b = {name: [next(found) for _ in self.cut.going[name]] for name in names}
         if last:
             self.of_parameters = dict(zip(parameters, found, strict=True))

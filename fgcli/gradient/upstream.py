@@ -218,6 +218,11 @@ class SegmentUpstream:
         self.blocks = [(rows, end.site.has_samples) for rows, end in zip(self._rows, self._ends, strict=True)]
         """Rows of each end, and whether they are of samples."""
 
+    def nearest(self, rows: int) -> "SegmentUpstream":
+        """W̃ of the first ends alone, in the order of the forward, as many as it takes to have that many rows."""
+        enough = next((i for i in range(1, len(self._rows)) if sum(self._rows[:i]) >= rows), len(self._rows))
+        return SegmentUpstream(self._site, self._leaf, self._ends[:enough], self._samples)
+
     def apply(self, v: Tensor) -> Tensor:
         return _by_columns(self._apply, v)
 

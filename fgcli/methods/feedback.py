@@ -119,9 +119,11 @@ class DirectFeedback(FeedbackRule):
 
 
 class LocalFeedback(DirectFeedback):
-    """W_kᵀ b_k, b_k of A e behind layer k."""
+    """W_kᵀ b_k, b_k of A e behind layer k; or the same once more, `feedback_layers` times in all."""
 
-    layers = 1
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(options)
+        self.layers = options.feedback_layers
 
 
 def _product(y: Tensor, r: Tensor) -> Tensor:

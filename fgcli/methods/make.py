@@ -6,6 +6,7 @@ from fgcli.errors import UsageError
 from fgcli.extend.options import EngineOptions, GuessOptions, Options, TangentOptions
 from fgcli.extend.registry import Registry
 from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.errors import OptionRefused
 from fgcli.gradient.feedback import Feedback, FeedbackRule
 from fgcli.gradient.tangents import Tangents
 
@@ -39,6 +40,11 @@ def _feedback_of(options: EngineOptions, registry: Registry) -> Feedback | None:
         raise UsageError(f"feedback rule {options.feedback!r} gave {type(rule).__name__}; it must give a FeedbackRule")
     if rule.layers is not None and type(rule).predict is FeedbackRule.predict:
         raise UsageError(f"feedback rule {options.feedback!r} has no `predict`; it needs one unless layers is None")
+    if "feedback_layers" in options.model_fields_set and options.feedback_layers != rule.layers:
+        raise OptionRefused(
+            f"feedback_layers is {options.feedback_layers}; feedback {options.feedback} passes "
+            f"{'all layers' if rule.layers is None else f'{rule.layers} of them'}: leave it out, or use feedback local"
+        )
     return Feedback(rule, options.correction)
 
 

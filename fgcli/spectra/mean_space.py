@@ -20,12 +20,18 @@ def mean_space(product: Product, like: Tensor, m: int, k: int, steps: int = COLD
     return q
 
 
-def whitened_and_next(q: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Q (QᵀCQ)^{-1/2} [m, k], and an orthonormal basis of the image C Q [m, k], one orthogonal iteration on.
+def whitened(q: Tensor, image: Tensor) -> Tensor:
+    """U [m, k] = Q' (Q'ᵀĈQ')^{-1/2}: Q' an orthonormal basis of the image C Q, Ĉ what that image tells of C.
 
-    With U the first, the mean of (A_bᵀU)ᵀ(A_bᵀU) is I_k, or the projector onto QᵀCQ's range where that is singular.
-    The root is the symmetric one, which is invariant to the signs of eigenvectors.
+    Ĉ = CQ (QᵀCQ)⁺ QᵀC (Nyström), which is C itself where the range of Q holds C's, and nowhere above it. Then the mean
+    of (A_bᵀU)ᵀ(A_bᵀU) is I_k, or the projector onto Ĉ's range in it, up to what Ĉ lacks. The root is the symmetric one,
+    which is invariant to the signs of eigenvectors.
     """
-    gram = q.mT @ image
-    root = leading_root(((gram + gram.mT) / 2).unsqueeze(0), q.shape[1]).squeeze(0)
-    return q @ root, orthonormal(near_one(image))
+    k = q.shape[1]
+    basis = orthonormal(near_one(image))
+    half = basis.mT @ image @ _root(q.mT @ image, k)
+    return basis @ _root(half @ half.mT, k)
+
+
+def _root(gram: Tensor, k: int) -> Tensor:
+    return leading_root(((gram + gram.mT) / 2).unsqueeze(0), k).squeeze(0)

@@ -167,6 +167,24 @@ def test_what_is_reached_from_a_residual_stream() -> None:
     assert {name: site.reaches_output for name, site in past.items()} == {"enter": True, "first": False, "second": True}
 
 
+def test_the_nearest_are_the_first_that_have_as_many_rows() -> None:
+    class Forked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter = nn.Linear(4, 8, dtype=torch.float64)
+            self.heads = nn.ModuleList([nn.Linear(8, rows, dtype=torch.float64) for rows in (3, 5, 4)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.enter(x).tanh()
+            return torch.cat([head(h) for head in self.heads], 1)
+
+    ((_, upstream),) = upstreams(Forked(), torch.randn(2, 4, dtype=torch.float64))
+    for rows, there in ((1, 3), (3, 3), (4, 8), (8, 8), (9, 12), (99, 12)):
+        near = upstream.nearest(rows)
+        assert near.output_dim == there
+        assert torch.equal(near.dense(), upstream.dense()[:, :there])
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU])
 def test_on_a_chain_it_equals_weight_and_slope(activation: type[nn.Module]) -> None:
     model = chain(5, 7, 6, 4, bias=True, activation=activation)

@@ -64,8 +64,11 @@ def batch(samples: int = 12, seed: int = 0) -> Batch:
 
 
 def rule(kind: str, learning: str = "tangents", rate: float = 0.02, every: int = 1) -> DirectFeedback:
+    """`direct`, `local`, or `local N`, of N layers."""
     options = {"feedback": "local", "feedback_learning": learning, "feedback_rate": rate, "feedback_every": every}
-    return {"direct": DirectFeedback, "local": LocalFeedback}[kind](EngineOptions.model_validate(options))
+    name, _, layers = kind.partition(" ")
+    options["feedback_layers"] = int(layers or 1)
+    return {"direct": DirectFeedback, "local": LocalFeedback}[name](EngineOptions.model_validate(options))
 
 
 def predicted(feedback: Feedback, model: nn.Module, network: Network, data: Batch, step: int) -> Prediction:
@@ -96,16 +99,16 @@ def off(found: dict[str, Tensor], true: dict[str, Tensor], name: str) -> float:
 
 
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize(("kind", "exact_layers"), [("direct", 2), ("local", 3)])
+@pytest.mark.parametrize(("kind", "exact_layers"), [("direct", 2), ("local", 3), ("local 2", 4), ("local 9", 6)])
 def test_the_last_layers_are_exact_whatever_has_been_learned(kind, exact_layers, norm):
-    model, true = network(3, norm=norm), true_gradients(network(3, norm=norm), batch())
+    model, true = network(5, norm=norm), true_gradients(network(5, norm=norm), batch())
     found = estimated(model, Feedback(rule(kind)), steps=3).gradients
-    layers = ["output", "hidden3", "hidden2", "hidden1"]
+    layers = ["output", "hidden5", "hidden4", "hidden3", "hidden2", "hidden1"]
     for position, layer in enumerate(layers):
         error = max(off(found, true, f"{layer}.weight"), off(found, true, f"{layer}.bias"))
         assert (error < 1e-12) == (position < exact_layers), (layer, error)
     if norm:
-        assert off(found, true, "norm3.weight") < 1e-12
+        assert off(found, true, "norm5.weight") < 1e-12
     assert found.keys() == true.keys()
 
 
@@ -269,7 +272,7 @@ def test_a_loss_that_has_all_but_vanished_is_not_taken_for_growth():
 
 
 @pytest.mark.parametrize("learning", ["tangents", "bootstrap", "fixed", "none"])
-@pytest.mark.parametrize("kind", ["direct", "local"])
+@pytest.mark.parametrize("kind", ["direct", "local", "local 3"])
 @pytest.mark.parametrize("model", [network(1), network(2), network(4, norm=True), Attention()])
 def test_replay_gives_the_same_numbers_as_store(model, kind, learning, monkeypatch):
     in_parts(monkeypatch, 16)

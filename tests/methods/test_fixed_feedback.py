@@ -204,3 +204,9 @@ def test_a_layer_that_is_no_product_with_its_weight_is_refused_by_name(feedback:
 def test_a_way_of_learning_that_is_not_theirs_is_refused() -> None:
     with pytest.raises(OptionRefused, match="feedback_learning is bootstrap; feedback fdfa has a way of its own"):
         estimator(mlp(), "fdfa", feedback_learning="bootstrap")
+
+
+@pytest.mark.parametrize(("feedback", "passes"), [("direct", "0 of them"), ("feedback-alignment", "all layers")])
+def test_layers_that_a_rule_does_not_pass_are_refused(feedback: str, passes: str) -> None:
+    with pytest.raises(OptionRefused, match=f"feedback_layers is 2; feedback {feedback} passes {passes}: leave it out"):
+        estimator(mlp(), feedback, feedback_layers=2)

@@ -18,6 +18,11 @@ from fgcli.methods.orthogonal.mean import OrthogonalMean
 from fgcli.spectra.tracking import COLD_STEPS
 
 
+@pytest.fixture(autouse=True)
+def _kept_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgcli.methods.orthogonal.mean.KEPT", torch.float64)
+
+
 def guess(**options: int | str) -> OrthogonalMean:
     return OrthogonalMean(OrthogonalOptions.model_validate({"solver": "mean", **options}))
 
@@ -80,14 +85,16 @@ def test_steps_lead_to_the_leading_eigenvectors(network: str) -> None:
         estimator.estimate(model, cross_entropy, batch, Streams(0).at(step))
     assert method.dense
     for name, dense in method.dense.items():
-        mean = (dense @ dense.mT).mean(0)
-        q = torch.linalg.qr(estimator.state()[f"{name}/left"]).Q
+        q = torch.linalg.qr(estimator.state()[f"{name}/basis"].to(dense)).Q
+        near = dense[:, : len(q)]  # what is reached first
+        mean = (near @ near.mT).mean(0)
         kept, most = (q.T @ mean @ q).trace(), torch.linalg.eigvalsh(mean)[-2:].sum()
         assert 0.999 * most < kept < 1.000001 * most
 
 
 def test_within_a_step_the_map_stays_and_the_next_starts_where_it_led() -> None:
     matrix, mask, memory = weight(9, 8), masks(8), Memory()
+    memory.like = matrix
     method = guess(k=2, refresh=3)
     z = torch.eye(2, dtype=torch.float64)[0].expand(7, -1)
     maps = []
@@ -102,3 +109,21 @@ def test_within_a_step_the_map_stays_and_the_next_starts_where_it_led() -> None:
         maps.append(one.map(z))
     same = [torch.equal(a, b) for a, b in pairwise(maps)]
     assert same == [True, True, True, False, True]  # what step 3 finds is used from step 4 on
+
+
+def test_what_is_kept_takes_half_of_the_bytes_and_is_what_the_first_step_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgcli.methods.orthogonal.mean.KEPT", torch.bfloat16)
+    model, batch = any_network("residual")
+    found = []
+    for memory in ("store", "replay"):
+        monkeypatch.setattr("fgcli.gradient.memory.FLOOR", {"replay": 0})
+        estimator = GuessEstimator(guess(k=2), memory=memory)
+        estimator.bind(model, batch.inputs)
+        for step in range(2):
+            estimator.estimate(model, cross_entropy, batch, Streams(0).at(step))
+        found.append({name: one for name, one in estimator.state().items() if name.endswith("/basis")})
+    whole, in_parts = found
+    assert whole
+    for name, basis in whole.items():
+        assert basis.dtype == torch.bfloat16
+        assert torch.equal(basis, in_parts[name])

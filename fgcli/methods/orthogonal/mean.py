@@ -1,11 +1,15 @@
 """W̃⊥ by one product a guess: the top-k space of all samples' W̃ together, whitened by their mean.
 
-Q [d_out, k] follows the leading eigenvectors of C, the mean of W̃_bW̃_bᵀ over the batch, and
-y_b = W̃_bᵀ Q (QᵀCQ)^{-1/2} z, z ~ N(0, I_k). It lies in Im(W̃_bᵀ), where g lies. Its covariance is a projector on average
-over the samples, not for each: it is W̃⊥ where all samples have one W̃, and a sample of larger W̃ has a larger guess.
-Where one s stands for all samples (a position embedding's), V [d_in, k] is followed in its place, and y = V z.
-What it costs is W̃ᵀ's one product, in any network: Q is followed only once in `refresh` parameter updates. A look at C
-takes 2k products: where W̃ is known by its products alone it is taken less often, and fewer make the first Q.
+U [d_out, k] is a basis of the leading eigenvectors of C, the mean of W̃_bW̃_bᵀ over the batch, with UᵀCU = I, and
+y_b = W̃_bᵀ U z, z ~ N(0, I_k). It lies in Im(W̃_bᵀ), where g lies. Its covariance is a projector on average over the
+samples, not for each: it is W̃⊥ where all samples have one W̃, and a sample of larger W̃ has a larger guess. Where one s
+stands for all samples (a position embedding's), V [d_in, k] is followed in its place, and y = V z.
+What it costs is W̃ᵀ's one product, in any network: U is followed only once in `refresh` parameter updates. A look at C
+takes 2k products: where W̃ is known by its products alone it is taken less often, and one look makes the first U. What
+one look tells of C is less than C (fgcli.spectra.mean_space), and the guess too long by as much: 3 to 18 % after the
+first look, 2 to 5 % after the second, in BERT.
+On a residual stream W̃ has rows for all later layers. U is of the nearest alone, of as many as it takes to have a row
+for each entry of s: the guess lies in Im(W̃_bᵀ) all the same, and its time does not grow with the depth.
 """
 
 from dataclasses import dataclass
@@ -15,29 +19,31 @@ import torch
 from torch import Tensor
 
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
-from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
+from fgcli.gradient.upstream import LinearUpstream, SegmentUpstream, UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
 from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large
 from fgcli.spectra.masked import MaskedBasis, leading_root
-from fgcli.spectra.mean_space import mean_space, whitened_and_next
+from fgcli.spectra.mean_space import mean_space, whitened
 from fgcli.spectra.scaling import near_one
-from fgcli.spectra.tracking import COLD_STEPS, image_of
+from fgcli.spectra.tracking import COLD_STEPS, image_of, orthonormal
 
 BY_MATRIX, BY_PRODUCTS = 10, 50
 """Parameter updates between two looks at C, by default."""
-COLD_LOOKS = 1
-"""That the first Q takes where W̃ is known by its products alone."""
+COLD_LOOKS = 0
+"""Before the one that makes the first U, where W̃ is known by its products alone."""
+KEPT = torch.bfloat16
+"""What U is kept as: any basis near it is as good, and this takes half of the bytes."""
 SAMPLES = 16
-"""The first of a batch, which the very first Q is made of: where a batch is taken in parts, its first part has them."""
+"""The first of a batch, which the very first U is made of: where a batch is taken in parts, its first part has them."""
 
 
 @dataclass
 class Space:
-    """Q and U = Q (QᵀCQ)^{-1/2} [d_out, k] of this update, once known, and whether a look at C is due."""
+    """U [d_out, k] (or V [d_in, k]) of this update, once known; whether a look at C is due; and whether U is new."""
 
-    left: Tensor | None
-    whitened: Tensor | None
+    basis: Tensor | None
     due: bool
+    new: bool = False
 
 
 class OrthogonalMean(GuessMethod):
@@ -51,46 +57,44 @@ class OrthogonalMean(GuessMethod):
 
     def prepare(self, layer: Layer, memory: Memory) -> Space:
         refresh = self._refresh or (BY_PRODUCTS if layer.next_weight is None else BY_MATRIX)
-        due = layer.step % refresh == 0
-        if layer.shared:
-            return Space(memory.get("right"), None, due)
-        image, left = memory.get("image"), memory.get("left")
-        if image is not None and left is not None:
-            del memory["image"]
-            memory["whitened"], memory["left"] = whitened_and_next(left, image)
-        return Space(memory.get("left"), memory.get("whitened"), due)
+        basis = memory.tensors.get("basis")
+        if "image" in memory:
+            basis = whitened(_start(memory["basis"]), memory.pop("image"))
+        if basis is not None:
+            basis = memory["basis"] = basis.to(layer.weight.device, KEPT)
+        return Space(basis, layer.step % refresh == 0)
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Space) -> LinearMap:
-        largest = min(layer.dim, upstream.output_dim)
-        k = largest if isinstance(self.k, str) else min(self.k, largest)
         if layer.shared:
-            return _of_batch(upstream, prepared, layer, k)
-        samples = batch_of(layer)
+            return _of_batch(upstream, prepared, layer, self._columns(layer, upstream))
+        if isinstance(upstream, SegmentUpstream) and not isinstance(self.k, str):
+            upstream = upstream.nearest(layer.dim)
+        k, samples, statistics = self._columns(layer, upstream), batch_of(layer), {}
         if not isinstance(upstream, LinearUpstream):
             refuse_too_large(layer, upstream, k)
-        image = None
-        if prepared.whitened is None or prepared.left is None or len(prepared.left) != upstream.output_dim:
-            # The first update, or inputs of another size: its first part's is all's, and every part looks at C.
-            prepared.due = True
+        if prepared.basis is None or len(prepared.basis) != upstream.output_dim:
+            # The first update, or inputs of another size: what the first part has made is all parts'.
             looks = COLD_STEPS if isinstance(upstream, LinearUpstream) else COLD_LOOKS
             few = partial(_mean_product, upstream, samples, SAMPLES)
-            prepared.left = mean_space(few, layer.weight, upstream.output_dim, k, looks)
-            image = few(prepared.left)
-            prepared.whitened, _ = whitened_and_next(prepared.left, image)
-        statistics = {}
-        if prepared.due:
-            if image is None or samples > SAMPLES:
-                image = _mean_product(upstream, samples, samples, prepared.left)
-            statistics = {"left": prepared.left, "image": image}
-        whitened = prepared.whitened
+            start = mean_space(few, layer.weight, upstream.output_dim, k, looks)
+            prepared.basis, prepared.new = whitened(start, few(start)).to(KEPT), True
+        basis = prepared.basis
+        if prepared.new:
+            statistics = {"basis": basis.to(layer.weight)}
+        elif prepared.due:
+            statistics = {"image": _mean_product(upstream, samples, samples, _start(basis.to(layer.weight)))}
         if isinstance(upstream, LinearUpstream):
-            basis = MaskedBasis(image_of(upstream.weight, whitened), None)
-            return LinearMap(k, partial(basis.combine, upstream.slope), statistics)
+            masked = MaskedBasis(image_of(upstream.weight, basis.to(upstream.weight)), None)
+            return LinearMap(k, partial(masked.combine, upstream.slope), statistics)
 
         def pulled(z: Tensor) -> Tensor:
-            return upstream.apply_transpose(z @ whitened.T if z.dim() == 2 else whitened @ z)
+            return upstream.apply_transpose(z @ basis.to(z).T if z.dim() == 2 else basis.to(z) @ z)
 
         return LinearMap(k, pulled, statistics)
+
+    def _columns(self, layer: Layer, upstream: UpstreamJacobian) -> int:
+        largest = min(layer.dim, upstream.output_dim)
+        return largest if isinstance(self.k, str) else min(self.k, largest)
 
 
 def _of_batch(upstream: UpstreamJacobian, prepared: Space, layer: Layer, k: int) -> LinearMap:
@@ -99,20 +103,28 @@ def _of_batch(upstream: UpstreamJacobian, prepared: Space, layer: Layer, k: int)
     W̃ has as many rows as all samples have together: Q would take as often what one sample's does, and follow no more
     than the batch's own samples.
     """
-    right, statistics = prepared.left, {}
-    is_there = right is not None and right.shape == (layer.dim, k)
-    if right is None or not is_there or prepared.due:
+    basis, statistics = prepared.basis, {}
+    is_there = basis is not None and basis.shape == (layer.dim, k)
+    if basis is None or not is_there or prepared.due:
 
         def product(v: Tensor) -> Tensor:
             return torch.cat([upstream.apply_transpose(upstream.apply(one.unsqueeze(0))) for one in v.unbind(1)]).mT
 
-        start = right if right is not None and is_there else mean_space(product, layer.weight, layer.dim, k, COLD_LOOKS)
+        start = (
+            basis.to(layer.weight)
+            if basis is not None and is_there
+            else mean_space(product, layer.weight, layer.dim, k, 1)
+        )
         image = near_one(product(start))
-        right = image @ leading_root((image.mT @ image).unsqueeze(0), k).squeeze(0)
-        prepared.left, prepared.due = right, False
-        statistics = {"right": right}
-    space = right
-    return LinearMap(k, lambda z: z @ space.mT if z.dim() == 2 else space @ z, statistics)
+        basis = prepared.basis = image @ leading_root((image.mT @ image).unsqueeze(0), k).squeeze(0)
+        prepared.due, statistics = False, {"basis": basis}
+    right = basis
+    return LinearMap(k, lambda z: z @ right.to(z).mT if z.dim() == 2 else right.to(z) @ z, statistics)
+
+
+def _start(basis: Tensor) -> Tensor:
+    """Q [d_out, k], orthonormal: where a look starts."""
+    return orthonormal(near_one(basis))
 
 
 def _mean_product(upstream: UpstreamJacobian, batch: int, samples: int, q: Tensor) -> Tensor:
