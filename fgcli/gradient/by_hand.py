@@ -1,4 +1,4 @@
-"""Tangents of sums and products with constants by hand, and of attention, which is made of them.
+"""Tangents of sums and products with constants by hand, and of Dropout and attention, which are made of them.
 
 PyTorch multiplies by the zero tangent of what has none. Of which shape that is it finds by kernels written in Python,
 which take ten times what a small product does.
@@ -6,7 +6,7 @@ which take ten times what a small product does.
 
 import math
 from collections.abc import Callable
-from functools import wraps
+from functools import reduce, wraps
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.gradient.nested import primal_of, tangent_of
+from fgcli.gradient.nested import no_view, primal_of, tangent_of
 from fgcli.gradient.normalise import NORMALISATIONS
 from fgcli.gradient.unfollowed import transforms
 
@@ -67,7 +67,15 @@ _DIFFERENCES = {func: _with_constant(func, _same, _negative) for func in (Tensor
 }
 _PRODUCTS = {func: _with_constant(func, torch.mul, torch.mul) for func in (Tensor.mul, torch.mul)}
 _QUOTIENTS = {func: _with_constant(func, torch.div) for func in (Tensor.div, torch.div)}
-plus, times = _SUMS[torch.add], _PRODUCTS[torch.mul]
+times = _PRODUCTS[torch.mul]
+
+
+@wraps(F.dropout)
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """The same; where there is a tangent, a product with what is drawn for ones, which is what it draws."""
+    if not training or not p or inplace or _moved(input)[0] is None:
+        return F.dropout(input, p, training, inplace)
+    return times(input, F.dropout(torch.ones_like(primal_of(input)), p))
 
 
 @wraps(F.scaled_dot_product_attention)
@@ -82,7 +90,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """The same, by F.dropout of the weights, and written out where there are tangents."""
+    """The same, by Dropout of the weights, and written out where there are tangents."""
     refused = attn_mask is not None and (
         is_causal or not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point())
     )  # by PyTorch, in its own words
@@ -93,21 +101,40 @@ def attention(
         )
     if enable_gqa:
         key, value = (one.repeat_interleave(query.size(-3) // one.size(-3), -3) for one in (key, value))
+    moved = _moved(query, key, value, attn_mask)
+    if any(one is not None for one in moved):
+        query, key, value, attn_mask = map(primal_of, (query, key, value, attn_mask))
     factor: float = query.shape[-1] ** -0.5 if scale is None else scale
     root = math.sqrt(abs(factor))
-    products = times(query, math.copysign(root, factor)) @ times(key, root).mT
+    query, key = query * math.copysign(root, factor), key * root
+    products = query @ key.mT
     if is_causal:
         attn_mask = torch.ones(products.shape[-2:], dtype=torch.bool, device=query.device).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -torch.inf)
     # A mask in a higher precision leaves the products in theirs.
-    products = products if attn_mask is None else plus(products, attn_mask).to(products.dtype)
+    products = products if attn_mask is None else (products + attn_mask).to(products.dtype)
     weights = torch.ops.aten._safe_softmax(products, -1)
-    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
+    shares = F.dropout(torch.ones_like(weights), dropout_p) if dropout_p else None
+    dropped = weights if shares is None else weights * shares
+    y = dropped @ value
+    if all(one is None for one in moved):
+        return y
+    with torch.no_grad():
+        of_query, of_key, of_value, of_mask = moved
+        parts = [] if of_query is None else [of_query * math.copysign(root, factor) @ key.mT]
+        parts += [] if of_key is None else [query @ (of_key * root).mT]
+        parts += [] if of_mask is None else [of_mask.to(products.dtype)]
+        tangent = torch.zeros_like(y) if of_value is None else dropped @ of_value
+        if parts:
+            along = reduce(torch.add, parts)
+            along = weights * (along - (weights * along).sum(-1, keepdim=True))
+            tangent += (along if shares is None else along * shares) @ value
+    return forward_ad.make_dual(y, no_view(tangent))
 
 
 BY_HAND: dict[Any, Callable[..., Any]] = {
     **NORMALISATIONS, **_SUMS, **_DIFFERENCES, **_PRODUCTS, **_QUOTIENTS,
-    F.scaled_dot_product_attention: attention,
+    F.scaled_dot_product_attention: attention, F.dropout: dropout,
 }  # fmt: skip
 """By the function, the same with tangents by hand; arguments are those of it."""

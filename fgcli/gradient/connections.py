@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgcli.gradient.by_hand import dropout
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import behind, leaves, primal_of, rebuilt
 from fgcli.gradient.operations import RECURRENT
@@ -128,7 +129,7 @@ class Connections(_Looking):
             if not _is_elementwise(event, value):
                 where = f"'{event.use.name}'" if event.use else called
                 return f"is followed by {where}, which is neither a linear layer nor an elementwise activation"
-            if event.func is not F.dropout:
+            if event.func is not dropout:
                 activations.append(Activation(event.func, event.args[1:], event.kwargs))
             if event.result is value:  # in place
                 takers = rest
@@ -158,7 +159,7 @@ def _is_plain_linear(use: Use) -> bool:
 def _is_elementwise(event: _Event, value: Tensor) -> bool:
     if event.use is not None or not event.args or event.args[0] is not value or not isinstance(event.result, Tensor):
         return False
-    if event.func is F.dropout:
+    if event.func is dropout:
         return not event.kwargs.get("training", (*event.args, True, True)[2])
     return event.func in ELEMENTWISE
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,11 +32,12 @@ from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import first_tensor, leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.own_loss import own_loss
 from fgcli.gradient.passes import Seen
-from fgcli.gradient.pieces import Noise, NoisyPass, Pieces, Sweeps, by_row, through
+from fgcli.gradient.pieces import Noise, NoisyPass, by_row, through
 from fgcli.gradient.precision import wide
 from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.streamed import Streamed
+from fgcli.gradient.sweeps import AskingPieces, Sweeps
 from fgcli.gradient.upstream import End
 from fgcli.gradient.uses import run
 
@@ -127,7 +129,7 @@ class Feedback:
         """
         seen = _Batch(self, network, batch, rng, share)
         with forward_ad.dual_level() if seen.noise is not None else nullcontext():
-            cut = Pieces(model, batch.inputs, network, seen.noise)
+            cut = AskingPieces(model, batch.inputs, network, seen.noise)
             outputs = seen.arrive(cut.outputs, loss, of_loss)
         seen.noise = cut.noise = None
         sweeps = Sweeps(cut, leaves(outputs), seen.of_loss)
@@ -141,27 +143,32 @@ class Feedback:
         exact = {name: one for name, one in sweeps.from_output().items() if name not in seen.places}
         ends = {name: end for name, end in cut.ends.items() if sweeps.is_attached(name)}
         known = {name: through(ends[name], exact[name]) for name in ends if name in exact}
-        cotangents = {name: seen.predict(end) for name, end in ends.items() if name in seen.places} | known
+        rest = [name for name in ends if name in seen.places]
+        asked = {name: partial(seen.predict, ends[name]) for name in rest} | _these(known)
         shown, more = self.rule.needs_layers(self.steps), self.rule.layers or 0
         sweeping = bool(seen.places) and (shown or more > 0)
-        b = sweeps.pulled(cotangents, seen.places if sweeping else None, last=not sweeping)
+        b = sweeps.pulled(asked, seen.places if sweeping else None, last=not sweeping)
         settled: dict[str, list[Tensor]] = {}
         for layer in range(max(more, shown) if sweeping else 0):
             settled |= {name: one for name, one in b.items() if set(network.sites[name].reaches) <= known.keys()}
-            if layer < more:
-                cotangents = {}  # of as many numbers as all sites have: let go of before there are others
-            rest = [name for name in ends if name in seen.places and name not in known]
-            passed = {name: through(ends[name], b.pop(name)) for name in rest}
-            if shown and not layer:
-                for name, u in passed.items():
+
+            def passed(name: str, before: dict[str, list[Tensor]] = b, layer: int = layer) -> list[Tensor]:
+                u = through(ends[name], before.pop(name))
+                if shown and not layer:
                     seen.learn_from_layer(ends[name], u)
+                return u
+
+            rest = [name for name in rest if name not in known]
             if layer < more:
-                known |= {name: u for name, u in passed.items() if name in settled}
-                cotangents = passed | known
-            del passed
+                exactly = {name: passed(name) for name in rest if name in settled and layer + 1 < more}
+                known |= exactly
+                asked = {name: partial(passed, name) for name in rest if name not in exactly} | _these(known)
+            else:
+                for name in rest:
+                    passed(name)
             last = layer + 1 >= more
-            rest = [name for name in (cut.going if last else seen.places) if name not in settled]
-            b = sweeps.pulled(cotangents, rest, last=last) | settled
+            to = [name for name in (cut.going if last else seen.places) if name not in settled]
+            b = sweeps.pulled(asked, to, last=last) | settled
         return b
 
     def preview(self, model: nn.Module, network: Network, loss: Loss, batch: Batch, rng: StepRng) -> Prediction:
@@ -265,6 +272,10 @@ def _largest(values: Tensor) -> Tensor:
     """max |values|, in a fifteenth of the time that the norm of it takes on a CPU."""
     low, high = torch.aminmax(values)
     return torch.maximum(-low, high)
+
+
+def _these(known: Mapping[str, list[Tensor]]) -> dict[str, Callable[[], list[Tensor]]]:
+    return {name: partial(known.__getitem__, name) for name in known}
 
 
 def _sum(outputs: Any, _: Any) -> Tensor:

@@ -104,6 +104,9 @@ class GuessMethod(ABC):
     reached from have nothing above them: there the engine draws N(0, I) for a method that needs anything."""
     whole_batch: ClassVar[bool] = False
     """Whether the guess for a sample depends on the others of its batch, which is then taken in no parts."""
+    reads_output: bool = True
+    """Whether `linearize` reads numbers of `layer.output`. Else they are not kept where W̃ is known by its products, and
+    NaN there."""
     first_samples: int = 0
     """How many of a batch's first samples `linearize` may look at for what all samples share, where `prepare` could not
     make that yet. Of several processes, each lets `linearize` see them first."""

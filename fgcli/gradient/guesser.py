@@ -36,6 +36,11 @@ class Guesser:
         """Whether the parts of a batch have the guesses of the whole, drawn from streams that go on."""
         return isinstance(self.guess, GuessMethod) and not self.guess.whole_batch
 
+    @property
+    def reads_output(self) -> bool:
+        """Whether the guess is made of numbers that the site gives."""
+        return not isinstance(self.guess, GuessMethod) or self.guess.reads_output
+
     def forget(self) -> None:
         """Prepare anew at the next use."""
         self._prepared_at = None

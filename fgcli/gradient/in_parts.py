@@ -191,12 +191,12 @@ def drawn_once(step: Step, parts: Sequence[slice], draws: Draws) -> dict[str, Dr
         with draws(rows):
             return CutNetwork(step.model, step.batch.rows(rows).inputs, step.network)
 
-    for one in step.guessers.values():
-        if one.needs_cut and not one.site.has_samples:
-            few = cut(slice(0, 1))
-            if one.site.name in few.going:
-                s, weight = wide(few.s(one.site)), few.uses[one.site.name].weight
-                with full_precision(s):
-                    drawn = step.draw(one.site, s, weight, range(1), UpstreamOfParts(one.site, parts, cut))
-                    found[one.site.name] = Kept(drawn.all())
+    sites = [one.site for one in step.guessers.values() if one.needs_cut and not one.site.has_samples]
+    few = cut(slice(0, 1)) if sites else None
+    for site in sites:
+        if few is not None and site.name in few.going:
+            s, weight = wide(few.s(site)), few.uses[site.name].weight
+            upstream = UpstreamOfParts(site, parts, cut, few.upstream(site))
+            with full_precision(s):
+                found[site.name] = Kept(step.draw(site, s, weight, range(1), upstream).all())
     return found

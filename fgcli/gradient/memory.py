@@ -24,13 +24,13 @@ from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.held import Growth, growth
 from fgcli.gradient.nested import leaves
 from fgcli.gradient.randomness import DRAWN_AT_ONCE
-from fgcli.gradient.upstream import SegmentUpstream, UpstreamJacobian
+from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.gradient.uses import call
 
 Policy = Literal["auto", "store", "replay"]
 
-FLOOR = {"auto": 2**20, "replay": 2**16}
-"""Numbers that all sites give for a batch (for auto 4 MiB in float32) up to which it is taken at once: parts would take
+FLOOR = {"auto": 2**21, "replay": 2**16}
+"""Numbers that all sites give for a batch (for auto 8 MiB in float32) up to which it is taken at once: parts would take
 longer, and the process hold hardly less."""
 ROWS = 512
 """Samples of a part at most, with memory=replay: no more are faster."""
@@ -96,9 +96,10 @@ class ProductsAlone(GuessMethod):
     It stands in for a method whose first step takes many of them.
     """
 
+    reads_output = False
+
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
-        if isinstance(upstream, SegmentUpstream) and not layer.shared:
-            upstream = upstream.nearest(layer.dim)
+        upstream = upstream.nearest(layer.dim)
 
         def pulled(z: Tensor) -> Tensor:
             y = upstream.apply_transpose(z)

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fgcli.gradient.by_hand import attention, times
+from fgcli.gradient.by_hand import attention, dropout, times
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import default_generators, layers_again
 from fgcli.gradient.sites import Network
 
-BY_ROWS = {F.dropout, attention}
+BY_ROWS = {dropout, attention}
 """What may draw, and whose draws for a part are known: those of rows of its first argument."""
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
-import torch.nn.functional as F
 from torch import Tensor
 
+from fgcli.gradient.by_hand import dropout
 from fgcli.gradient.errors import UnknownSite
-from fgcli.gradient.nested import leaves, mapped, primal_of, rebuilt
+from fgcli.gradient.nested import detached, leaves, mapped, rebuilt
 from fgcli.gradient.operations import TABLES, linear_part
 from fgcli.gradient.precision import LOW, full_precision, wide
 from fgcli.gradient.randomness import layers_again
@@ -97,7 +97,7 @@ class OneTangent(BasePass):
         outputs, tangents = use.pushed()
         given = [outputs] if isinstance(outputs, Tensor) else leaves(outputs)
         site = self.arrive(site, given, tangents)
-        seen = Seen(use.on(primal_of), [s.shape for s in given])
+        seen = Seen(use.on(detached), [s.shape for s in given])
         if site.name in self.exact:
             given = _leaves_of(given)
             self.last[site.name] = seen.kept(site), given
@@ -202,7 +202,7 @@ class SeveralTangents(BasePass):
     def _general(self, site: Site, use: Use) -> Outputs:
         outputs, tangents = use.pushed()
         given = leaves(outputs)
-        seen = Seen(use.on(primal_of), [s.shape for s in given], self.rows)
+        seen = Seen(use.on(detached), [s.shape for s in given], self.rows)
         if site.name in self.exact:
             given = _leaves_of(given)
             self.last[site.name] = seen.kept(site), given
@@ -249,7 +249,7 @@ class SeveralTangents(BasePass):
                 continue
             link, passed, _ = self._ways.pop(id(value))
             follows = passed < len(link.activations) and link.activations[passed].func is func
-            if value is not args[0] or not (follows or func is F.dropout):
+            if value is not args[0] or not (follows or func is dropout):
                 raise UnknownSite(link.next_site)
             self._ways[id(outputs)] = link, passed + follows, outputs
 

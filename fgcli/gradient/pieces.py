@@ -4,19 +4,20 @@ Pull-backs go through the pieces that start at a site, and through one use where
 site. Noise may be carried past the cuts, as tangents.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgcli.gradient.loss import OutputGradient
-from fgcli.gradient.nested import detached, leaves, no_view, primal_of, pulled, rebuilt, tangent_of
+from fgcli.gradient.nested import detached, leaves, no_view, primal_of, rebuilt, tangent_of
 from fgcli.gradient.operations import input_gradient, linear_part
 from fgcli.gradient.passes import Seen, refuse_unseen, site_of
 from fgcli.gradient.randomness import Signs, StepRng
-from fgcli.gradient.sites import Network, Site
+from fgcli.gradient.sites import ELEMENTWISE, Activation, Network, Site
 from fgcli.gradient.upstream import CutNetwork, End
 from fgcli.gradient.uses import BasePass, Outputs, Use
 
@@ -59,6 +60,25 @@ class Noise(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._like)
+
+
+SAVING = ELEMENTWISE | {
+    torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mul, Tensor.mul, F.softmax,
+    torch.softmax, Tensor.softmax, Tensor.pow, torch.pow,
+}  # fmt: skip
+"""Operations whose graph holds what they are given, or give, and would hold the tangents of it."""
+
+
+def _is_moving(value: Any) -> bool:
+    return isinstance(value, Tensor) and tangent_of(value) is not None
+
+
+def _without_graph(value: Any) -> Any:
+    """A tensor with its tangent, both without a graph."""
+    if not isinstance(value, Tensor):
+        return value
+    primal, tangent = forward_ad.unpack_dual(value)
+    return primal.detach() if tangent is None else forward_ad.make_dual(primal.detach(), tangent.detach())
 
 
 def by_row(values: Tensor, tokens: int) -> Tensor:
@@ -106,19 +126,6 @@ def noisy(site: Site, use: Use, outputs: Outputs, noise: Noise | None, samples: 
     return rebuilt(outputs, [one if t is None else forward_ad.make_dual(one, no_view(t)) for one, t in pairs])
 
 
-class _Begun(torch.autograd.Function):
-    """Values whose gradient is that of a leaf of their shape."""
-
-    @staticmethod
-    def forward(ctx: Any, leaf: Tensor, values: Tensor) -> Tensor:
-        # The same memory, but no view, which in-place operations refuse.
-        return values.new_empty(0).set_(values)  # pyright: ignore[reportArgumentType]
-
-    @staticmethod
-    def backward(ctx: Any, *of_output: Tensor) -> tuple[Tensor, None]:
-        return of_output[0], None
-
-
 class Pieces(CutNetwork):
     """A cut network whose pieces' own parameters have a gradient, and that may carry noise to the output.
 
@@ -129,7 +136,7 @@ class Pieces(CutNetwork):
         self.noise = noise
         self.parameters: dict[str, Tensor] = {}
         """Parameters of the pieces, as leaves."""
-        super().__init__(model, inputs, network)
+        super().__init__(model, inputs, network, keep=False)
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         refuse_unseen(self.network, name, parameter)
@@ -137,91 +144,24 @@ class Pieces(CutNetwork):
             return parameter.detach()
         return self.parameters.setdefault(name, parameter.detach().requires_grad_())
 
-    def begin(self, site: Site, s: Tensor, *, alone: bool) -> tuple[Tensor, Tensor]:
-        # The values are not held by the leaf, of which only the gradient is asked for.
-        leaf = s.new_empty(1).expand(s.shape).requires_grad_()
-        return leaf, _Begun.apply(leaf, s if alone else s.clone())  # pyright: ignore[reportReturnType]
-
     def visit(self, use: Use) -> Outputs:
         if self.noise is None:
             return super().visit(use)
         outputs = super().visit(use.on(primal_of))
         return noisy(self.ends[use.name].site, use, outputs, self.noise, self.samples)
 
+    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        in_place = func not in SAVING or Activation(func, args, kwargs).is_in_place
+        if self.noise is None or in_place or not any(map(_is_moving, args)):
+            return super().operate(func, args, kwargs)
+        y = func(*map(primal_of, args), **kwargs)
+        with torch.no_grad():
+            tangent = tangent_of(func(*map(_without_graph, args), **kwargs))
+        return y if tangent is None else forward_ad.make_dual(y, no_view(tangent))
+
     def seen(self, name: str) -> Seen:
         """The use at a site."""
         return Seen(self.uses[name], [one.shape for one in self.going[name]])
-
-
-class Sweeps:
-    """Pull-backs through the pieces of a cut network, of all sites at once."""
-
-    def __init__(self, cut: Pieces, outputs: Sequence[Tensor], of_loss: OutputGradient) -> None:
-        self.cut = cut
-        self._sites = [site for site in cut.network.guessed if site.name in cut.going]
-        frozen = [site for name, site in cut.network.sites.items() if name in cut.going and not site.is_guessed]
-        self._sites += frozen
-        self._outputs = at_output(outputs, of_loss)
-        self.of_parameters: dict[str, Tensor] = {}
-        """Gradients of the pieces' parameters, known from the last sweep."""
-
-    def is_attached(self, name: str) -> bool:
-        """Whether the pieces that end there start at a site."""
-        return any(one.requires_grad for one in self.cut.ends[name].tensors)
-
-    def from_output(self) -> dict[str, list[Tensor]]:
-        """∂L/∂s of the sites that only the output is reached from, exact."""
-        sites = [site for site in self._sites if site.is_output]
-        flat = [one for site in sites for one in self.cut.going[site.name]]
-        if not flat or not self._outputs:
-            return {}
-        found = iter(pulled(self._outputs, flat))
-        return {site.name: [next(found) for _ in self.cut.going[site.name]] for site in sites}
-
-    def pulled(
-        self, cotangents: Mapping[str, Sequence[Tensor]], to: Collection[str] | None = None, *, last: bool
-    ) -> dict[str, list[Tensor]]:
-        """To all sites, or some, of what is given at the ends of the pieces and e at the output."""
-        ends = self.cut.ends
-        pairs = [pair for name, some in cotangents.items() for pair in zip(ends[name].tensors, some, strict=True)]
-        names = [site.name for site in self._sites if to is None or site.name in to]
-        flat = [one for name in names for one in self.cut.going[name]]
-        parameters = self.cut.parameters if last else {}
-        asked = [*flat, *parameters.values()]
-        found = iter(pulled([*pairs, *self._outputs], asked, keep=not last) if asked else ())
-        b = {name: [next(found) for _ in self.cut.going[name]] for name in names}
-        if last:
-            self.of_parameters = dict(zip(parameters, found, strict=True))
-        return b
-
-    def back(self, through: Callable[[End, list[Tensor]], list[Tensor]]) -> dict[str, list[Tensor]]:
-        """To all sites, one after another from the output back: what `through` makes of a site's b goes on from there.
-
-        Each piece is passed once.
-        """
-        order = [site for name in reversed(self.cut.going) for site in self._sites if site.name == name]
-        b = {site.name: [torch.zeros_like(one) for one in self.cut.going[site.name]] for site in order}
-        parameters = self.cut.parameters
-        self.of_parameters = {name: torch.zeros_like(one) for name, one in parameters.items()}
-
-        def add(pairs: Sequence[tuple[Tensor, Tensor]], to: Sequence[str]) -> None:
-            flat = [one for name in to for one in self.cut.going[name]]
-            if not any(one.requires_grad for one, _ in pairs) or not (flat or parameters):
-                return
-            found = iter(pulled(pairs, [*flat, *parameters.values()]))
-            for name in to:
-                b[name] = [have + next(found) for have in b[name]]
-            for name in parameters:
-                self.of_parameters[name] = self.of_parameters[name] + next(found)
-
-        add(self._outputs, [site.name for site in order if site.reaches_output])
-        for site in order:
-            if self.is_attached(site.name):
-                end = self.cut.ends[site.name]
-                u = through(end, b[site.name])
-                before = [one.name for one in order if site.name in one.reaches]
-                add(list(zip(end.tensors, u, strict=True)), before)
-        return b
 
 
 def at_output(outputs: Sequence[Tensor], of_loss: OutputGradient) -> list[tuple[Tensor, Tensor]]:

@@ -11,7 +11,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgcli.gradient.by_hand import attention
+from fgcli.gradient.by_hand import attention, dropout
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import leaves, mapped, tangent_of
 from fgcli.gradient.operations import packed
@@ -23,7 +23,7 @@ from fgcli.gradient.uses import Outputs, Use, run
 SAMPLES = 3
 """Of two, standardised values of the second would be those of the first with their sign turned."""
 DROPOUTS = {
-    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
+    dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
     torch.dropout, torch.alpha_dropout, torch.feature_dropout, torch.feature_alpha_dropout,
 }  # fmt: skip
 ORDERS = {"argsort", "sort", "msort", "topk", "randperm", "nonzero", "where", "multinomial", "unique"}

@@ -262,16 +262,16 @@ class Step:
 
     def cut(self) -> Iterator[tuple[Site, Tensor, Tensor, UpstreamJacobian]]:
         """Site, s, weight and W̃ of the guesses that need the cut network, whose products no dual level allows."""
-        wanted = [one.site for name, one in self.guessers.items() if one.needs_cut and name not in self.ahead]
-        if not wanted:
+        guessers = [one for name, one in self.guessers.items() if one.needs_cut and name not in self.ahead]
+        if not guessers:
             return
+        keep = any(one.reads_output for one in guessers)
         self._go_back()
         with self._buffers.apart():
-            cut = CutNetwork(self.model, self.batch.inputs, self.network)
+            cut = CutNetwork(self.model, self.batch.inputs, self.network, keep=keep)
         self._counts = one_way(self._counts, cut.counts)
-        for site in wanted:
-            if site.name in cut.going:
-                yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)
+        for site in cut.in_turn([one.site for one in guessers]):
+            yield site, wide(cut.s(site)), cut.uses[site.name].weight, cut.upstream(site)
 
     def _draws_ahead(self, part: range) -> dict[str, Drawn]:
         found = dict(self.ahead)

@@ -59,6 +59,17 @@ class UpstreamJacobian(Protocol):
         """
         ...
 
+    def nearest(self, rows: int) -> "UpstreamJacobian":
+        """W̃ of what is reached first, in the order of the forward: all of it in a chain.
+
+        Args:
+            rows: that it is to have of a sample at least, if all have as many.
+
+        Returns:
+            The first of W̃'s rows, to the end of a site's.
+        """
+        ...
+
     def dense(self) -> Tensor:
         """W̃ as matrices, for oracles and the paper's literal methods.
 
@@ -98,8 +109,24 @@ class LinearUpstream:
         columns = u.movedim(-1, 0) @ self.weight  # one product of all columns and samples
         return columns.mul_(self.slope).movedim(0, -1)
 
+    def nearest(self, rows: int) -> "LinearUpstream":
+        return self
+
     def dense(self) -> Tensor:
         return self.weight * self.slope.unsqueeze(1)
+
+
+class _Begun(torch.autograd.Function):
+    """Values whose gradient is that of a leaf of their shape."""
+
+    @staticmethod
+    def forward(ctx: Any, leaf: Tensor, values: Tensor) -> Tensor:
+        # The same memory, but no view, which in-place operations refuse.
+        return values.new_empty(0).set_(values)  # pyright: ignore[reportArgumentType]
+
+    @staticmethod
+    def backward(ctx: Any, *of_output: Tensor) -> tuple[Tensor, None]:
+        return of_output[0], None
 
 
 class CutNetwork(BasePass):
@@ -111,10 +138,11 @@ class CutNetwork(BasePass):
         model: the model.
         inputs: what it is called with.
         network: what the look at it found.
+        keep: whether what the sites give is kept; else there is NaN in its place.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, network: Network) -> None:
-        self.network, self.samples = network, network.samples(inputs)
+    def __init__(self, model: nn.Module, inputs: Any, network: Network, *, keep: bool = True) -> None:
+        self.network, self.keep, self.samples = network, keep, network.samples(inputs)
         self.tail = network.tail(self.samples, cut=True)
         self.going: dict[str, list[Tensor]] = {}
         """The leaves that go on in place of what a site's use gives."""
@@ -135,7 +163,8 @@ class CutNetwork(BasePass):
         else:
             outputs = use.call(lambda value: value)
             given = leaves(outputs)
-            self.ends[site.name] = End(site, given, _shapes_of(given), None, self.samples)
+            attached = given if any(one.requires_grad for one in given) else _shapes_of(given)
+            self.ends[site.name] = End(site, attached, _shapes_of(given), None, self.samples)
         self.uses[site.name] = alone
         begun = [self.begin(site, one.detach(), alone=use.bilinear) for one in leaves(outputs)]
         self.going[site.name] = [leaf for leaf, _ in begun]
@@ -149,6 +178,9 @@ class CutNetwork(BasePass):
             s: what its use gives.
             alone: whether nothing else has that tensor.
         """
+        if not self.keep:
+            leaf = s.new_full((1,), torch.nan).expand(s.shape).requires_grad_()
+            return leaf, _Begun.apply(leaf, s if alone else s.clone())  # pyright: ignore[reportReturnType]
         leaf = s.requires_grad_()
         in_place = site.link is None or site.link.is_in_place  # a leaf is not changed in place
         return leaf, leaf.clone() if in_place else leaf
@@ -159,6 +191,21 @@ class CutNetwork(BasePass):
     def s(self, site: Site) -> Tensor:
         """The site's output [samples, *shape]."""
         return site.by_sample([one.detach() for one in self.going[site.name]], self.samples)
+
+    def in_turn(self, sites: Sequence[Site]) -> Iterator[Site]:
+        """Those of these sites that the forward came by. What no later one needs is let go of after each."""
+        last = {name: number for number, site in enumerate(sites) for name in site.reaches}
+        output = max((number for number, site in enumerate(sites) if site.reaches_output), default=-1)
+        for name in self.uses.keys() - {site.name for site in sites}:
+            del self.uses[name], self.going[name]
+        for number, site in enumerate(sites):
+            if site.name in self.going:
+                yield site
+                del self.uses[site.name], self.going[site.name]
+            for name in [name for name in site.reaches if last[name] == number]:
+                self.ends.pop(name, None)
+            if output == number:
+                self.outputs = ()
 
     def upstream(self, site: Site) -> "SegmentUpstream":
         """W̃ of a site."""
@@ -207,21 +254,24 @@ class SegmentUpstream:
     """
 
     def __init__(self, site: Site, leaf: Sequence[Tensor], ends: Sequence[End], samples: int) -> None:
-        self._site, self._leaf, self._ends = site, list(leaf), list(ends)
+        self._site, self._leaf, self._given, self._batch = site, list(leaf), ends, samples
         self._samples = samples if site.has_samples else 1
         self._ends = [replace(end, samples=self._samples) for end in ends]
         self._tensors = [one for end in self._ends for one in end.tensors]
         self._rows = [sum(one.numel() for one in end.like) // self._samples for end in self._ends]
-        self._s = site.by_sample([one.detach() for one in self._leaf], self._samples)
-        self.input_dim = self._s.reshape(self._samples, -1).shape[1]
+        self.like = site.by_sample([one.detach() for one in self._leaf], self._samples)
+        self.input_dim = self.like.reshape(self._samples, -1).shape[1]
         self.output_dim = sum(self._rows)
         self.blocks = [(rows, end.site.has_samples) for rows, end in zip(self._rows, self._ends, strict=True)]
         """Rows of each end, and whether they are of samples."""
 
     def nearest(self, rows: int) -> "SegmentUpstream":
-        """W̃ of the first ends alone, in the order of the forward, as many as it takes to have that many rows."""
-        enough = next((i for i in range(1, len(self._rows)) if sum(self._rows[:i]) >= rows), len(self._rows))
-        return SegmentUpstream(self._site, self._leaf, self._ends[:enough], self._samples)
+        there, ends = 0, []
+        for end in self._given:
+            if there < rows:
+                there += sum(one.numel() for one in end.like) // (end.samples if end.site.has_samples else 1)
+                ends.append(end)
+        return SegmentUpstream(self._site, self._leaf, ends, self._batch)
 
     def apply(self, v: Tensor) -> Tensor:
         return _by_columns(self._apply, v)
@@ -231,7 +281,7 @@ class SegmentUpstream:
 
     def dense(self) -> Tensor:
         d_out, d_in = self.output_dim, self.input_dim
-        identity = torch.eye(min(d_out, d_in), dtype=self._s.dtype, device=self._s.device)
+        identity = torch.eye(min(d_out, d_in), dtype=self.like.dtype, device=self.like.device)
         columns = identity.expand(self._samples, -1, -1)
         return self.apply(columns) if d_in <= d_out else self.apply_transpose(columns).mT
 
@@ -251,7 +301,7 @@ class SegmentUpstream:
 
     def _apply(self, v: Tensor) -> Tensor:
         zeros, reverse = self._reverse
-        tangents = self._site.natural(v.reshape(self._s.shape), [one.shape for one in self._leaf])
+        tangents = self._site.natural(v.reshape(self.like.shape), [one.shape for one in self._leaf])
         found = iter(pulled(zip(reverse, (t.contiguous() for t in tangents), strict=True), zeros))
         return torch.cat([end.flat([next(found).to(v.dtype) for _ in end.tensors]) for end in self._ends], 1)
 
@@ -265,15 +315,23 @@ class UpstreamOfParts:
         site: the site.
         parts: of the batch, by samples.
         cut: the network, cut for some samples.
+        one: the same of one of them.
     """
 
-    def __init__(self, site: Site, parts: Sequence[slice], cut: Callable[[slice], CutNetwork]) -> None:
-        self._site, self._parts, self._cut = site, parts, cut
-        one = cut(slice(0, 1)).upstream(site)
+    def __init__(
+        self, site: Site, parts: Sequence[slice], cut: Callable[[slice], CutNetwork], one: SegmentUpstream
+    ) -> None:
+        self._site, self._parts, self._cut, self._one = site, parts, cut, one
+        self._near: int | None = None
         self.input_dim, samples = one.input_dim, parts[-1].stop
         self._each = [(rows, of_samples) for rows, of_samples in one.blocks]
         self._whole = [rows * samples if of_samples else rows for rows, of_samples in self._each]
         self.output_dim = sum(self._whole)
+
+    def nearest(self, rows: int) -> "UpstreamOfParts":
+        near = UpstreamOfParts(self._site, self._parts, self._cut, self._one.nearest(rows))
+        near._near = rows
+        return near
 
     def apply(self, v: Tensor) -> Tensor:
         found: list[list[Tensor]] = [[] for _ in self._each]
@@ -299,12 +357,13 @@ class UpstreamOfParts:
         return found
 
     def dense(self) -> Tensor:
-        like = self._cut(slice(0, 1)).s(self._site)
+        like = self._one.like
         return self.apply(torch.eye(self.input_dim, dtype=like.dtype, device=like.device).unsqueeze(0))
 
     def _upstreams(self) -> Iterator[tuple[slice, SegmentUpstream]]:
         for part in self._parts:
-            yield part, self._cut(part).upstream(self._site)
+            upstream = self._cut(part).upstream(self._site)
+            yield part, upstream if self._near is None else upstream.nearest(self._near)
 
 
 def _shapes_of(values: Sequence[Tensor]) -> list[Tensor]:

@@ -8,6 +8,8 @@ from fgcli.methods.options import TransposeOptions
 class Transpose(GuessMethod):
     """y = W̃ᵀ ε with ε ~ N(0, I) (Eq. 4 of the W̃⊥ paper): Cov(y) = W̃ᵀW̃, biased unless that is I on Im(W̃ᵀ)."""
 
+    reads_output = False
+
     def __init__(self, options: TransposeOptions) -> None:
         pass
 

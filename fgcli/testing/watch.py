@@ -143,6 +143,9 @@ class DenseUpstream:
     def apply_transpose(self, u: Tensor) -> Tensor:
         return times(self.matrices.mT, u)
 
+    def nearest(self, rows: int) -> "DenseUpstream":
+        return self
+
     def dense(self) -> Tensor:
         return self.matrices.clone()
 
@@ -160,6 +163,7 @@ class _WatchedMap(GuessMethod):
     def __init__(self, guess: GuessMethod, seen: dict[str, Seen]) -> None:
         self.guess, self.seen = guess, seen
         self.needs, self.whole_batch = guess.needs, guess.whole_batch  # pyright: ignore[reportAttributeAccessIssue]
+        self.reads_output = guess.reads_output
 
     def prepare(self, layer: Layer, memory: Memory) -> Any:
         return self.guess.prepare(layer, memory)

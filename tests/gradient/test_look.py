@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo import Net, ids, random, vectors, weight
 
 from fgcli.extend.options import GuessOptions
+from fgcli.gradient.by_hand import dropout
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Estimator
@@ -301,7 +302,7 @@ def test_a_look_leaves_generators_buffers_and_graph_mode() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one, other) for one, other in zip(before, model.buffers(), strict=True))
     assert set(network.buffers) == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
-    assert F.dropout in network.drawing
+    assert dropout in network.drawing
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

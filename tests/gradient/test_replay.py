@@ -142,7 +142,7 @@ def test_memory_grows_by_the_gradients_alone(guess: str) -> None:
     activation = size * width * 8  # bytes
     more = 8 * (width * width * 4 + 3_000)  # gradients of four more layers, and the states of their streams
     assert peaks["replay", 6] - peaks["replay", 2] <= more < activation / 2
-    assert peaks["store", 6] - peaks["store", 2] > 8 * activation
+    assert peaks["store", 6] - peaks["store", 2] > 7 * activation  # an input and a guess a layer
     assert peaks["replay", 6] - more < 5 * activation
 
 

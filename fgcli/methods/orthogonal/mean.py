@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
-from fgcli.gradient.upstream import LinearUpstream, SegmentUpstream, UpstreamJacobian
+from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
 from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large
 from fgcli.spectra.masked import MaskedBasis, leading_root
@@ -50,6 +50,7 @@ class OrthogonalMean(GuessMethod):
     """y_b = W̃_bᵀ U z, z ~ N(0, I_k)."""
 
     takes_products_alone = True
+    reads_output = False
     first_samples = SAMPLES
 
     def __init__(self, options: OrthogonalOptions) -> None:
@@ -65,10 +66,10 @@ class OrthogonalMean(GuessMethod):
         return Space(basis, layer.step % refresh == 0)
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Space) -> LinearMap:
+        if not isinstance(self.k, str):
+            upstream = upstream.nearest(layer.dim)
         if layer.shared:
             return _of_batch(upstream, prepared, layer, self._columns(layer, upstream))
-        if isinstance(upstream, SegmentUpstream) and not isinstance(self.k, str):
-            upstream = upstream.nearest(layer.dim)
         k, samples, statistics = self._columns(layer, upstream), batch_of(layer), {}
         if not isinstance(upstream, LinearUpstream):
             refuse_too_large(layer, upstream, k)
