@@ -39,7 +39,7 @@ class Held(TorchDispatchMode):
                 self._note(storage)
         # A sum that sparse gradients are added to is handed over at once; of other gradients each part makes its own.
         if made and func is not torch.ops.aten._to_dense.default:
-            self.after_each.append((self.bytes, sum(one.nbytes for one in self.handed.values())))
+            self.after_each.append((self.bytes, sum(map(bytes_of, self.handed.values()))))
         return outputs
 
     def _note(self, storage: torch.UntypedStorage) -> None:
@@ -51,6 +51,11 @@ class Held(TorchDispatchMode):
             self.bytes -= size
 
         self._known[key] = weakref.finalize(storage, gone)
+
+
+def bytes_of(value: Tensor) -> int:
+    """Of a tensor, or of the numbers and indices that a sparse one holds."""
+    return value._values().nbytes + value._indices().nbytes if value.is_sparse else value.nbytes
 
 
 def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
@@ -67,6 +72,11 @@ class Growth:
     """The numbers of samples of two runs."""
     held: tuple[Sequence[tuple[int, int]], Sequence[tuple[int, int]]]
     """Bytes after each of those operations: of all, and of what it has handed over by then."""
+
+    def handed(self, samples: int) -> int:
+        """Bytes of all that it hands over, of so many samples."""
+        (n, m), (few, more) = self.at, (each[-1][1] if each else 0 for each in self.held)
+        return few + (more - few) * (samples - n) // (m - n)
 
     def most(self, samples: int, handed: int | None = None) -> int:
         """Bytes that are held at the peak with so many samples; `handed`: where all that it hands over is there before,

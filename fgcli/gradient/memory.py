@@ -75,10 +75,12 @@ class Measured:
         """Samples of a part of a batch; `gradients`: whether those are counted in the limit already."""
         limit = self.limit.most(samples) + (0 if gradients else self.gradients)
 
+        # The sum over the parts before is there; of tables the rows that were looked up.
+        summed = min(self.ours.handed(samples), self.gradients)
+
         def of_part(rows: int) -> int:
-            # The sum over the parts before is there.
             each = self.once + (self.drawn if rows < DRAWN_AT_ONCE else 0)
-            return int(UNSEEN * self.ours.most(rows, self.gradients)) + each * samples + self.states
+            return int(UNSEEN * self.ours.most(rows, summed)) + each * samples + self.states
 
         limit = max(limit, NEAR * (of_part(1) - self.drawn * samples))
         if self.ours.most(samples) <= limit:

@@ -50,11 +50,13 @@ class SumOfParts:
     def add(self, gradients: Mapping[str, Tensor], share: float) -> None:
         """Add gradients of a part's mean loss, which are given away."""
         for name, gradient in gradients.items():
-            if name in self.gradients:
-                self.gradients[name].add_(gradient, alpha=share)
-            else:
-                dense = gradient.to_dense() if gradient.is_sparse else gradient
-                self.gradients[name] = dense.mul_(share) if share < 1 else dense
+            there = self.gradients.get(name)
+            if there is not None and not there.is_sparse:
+                there.add_(gradient, alpha=share)
+                continue
+            total = gradient.mul_(share) if share < 1 else gradient
+            total = total if there is None else total + there
+            self.gradients[name] = total.to_dense() if _is_no_smaller(total) else total
 
     def end(
         self,
@@ -80,11 +82,26 @@ class SumOfParts:
         """Of all parts; `losses` in place of theirs, where samples see each other."""
         if losses is None:
             losses = self.losses[0] if len(self.losses) == 1 else torch.cat(self.losses)
+        delta = torch.cat(self.deltas) if self.deltas else None
+        self._make_dense()
         in_order = dict(reversed(self.gradients.items()))  # as the forward has them: the last sites come first above
-        return Estimate(losses, in_order, torch.cat(self.deltas) if self.deltas else None)
+        return Estimate(losses, in_order, delta)
 
     def finish(self, processes: Processes, more: MutableMapping[str, Tensor]) -> None:
         """After the last part: add up over the processes, `more` too; the guesses' memories take their means."""
+        if processes.size > 1:
+            self._make_dense()
         processes.add(self.gradients, self._means, more, told=[*self.losses, *self.deltas])
         for (site, key), mean in self._means.items():
             self._guessers[site].memory[key] = mean
+
+    def _make_dense(self) -> None:
+        """Tables' gradients, which until now take what the rows do that were looked up."""
+        for name, gradient in self.gradients.items():
+            if gradient.is_sparse:
+                self.gradients[name] = gradient.to_dense()
+
+
+def _is_no_smaller(gradient: Tensor) -> bool:
+    """Whether a sparse gradient takes as much as a dense one."""
+    return gradient.is_sparse and gradient._nnz() >= len(gradient)
