@@ -385,7 +385,7 @@ network("XCiT", "timm", vision("xcit_nano_12_p16_224", **SMALL_VIT | {"patch_siz
 network("ConvMixer", "timm", convmixer, images())
 network(
     "PoolFormer", "timm",
-    vision("poolformer_s12", layers=(1, 1, 1, 1), embed_dims=lambda size: (8 * size,) * 4), images(),
+    vision("poolformer_s12", depths=(1, 1, 1, 1), dims=lambda size: (8 * size,) * 4), images(),
 )  # fmt: skip
 network(
     "PVT v2", "timm",
