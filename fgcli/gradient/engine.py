@@ -32,7 +32,7 @@ from fgcli.gradient.guesser import Guesser, guesser_at, load_memories, memories_
 from fgcli.gradient.in_parts import InParts, read_of_whole
 from fgcli.gradient.local_losses import Locality, locality_of
 from fgcli.gradient.look import few, look
-from fgcli.gradient.memory import FEW, FLOOR, ROWS, Measured, Plan, Policy, ProductsAlone, measured
+from fgcli.gradient.memory import FEW, FLOOR, ROWS, Measured, Plan, Policy, measured
 from fgcli.gradient.nested import batch_size, first_tensor
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
@@ -278,7 +278,7 @@ class GuessEstimator:
         """What this estimate, and what it is held to, hold of a few samples. None where these alone do not go."""
         back = state_of(model, self.bound.buffers, batch.device)
         trial = copy(self)
-        trial.method = ProductsAlone() if getattr(self.method, "takes_products_alone", False) else self.method
+        trial.method = getattr(self.method, "in_trial", self.method)
         trial.processes, trial._guessers, trial._whole = ALONE, {}, Plan(FEW, replayed)
         trial._take_up(model, self.bound, batch.inputs)
 

@@ -142,9 +142,9 @@ class Feedback:
         cut, network = sweeps.cut, seen.network
         exact = {name: one for name, one in sweeps.from_output().items() if name not in seen.places}
         ends = {name: end for name, end in cut.ends.items() if sweeps.is_attached(name)}
-        known = {name: through(ends[name], exact[name]) for name in ends if name in exact}
+        known = {name: _giving(through(ends[name], exact[name])) for name in ends if name in exact}
         rest = [name for name in ends if name in seen.places]
-        asked = {name: partial(seen.predict, ends[name]) for name in rest} | _these(known)
+        asked = {name: partial(seen.predict, ends[name]) for name in rest} | known
         shown, more = self.rule.needs_layers(self.steps), self.rule.layers or 0
         sweeping = bool(seen.places) and (shown or more > 0)
         b = sweeps.pulled(asked, seen.places if sweeping else None, last=not sweeping)
@@ -160,9 +160,9 @@ class Feedback:
 
             rest = [name for name in rest if name not in known]
             if layer < more:
-                exactly = {name: passed(name) for name in rest if name in settled and layer + 1 < more}
+                exactly = {name: _giving(passed(name)) for name in rest if name in settled and layer + 1 < more}
                 known |= exactly
-                asked = {name: partial(passed, name) for name in rest if name not in exactly} | _these(known)
+                asked = {name: partial(passed, name) for name in rest if name not in exactly} | known
             else:
                 for name in rest:
                     passed(name)
@@ -274,8 +274,8 @@ def _largest(values: Tensor) -> Tensor:
     return torch.maximum(-low, high)
 
 
-def _these(known: Mapping[str, list[Tensor]]) -> dict[str, Callable[[], list[Tensor]]]:
-    return {name: partial(known.__getitem__, name) for name in known}
+def _giving(cotangents: list[Tensor]) -> Callable[[], list[Tensor]]:
+    return lambda: cotangents
 
 
 def _sum(outputs: Any, _: Any) -> Tensor:

@@ -93,15 +93,21 @@ class Measured:
 
 
 class ProductsAlone(GuessMethod):
-    """Holds what a product with the nearest of W̃ and one with its transpose hold.
+    """Holds what a product with W̃ and one with its transpose hold.
 
     It stands in for a method whose first step takes many of them.
+
+    Args:
+        near: whether the method takes the nearest alone.
     """
 
     reads_output = False
 
+    def __init__(self, *, near: bool) -> None:
+        self.near = near
+
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
-        upstream = upstream.nearest(layer.dim)
+        upstream = upstream.nearest(layer.dim) if self.near else upstream
 
         def pulled(z: Tensor) -> Tensor:
             y = upstream.apply_transpose(z)

@@ -28,6 +28,10 @@ def parts_of(samples: int, size: int) -> list[slice]:
     return [slice(start, end) for start, end in zip(starts, [*starts[1:], samples], strict=True)]
 
 
+FEW_ROWS = 0.25
+"""Share of a table's rows up to which parts of its gradient are kept sparse."""
+
+
 class SumOfParts:
     """The sum of the parts' estimates, each weighted by its share of the batch.
 
@@ -46,17 +50,26 @@ class SumOfParts:
         self.losses: list[Tensor] = []
         self.deltas: list[Tensor] = []
         self._means: dict[tuple[str, str], Tensor] = {}
+        self._sparse: dict[str, list[Tensor]] = {}
+        """Parts of a table's gradient, which take what the rows do that were looked up; the first is in `gradients`."""
 
     def add(self, gradients: Mapping[str, Tensor], share: float) -> None:
         """Add gradients of a part's mean loss, which are given away."""
         for name, gradient in gradients.items():
             there = self.gradients.get(name)
-            if there is not None and not there.is_sparse:
-                there.add_(gradient, alpha=share)
+            if gradient.is_sparse and (there is None or there.is_sparse):
+                some = self._sparse.setdefault(name, [])
+                some.append(gradient * share if share < 1 else gradient)
+                self.gradients[name] = some[0]
+                if sum(one._nnz() for one in some) > FEW_ROWS * len(gradient):
+                    self._make_dense(name)
                 continue
-            total = gradient.mul_(share) if share < 1 else gradient
-            total = total if there is None else total + there
-            self.gradients[name] = total.to_dense() if _is_no_smaller(total) else total
+            if there is not None and there.is_sparse:
+                self._make_dense(name)
+            if there is None:
+                self.gradients[name] = gradient.mul_(share) if share < 1 else gradient
+            else:
+                self.gradients[name].add_(gradient, alpha=share)
 
     def end(
         self,
@@ -83,25 +96,24 @@ class SumOfParts:
         if losses is None:
             losses = self.losses[0] if len(self.losses) == 1 else torch.cat(self.losses)
         delta = torch.cat(self.deltas) if self.deltas else None
-        self._make_dense()
+        self._make_all_dense()
         in_order = dict(reversed(self.gradients.items()))  # as the forward has them: the last sites come first above
         return Estimate(losses, in_order, delta)
 
     def finish(self, processes: Processes, more: MutableMapping[str, Tensor]) -> None:
         """After the last part: add up over the processes, `more` too; the guesses' memories take their means."""
         if processes.size > 1:
-            self._make_dense()
+            self._make_all_dense()
         processes.add(self.gradients, self._means, more, told=[*self.losses, *self.deltas])
         for (site, key), mean in self._means.items():
             self._guessers[site].memory[key] = mean
 
-    def _make_dense(self) -> None:
-        """Tables' gradients, which until now take what the rows do that were looked up."""
-        for name, gradient in self.gradients.items():
-            if gradient.is_sparse:
-                self.gradients[name] = gradient.to_dense()
+    def _make_all_dense(self) -> None:
+        for name in list(self._sparse):
+            self._make_dense(name)
 
-
-def _is_no_smaller(gradient: Tensor) -> bool:
-    """Whether a sparse gradient takes as much as a dense one."""
-    return gradient.is_sparse and gradient._nnz() >= len(gradient)
+    def _make_dense(self, name: str) -> None:
+        first, *rest = self._sparse.pop(name)
+        dense = self.gradients[name] = first.to_dense()
+        for one in rest:
+            dense.add_(one)

@@ -63,8 +63,7 @@ class Noise(Mapping[str, Tensor]):
 
 
 SAVING = ELEMENTWISE | {
-    torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mul, Tensor.mul, F.softmax,
-    torch.softmax, Tensor.softmax, Tensor.pow, torch.pow,
+    torch.matmul, Tensor.matmul, torch.bmm, Tensor.bmm, F.softmax, torch.softmax, Tensor.softmax, Tensor.pow, torch.pow,
 }  # fmt: skip
 """Operations whose graph holds what they are given, or give, and would hold the tangents of it."""
 
@@ -151,12 +150,12 @@ class Pieces(CutNetwork):
         return noisy(self.ends[use.name].site, use, outputs, self.noise, self.samples)
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        in_place = func not in SAVING or Activation(func, args, kwargs).is_in_place
-        if self.noise is None or in_place or not any(map(_is_moving, args)):
+        splits = self.noise is not None and func in SAVING and any(map(_is_moving, args))
+        if not splits or leaves(kwargs) or Activation(func, args, kwargs).is_in_place:
             return super().operate(func, args, kwargs)
-        y = func(*map(primal_of, args), **kwargs)
+        y = super().operate(func, tuple(map(primal_of, args)), kwargs)
         with torch.no_grad():
-            tangent = tangent_of(func(*map(_without_graph, args), **kwargs))
+            tangent = tangent_of(super().operate(func, tuple(map(_without_graph, args)), kwargs))
         return y if tangent is None else forward_ad.make_dual(y, no_view(tangent))
 
     def seen(self, name: str) -> Seen:

@@ -18,8 +18,8 @@ from fgcli.gradient.sites import Network
 from fgcli.gradient.upstream import End
 from fgcli.gradient.uses import Outputs, Use
 
-Asked = dict[str, Callable[[], Sequence[Tensor]]]
-"""By site: what makes the cotangents of the tensors in which the piece before it ends."""
+Asked = dict[str, Callable[[], Sequence[Tensor]] | dict[int, Tensor]]
+"""By site: what makes the cotangents of the tensors in which the piece before it ends, or those that it has made."""
 
 
 class _Asking(torch.autograd.Function):
@@ -47,26 +47,27 @@ class AskingPieces(Pieces):
     def visit(self, use: Use) -> Outputs:
         outputs = super().visit(use)
         # Of the dict alone: a node of the graph that had these pieces would be had by them.
-        asked, made, tensors = self.asked, {}, self.ends[use.name].tensors
+        asked, tensors = self.asked, self.ends[use.name].tensors
         self.roots[use.name] = [
-            _Asking.apply(one, partial(_cotangent, asked, made, use.name, index, one.dtype))  # pyright: ignore[reportArgumentType]
+            _Asking.apply(one, partial(_cotangent, asked, use.name, index, one.dtype))  # pyright: ignore[reportArgumentType]
             for index, one in enumerate(tensors)
             if one.requires_grad
         ]
         return outputs
 
 
-def _cotangent(asked: Asked, made: dict[int, Tensor], name: str, index: int, dtype: torch.dtype) -> Tensor:
+def _cotangent(asked: Asked, name: str, index: int, dtype: torch.dtype) -> Tensor:
     """Of one of the tensors; those of all are made together."""
-    if index not in made:
-        made.update(enumerate(asked[name]()))
+    made = asked[name]
+    if not isinstance(made, dict):
+        made = asked[name] = dict(enumerate(made()))
     return made.pop(index).to(dtype)
 
 
 class Sweeps:
     """Pull-backs through the pieces of a cut network, of all sites at once."""
 
-    def __init__(self, cut: "AskingPieces", outputs: Sequence[Tensor], of_loss: OutputGradient) -> None:
+    def __init__(self, cut: AskingPieces, outputs: Sequence[Tensor], of_loss: OutputGradient) -> None:
         self.cut = cut
         self._sites = [site for site in cut.network.guessed if site.name in cut.going]
         frozen = [site for name, site in cut.network.sites.items() if name in cut.going and not site.is_guessed]

@@ -316,22 +316,25 @@ class UpstreamOfParts:
         parts: of the batch, by samples.
         cut: the network, cut for some samples.
         one: the same of one of them.
+        near: the rows of a sample that are taken at least; None: all.
     """
 
     def __init__(
-        self, site: Site, parts: Sequence[slice], cut: Callable[[slice], CutNetwork], one: SegmentUpstream
+        self,
+        site: Site,
+        parts: Sequence[slice],
+        cut: Callable[[slice], CutNetwork],
+        one: SegmentUpstream,
+        near: int | None = None,
     ) -> None:
-        self._site, self._parts, self._cut, self._one = site, parts, cut, one
-        self._near: int | None = None
+        self._site, self._parts, self._cut, self._one, self._near = site, parts, cut, one, near
         self.input_dim, samples = one.input_dim, parts[-1].stop
         self._each = [(rows, of_samples) for rows, of_samples in one.blocks]
         self._whole = [rows * samples if of_samples else rows for rows, of_samples in self._each]
         self.output_dim = sum(self._whole)
 
     def nearest(self, rows: int) -> "UpstreamOfParts":
-        near = UpstreamOfParts(self._site, self._parts, self._cut, self._one.nearest(rows))
-        near._near = rows
-        return near
+        return UpstreamOfParts(self._site, self._parts, self._cut, self._one.nearest(rows), rows)
 
     def apply(self, v: Tensor) -> Tensor:
         found: list[list[Tensor]] = [[] for _ in self._each]

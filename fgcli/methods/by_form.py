@@ -12,7 +12,7 @@ class ByForm(GuessMethod):
 
     def __init__(self, by_matrix: GuessMethod, by_products: GuessMethod) -> None:
         self.by_matrix, self.by_products = by_matrix, by_products
-        self.takes_products_alone = getattr(by_products, "takes_products_alone", False)
+        self.in_trial = getattr(by_products, "in_trial", self)
         self.reads_output = by_products.reads_output
         self.first_samples = max(by_matrix.first_samples, by_products.first_samples)
         if isinstance(by_matrix, SettlesOptions):

@@ -40,7 +40,7 @@ def _feedback_of(options: EngineOptions, registry: Registry) -> Feedback | None:
         raise UsageError(f"feedback rule {options.feedback!r} gave {type(rule).__name__}; it must give a FeedbackRule")
     if rule.layers is not None and type(rule).predict is FeedbackRule.predict:
         raise UsageError(f"feedback rule {options.feedback!r} has no `predict`; it needs one unless layers is None")
-    if "feedback_layers" in options.model_fields_set and options.feedback_layers != rule.layers:
+    if options.feedback_layers not in (1, rule.layers):
         raise OptionRefused(
             f"feedback_layers is {options.feedback_layers}; feedback {options.feedback} passes "
             f"{'all layers' if rule.layers is None else f'{rule.layers} of them'}: leave it out, or use feedback local"

@@ -79,6 +79,15 @@ def test_the_default_holds_no_more_than_backpropagation(name: str, monkeypatch: 
     assert peak_of_steps(method, **options, memory="store") > peak_of_steps("backprop")
 
 
+@pytest.mark.parametrize(
+    ("name", "times"), [("activation perturbation", 1.25), ("wt", 1.35), ("wperp", 1.35), ("feedback", 1.6)]
+)
+def test_with_the_batch_at_once_a_step_holds_not_much_more(name: str, times: float) -> None:
+    """Tangents are not kept beside what a layer saw, the cut network not beside all guesses, cotangents not at once."""
+    method, options = METHODS[name]
+    assert peak_of_steps(method, **options, memory="store") < times * peak_of_steps("backprop")
+
+
 def test_feedback_lets_go_of_what_it_learns_of_a_batch_before_the_gradients_are_there() -> None:
     layers = [nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 300), nn.ReLU(), nn.Linear(300, 300)]
     inputs, targets = torch.randn(12, 6).double(), torch.arange(12)

@@ -89,3 +89,27 @@ def test_where_nothing_is_predicted_only_a_correction_of_one_trains() -> None:
         ForwardGradient(model, "wt", feedback="local", correction=0.5).step(x, y, F.cross_entropy)
     ForwardGradient(model, "wt", feedback="local", correction=1.0).step(x, y, F.cross_entropy)
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("product", ["plain", "named", "alone"])
+def test_products_of_two_that_move_are_split_from_their_tangents(product: str) -> None:
+    """However they are called; with as many layers by their own weights as there are, feedback is exact."""
+
+    def multiplied(m: Any, x: Tensor) -> Tensor:
+        p, q = m.one(x).tanh(), m.other(x).sigmoid()
+        by = {
+            "plain": lambda: torch.matmul(p, q.mT),
+            "named": lambda: torch.matmul(p, other=q.mT),
+            "alone": lambda: torch.matmul(input=p, other=q.mT),
+        }
+        return m.leave(torch.softmax(by[product](), -1).pow(2).flatten(1))
+
+    torch.manual_seed(0)
+    model = Net(multiplied, one=nn.Linear(3, 4), other=nn.Linear(3, 4), leave=nn.Linear(4, 3)).double()
+    x, y = torch.randn(5, 2, 3).double(), torch.arange(5) % 3
+    gradient = ForwardGradient(model, "activation-perturbation", feedback="local", feedback_layers=9)
+    gradient.step(x, y, lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="none"))
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    torch.testing.assert_close(found, {name: p.grad for name, p in model.named_parameters()}, rtol=1e-9, atol=1e-12)

@@ -108,7 +108,8 @@ def test_within_a_step_the_map_stays_and_the_next_starts_where_it_led() -> None:
         memory.update(again.statistics)  # as the engine does at the end of a batch
         maps.append(one.map(z))
     same = [torch.equal(a, b) for a, b in pairwise(maps)]
-    assert same == [True, True, True, False, True]  # what step 3 finds is used from step 4 on
+    # What the first update has of few samples is looked at in the second; what step 3 finds is used from step 4 on.
+    assert same == [True, False, True, False, True]
 
 
 def test_what_is_kept_takes_half_of_the_bytes_and_is_what_the_first_step_had(monkeypatch: pytest.MonkeyPatch) -> None:

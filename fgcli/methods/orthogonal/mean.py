@@ -5,9 +5,9 @@ y_b = W̃_bᵀ U z, z ~ N(0, I_k). It lies in Im(W̃_bᵀ), where g lies. Its co
 samples, not for each: it is W̃⊥ where all samples have one W̃, and a sample of larger W̃ has a larger guess. Where one s
 stands for all samples (a position embedding's), V [d_in, k] is followed in its place, and y = V z.
 What it costs is W̃ᵀ's one product, in any network: U is followed only once in `refresh` parameter updates. A look at C
-takes 2k products: where W̃ is known by its products alone it is taken less often, and one look makes the first U. What
-one look tells of C is less than C (fgcli.spectra.mean_space), and the guess too long by as much: 3 to 18 % after the
-first look, 2 to 5 % after the second, in BERT.
+takes 2k products: where W̃ is known by its products alone it is taken less often, and one look at few samples makes the
+first U; the second update looks at the whole batch. What a look tells of C is less than C (fgcli.spectra.mean_space),
+and the guess too long by as much: 3 to 18 % after the first look, 2 to 5 % after the second, in BERT.
 On a residual stream W̃ has rows for all later layers. U is of the nearest alone, of as many as it takes to have a row
 for each entry of s: the guess lies in Im(W̃_bᵀ) all the same, and its time does not grow with the depth.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
+from fgcli.gradient.memory import ProductsAlone
 from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
 from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large
@@ -49,21 +50,22 @@ class Space:
 class OrthogonalMean(GuessMethod):
     """y_b = W̃_bᵀ U z, z ~ N(0, I_k)."""
 
-    takes_products_alone = True
     reads_output = False
     first_samples = SAMPLES
 
     def __init__(self, options: OrthogonalOptions) -> None:
         self.k, self._refresh = options.k, options.refresh
+        self.in_trial = ProductsAlone(near=not isinstance(self.k, str))
 
     def prepare(self, layer: Layer, memory: Memory) -> Space:
         refresh = self._refresh or (BY_PRODUCTS if layer.next_weight is None else BY_MATRIX)
         basis = memory.tensors.get("basis")
-        if "image" in memory:
+        if "image" in memory and basis is not None:
             basis = whitened(_start(memory["basis"]), memory.pop("image"))
         if basis is not None:
             basis = memory["basis"] = basis.to(layer.weight.device, KEPT)
-        return Space(basis, layer.step % refresh == 0)
+        is_first = memory.pop("few", None) is not None
+        return Space(basis, is_first or layer.step % refresh == 0)
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Space) -> LinearMap:
         if not isinstance(self.k, str):
@@ -81,7 +83,7 @@ class OrthogonalMean(GuessMethod):
             prepared.basis, prepared.new = whitened(start, few(start)).to(KEPT), True
         basis = prepared.basis
         if prepared.new:
-            statistics = {"basis": basis.to(layer.weight)}
+            statistics = {"basis": basis.to(layer.weight), "few": basis.new_ones(1)}
         elif prepared.due:
             statistics = {"image": _mean_product(upstream, samples, samples, _start(basis.to(layer.weight)))}
         if isinstance(upstream, LinearUpstream):
@@ -105,17 +107,14 @@ def _of_batch(upstream: UpstreamJacobian, prepared: Space, layer: Layer, k: int)
     than the batch's own samples.
     """
     basis, statistics = prepared.basis, {}
-    is_there = basis is not None and basis.shape == (layer.dim, k)
-    if basis is None or not is_there or prepared.due:
+    if basis is not None and basis.shape != (layer.dim, k):
+        basis = None
+    if basis is None or prepared.due:
 
         def product(v: Tensor) -> Tensor:
             return torch.cat([upstream.apply_transpose(upstream.apply(one.unsqueeze(0))) for one in v.unbind(1)]).mT
 
-        start = (
-            basis.to(layer.weight)
-            if basis is not None and is_there
-            else mean_space(product, layer.weight, layer.dim, k, 1)
-        )
+        start = mean_space(product, layer.weight, layer.dim, k, 1) if basis is None else basis.to(layer.weight)
         image = near_one(product(start))
         basis = prepared.basis = image @ leading_root((image.mT @ image).unsqueeze(0), k).squeeze(0)
         prepared.due, statistics = False, {"basis": basis}
