@@ -384,10 +384,6 @@ network("CaiT", "timm", vision("cait_xxs24_224", **SMALL_VIT), images())
 network("XCiT", "timm", vision("xcit_nano_12_p16_224", **SMALL_VIT | {"patch_size": 16}), images())
 network("ConvMixer", "timm", convmixer, images())
 network(
-    "PoolFormer", "timm",
-    vision("poolformer_s12", depths=(1, 1, 1, 1), dims=lambda size: (8 * size,) * 4), images(),
-)  # fmt: skip
-network(
     "PVT v2", "timm",
     vision(
         "pvt_v2_b0", depths=(1, 1), embed_dims=lambda size: (8 * size, 16 * size), num_heads=(1, 2), sr_ratios=(4, 2),
