@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -125,9 +126,15 @@ def told(case: Case) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class DenseUpstream:
-    """W̃ as the matrices themselves, [batch, d_out, d_in]."""
+    """W̃ of some of the samples, as matrices."""
 
-    matrices: Tensor
+    whole: UpstreamJacobian
+    rows: slice
+
+    @cached_property
+    def matrices(self) -> Tensor:
+        """[batch, d_out, d_in]."""
+        return self.whole.dense()[self.rows]
 
     @property
     def input_dim(self) -> int:
@@ -144,7 +151,7 @@ class DenseUpstream:
         return times(self.matrices.mT, u)
 
     def nearest(self, rows: int) -> "DenseUpstream":
-        return self
+        return DenseUpstream(self.whole.nearest(rows), self.rows)
 
     def dense(self) -> Tensor:
         return self.matrices.clone()
@@ -156,7 +163,7 @@ def rows_of(upstream: UpstreamJacobian | None, rows: slice) -> UpstreamJacobian 
         return None
     if isinstance(upstream, LinearUpstream):
         return LinearUpstream(upstream.weight, upstream.slope[rows])
-    return DenseUpstream(upstream.dense()[rows])
+    return DenseUpstream(upstream, rows)
 
 
 class _WatchedMap(GuessMethod):
