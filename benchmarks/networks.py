@@ -275,8 +275,8 @@ def held(rows: dict[str, Any]) -> list[str]:
         "Tensors that a step holds at its peak beyond what was there, gradients included, by torch's profiler: in MiB "
         "for backpropagation, then in units of it.",
         f"`wperp` keeps its spaces from step to step (the last column). It holds more when it looks at W̃W̃ᵀ, once in "
-        f"{FIFTY}. Where all sites give less than 8 MiB for the batch, `memory=auto` takes it at once, and holds more than "
-        "backpropagation, by a few MiB; on the larger networks of [real.md](real.md) it holds less.",
+        f"{FIFTY}. Where all sites give less than 8 MiB for the batch, `memory=auto` takes it at once, and holds more "
+        "than backpropagation, by a few MiB; on the larger networks of [real.md](real.md) it holds less.",
         "",
         f"| network | backpropagation, MiB | {' | '.join(columns)} |",
         f"|{'---|' * (len(columns) + 2)}",
