@@ -56,8 +56,8 @@ class Streamed(Pieces):
             u = self.predict(end)
             for number in range(first + self.layers, first, -1):
                 b, _ = self._behind(number, self._at_end(number + 1, u))
-                u = self._through(number, b)
-            self._finish(first, self._at_end(first + 1, u), taught=self._teaches)
+                u = self._through(number, b, taught=number == first + self.layers)  # of what was predicted itself
+            self._finish(first, self._at_end(first + 1, u), passes=self._teaches, taught=self._teaches)
             self._let_go(first)
         return outputs
 
@@ -66,7 +66,7 @@ class Streamed(Pieces):
         last = len(self._order) - 1
         for number in range(last, max(-1, last - 2 - self.layers), -1):
             more = number > max(0, last - 1 - self.layers)
-            u = self._finish(number, pairs, taught=more or self._teaches)
+            u = self._finish(number, pairs, passes=more or self._teaches, taught=number >= last - 1)
             pairs = self._at_end(number, u)
 
     @property
@@ -101,16 +101,18 @@ class Streamed(Pieces):
         of_parameters = zip(own, found[len(going) :], strict=True)
         return b, {name: one for name, one in of_parameters if one is not None}
 
-    def _through(self, number: int, b: list[Tensor]) -> list[Tensor]:
+    def _through(self, number: int, b: list[Tensor], *, taught: bool) -> list[Tensor]:
         end = self.ends[self._order[number]]
         u = through(end, b)
-        if self.passed is not None:
+        if taught and self.passed is not None:
             self.passed(end, u)
         return u
 
-    def _finish(self, number: int, pairs: Sequence[tuple[Tensor, Tensor]], *, taught: bool) -> list[Tensor]:
-        """Hand over b of a site; u before the site, where it is asked for."""
+    def _finish(
+        self, number: int, pairs: Sequence[tuple[Tensor, Tensor]], *, passes: bool, taught: bool
+    ) -> list[Tensor]:
+        """Hand over b of a site; u before the site, where it `passes`."""
         name = self._order[number]
         b, of_parameters = self._behind(number, pairs, parameters=True)
         self.done(self.ends[name].site, self.seen(name), b, of_parameters)
-        return self._through(number, b) if taught and number else []
+        return self._through(number, b, taught=taught) if passes and number else []
