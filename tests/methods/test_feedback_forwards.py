@@ -96,7 +96,8 @@ def test_products_of_two_that_move_are_split_from_their_tangents(product: str) -
     """However they are called; with as many layers by their own weights as there are, feedback is exact."""
 
     def multiplied(m: Any, x: Tensor) -> Tensor:
-        p, q = m.one(x).tanh(), m.other(x).sigmoid()
+        h = m.enter(x)  # noise is added at the inputs of the next two
+        p, q = m.one(h).tanh(), m.other(h).sigmoid()
         by = {
             "plain": lambda: torch.matmul(p, q.mT),
             "named": lambda: torch.matmul(p, other=q.mT),
@@ -105,7 +106,8 @@ def test_products_of_two_that_move_are_split_from_their_tangents(product: str) -
         return m.leave(torch.softmax(by[product](), -1).pow(2).flatten(1))
 
     torch.manual_seed(0)
-    model = Net(multiplied, one=nn.Linear(3, 4), other=nn.Linear(3, 4), leave=nn.Linear(4, 3)).double()
+    layers = {"enter": nn.Linear(3, 3), "one": nn.Linear(3, 4), "other": nn.Linear(3, 4), "leave": nn.Linear(4, 3)}
+    model = Net(multiplied, **layers).double()
     x, y = torch.randn(5, 2, 3).double(), torch.arange(5) % 3
     gradient = ForwardGradient(model, "activation-perturbation", feedback="local", feedback_layers=9)
     gradient.step(x, y, lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="none"))
