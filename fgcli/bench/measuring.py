@@ -12,6 +12,7 @@ from typing import Any
 from fgcli.bench.forked import FORKS
 from fgcli.bench.process import environment
 from fgcli.bench.run import Job, last_lines
+from fgcli.bench.tuning import without_lr
 from fgcli.errors import RunError, UsageError
 from fgcli.files import read_json
 from fgcli.recipe import dump
@@ -102,14 +103,17 @@ class Estimate:
 
 
 def estimate(trials: Trials) -> dict[Any, Estimate]:
-    """By group, for the trials that are missing: from the group's finished ones, or from a few steps of one."""
+    """For the trials that are missing, by group: those that differ in seed and learning rate alone.
+
+    From the group's finished ones, or from a few steps of one.
+    """
     missing: dict[Any, Job] = {}
     seconds: dict[Any, list[float]] = {}
     for trial, job in trials:
         if job.run.is_finished():
-            seconds.setdefault(trial.group, []).append(job.run.read_result().wall_s + START_S)
+            seconds.setdefault(without_lr(trial), []).append(job.run.read_result().wall_s + START_S)
         else:
-            missing.setdefault(trial.group, job)
+            missing.setdefault(without_lr(trial), job)
     known = {group: Estimate(fmean(seconds[group]), "finished runs") for group in missing if group in seconds}
     unknown = [group for group in missing if group not in seconds]
     return known | dict(zip(unknown, _probed([missing[group] for group in unknown]), strict=True))

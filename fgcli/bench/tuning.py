@@ -34,7 +34,7 @@ def choose(tune: Tune, trials: Iterable[tuple[PlannedTrial, Job]]) -> dict[Group
 
 
 def without_lr(trial: PlannedTrial) -> Group:
-    """The group of the grid that a trial of the search is for."""
+    """What a trial is, but for seed and learning rate: the group of the grid that one of the search is for."""
     label, axes = trial.group
     return label, tuple((key, value) for key, value in axes if key != "lr")
 

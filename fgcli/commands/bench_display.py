@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fgcli.bench.executor import Placement
 from fgcli.bench.measuring import Estimate, Trials, estimate
+from fgcli.bench.tuning import without_lr
 from fgcli.bench.run import Failure, Job
 from fgcli.commands.live_view import LiveView
 from fgcli.commands.output import number_text, pair, scores
@@ -160,7 +161,7 @@ def show_estimate(search: Trials, trials: Trials, placement: Placement | None) -
         for trial, job in some:
             if job.run.is_finished():
                 continue
-            one: Estimate = estimates[trial.group]
+            one: Estimate = estimates[without_lr(trial)]
             said = "unknown" if one.seconds is None else words(one.seconds)
             table.add_row(Text(prefix + trial.name), said, Text(one.source))
             known += [] if one.seconds is None else [one.seconds]

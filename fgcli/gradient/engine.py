@@ -284,6 +284,7 @@ class GuessEstimator:
 
         def estimate(samples: int, gradients: dict[str, Tensor]) -> None:
             trial.feedback = deepcopy(self.feedback)  # the same each time, whatever it has learned
+            load_memories(trial._guessers, {})
             back()  # a branch on what is drawn leads the same way again
             trial._estimate(model, loss, batch.rows(slice(samples)), Streams(0).at(0), gradients)
 

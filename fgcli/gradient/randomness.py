@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -150,10 +151,15 @@ class Signs:
         Returns:
             1 or -1 in `shape`.
         """
-        device = self.bits.device
-        bits = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(8, device=device) & 1
-        flat = F.embedding(self.bits.int(), (2 * bits - 1).to(dtype)).flatten()
+        flat = F.embedding(self.bits.int(), _signs_of_bytes(dtype, self.bits.device)).flatten()
         return flat[self.first :][: math.prod(self.shape)].view(self.shape)
+
+
+@cache
+def _signs_of_bytes(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The eight signs of each byte."""
+    bits = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(8, device=device) & 1
+    return (2 * bits - 1).to(dtype)
 
 
 @dataclass(frozen=True)
