@@ -12,8 +12,8 @@ from rich.text import Text
 
 from fgcli.bench.executor import Placement
 from fgcli.bench.measuring import Estimate, Trials, estimate
-from fgcli.bench.tuning import without_lr
 from fgcli.bench.run import Failure, Job
+from fgcli.bench.tuning import without_lr
 from fgcli.commands.live_view import LiveView
 from fgcli.commands.output import number_text, pair, scores
 from fgcli.errors import RunError, one_line

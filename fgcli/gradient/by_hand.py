@@ -14,15 +14,17 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.gradient.nested import no_view, primal_of, tangent_of
+from fgcli.gradient.nested import no_view, unpacked
 from fgcli.gradient.normalise import NORMALISATIONS
 from fgcli.gradient.unfollowed import transforms
 
 
-def _moved(*values: Any) -> list[Tensor | None]:
+def _unpacked(*values: Any) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
+    """Values without tangents, and these. Within transforms of torch.func they are left to PyTorch."""
     if transforms():
-        return [None] * len(values)
-    return [tangent_of(one) if isinstance(one, Tensor) else None for one in values]
+        return values, (None,) * len(values)
+    plain, moved = zip(*map(unpacked, values), strict=True)
+    return plain, moved
 
 
 def _with_constant(
@@ -38,11 +40,11 @@ def _with_constant(
 
     @wraps(func)
     def called(*args: Any, **kwargs: Any) -> Any:
-        first, second = _moved(*args) if len(args) == 2 and not kwargs else (None, None)
+        plain, (first, second) = _unpacked(*args) if len(args) == 2 and not kwargs else (args, (None, None))
         along = of_first if second is None else of_second
         if (first is None) == (second is None) or along is None:
             return func(*args, **kwargs)
-        y = func(*map(primal_of, args))
+        y = func(*plain)
         with torch.no_grad():
             moved, constant = (first, args[1]) if second is None else (second, args[0])
             tangent = along(moved, constant).to(y.dtype)  # pyright: ignore[reportArgumentType]
@@ -73,9 +75,10 @@ times = _PRODUCTS[torch.mul]
 @wraps(F.dropout)
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """The same; where there is a tangent, a product with what is drawn for ones, which is what it draws."""
-    if not training or not p or inplace or _moved(input)[0] is None:
+    (value,), (moved,) = _unpacked(input) if training and p and not inplace else ((input,), (None,))
+    if moved is None:
         return F.dropout(input, p, training, inplace)
-    return times(input, F.dropout(torch.ones_like(primal_of(input)), p))
+    return times(input, F.dropout(torch.ones_like(value), p))
 
 
 @wraps(F.scaled_dot_product_attention)
@@ -95,15 +98,16 @@ def attention(
         is_causal or not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point())
     )  # by PyTorch, in its own words
     refused |= enable_gqa and any(query.size(-3) % one.size(-3) for one in (key, value))
-    if refused or not (dropout_p or any(one is not None for one in _moved(query, key, value, attn_mask))):
+    plain, moved = _unpacked(query, key, value, attn_mask)
+    if refused or not (dropout_p or any(one is not None for one in moved)):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     if enable_gqa:
         key, value = (one.repeat_interleave(query.size(-3) // one.size(-3), -3) for one in (key, value))
-    moved = _moved(query, key, value, attn_mask)
+        plain, moved = _unpacked(query, key, value, attn_mask)
     if any(one is not None for one in moved):
-        query, key, value, attn_mask = map(primal_of, (query, key, value, attn_mask))
+        query, key, value, attn_mask = plain
     factor: float = query.shape[-1] ** -0.5 if scale is None else scale
     root = math.sqrt(abs(factor))
     query, key = query * math.copysign(root, factor), key * root

@@ -32,6 +32,8 @@ def mapped(function: Callable[[Any], Any], values: Any) -> Any:
 
 def leaves(values: Any) -> list[Tensor]:
     """The floating-point tensors within tuples, lists, mappings and dataclasses."""
+    if isinstance(values, Tensor):
+        return [values] if values.is_floating_point() else []
     found: list[Tensor] = []
 
     def note(value: Any) -> Any:
@@ -90,9 +92,14 @@ def described(value: Any) -> str:
     return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
+def unpacked(value: Any) -> tuple[Any, Tensor | None]:
+    """A tensor without its tangent, and that, if it has one; any other value itself."""
+    return forward_ad.unpack_dual(value) if isinstance(value, Tensor) else (value, None)
+
+
 def primal_of(value: Any) -> Any:
     """A tensor without its tangent; any other value itself."""
-    return forward_ad.unpack_dual(value).primal if isinstance(value, Tensor) else value
+    return unpacked(value)[0]
 
 
 def tangent_of(value: Tensor) -> Tensor | None:

@@ -11,7 +11,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.gradient.nested import no_view, primal_of, tangent_of
+from fgcli.gradient.nested import no_view, unpacked
 from fgcli.gradient.unfollowed import transforms
 
 
@@ -115,17 +115,19 @@ def _dual(
 ) -> Tensor:
     """The normalisation, and its tangent, without a graph, from those of input, weight and bias."""
     given = x, weight, bias
-    moved = [None] * 3 if transforms() else [None if one is None else tangent_of(one) for one in given]
+    if transforms():
+        return plain(*given)
+    values, moved = zip(*map(unpacked, given), strict=True)
     if all(one is None for one in moved):
         return plain(*given)
-    y = plain(*map(primal_of, given))
+    y = plain(*values)
     with torch.no_grad():
         wide = torch.promote_types(y.dtype, torch.float32)
         of_x, of_weight, of_bias = (None if one is None else one.to(wide) for one in moved)
-        unit, along = whitened(primal_of(x).to(wide))
+        unit, along = whitened(values[0].to(wide))
         tangent = torch.zeros_like(unit) if of_x is None else along(of_x)
         if of_x is not None and weight is not None:
-            tangent.mul_(spread(primal_of(weight).to(wide)))
+            tangent.mul_(spread(values[1].to(wide)))
         if of_weight is not None:
             tangent.addcmul_(unit, spread(of_weight))
         if of_bias is not None:

@@ -95,7 +95,7 @@ class OneTangent(BasePass):
         site = site_of(self.network, use)
         note_generators(self.network, use)
         outputs, tangents = use.pushed()
-        given = [outputs] if isinstance(outputs, Tensor) else leaves(outputs)
+        given = leaves(outputs)
         site = self.arrive(site, given, tangents)
         seen = Seen(use.on(detached), [s.shape for s in given])
         if site.name in self.exact:

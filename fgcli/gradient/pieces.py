@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgcli.gradient.loss import OutputGradient
-from fgcli.gradient.nested import detached, leaves, no_view, primal_of, rebuilt, tangent_of
+from fgcli.gradient.nested import detached, leaves, no_view, primal_of, rebuilt, tangent_of, unpacked
 from fgcli.gradient.operations import input_gradient, linear_part
 from fgcli.gradient.passes import Seen, refuse_unseen, site_of
 from fgcli.gradient.randomness import Signs, StepRng
@@ -62,22 +62,17 @@ class Noise(Mapping[str, Tensor]):
         return len(self._like)
 
 
-SAVING = ELEMENTWISE | {
-    torch.matmul, Tensor.matmul, torch.bmm, Tensor.bmm, F.softmax, torch.softmax, Tensor.softmax, Tensor.pow, torch.pow,
-}  # fmt: skip
+SYMMETRIC = ELEMENTWISE | {F.softmax, torch.softmax, Tensor.softmax}
+"""Operations of one tensor whose Jacobian is symmetric: a vjp by what the graph holds already is their tangent."""
+SAVING = SYMMETRIC | {torch.matmul, Tensor.matmul, torch.bmm, Tensor.bmm, Tensor.pow, torch.pow}
 """Operations whose graph holds what they are given, or give, and would hold the tangents of it."""
 
 
-def _is_moving(value: Any) -> bool:
-    return isinstance(value, Tensor) and tangent_of(value) is not None
-
-
-def _without_graph(value: Any) -> Any:
-    """A tensor with its tangent, both without a graph."""
+def _without_graph(value: Any, tangent: Tensor | None) -> Any:
+    """A tensor with a tangent, both without a graph; any other value itself."""
     if not isinstance(value, Tensor):
         return value
-    primal, tangent = forward_ad.unpack_dual(value)
-    return primal.detach() if tangent is None else forward_ad.make_dual(primal.detach(), tangent.detach())
+    return value.detach() if tangent is None else forward_ad.make_dual(value.detach(), tangent.detach())
 
 
 def by_row(values: Tensor, tokens: int) -> Tensor:
@@ -150,12 +145,18 @@ class Pieces(CutNetwork):
         return noisy(self.ends[use.name].site, use, outputs, self.noise, self.samples)
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        splits = self.noise is not None and func in SAVING and any(map(_is_moving, args))
-        if not splits or leaves(kwargs) or Activation(func, args, kwargs).is_in_place:
+        if self.noise is None or func not in SAVING or leaves(kwargs) or Activation(func, args, kwargs).is_in_place:
             return super().operate(func, args, kwargs)
-        y = super().operate(func, tuple(map(primal_of, args)), kwargs)
+        values, moved = zip(*map(unpacked, args), strict=True)
+        if all(one is None for one in moved):
+            return super().operate(func, args, kwargs)
+        y = super().operate(func, values, kwargs)
         with torch.no_grad():
-            tangent = tangent_of(super().operate(func, tuple(map(_without_graph, args)), kwargs))
+            first = moved[0]
+            if func in SYMMETRIC and first is not None and y.requires_grad and y.dtype == first.dtype:
+                (tangent,) = torch.autograd.grad(y, values[0], first, retain_graph=True)
+            else:
+                tangent = tangent_of(super().operate(func, tuple(map(_without_graph, values, moved)), kwargs))
         return y if tangent is None else forward_ad.make_dual(y, no_view(tangent))
 
     def seen(self, name: str) -> Seen:
