@@ -12,6 +12,10 @@ from fgcli import UsageError, load_model
 from fgcli.testing import run_fg
 
 
+# peft's, of what transformers is to remove
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
 def need(package: str) -> Any:
     """A module, or the reason to skip without it."""
     return pytest.importorskip(package, reason=f"needs {package}, which fg does without", exc_type=ImportError)
