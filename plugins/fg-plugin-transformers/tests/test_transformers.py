@@ -11,7 +11,6 @@ import torch
 from fgcli import UsageError, load_model
 from fgcli.testing import run_fg
 
-
 # peft's, of what transformers is to remove
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
