@@ -36,7 +36,7 @@ from fgcli.gradient.memory import FEW, FLOOR, ROWS, Measured, Plan, Policy, meas
 from fgcli.gradient.nested import batch_size, first_tensor
 from fgcli.gradient.passes import PlainPass, Seen
 from fgcli.gradient.precision import full_precision, wide
-from fgcli.gradient.processes import ALONE, Processes, refuse_unsplittable_guesses
+from fgcli.gradient.processes import ALONE, TakesRows, refuse_unsplittable_guesses
 from fgcli.gradient.randomness import DRAWN_AT_ONCE, StepRng, Streams
 from fgcli.gradient.reads import read_once
 from fgcli.gradient.sites import Network, Site
@@ -46,7 +46,7 @@ from fgcli.gradient.tangents import Tangents
 Made = TypeVar("Made")
 
 
-class GuessEstimator:
+class GuessEstimator(TakesRows):
     """Forward gradients, by any guess method.
 
     Args:
@@ -101,10 +101,6 @@ class GuessEstimator:
         self._whole: Plan | None = None
         """Of a trial: what is done in any case."""
         self._locality: Locality | None = None
-        self.processes = ALONE
-
-    def split_over(self, processes: Processes) -> None:
-        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, GUESSES)

@@ -18,6 +18,7 @@ class LowPrecision:
 
     def __init__(self, estimator: Estimator, dtype: torch.dtype) -> None:
         self.estimator, self.dtype = estimator, dtype
+        self.state, self.load_state = estimator.state, estimator.load_state
 
     def split_over(self, processes: Processes) -> None:
         """As Splits has it; OptionRefused for an estimator that cannot be split."""
@@ -45,9 +46,3 @@ class LowPrecision:
         if not isinstance(self.estimator, FindsFaults):
             return None
         return self.estimator.find_fault(model, batch, rng)
-
-    def state(self) -> dict[str, Tensor]:
-        return self.estimator.state()
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        self.estimator.load_state(state)

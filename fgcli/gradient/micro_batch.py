@@ -20,6 +20,7 @@ class MicroBatched:
 
     def __init__(self, estimator: Estimator, size: int) -> None:
         self.estimator, self.size = estimator, size
+        self.state, self.load_state = estimator.state, estimator.load_state
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         return self.estimator.bind(model, Batch(example, None).rows(slice(self.size)).inputs)
@@ -53,9 +54,3 @@ class MicroBatched:
     def _parts(self, batch: Batch, rng: StepRng) -> Iterator[tuple[Batch, StepRng]]:
         for number, start in enumerate(range(0, batch.size, self.size)):
             yield batch.rows(slice(start, start + self.size)), rng.part(number)
-
-    def state(self) -> dict[str, Tensor]:
-        return self.estimator.state()
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        self.estimator.load_state(state)

@@ -237,6 +237,15 @@ ALONE = Processes()
 """This process alone."""
 
 
+class TakesRows:
+    """An estimator that takes its own rows of a batch, and adds up over the processes by what `processes` has."""
+
+    processes: Processes = ALONE
+
+    def split_over(self, processes: Processes) -> None:
+        self.processes = processes
+
+
 def refuse_unsplittable_guesses(processes: Processes, guessers: Mapping[str, Guesser]) -> None:
     """Of some sites. ModelRefused for a guess that is made of more than a sample, and its rows of a common noise."""
     if processes.size == 1:

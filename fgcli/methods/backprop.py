@@ -11,19 +11,16 @@ from fgcli.extend.options import Options
 from fgcli.gradient.checks import ANY_METHOD, refuse
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.loss import differentiable
-from fgcli.gradient.processes import ALONE, Processes
+from fgcli.gradient.processes import ALONE, Processes, TakesRows
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.uses import call
 
 
-class Backprop(Stateless):
+class Backprop(TakesRows, Stateless):
     """The exact gradient of the mean loss."""
 
     def __init__(self, options: Options) -> None:
-        self.processes = ALONE
-
-    def split_over(self, processes: Processes) -> None:
-        self.processes = processes
+        pass
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, ANY_METHOD)

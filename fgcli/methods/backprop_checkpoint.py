@@ -17,14 +17,14 @@ from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import on_few
 from fgcli.gradient.nested import first_tensor, leaves, mapped
 from fgcli.gradient.plain import plain_checkpoints
-from fgcli.gradient.processes import ALONE, Processes
+from fgcli.gradient.processes import TakesRows
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.uses import call
 from fgcli.methods.backprop import exact
 from fgcli.methods.options import CheckpointOptions
 
 
-class BackpropCheckpoint(Stateless):
+class BackpropCheckpoint(TakesRows, Stateless):
     """The exact gradient of the mean loss. What a segment computes is dropped, and computed again on the way back.
 
     The segments are stretches of an nn.Sequential; of any other model the items of its lists of blocks, as a
@@ -33,14 +33,11 @@ class BackpropCheckpoint(Stateless):
     """
 
     def __init__(self, options: CheckpointOptions) -> None:
-        self._segments, self.processes = options.segments, ALONE
+        self._segments = options.segments
         self._buffers: tuple[str, ...] = ()
         """Those that a forward changes."""
         self._in_place: dict[nn.Module, bool] = {}
         """Whether a segment changes what it is given; by its first module, once it has run."""
-
-    def split_over(self, processes: Processes) -> None:
-        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, ANY_METHOD)

@@ -34,7 +34,7 @@ from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.loss import refuse_others
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.precision import full_precision, wide
-from fgcli.gradient.processes import ALONE, Processes
+from fgcli.gradient.processes import TakesRows
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.tangents import Tangents
 from fgcli.gradient.uses import BasePass, Outputs, Use, run
@@ -43,8 +43,11 @@ from fgcli.methods.weight_noise import WeightNoise
 from fgcli.methods.weight_perturbation import untrained_rows
 
 
-class Spsa(Stateless):
-    """Differences of the loss along directions z of all parameters together, the same for the whole batch."""
+class Spsa(TakesRows, Stateless):
+    """Differences of the loss along directions z of all parameters together, the same for the whole batch.
+
+    All that is added up over processes are the differences, one a direction.
+    """
 
     needs_derivative = False
     """Of the loss."""
@@ -53,11 +56,6 @@ class Spsa(Stateless):
         self.epsilon, self.two_sided, self.normalise = options.epsilon, options.sides == "two", options.normalise
         self.number = options.tangents
         self.noise = WeightNoise(options, Tangents(options.tangents, draws=options.draws))
-        self.processes = ALONE
-
-    def split_over(self, processes: Processes) -> None:
-        """As Splits has it. All that is added up over the processes are the differences, one a direction."""
-        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, GUESSES)

@@ -21,7 +21,7 @@ from fgcli.gradient.nested import first_tensor, leaves, rebuilt, tangent_of
 from fgcli.gradient.operations import TABLES, following_backward, linear_part, padding_row
 from fgcli.gradient.precision import full_precision
 from fgcli.gradient.probe import naming, without_formula
-from fgcli.gradient.processes import ALONE, Processes
+from fgcli.gradient.processes import ALONE, Processes, TakesRows
 from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
@@ -31,13 +31,14 @@ from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.weight_noise import WeightNoise
 
 
-class WeightPerturbation(Stateless):
+class WeightPerturbation(TakesRows, Stateless):
     """One direction v ~ N(0, I) per parameter for the whole batch; the estimate is (Σ_b δ_b) v. Unbiased.
 
     With several tangents, several such directions, made one estimate as fgcli.gradient.tangents says. No activations
     are stored in any case; with memory=replay, all the directions of a chunk of tangents only, and of a parameter.
 
-    Parameters are dual numbers wherever the model uses them. Samples may meet in the model.
+    Parameters are dual numbers wherever the model uses them. Samples may meet in the model. All that is added up over
+    processes are the slopes.
     """
 
     def __init__(self, options: WeightPerturbationOptions) -> None:
@@ -45,11 +46,6 @@ class WeightPerturbation(Stateless):
         self.noise = WeightNoise(options, self.tangents)
         self._one_by_one = False
         """Whether torch.func cannot follow the model, so that each tangent has a pass of its own."""
-        self.processes = ALONE
-
-    def split_over(self, processes: Processes) -> None:
-        """As Splits has it. All that is added up over the processes are the slopes."""
-        self.processes = processes
 
     def bind(self, model: nn.Module, example: Any) -> Coverage:
         refuse(model, FORWARD_MODE)
