@@ -11,7 +11,6 @@ Each function gives the largest relative error.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +25,13 @@ from fgcli.gradient.randomness import Streams
 from fgcli.gradient.sites import Network, Site
 from fgcli.gradient.step import Derivatives
 from fgcli.gradient.upstream import CutNetwork
-from fgcli.gradient.uses import Outputs, Use, Uses, call, run
+from fgcli.gradient.uses import Outputs, Pass, Use, call, run
 
 RNG = Streams(3).at(7)
 
 
-class Attached:
+class Attached(Pass):
     """A forward that records a graph; `cut` at every use, where it goes on detached."""
-
-    mode: Uses
-    counts: Mapping[str, int]
 
     def __init__(self, *, cut: bool) -> None:
         self.cut = cut
@@ -48,9 +44,6 @@ class Attached:
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         return parameter.detach() if self.cut else parameter
-
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        return func(*args, **kwargs)
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.plain import math_attention
 from fgcli.gradient.sites import Network
-from fgcli.gradient.uses import BasePass, Outputs, Use, call, run
+from fgcli.gradient.uses import Outputs, Pass, Use, call, run
 
 
 def site_gradients(
@@ -39,7 +39,7 @@ def site_gradients(
     return {site.name: site.by_sample([next(found) for _ in probes.added[site.name]], samples) for site in sites}
 
 
-class _Probes(BasePass):
+class _Probes(Pass):
     """A pass that adds 0 to what each use gives, with a graph of what follows."""
 
     def __init__(self) -> None:

@@ -14,17 +14,8 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgcli.gradient.nested import no_view, unpacked
-from fgcli.gradient.normalise import NORMALISATIONS
-from fgcli.gradient.unfollowed import transforms
-
-
-def _unpacked(*values: Any) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
-    """Values without tangents, and these. Within transforms of torch.func they are left to PyTorch."""
-    if transforms():
-        return values, (None,) * len(values)
-    plain, moved = zip(*map(unpacked, values), strict=True)
-    return plain, moved
+from fgcli.gradient.nested import no_view
+from fgcli.gradient.normalise import NORMALISATIONS, taken_apart
 
 
 def _with_constant(
@@ -40,7 +31,7 @@ def _with_constant(
 
     @wraps(func)
     def called(*args: Any, **kwargs: Any) -> Any:
-        plain, (first, second) = _unpacked(*args) if len(args) == 2 and not kwargs else (args, (None, None))
+        plain, (first, second) = taken_apart(*args) if len(args) == 2 and not kwargs else (args, (None, None))
         along = of_first if second is None else of_second
         if (first is None) == (second is None) or along is None:
             return func(*args, **kwargs)
@@ -55,17 +46,9 @@ def _with_constant(
     return called
 
 
-def _same(tangent: Tensor, _: Any) -> Tensor:
-    return tangent
-
-
-def _negative(tangent: Tensor, _: Any) -> Tensor:
-    return -tangent
-
-
-_SUMS = {func: _with_constant(func, _same, _same) for func in (Tensor.add, torch.add)}
-_DIFFERENCES = {func: _with_constant(func, _same, _negative) for func in (Tensor.sub, torch.sub)} | {
-    Tensor.__rsub__: _with_constant(Tensor.__rsub__, _negative, _same)
+_SUMS = {func: _with_constant(func, lambda t, _: t, lambda t, _: t) for func in (Tensor.add, torch.add)}
+_DIFFERENCES = {func: _with_constant(func, lambda t, _: t, lambda t, _: -t) for func in (Tensor.sub, torch.sub)} | {
+    Tensor.__rsub__: _with_constant(Tensor.__rsub__, lambda t, _: -t, lambda t, _: t)
 }
 _PRODUCTS = {func: _with_constant(func, torch.mul, torch.mul) for func in (Tensor.mul, torch.mul)}
 _QUOTIENTS = {func: _with_constant(func, torch.div) for func in (Tensor.div, torch.div)}
@@ -75,7 +58,7 @@ times = _PRODUCTS[torch.mul]
 @wraps(F.dropout)
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """The same; where there is a tangent, a product with what is drawn for ones, which is what it draws."""
-    (value,), (moved,) = _unpacked(input) if training and p and not inplace else ((input,), (None,))
+    (value,), (moved,) = taken_apart(input) if training and p and not inplace else ((input,), (None,))
     if moved is None:
         return F.dropout(input, p, training, inplace)
     return times(input, F.dropout(torch.ones_like(value), p))
@@ -98,14 +81,14 @@ def attention(
         is_causal or not (attn_mask.dtype == torch.bool or attn_mask.is_floating_point())
     )  # by PyTorch, in its own words
     refused |= enable_gqa and any(query.size(-3) % one.size(-3) for one in (key, value))
-    plain, moved = _unpacked(query, key, value, attn_mask)
+    plain, moved = taken_apart(query, key, value, attn_mask)
     if refused or not (dropout_p or any(one is not None for one in moved)):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     if enable_gqa:
         key, value = (one.repeat_interleave(query.size(-3) // one.size(-3), -3) for one in (key, value))
-        plain, moved = _unpacked(query, key, value, attn_mask)
+        plain, moved = taken_apart(query, key, value, attn_mask)
     if any(one is not None for one in moved):
         query, key, value, attn_mask = plain
     factor: float = query.shape[-1] ** -0.5 if scale is None else scale

@@ -16,16 +16,13 @@ from fgcli.gradient.operations import RECURRENT
 from fgcli.gradient.part_draws import BY_ROWS
 from fgcli.gradient.randomness import default_generators
 from fgcli.gradient.sites import ELEMENTWISE, Activation, Link
-from fgcli.gradient.uses import Outputs, Use, Uses
+from fgcli.gradient.uses import Outputs, Pass, Use
 
 SEVERAL = "has an output that several operations use"
 
 
-class _Looking:
+class _Looking(Pass):
     """What both kinds of looks note."""
-
-    mode: Uses
-    counts: Mapping[str, int]
 
     def __init__(self) -> None:
         self.pieces: dict[str, None] = {}

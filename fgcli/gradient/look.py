@@ -20,7 +20,7 @@ from fgcli.gradient.buffers import BufferState
 from fgcli.gradient.connections import Connections, Shapes
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.nested import batch_size, first_tensor, leaves, mapped
-from fgcli.gradient.operations import LOOKUPS
+from fgcli.gradient.operations import LOOKUPS, counts_rows
 from fgcli.gradient.own_loss import OwnLoss
 from fgcli.gradient.part_draws import BY_ROWS
 from fgcli.gradient.probe import SAMPLES, probed
@@ -159,7 +159,9 @@ def _network(
         numbers=sum(one.numel() for some in connections.going.values() for one in some) // sizes[0],
         numbers_drawn=connections.numbers_drawn // sizes[0],
         draws_by_rows=_draws_by_rows(connections, shapes, sizes),
-        counting=next((name for name, use in connections.uses.items() if use.counts), ""),
+        counting=next(
+            (name for name, use in connections.uses.items() if counts_rows(use.func, use.args, use.kwargs)), ""
+        ),
         own_loss=own_loss,
         behind_last=connections.stand_ins_behind(leaves(outputs)) if own_loss else (),
     )

@@ -15,6 +15,14 @@ from fgcli.gradient.nested import no_view, unpacked
 from fgcli.gradient.unfollowed import transforms
 
 
+def taken_apart(*values: Any) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
+    """Values without tangents, and these. Within transforms of torch.func they are left to PyTorch."""
+    if transforms():
+        return values, (None,) * len(values)
+    plain, moved = zip(*map(unpacked, values), strict=True)
+    return plain, moved
+
+
 @wraps(F.layer_norm)  # for its name, in messages
 def _layer_norm(
     input: Tensor,
@@ -114,12 +122,9 @@ def _dual(
     whitened: Callable[[Tensor], _Whitened],
 ) -> Tensor:
     """The normalisation, and its tangent, without a graph, from those of input, weight and bias."""
-    given = x, weight, bias
-    if transforms():
-        return plain(*given)
-    values, moved = zip(*map(unpacked, given), strict=True)
+    values, moved = taken_apart(x, weight, bias)
     if all(one is None for one in moved):
-        return plain(*given)
+        return plain(x, weight, bias)
     y = plain(*values)
     with torch.no_grad():
         wide = torch.promote_types(y.dtype, torch.float32)

@@ -22,7 +22,7 @@ from fgcli.gradient.operations import TABLES, linear_part
 from fgcli.gradient.precision import LOW, full_precision, wide
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import Layout, Link, Network, Site
-from fgcli.gradient.uses import BasePass, Outputs, Use
+from fgcli.gradient.uses import Outputs, Pass, Use
 
 CHUNK = 2**18
 """Entries of tangents that are taken past a linked site at a time on the CPU: a MiB in float32, which a cache holds."""
@@ -66,7 +66,7 @@ Perturb = Callable[[Site, Seen, Tensor], Tensor | None]
 into; None where nothing is. With several tangents [tangents, samples, *shape]."""
 
 
-class OneTangent(BasePass):
+class OneTangent(Pass):
     """A pass with one tangent for each sample. Run it inside a dual level and under no_grad.
 
     Args:
@@ -112,10 +112,12 @@ class OneTangent(BasePass):
         return site
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return _stand_in(self.network, name, parameter, self.directions)
+        refuse_unseen(self.network, name, parameter)
+        direction = self.directions.get(name)
+        return parameter.detach() if direction is None else forward_ad.make_dual(parameter.detach(), direction)
 
 
-class SeveralTangents(BasePass):
+class SeveralTangents(OneTangent):
     """A pass with several tangents for each sample, over inputs that `repeated` made.
 
     `perturb` sees each sample once. Sites without samples, and `directions`, have one tangent more, beside the others',
@@ -141,11 +143,8 @@ class SeveralTangents(BasePass):
         rows: int,
         exact: Collection[str] = (),
     ) -> None:
-        self.network, self.perturb, self.directions = network, perturb, directions
-        self.exact = exact
-        self.last: dict[str, tuple[Seen, list[Tensor]]] = {}
-        """As of OneTangent; each sample once."""
-        self.samples, self.tangents, self.rows = samples, tangents, rows
+        super().__init__(network, perturb, directions, samples, exact)
+        self.tangents, self.rows = tangents, rows
         self.tail = network.tail(samples, rows)
         self._carried: dict[str, Tensor | None] = {}
         """By the next site: the tangents that come there past a way's slope, None where none has started yet."""
@@ -233,9 +232,6 @@ class SeveralTangents(BasePass):
             return added
         return torch.cat([added, torch.zeros_like(added[:1])])
 
-    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return _stand_in(self.network, name, parameter, self.directions)
-
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
         outputs = self._drawn(func, args, kwargs)
         if self._ways and leaves(outputs):
@@ -277,7 +273,7 @@ class SeveralTangents(BasePass):
         return torch.cat(parts)
 
 
-class PlainPass(BasePass):
+class PlainPass(Pass):
     """A pass without tangents, which shows each site.
 
     Args:
@@ -343,12 +339,6 @@ def refuse_unseen(network: Network, name: str, parameter: Tensor) -> None:
     """UnknownSite for a trained parameter that the look did not see met elementwise: it would have no gradient."""
     if parameter.requires_grad and name not in network.pieces and name not in network.beside:
         raise UnknownSite(name)
-
-
-def _stand_in(network: Network, name: str, parameter: Tensor, directions: Mapping[str, Tensor]) -> Tensor:
-    refuse_unseen(network, name, parameter)
-    direction = directions.get(name)
-    return parameter.detach() if direction is None else forward_ad.make_dual(parameter.detach(), direction)
 
 
 def _linked(weight: Tensor, tangent: Tensor, added: Tensor, slope: Tensor, out: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from fgcli.gradient.passes import Seen, refuse_unseen, site_of
 from fgcli.gradient.randomness import Signs, StepRng
 from fgcli.gradient.sites import ELEMENTWISE, Activation, Network, Site
 from fgcli.gradient.upstream import CutNetwork, End
-from fgcli.gradient.uses import BasePass, Outputs, Use
+from fgcli.gradient.uses import Outputs, Pass, Use
 
 
 class Noise(Mapping[str, Tensor]):
@@ -82,7 +82,7 @@ def by_row(values: Tensor, tokens: int) -> Tensor:
     return values.reshape(len(values), -1)
 
 
-class NoisyPass(BasePass):
+class NoisyPass(Pass):
     """A forward without a graph that carries noise from the inputs of layers to the output.
 
     Args:

@@ -198,7 +198,7 @@ class StepRng:
     @property
     def shared(self) -> "StepRng":
         """The streams of what has one draw for the whole batch."""
-        return self
+        return StepRng(self.streams, self.step)
 
     def in_parts(self, parts: Sequence[slice]) -> "StepRng":
         """The streams for a batch that is taken in parts, with the draws of the whole.
@@ -284,10 +284,6 @@ class ContinuedRng(StepRng):
             self._starts[key] = generator.get_state()
         generator.set_state(self._starts[key])
         return generator
-
-    @property
-    def shared(self) -> StepRng:
-        return StepRng(self.streams, self.step)
 
     def normal_(self, z: Tensor, purpose: str, site: str) -> None:
         if self._continues(z.shape, z.device):

@@ -27,19 +27,3 @@ def transforms() -> int:
     """How many transforms of torch.func the present call is within."""
     functorch: Any = torch._C
     return len(functorch._functorch.get_interpreter_stack() or ())
-
-
-def refuse_transformed(name: str) -> None:
-    """ModelRefused for a parameter that is used within a transform of the forward's own."""
-    raise ModelRefused(
-        f"parameter '{name}' is used within torch.func (vmap, grad, ...) or torch.vmap, which no pass can look into: "
-        "write it out with a batch axis, or use backprop"
-    )
-
-
-def refuse_changed(name: str) -> None:
-    """ModelRefused for what stands in for a tensor that was changed in place after it had been made of a parameter."""
-    raise ModelRefused(
-        f"what is made of parameter '{name}' is changed in place, which this method cannot follow: make a new tensor "
-        "of it (torch.where, torch.cat, w * mask), or use activation-perturbation, where a layer uses it, or backprop"
-    )

@@ -21,7 +21,7 @@ from fgcli.gradient.nested import detached, leaves, pulled, rebuilt
 from fgcli.gradient.operations import derivable, input_gradient, linear_part
 from fgcli.gradient.passes import note_generators, site_of
 from fgcli.gradient.sites import Network, Site
-from fgcli.gradient.uses import BasePass, Outputs, Use, run
+from fgcli.gradient.uses import Outputs, Pass, Use, run
 
 
 class UpstreamJacobian(Protocol):
@@ -129,7 +129,7 @@ class _Begun(torch.autograd.Function):
         return of_output[0], None
 
 
-class CutNetwork(BasePass):
+class CutNetwork(Pass):
     """One forward of a network that is cut at every use, with the graphs of what lies between.
 
     A site's output goes on as a leaf, so that no graph crosses a site. It is a pass (fgcli.gradient.uses).

@@ -14,7 +14,7 @@ What the forward computes within torch.no_grad() is a constant, for tangents as 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -30,7 +30,6 @@ from fgcli.gradient.operations import (
     PACK,
     RECURRENT,
     bilinear_gradients,
-    counts_rows,
     derivable,
     gradient_of_rows,
     is_bilinear,
@@ -42,7 +41,7 @@ from fgcli.gradient.part_draws import of_part
 from fgcli.gradient.plain import math_attention, plain_checkpoints
 from fgcli.gradient.randomness import default_generators, drawing_again, layers_again
 from fgcli.gradient.reads import READS, Reader
-from fgcli.gradient.unfollowed import refuse_changed, refuse_transformed, refuse_unfollowed, transforms
+from fgcli.gradient.unfollowed import refuse_unfollowed, transforms
 
 Outputs = Any
 """What an operation or a model gives: a tensor, or tensors within tuples, lists and mappings."""
@@ -72,11 +71,6 @@ class Use:
         self.bilinear = is_bilinear(func, args, kwargs) and id(args[0]) not in sources
         self.again: Callable[[], None] | None = None
         """What brings torch's generators back to where they were at this call, of an operation that draws."""
-
-    @property
-    def counts(self) -> bool:
-        """Whether its backward looks at the whole batch."""
-        return counts_rows(self.func, self.args, self.kwargs)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -167,8 +161,11 @@ class Use:
         return source is not None and source.recipe is None
 
 
-class Pass(Protocol):
-    """What a pass does where the forward meets parameters."""
+class Pass:
+    """What a pass does where the forward meets parameters.
+
+    Without more, parameters are themselves without a graph, and other operations as they are.
+    """
 
     mode: "Uses"
     """The mode of the forward that runs, set by `run`."""
@@ -177,27 +174,14 @@ class Pass(Protocol):
 
     def visit(self, use: Use) -> Outputs:
         """The output that the forward goes on with."""
-        ...
+        raise NotImplementedError
 
     def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         """What an elementwise operation has in place of the parameter."""
-        ...
-
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        """An operation without parameters, or with stand-ins for them."""
-        ...
-
-
-class BasePass(Pass):
-    """A pass in which parameters are themselves without a graph, and other operations as they are."""
-
-    mode: "Uses"
-    counts: Mapping[str, int]
-
-    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
         return parameter.detach()
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
+        """An operation without parameters, or with stand-ins for them."""
         return func(*args, **kwargs)
 
 
@@ -242,7 +226,10 @@ class Uses(TorchFunctionMode):
             with of_part(func):
                 return self.one_pass.operate(func, args, kwargs)
         if transforms() > self._within:
-            refuse_transformed(next(iter(sources.values())).names[0])
+            raise ModelRefused(
+                f"parameter '{next(iter(sources.values())).names[0]}' is used within torch.func (vmap, grad, ...) or "
+                "torch.vmap, which no pass can look into: write it out with a batch axis, or use backprop"
+            )
         if not data:
             return self._made_of_parameters(func, args, kwargs, sources)
         if func is F.multi_head_attention_forward:
@@ -302,7 +289,11 @@ class Uses(TorchFunctionMode):
         if source is None:
             return value
         if id(value) in self._changed:
-            refuse_changed(source.names[0])
+            raise ModelRefused(
+                f"what is made of parameter '{source.names[0]}' is changed in place, which this method cannot follow: "
+                "make a new tensor of it (torch.where, torch.cat, w * mask), or use activation-perturbation, where a "
+                "layer uses it, or backprop"
+            )
         if id(value) not in self._stand_ins:
             if source.recipe is None:
                 found = self.one_pass.stand_in(source.names[0], source.tensor)

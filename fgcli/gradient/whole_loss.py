@@ -11,7 +11,7 @@ from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.loss import OutputGradient, called, differentiable, output_gradient
 from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.part_draws import Draws
-from fgcli.gradient.passes import PlainPass
+from fgcli.gradient.pieces import NoisyPass
 from fgcli.gradient.sites import Network
 from fgcli.gradient.uses import run
 
@@ -43,12 +43,12 @@ def of_whole_loss(
     def outputs_of(one: slice) -> Any:
         part = batch.rows(one)
         with draws(one):
-            return run(model, part.inputs, PlainPass(network, lambda *_: None, part.size))
+            return run(model, part.inputs, NoisyPass(network, None, part.size))
 
     layouts = network.output_layouts
     if network.own_loss:
         with draws(slice(0, batch.size)):
-            outputs = run(model, batch.inputs, _ToItsEnds(network, batch.size))
+            outputs = run(model, batch.inputs, NoisyPass(network, None, batch.size))
         whole = output_gradient(loss, outputs, batch.targets, layouts, batch.size)
     else:
         parts = [(rows[0].stop, outputs_of(rows[0]))]
@@ -67,14 +67,6 @@ def of_whole_loss(
 def _of_part(whole: OutputGradient, rows: slice, times: float) -> OutputGradient:
     """e of the part's mean loss."""
     return replace(whole, parts=[e[rows] * times for e in whole.parts], samples=rows.stop - rows.start)
-
-
-class _ToItsEnds(PlainPass):
-    """A plain pass of a network that gives its own loss, to its last sites."""
-
-    def __init__(self, network: Network, samples: int) -> None:
-        super().__init__(network, lambda *_: None, samples)
-        self.tail = network.tail(samples)
 
 
 def _is_of_samples(network: Network, loss: Loss, outputs: Any, part: Batch) -> bool:

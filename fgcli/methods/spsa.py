@@ -37,7 +37,7 @@ from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.processes import TakesRows
 from fgcli.gradient.randomness import StepRng
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.uses import BasePass, Outputs, Use, run
+from fgcli.gradient.uses import Outputs, Pass, Use, run
 from fgcli.methods.options import SpsaOptions
 from fgcli.methods.weight_noise import WeightNoise
 from fgcli.methods.weight_perturbation import untrained_rows
@@ -125,7 +125,7 @@ class Spsa(TakesRows, Stateless):
         return total
 
 
-class _Moved(BasePass):
+class _Moved(Pass):
     """A pass in which each use sees W + distance · z, made as it is met and let go of after it."""
 
     def __init__(self, draw: Callable[[str, range, Tensor], Tensor], part: range, distance: float) -> None:

@@ -25,7 +25,7 @@ from fgcli.gradient.processes import ALONE, Processes, TakesRows
 from fgcli.gradient.randomness import StepRng, Streams
 from fgcli.gradient.sites import NOWHERE, PLAIN, Layout
 from fgcli.gradient.tangents import gram_of
-from fgcli.gradient.uses import BasePass, Outputs, Use, run
+from fgcli.gradient.uses import Outputs, Pass, Use, run
 from fgcli.methods.make import tangents_of
 from fgcli.methods.options import WeightPerturbationOptions
 from fgcli.methods.weight_noise import WeightNoise
@@ -163,7 +163,7 @@ def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-class _Along(BasePass):
+class _Along(Pass):
     """A pass in which parameters are what `tensors` says, with tangents, wherever the model uses them."""
 
     def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:

@@ -5,7 +5,7 @@ convolutions, normalisation, dropout. FG_EXAMPLES sets the number of examples.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from fgcli.gradient.nested import leaves, rebuilt
 from fgcli.gradient.randomness import layers_again
 from fgcli.gradient.sites import Network
 from fgcli.gradient.tangents import Tangents
-from fgcli.gradient.uses import Use, Uses, run
+from fgcli.gradient.uses import Pass, Use, run
 from fgcli.methods.newton_schulz import newton_schulz
 from fgcli.methods.options import (
     NewtonSchulzOptions,
@@ -175,11 +175,8 @@ def per_sample(outputs: Tensor, _: Any) -> Tensor:
     return torch.sin(outputs.flatten(1) + entries.cos()).sum(1)
 
 
-class Locally:
+class Locally(Pass):
     """A pass in which each use is attached to its own parameters alone."""
-
-    mode: Uses
-    counts: Mapping[str, int]
 
     def __init__(self) -> None:
         self.given: dict[str, list[Tensor]] = {}
@@ -190,12 +187,6 @@ class Locally:
         again()
         outputs = use.call(_detached)
         return rebuilt(outputs, [one.clone() for one in leaves(outputs)])
-
-    def stand_in(self, name: str, parameter: Tensor) -> Tensor:
-        return parameter.detach()
-
-    def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        return func(*args, **kwargs)
 
 
 def _detached(value: Any) -> Any:
