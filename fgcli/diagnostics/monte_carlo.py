@@ -106,7 +106,11 @@ def draw_moments(subject: Subject, batch: Batch, draws: int, streams: Streams) -
             y = double(single[name].flatten(1))
             rows[name].append(_row(double(estimates[name].flatten(1)), g))
             if number % 2:
-                rows[name][-1] |= _pair(previous[name], y)
+                other = previous[name]
+                rows[name][-1] |= {
+                    "trace": (y.square() + other.square()).sum(1).mean() / 2,
+                    "inner_square": (y * other).sum(1).square().mean(),
+                }
             previous[name] = y
     return {name: _stacked(some, float(wanted[name].square().sum(1).mean())) for name, some in rows.items()}
 
@@ -165,13 +169,6 @@ def _row(guess: Tensor, g: Tensor) -> dict[str, Tensor]:
         "mean_square": guess.square().sum(1).mean(),
         "cosine": cosine.mean(),
         "cosine_squared": cosine.square().mean(),
-    }
-
-
-def _pair(y: Tensor, other: Tensor) -> dict[str, Tensor]:
-    return {
-        "trace": (y.square() + other.square()).sum(1).mean() / 2,
-        "inner_square": (y * other).sum(1).square().mean(),
     }
 
 

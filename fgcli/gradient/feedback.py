@@ -28,7 +28,7 @@ from fgcli.gradient.buffers import untouched
 from fgcli.gradient.errors import GuessFault, OptionRefused
 from fgcli.gradient.estimator import Batch, Loss
 from fgcli.gradient.feedback_rule import FeedbackRule, Place
-from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.loss import OutputGradient, output_gradient, sum_of
 from fgcli.gradient.nested import first_tensor, leaves, mapped, primal_of, tangent_of
 from fgcli.gradient.own_loss import own_loss
 from fgcli.gradient.passes import Seen
@@ -88,7 +88,7 @@ class Feedback:
 
     def try_on(self, model: nn.Module, network: Network, inputs: Any) -> None:
         """Predict once, of which nothing is kept. OptionRefused for what has not the shape of a layer's input."""
-        loss = own_loss if network.own_loss else _sum
+        loss = own_loss if network.own_loss else sum_of
         with torch.no_grad(), untouched(model, first_tensor(inputs).device):
             copy.deepcopy(self).predict(model, network, loss, Batch(inputs, None), Streams(0).at(0))
 
@@ -142,7 +142,7 @@ class Feedback:
         cut, network = sweeps.cut, seen.network
         exact = {name: one for name, one in sweeps.from_output().items() if name not in seen.places}
         ends = {name: end for name, end in cut.ends.items() if sweeps.is_attached(name)}
-        known = {name: _giving(through(ends[name], exact[name])) for name in ends if name in exact}
+        known = {name: partial(list, through(ends[name], exact[name])) for name in ends if name in exact}
         rest = [name for name in ends if name in seen.places]
         asked = {name: partial(seen.predict, ends[name]) for name in rest} | known
         shown, more = self.rule.needs_layers(self.steps), self.rule.layers or 0
@@ -160,7 +160,7 @@ class Feedback:
 
             rest = [name for name in rest if name not in known]
             if layer < more:
-                exactly = {name: _giving(passed(name)) for name in rest if name in settled and layer + 1 < more}
+                exactly = {name: partial(list, passed(name)) for name in rest if name in settled and layer + 1 < more}
                 known |= exactly
                 asked = {name: partial(passed, name) for name in rest if name not in exactly} | known
             else:
@@ -272,14 +272,6 @@ def _largest(values: Tensor) -> Tensor:
     """max |values|, in a fifteenth of the time that the norm of it takes on a CPU."""
     low, high = torch.aminmax(values)
     return torch.maximum(-low, high)
-
-
-def _giving(cotangents: list[Tensor]) -> Callable[[], list[Tensor]]:
-    return lambda: cotangents
-
-
-def _sum(outputs: Any, _: Any) -> Tensor:
-    return torch.stack([one.sum() for one in leaves(outputs)]).sum()
 
 
 class _Batch:

@@ -1,7 +1,6 @@
 """The estimate of one batch, part after part, in which only the sum outlives a part."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -59,10 +58,6 @@ class InParts:
         self._guesses = feedback is None or bool(feedback.correction)
         # What it has learned is let go of before all gradients are there, unless other processes' is to be added.
         self._ends_ahead = not (self._guesses or self.streams) and processes.size == 1
-
-    @cached_property
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: one for name, one in self.model.named_parameters() if one.requires_grad}
 
     def estimate(
         self,
@@ -142,13 +137,14 @@ class InParts:
         `ends`: the samples of the batch where this is its last part, and feedback may learn before there are gradients.
         """
         model, network, loss, rng = self.model, self.network, self.loss, sum_of_parts.rng
+        trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
         again = self._guesses or self.streams  # a second forward
         back = state_of(model, network.buffers, part.device) if again else lambda: None
 
         def add(site: Site, seen: Seen, b: Tensor, of_parameters: Mapping[str, Tensor]) -> None:
             sum_of_parts.add({name: one for name, one in of_parameters.items() if name in self.pieces}, share)
             if site.is_guessed:
-                sum_of_parts.add(seen.gradients(site, wide(b), self._trained), share)
+                sum_of_parts.add(seen.gradients(site, wide(b), trained), share)
 
         if self.streams:
             losses = feedback.stream(model, network, loss, part, rng, add, back, of_loss=of_loss, share=share)

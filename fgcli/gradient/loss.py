@@ -96,6 +96,11 @@ def called(loss: Loss, outputs: Outputs, once: Sequence[Tensor], targets: Any) -
         return loss(rebuilt(outputs, [one.clone() for one in once]), targets)  # a leaf is not changed in place
 
 
+def sum_of(outputs: Outputs, _: Any) -> Tensor:
+    """A loss for trials: the sum of all that the model gives."""
+    return torch.stack([one.sum() for one in leaves(outputs)]).sum()
+
+
 def _refuse_complex(value: Any) -> None:
     if isinstance(value, Tensor) and value.is_complex():
         raise LossRefused(

@@ -20,11 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from fgcli.gradient.estimator import Batch, Loss
-from fgcli.gradient.guess import GuessMethod, Layer, LinearMap
 from fgcli.gradient.held import Growth, growth
 from fgcli.gradient.nested import leaves
 from fgcli.gradient.randomness import DRAWN_AT_ONCE
-from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.gradient.uses import call
 
 Policy = Literal["auto", "store", "replay"]
@@ -90,31 +88,6 @@ class Measured:
             middle = (fewest + most) // 2
             fewest, most = (middle, most) if of_part(middle) <= limit else (fewest, middle)
         return fewest
-
-
-class ProductsAlone(GuessMethod):
-    """Holds what a product with W̃ and one with its transpose hold.
-
-    It stands in for a method whose first step takes many of them.
-
-    Args:
-        near: whether the method takes the nearest alone.
-    """
-
-    reads_output = False
-
-    def __init__(self, *, near: bool) -> None:
-        self.near = near
-
-    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
-        upstream = upstream.nearest(layer.dim) if self.near else upstream
-
-        def pulled(z: Tensor) -> Tensor:
-            y = upstream.apply_transpose(z)
-            upstream.apply(y)
-            return y
-
-        return LinearMap(upstream.output_dim, pulled)
 
 
 def measured(

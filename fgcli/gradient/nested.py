@@ -20,10 +20,10 @@ def mapped(function: Callable[[Any], Any], values: Any) -> Any:
             return type(values)(*made)
         return values if isinstance(values, torch.Size) else type(values)(made)
     if isinstance(values, Mapping):
-        copied = copy.copy(values)
+        made = copy.copy(values)
         for key, value in values.items():
-            copied[key] = mapped(function, value)  # pyright: ignore[reportIndexIssue]
-        return copied
+            made[key] = mapped(function, value)  # pyright: ignore[reportIndexIssue]
+        return made
     if dataclasses.is_dataclass(values) and not isinstance(values, type):
         fields = [one.name for one in dataclasses.fields(values) if one.init]
         return dataclasses.replace(values, **{name: mapped(function, getattr(values, name)) for name in fields})
@@ -85,6 +85,11 @@ def pulled(pairs: Iterable[tuple[Tensor, Tensor]], to: Sequence[Tensor], *, keep
 def detached(value: Any) -> Any:
     """A tensor without its graph, and without its tangent; any other value itself."""
     return value.detach() if isinstance(value, Tensor) else value
+
+
+def copied(value: Any) -> Any:
+    """A copy of a tensor; any other value itself."""
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def described(value: Any) -> str:

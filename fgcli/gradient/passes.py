@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fgcli.gradient.by_hand import dropout
 from fgcli.gradient.errors import UnknownSite
-from fgcli.gradient.nested import detached, leaves, mapped, rebuilt
+from fgcli.gradient.nested import copied, detached, leaves, mapped, rebuilt
 from fgcli.gradient.operations import TABLES, linear_part
 from fgcli.gradient.precision import LOW, full_precision, wide
 from fgcli.gradient.randomness import layers_again
@@ -41,7 +41,7 @@ class Seen:
 
     def kept(self, site: Site) -> "Seen":
         """What may be kept until the end of the forward, which may change data in place."""
-        return Seen(self.use.on(_copied), self.shapes, self.rows) if site.copied else self
+        return Seen(self.use.on(copied), self.shapes, self.rows) if site.copied else self
 
     def gradients(self, site: Site, output_gradient: Tensor, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The use's own vjp with one gradient [samples, *shape]: gradients of its trained parameters, by name."""
@@ -55,10 +55,6 @@ class Seen:
 
 def _leaves_of(values: Sequence[Tensor]) -> list[Tensor]:
     return [one.detach().requires_grad_() for one in values]
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 Perturb = Callable[[Site, Seen, Tensor], Tensor | None]
@@ -302,11 +298,6 @@ def repeated(inputs: Any, rows: int, samples: int) -> Any:
         return value.repeat(rows, *[1] * (value.dim() - 1)) if own else value
 
     return mapped(more, inputs)
-
-
-def has_shared(network: Network, directions: Mapping[str, Tensor]) -> bool:
-    """Whether anything has one tangent for the whole batch: a parameter's direction, a site without samples."""
-    return bool(directions) or any(not site.has_samples for site in network.guessed)
 
 
 def site_of(network: Network, use: Use) -> Site:

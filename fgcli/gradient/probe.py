@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from fgcli.gradient.by_hand import attention, dropout
 from fgcli.gradient.errors import ModelRefused
+from fgcli.gradient.estimator import Batch
 from fgcli.gradient.nested import leaves, mapped, tangent_of
 from fgcli.gradient.operations import packed
 from fgcli.gradient.passes import OneTangent, Seen, SeveralTangents, repeated
@@ -84,7 +84,7 @@ def _is_same_in_parts(model: nn.Module, inputs: Any, network: Network, again: Ca
     found: list[list[Tensor]] = []
     for samples in (SAMPLES, SAMPLES - 1):
         again()
-        some = mapped(partial(_first, samples=samples), inputs)
+        some = Batch(inputs, None).rows(slice(samples)).inputs
         try:
             with torch.no_grad():
                 outputs = run(model, some, _Probe(network, False, 0, samples))
@@ -95,10 +95,6 @@ def _is_same_in_parts(model: nn.Module, inputs: Any, network: Network, again: Ca
             [layout.by_sample(one, samples)[: SAMPLES - 1] for layout, one in pairs if layout.axis is not None]
         )
     return all(map(_are_near, *found))
-
-
-def _first(value: Any, *, samples: int) -> Any:
-    return value[:samples] if isinstance(value, Tensor) and value.dim() else value
 
 
 def _is_same_in_rows(model: nn.Module, inputs: Any, network: Network, again: Callable[[], None]) -> bool:
@@ -142,13 +138,9 @@ def _first_moves(value: Any) -> Any:
 
 def _ramp_of(sample: int, values: Tensor) -> Tensor:
     """0, but for one of [samples, ...]: there a direction that no norm flattens."""
-    ramp = torch.zeros_like(values)
-    ramp[sample] = _ramp(values[sample])
+    one, ramp = values[sample], torch.zeros_like(values)
+    ramp[sample] = torch.linspace(-1, 2, one.numel(), device=one.device, dtype=one.dtype).view_as(one)
     return ramp
-
-
-def _ramp(values: Tensor) -> Tensor:
-    return torch.linspace(-1, 2, values.numel(), device=values.device, dtype=values.dtype).view_as(values)
 
 
 class _Probe(OneTangent):

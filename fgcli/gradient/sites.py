@@ -89,18 +89,13 @@ class Link:
     def slope(self, s: Tensor) -> Tensor:
         """The activations' derivative at s: [batch, d] -> [batch, d]. Call it inside a dual level."""
         if len(self.activations) == 1 and self.activations[0].func in RELUS:
-            return relu_slope(s)
+            return s.sign().clamp_min_(0)  # 0 at 0 as in PyTorch; an eighth of the time of (s > 0).to(s.dtype)
         # An elementwise function's Jacobian is diagonal: its product with ones is that diagonal.
         value = forward_ad.make_dual(s.clone(), torch.ones_like(s))
         for activation in self.activations:
             value = activation(value)
         slope = forward_ad.unpack_dual(value).tangent
         return torch.zeros_like(s) if slope is None else slope
-
-
-def relu_slope(s: Tensor) -> Tensor:
-    """The derivative of ReLU, 0 at 0 as in PyTorch: [batch, d] -> [batch, d]."""
-    return s.sign().clamp_min_(0)  # an eighth of the time of (s > 0).to(s.dtype)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from fgcli.gradient.guesser import Guesser
 from fgcli.gradient.local_losses import Locality
 from fgcli.gradient.loss import OutputGradient, output_gradient
 from fgcli.gradient.nested import leaves, pulled, tangent_of
-from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, has_shared, repeated
+from fgcli.gradient.passes import OneTangent, PlainPass, Seen, SeveralTangents, repeated
 from fgcli.gradient.precision import full_precision, wide
 from fgcli.gradient.randomness import StepRng, layers_again
 from fgcli.gradient.sites import Network, Site
@@ -48,10 +48,6 @@ class Derivatives:
     """With `combine` sitewise, the columns of each site."""
     parts: Tensor | None = None
     """With local losses, δ [samples, K, parts], along each tangent, of each part of each loss."""
-
-    def of_site(self, name: str) -> Tensor:
-        """The coefficients of a site [samples, K]."""
-        return self.coefficients[:, self.at[name]] if self.at else self.coefficients
 
 
 class Step:
@@ -150,7 +146,8 @@ class Step:
                 along = beside if along is None else along
         if not together and (self.directions or any(map(self._is_shared, self.network.guessed))):
             along = self._pass(loss, range(0), True, self._draws_ahead(range(1)))[1]
-        delta = _by_start(found, len(starts))
+        # [samples, starts · K], of chunks of tangents that each have all starts in turn: a start's tangents together.
+        delta = torch.cat([torch.cat(found[first :: len(starts)], 1) for first in range(len(starts))], 1)
         along = delta.new_zeros(len(delta)) if along is None else along
         number = self.tangents.number
         at = {name: slice(i * number, (i + 1) * number) for i, name in enumerate(sites)}
@@ -168,7 +165,8 @@ class Step:
         directions = self.directions if shared else {}
         rows, inputs = 1, self.batch.inputs
         if self._by_row and part:
-            rows = len(part) + (shared and has_shared(self.network, directions))
+            beside = bool(directions) or any(not site.has_samples for site in self.network.guessed)
+            rows = len(part) + (shared and beside)
             one_pass = SeveralTangents(self.network, perturb, directions, self.samples, len(part), rows, self.exact)
             inputs = repeated(inputs, rows, self.samples)
         else:
@@ -342,7 +340,7 @@ class Step:
         apart = site.has_samples or self.network.mixes
         if self.locality is not None and found.parts is not None and apart:
             return self.locality.estimate(site.name, drawn.all(), found.parts)
-        c = found.of_site(site.name)
+        c = found.coefficients[:, found.at.get(site.name, slice(None))]
         return drawn.combined(c if apart else c.sum(0, keepdim=True))
 
     @property
@@ -389,8 +387,3 @@ class Step:
         with forward_ad.dual_level():
             self.run(PlainPass(self.network, show, self.samples), self.batch.inputs)
         return iter(found)
-
-
-def _by_start(found: list[Tensor], starts: int) -> Tensor:
-    """δ of chunks of tangents, each from all starts in turn, as [samples, starts · K]: a start's tangents together."""
-    return torch.cat([torch.cat(found[start::starts], 1) for start in range(starts)], 1)

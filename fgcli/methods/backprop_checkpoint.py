@@ -15,7 +15,7 @@ from fgcli.gradient.checks import ANY_METHOD, refuse
 from fgcli.gradient.errors import ModelRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import on_few
-from fgcli.gradient.nested import first_tensor, leaves, mapped
+from fgcli.gradient.nested import copied, first_tensor, leaves, mapped
 from fgcli.gradient.plain import plain_checkpoints
 from fgcli.gradient.processes import TakesRows
 from fgcli.gradient.randomness import StepRng
@@ -52,15 +52,12 @@ class BackpropCheckpoint(TakesRows, Stateless):
 
             def forward(x: Any) -> Any:
                 for stretch in stretches[:-1]:
-                    x = checkpoint(self._as_before(stretch, stretch, changed), x, use_reentrant=False)
+                    x = checkpoint(_AsBefore(stretch, stretch, changed, self._in_place), x, use_reentrant=False)
                 return stretches[-1](x)
 
             return exact(model, forward, loss, batch, self.processes)
         with self._checkpointed(_segments(model), changed):  # on the way back, too: the model's own run it again
             return exact(model, partial(call, model), loss, batch, self.processes)
-
-    def _as_before(self, module: nn.Module, forward: Callable[..., Any], changed: set[int]) -> "_AsBefore":
-        return _AsBefore(module, forward, changed, self._in_place)
 
     @contextmanager
     def _checkpointed(self, modules: list[nn.Module], changed: set[int]) -> Iterator[None]:
@@ -68,7 +65,7 @@ class BackpropCheckpoint(TakesRows, Stateless):
 
         def wrapped(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
             return lambda *args, **kwargs: checkpoint(
-                self._as_before(module, forward, changed), *args, use_reentrant=False, **kwargs
+                _AsBefore(module, forward, changed, self._in_place), *args, use_reentrant=False, **kwargs
             )
 
         try:
@@ -108,10 +105,6 @@ def _segments(module: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(found))
 
 
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
 class _AsBefore:
     """A module's forward, which in further calls sees the inputs, weights and buffers of the first.
 
@@ -132,7 +125,7 @@ class _AsBefore:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.copies:
-            args, kwargs = mapped(_copied, args), mapped(_copied, kwargs)
+            args, kwargs = mapped(copied, args), mapped(copied, kwargs)
         if self._before is None:
             self._before = list(self._seen())
             given = leaves((args, kwargs))

@@ -16,7 +16,7 @@ from fgcli.gradient.connections import Shapes
 from fgcli.gradient.errors import OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimate, Loss, Stateless
 from fgcli.gradient.look import on_few
-from fgcli.gradient.loss import OutputGradient, output_gradient
+from fgcli.gradient.loss import OutputGradient, output_gradient, sum_of
 from fgcli.gradient.nested import first_tensor, leaves, rebuilt, tangent_of
 from fgcli.gradient.operations import TABLES, following_backward, linear_part, padding_row
 from fgcli.gradient.precision import full_precision
@@ -74,7 +74,7 @@ class WeightPerturbation(TakesRows, Stateless):
         self._one_by_one = batch.device.type == "mps"  # there, layers have no formula that torch.func knows
         with untouched(model, batch.device):
             try:
-                self._estimate_several(model, _sum, batch, Streams(0).at(0), ALONE)
+                self._estimate_several(model, sum_of, batch, Streams(0).at(0), ALONE)
             except RuntimeError:
                 self._one_by_one = True
 
@@ -82,14 +82,11 @@ class WeightPerturbation(TakesRows, Stateless):
     def estimate(self, model: nn.Module, loss: Loss, batch: Batch, rng: StepRng) -> Estimate:
         if not self.tangents.single:
             return self._estimate_several(model, loss, batch, rng, self.processes)
-        return self._single(model, loss, batch, rng, self.processes)
-
-    def _single(self, model: nn.Module, loss: Loss, whole: Batch, rng: StepRng, processes: Processes) -> Estimate:
-        batch, loss = processes.own(whole), processes.loss(loss)
+        samples, batch, loss = batch.size, self.processes.own(batch), self.processes.loss(loss)
         directions = {name: self.noise.draw(rng, name, range(1), p)[0] for name, p in _trained(model).items()}
         of_loss, tangents = derivatives_along(model, loss, batch, directions, ByHand)
-        delta = of_loss.along(tangents, 1) * (batch.size / whole.size)
-        slope = processes.slopes(delta.sum(0), of_loss.losses)[0]
+        delta = of_loss.along(tangents, 1) * (batch.size / samples)
+        slope = self.processes.slopes(delta.sum(0), of_loss.losses)[0]
         return Estimate(of_loss.losses, {name: v.mul_(slope) for name, v in directions.items()}, delta[:, 0])
 
     def _estimate_several(
@@ -239,10 +236,6 @@ class _Trial(ByHand):
             return func(*args, **kwargs)
 
 
-def _sum(outputs: Outputs, _: Any) -> Tensor:
-    return torch.stack([one.sum() for one in leaves(outputs)]).sum()
-
-
 @torch.no_grad()
 def refuse_without_formula(model: nn.Module, example: Any) -> None:
     """ModelRefused for an operation without a forward-mode formula, by one forward, of which nothing is kept."""
@@ -250,7 +243,7 @@ def refuse_without_formula(model: nn.Module, example: Any) -> None:
     directions = {name: torch.ones_like(p) for name, p in _trained(model).items()}
     with untouched(model, batch.device):
         try:
-            derivatives_along(model, _sum, batch, directions, _Trial)
+            derivatives_along(model, sum_of, batch, directions, _Trial)
         except NotImplementedError as cause:  # a torch.autograd.Function, which shows no operation
             raise without_formula("an operation", "one of its layers", cause) from cause
 

@@ -22,10 +22,6 @@ class StepPolynomial:
     coefficients: tuple[tuple[float, ...], ...]
     applications: int
 
-    @property
-    def degree(self) -> int:
-        return 2 * len(self.coefficients[0]) - 1
-
     def rows(self) -> Iterator[tuple[float, ...]]:
         """The coefficients of each application in turn."""
         if len(self.coefficients) == 1:

@@ -14,6 +14,7 @@ from fgcli.devices import machine_memory
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
 from fgcli.gradient.upstream import UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
+from fgcli.methods.orthogonal.tracked import capped
 from fgcli.spectra.dense import times
 from fgcli.spectra.krylov import followed, krylov_images, mean_image, ritz_vectors
 from fgcli.spectra.scaling import near_one
@@ -28,18 +29,15 @@ class OrthogonalKrylov(GuessMethod):
 
     def prepare(self, layer: Layer, memory: Memory) -> Callable[[], Tensor]:
         # Made when it is asked for: of the whole rank it is itself too large where the guess space is refused.
-        return cache(partial(start_block, layer, memory, self._columns(layer)))
+        return cache(partial(start_block, layer, memory, capped(self.k, layer.dim)))
 
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Callable[[], Tensor]) -> LinearMap:
-        k = min(self._columns(layer), upstream.output_dim)
+        k = capped(self.k, layer.dim, upstream.output_dim)
         refuse_too_large(layer, upstream, self.oversampling * k, ", or use solver=mean")
         start = prepared()
         images = krylov_images(upstream, start, self.oversampling * k, batch_of(layer))
         vectors = ritz_vectors(near_one(images), k)
         return LinearMap(k, partial(times, vectors), {"image": mean_image(images, start)})
-
-    def _columns(self, layer: Layer) -> int:
-        return layer.dim if isinstance(self.k, str) else min(self.k, layer.dim)
 
 
 def start_block(layer: Layer, memory: Memory, k: int) -> Tensor:

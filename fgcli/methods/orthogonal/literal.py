@@ -25,7 +25,7 @@ class OrthogonalSVD(GuessMethod):
 
     def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: None) -> LinearMap:
         vectors, rank = right_singular_vectors(upstream.dense())
-        k = capped(self.k, upstream.weight)
+        k = capped(self.k, *upstream.weight.shape)
         kept = torch.arange(k, device=rank.device) < rank.unsqueeze(1)  # k is capped per sample at rank(W̃_b)
         basis = vectors[:, :, :k] * kept.unsqueeze(1)
         return LinearMap(k, partial(times, basis))
@@ -46,10 +46,10 @@ class OrthogonalBottom(GuessMethod):
     def prepare(self, layer: Layer, memory: Memory) -> MaskedBasis:
         weight = layer.next_weight
         assert weight is not None
-        return MaskedBasis.of(random_block(weight.shape[1], capped(self.k, weight), weight))
+        return MaskedBasis.of(random_block(weight.shape[1], capped(self.k, *weight.shape), weight))
 
     def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: MaskedBasis) -> LinearMap:
-        k = capped(self.k, upstream.weight)
+        k = capped(self.k, *upstream.weight.shape)
         inactive = upstream.slope == 0
         zeros = min(upstream.weight.shape) - (~inactive).sum(1)  # at least so many singular values are 0
         easy = zeros >= k

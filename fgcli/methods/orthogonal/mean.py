@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from fgcli.gradient.guess import GuessMethod, Layer, LinearMap, Memory
-from fgcli.gradient.memory import ProductsAlone
 from fgcli.gradient.upstream import LinearUpstream, UpstreamJacobian
 from fgcli.methods.options import OrthogonalOptions
 from fgcli.methods.orthogonal.krylov import batch_of, refuse_too_large
+from fgcli.methods.orthogonal.tracked import capped
+from fgcli.spectra.krylov import followed
 from fgcli.spectra.masked import MaskedBasis, leading_root
 from fgcli.spectra.mean_space import mean_space, whitened
 from fgcli.spectra.scaling import near_one
-from fgcli.spectra.tracking import COLD_STEPS, image_of, orthonormal
+from fgcli.spectra.tracking import COLD_STEPS, image_of
 
 BY_MATRIX, BY_PRODUCTS = 10, 50
 """Parameter updates between two looks at C, by default."""
@@ -47,6 +48,31 @@ class Space:
     new: bool = False
 
 
+class _ProductsAlone(GuessMethod):
+    """Holds what a product with W̃ and one with its transpose hold.
+
+    It stands in for a method whose first step takes many of them.
+
+    Args:
+        near: whether the method takes the nearest alone.
+    """
+
+    reads_output = False
+
+    def __init__(self, *, near: bool) -> None:
+        self.near = near
+
+    def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: None) -> LinearMap:
+        upstream = upstream.nearest(layer.dim) if self.near else upstream
+
+        def pulled(z: Tensor) -> Tensor:
+            y = upstream.apply_transpose(z)
+            upstream.apply(y)
+            return y
+
+        return LinearMap(upstream.output_dim, pulled)
+
+
 class OrthogonalMean(GuessMethod):
     """y_b = W̃_bᵀ U z, z ~ N(0, I_k)."""
 
@@ -55,13 +81,13 @@ class OrthogonalMean(GuessMethod):
 
     def __init__(self, options: OrthogonalOptions) -> None:
         self.k, self._refresh = options.k, options.refresh
-        self.in_trial = ProductsAlone(near=not isinstance(self.k, str))
+        self.in_trial = _ProductsAlone(near=not isinstance(self.k, str))
 
     def prepare(self, layer: Layer, memory: Memory) -> Space:
         refresh = self._refresh or (BY_PRODUCTS if layer.next_weight is None else BY_MATRIX)
         basis = memory.tensors.get("basis")
         if "image" in memory and basis is not None:
-            basis = whitened(_start(memory["basis"]), memory.pop("image"))
+            basis = whitened(followed(memory["basis"]), memory.pop("image"))
         if basis is not None:
             basis = memory["basis"] = basis.to(layer.weight.device, KEPT)
         is_first = memory.pop("few", None) is not None
@@ -70,9 +96,10 @@ class OrthogonalMean(GuessMethod):
     def linearize(self, layer: Layer, upstream: UpstreamJacobian, prepared: Space) -> LinearMap:
         if not isinstance(self.k, str):
             upstream = upstream.nearest(layer.dim)
+        k = capped(self.k, layer.dim, upstream.output_dim)
         if layer.shared:
-            return _of_batch(upstream, prepared, layer, self._columns(layer, upstream))
-        k, samples, statistics = self._columns(layer, upstream), batch_of(layer), {}
+            return _of_batch(upstream, prepared, layer, k)
+        samples, statistics = batch_of(layer), {}
         if not isinstance(upstream, LinearUpstream):
             refuse_too_large(layer, upstream, k)
         if prepared.basis is None or len(prepared.basis) != upstream.output_dim:
@@ -85,7 +112,7 @@ class OrthogonalMean(GuessMethod):
         if prepared.new:
             statistics = {"basis": basis.to(layer.weight), "few": basis.new_ones(1)}
         elif prepared.due:
-            statistics = {"image": _mean_product(upstream, samples, samples, _start(basis.to(layer.weight)))}
+            statistics = {"image": _mean_product(upstream, samples, samples, followed(basis.to(layer.weight)))}
         if isinstance(upstream, LinearUpstream):
             masked = MaskedBasis(image_of(upstream.weight, basis.to(upstream.weight)), None)
             return LinearMap(k, partial(masked.combine, upstream.slope), statistics)
@@ -94,10 +121,6 @@ class OrthogonalMean(GuessMethod):
             return upstream.apply_transpose(z @ basis.to(z).T if z.dim() == 2 else basis.to(z) @ z)
 
         return LinearMap(k, pulled, statistics)
-
-    def _columns(self, layer: Layer, upstream: UpstreamJacobian) -> int:
-        largest = min(layer.dim, upstream.output_dim)
-        return largest if isinstance(self.k, str) else min(self.k, largest)
 
 
 def _of_batch(upstream: UpstreamJacobian, prepared: Space, layer: Layer, k: int) -> LinearMap:
@@ -120,11 +143,6 @@ def _of_batch(upstream: UpstreamJacobian, prepared: Space, layer: Layer, k: int)
         prepared.due, statistics = False, {"basis": basis}
     right = basis
     return LinearMap(k, lambda z: z @ right.to(z).mT if z.dim() == 2 else right.to(z) @ z, statistics)
-
-
-def _start(basis: Tensor) -> Tensor:
-    """Q [d_out, k], orthonormal: where a look starts."""
-    return orthonormal(near_one(basis))
 
 
 def _mean_product(upstream: UpstreamJacobian, batch: int, samples: int, q: Tensor) -> Tensor:

@@ -37,11 +37,11 @@ class OrthogonalTracked(GuessMethod):
         assert weight is not None
         if self._spans_active_units(weight, memory, due=layer.step % self.refresh == 0):
             return None
-        return tracked_basis(layer, memory, capped(self.k, weight) * self.oversampling, self.refresh)
+        return tracked_basis(layer, memory, capped(self.k, *weight.shape) * self.oversampling, self.refresh)
 
     def _spans_active_units(self, weight: Tensor, memory: Memory, *, due: bool) -> bool:
         """Whether k is the rank and W has full column rank, looked at whenever the tracked space would be."""
-        if capped(self.k, weight) < weight.shape[1]:
+        if capped(self.k, *weight.shape) < weight.shape[1]:
             return False
         known = memory.get("full_rank")
         if known is None or due:
@@ -49,7 +49,7 @@ class OrthogonalTracked(GuessMethod):
         return bool(known)
 
     def linearize(self, layer: Layer, upstream: LinearUpstream, prepared: MaskedBasis | None) -> LinearMap:
-        k = capped(self.k, upstream.weight)
+        k = capped(self.k, *upstream.weight.shape)
         if prepared is not None:
             return LinearMap(k, prepared.projection(upstream.slope, k, self.power_steps))
         return LinearMap(k, partial(masked, upstream.slope != 0))
@@ -64,7 +64,7 @@ def tracked_basis(layer: Layer, memory: Memory, r: int, refresh: int) -> MaskedB
     return MaskedBasis.of(image_of(weight, left))
 
 
-def capped(k: int | str, weight: Tensor) -> int:
-    """k, at most what the shape of W allows; `rank` is that."""
-    largest = min(weight.shape)
+def capped(k: int | str, *sizes: int) -> int:
+    """k, at most the smallest of the sizes; `rank` is that."""
+    largest = min(sizes)
     return largest if isinstance(k, str) else min(k, largest)
