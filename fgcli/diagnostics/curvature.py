@@ -6,6 +6,7 @@ eigenvectors of either come from Lanczos iterations; nothing of size parameters 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ from fgcli.spectra.eigenvectors import leading_eigenvectors
 
 Matrix = Literal["hessian", "gauss-newton"]
 Product = Callable[[Tensor], Tensor]
+Part = Callable[[list[Tensor], Tensor, Loss, Tensor, int], Product]
+"""(weights, a chunk's outputs, loss, its targets, samples of the batch) -> the chunk's share of a product."""
 CHUNK = 1024  # samples whose graph is recorded in one piece
 
 
@@ -55,32 +58,21 @@ def top_eigenspace(
     return Eigenspace(*leading_eigenvectors(apply, min(k, dimension), start.to(parameters[0])))
 
 
-def hessian_product(model: nn.Module, loss: Loss, batch: Batch, names: Sequence[str]) -> Product:
-    """v -> H v over the parameters `names`, both flat."""
-    parts: list[tuple[Tensor, list[Tensor]]] = []
-    with torch.enable_grad():
-        for some in _chunks(batch):
-            copies = _copies(model, names)
-            outputs = torch.func.functional_call(model, copies, (some.inputs,))
-            share = loss(outputs, some.targets).sum() / len(batch.inputs)
-            gradients = torch.autograd.grad(share, list(copies.values()), create_graph=True, materialize_grads=True)
-            parts.append((_flat(gradients), list(copies.values())))
-
-    def apply(v: Tensor) -> Tensor:
-        return torch.stack([_pulled_back(gradient, copies, v) for gradient, copies in parts]).sum(0)
-
-    return apply
-
-
-def gauss_newton_product(model: nn.Module, loss: Loss, batch: Batch, names: Sequence[str]) -> Product:
-    """v -> Jᵀ H_out J v over the parameters `names`, both flat: the Hessian without the network's own curvature."""
+def _product(of_part: Part, model: nn.Module, loss: Loss, batch: Batch, names: Sequence[str]) -> Product:
+    """The sum of a product's parts, one a chunk of the batch."""
     parts: list[Product] = []
     with torch.enable_grad():
         for some in _chunks(batch):
             copies = _copies(model, names)
             outputs = torch.func.functional_call(model, copies, (some.inputs,))
-            parts.append(_gauss_newton_part(list(copies.values()), outputs, loss, some.targets, len(batch.inputs)))
+            parts.append(of_part(list(copies.values()), outputs, loss, some.targets, len(batch.inputs)))
     return lambda v: torch.stack([part(v) for part in parts]).sum(0)
+
+
+def _hessian_part(weights: list[Tensor], outputs: Tensor, loss: Loss, targets: Tensor, samples: int) -> Product:
+    share = loss(outputs, targets).sum() / samples
+    gradients = torch.autograd.grad(share, weights, create_graph=True, materialize_grads=True)
+    return partial(_pulled_back, _flat(gradients), weights)
 
 
 def _gauss_newton_part(weights: list[Tensor], outputs: Tensor, loss: Loss, targets: Tensor, samples: int) -> Product:
@@ -95,6 +87,12 @@ def _gauss_newton_part(weights: list[Tensor], outputs: Tensor, loss: Loss, targe
         return _pulled_back(outputs.flatten(), weights, curved.flatten())
 
     return apply
+
+
+hessian_product = partial(_product, _hessian_part)
+"""v -> H v over the parameters `names`, both flat."""
+gauss_newton_product = partial(_product, _gauss_newton_part)
+"""v -> Jᵀ H_out J v over the parameters `names`, both flat: the Hessian without the network's own curvature."""
 
 
 def _pulled_back(values: Tensor, sources: list[Tensor], v: Tensor) -> Tensor:

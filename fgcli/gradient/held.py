@@ -39,7 +39,7 @@ class Held(TorchDispatchMode):
                 self._note(storage)
         # A sum that sparse gradients are added to is handed over at once; of other gradients each part makes its own.
         if made and func is not torch.ops.aten._to_dense.default:
-            self.after_each.append((self.bytes, sum(map(bytes_of, self.handed.values()))))
+            self.after_each.append((self.bytes, sum(map(_bytes_of, self.handed.values()))))
         return outputs
 
     def _note(self, storage: torch.UntypedStorage) -> None:
@@ -53,7 +53,7 @@ class Held(TorchDispatchMode):
         self._known[key] = weakref.finalize(storage, gone)
 
 
-def bytes_of(value: Tensor) -> int:
+def _bytes_of(value: Tensor) -> int:
     """Of a tensor, or of the numbers and indices that a sparse one holds."""
     return value._values().nbytes + value._indices().nbytes if value.is_sparse else value.nbytes
 

@@ -68,7 +68,7 @@ SAVING = SYMMETRIC | {torch.matmul, Tensor.matmul, torch.bmm, Tensor.bmm, Tensor
 """Operations whose graph holds what they are given, or give, and would hold the tangents of it."""
 
 
-def _without_graph(value: Any, tangent: Tensor | None) -> Any:
+def _detached_dual(value: Any, tangent: Tensor | None) -> Any:
     """A tensor with a tangent, both without a graph; any other value itself."""
     if not isinstance(value, Tensor):
         return value
@@ -156,7 +156,7 @@ class Pieces(CutNetwork):
             if func in SYMMETRIC and first is not None and y.requires_grad and y.dtype == first.dtype:
                 (tangent,) = torch.autograd.grad(y, values[0], first, retain_graph=True)
             else:
-                tangent = tangent_of(super().operate(func, tuple(map(_without_graph, values, moved)), kwargs))
+                tangent = tangent_of(super().operate(func, tuple(map(_detached_dual, values, moved)), kwargs))
         return y if tangent is None else forward_ad.make_dual(y, no_view(tangent))
 
     def seen(self, name: str) -> Seen:

@@ -46,7 +46,11 @@ class Streamed(Pieces):
         self.layers, self.predict, self.done, self.passed = layers, predict, done, passed
         self._order: list[str] = []
         super().__init__(model, inputs, network)
-        self._finish_last(at_output(leaves(self.outputs), of_loss))
+        pairs, last = at_output(leaves(self.outputs), of_loss), len(self._order) - 1
+        for number in range(last, max(-1, last - 2 - layers), -1):  # the sites that are left: all exact
+            more = number > max(0, last - 1 - layers)
+            u = self._finish(number, pairs, passes=more or self._teaches, taught=number >= last - 1)
+            pairs = self._at_end(number, u)
 
     def visit(self, use: Use) -> Outputs:
         outputs = super().visit(use)
@@ -58,27 +62,15 @@ class Streamed(Pieces):
                 b, _ = self._behind(number, self._at_end(number + 1, u))
                 u = self._through(number, b, taught=number == first + self.layers)  # of what was predicted itself
             self._finish(first, self._at_end(first + 1, u), passes=self._teaches, taught=self._teaches)
-            self._let_go(first)
+            name, later = self._order[first], self._order[first + 1]  # let go of the site and of the graph behind it
+            del self.going[name], self.uses[name], self.ends[name]
+            self.ends[later] = replace(self.ends[later], tensors=[one.detach() for one in self.ends[later].tensors])
         return outputs
-
-    def _finish_last(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """From the output back to the sites that are left: all exact."""
-        last = len(self._order) - 1
-        for number in range(last, max(-1, last - 2 - self.layers), -1):
-            more = number > max(0, last - 1 - self.layers)
-            u = self._finish(number, pairs, passes=more or self._teaches, taught=number >= last - 1)
-            pairs = self._at_end(number, u)
 
     @property
     def _teaches(self) -> bool:
         """Whether a pull-back through a use is asked for that no prediction takes."""
         return self.passed is not None and not self.layers
-
-    def _let_go(self, number: int) -> None:
-        """Of a site, and of the graph of the piece behind it."""
-        name, later = self._order[number], self._order[number + 1]
-        del self.going[name], self.uses[name], self.ends[name]
-        self.ends[later] = replace(self.ends[later], tensors=[one.detach() for one in self.ends[later].tensors])
 
     def _at_end(self, number: int, u: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         return list(zip(self.ends[self._order[number]].tensors, u, strict=True)) if u else []

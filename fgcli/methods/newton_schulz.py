@@ -32,7 +32,7 @@ from fgcli.spectra.coefficient_sets import ORTHOGONALISERS, SIGN_CUT, orthogonal
 from fgcli.spectra.coefficients import MARGIN
 from fgcli.spectra.dense import times
 from fgcli.spectra.krylov import krylov_images, mean_image
-from fgcli.spectra.lanczos import LeadingSingular, leading_singular
+from fgcli.spectra.lanczos import leading_singular, relative_step
 from fgcli.spectra.masked import MaskedBasis
 from fgcli.spectra.scaling import near_one
 from fgcli.spectra.step_polynomial import StepPolynomial
@@ -127,7 +127,7 @@ class NewtonSchulzGram(_WithTable):
         basis = tracked_basis(layer, memory, self.k * self.oversampling, self.refresh)
         # The Ritz values are the singular values as far as they are tracked, up to a factor.
         if "step" not in memory or layer.step % self.refresh == 0:
-            memory["step"] = _step(LeadingSingular(basis.basis.norm(dim=0)), self.k)
+            memory["step"] = _step(basis.basis.norm(dim=0), self.k)
         return self.polynomials.nearest(float(memory.tensors["step"]), layer), basis
 
     def linearize(
@@ -205,13 +205,13 @@ def spectral_norm_bound(gram: Tensor) -> Tensor:
     return torch.where(bound > 0, bound, 1)
 
 
-def _step(singular: LeadingSingular, k: int) -> Tensor:
+def _step(singular: Tensor, k: int) -> Tensor:
     """Where the step belongs, in single precision on every device, so that a resumed run reads the same number."""
-    return torch.tensor(singular.relative_step(k), dtype=torch.float32)
+    return torch.tensor(relative_step(singular, k), dtype=torch.float32)
 
 
 def _steps(gram: Tensor, k: int) -> Tensor:
-    """Where the step of each sample belongs, as in `LeadingSingular`, from RᵀR [batch, r, r]: [batch]."""
+    """Where the step of each sample belongs, as in `relative_step`, from RᵀR [batch, r, r]: [batch]."""
     singular = torch.linalg.eigvalsh(gram.cpu().double()).flip(1).clamp_min(0).sqrt()
     around = nn.functional.pad(singular, (0, 2))[:, k - 1 : k + 1] if k <= singular.shape[1] else singular[:, :1] * 0
     largest = singular[:, 0]

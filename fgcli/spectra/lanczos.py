@@ -1,36 +1,26 @@
 """The spectral norm and the k-th singular value, by the implicitly restarted Lanczos method (Calvetti et al., 1994)."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class LeadingSingular:
-    """The largest singular values of a matrix, in descending order; never empty."""
+def relative_step(singular: Tensor, k: int) -> float:
+    """Midway between σ_k and σ_{k+1}, over σ_1: where a step belongs that keeps k singular values and no more.
 
-    values: Tensor
-
-    @property
-    def spectral_norm(self) -> float:
-        return float(self.values[0])
-
-    def relative_step(self, k: int) -> float:
-        """Midway between σ_k and σ_{k+1}, over σ_1: where a step belongs that keeps k singular values and no more.
-
-        Singular values that the matrix does not have are 0, so that of k >= rank all are kept; 0 for the zero matrix.
-        """
-        if self.spectral_norm == 0:
-            return 0.0
-        around = [float(self.values[i]) if i < len(self.values) else 0.0 for i in (k - 1, k)]
-        return sum(around) / 2 / self.spectral_norm
+    `singular`: the largest of a matrix, in descending order; never empty. Those that the matrix does not have are 0, so
+    that of k >= rank all are kept; 0 for the zero matrix.
+    """
+    largest = float(singular[0])
+    if largest == 0:
+        return 0.0
+    around = [float(singular[i]) if i < len(singular) else 0.0 for i in (k - 1, k)]
+    return sum(around) / 2 / largest
 
 
-def leading_singular(weight: Tensor, k: int) -> LeadingSingular:
-    """The min(k, m, n) largest singular values of weight [m, n], computed in float64 on the CPU.
+def leading_singular(weight: Tensor, k: int) -> Tensor:
+    """The min(k, m, n) largest singular values of weight [m, n], descending, computed in float64 on the CPU.
 
     Exact to rounding where σ_k is a fair part of σ_1; one below 1e-8 σ_1 is lost in rounding, since the iteration
     is on WᵀW. The start vector is fixed, so the same matrix gives the same bits. Raises ValueError for values that are
@@ -41,9 +31,9 @@ def leading_singular(weight: Tensor, k: int) -> LeadingSingular:
         raise ValueError("weight holds values that are not finite")
     scale = float(matrix.abs().max())
     if scale == 0.0:
-        return LeadingSingular(torch.zeros(min(k, *matrix.shape), dtype=torch.float64))
+        return torch.zeros(min(k, *matrix.shape), dtype=torch.float64)
     # Scaled, because ARPACK works on AᵀA, whose entries would under- or overflow for extreme weights.
-    return LeadingSingular(_largest(matrix / scale, k) * scale)
+    return _largest(matrix / scale, k) * scale
 
 
 def _largest(matrix: Tensor, k: int) -> Tensor:
