@@ -13,6 +13,7 @@ import typer
 
 from fgcli.errors import UsageError
 from fgcli.extend.explain import shown
+from fgcli.extend.registry import HOOKS
 from fgcli.files import make_folder
 
 LONGEST = 100  # characters of a name, which file systems take as that of a folder
@@ -44,6 +45,8 @@ _USE = {
     Kind.SUBCOMMAND: "fgcli {} --help",
 }
 """How what is added is used; of the other kinds by `fgcli train --KIND`."""
+_FUNCTIONS = (Kind.DATASET, Kind.MODEL, Kind.LOSS, Kind.OPTIMIZER, Kind.LR_SCHEDULE, Kind.SUBCOMMAND)
+"""Those whose target is a function; that of the others is a class."""
 
 
 def new_plugin(
@@ -82,23 +85,28 @@ def _names(name: str, kind: Kind) -> dict[str, str]:
     function = "_".join(words)
     if not function.isidentifier() or keyword.iskeyword(function):
         raise UsageError(f"NAME is {name!r}; {function!r} is no name for a function in Python: give another one")
+    class_name = "".join(word.capitalize() for word in words)
+    registered = next(one for one in HOOKS if re.sub("[ _]", "-", one) == kind)
     return {
         "name": name,
         "module": name.replace("-", "_"),
         "kind": kind.value.replace("-", " "),
         "entry": entry,
-        "Class": "".join(word.capitalize() for word in words),
+        "Class": class_name,
         "function": function,
+        "target": function if kind in _FUNCTIONS else class_name,
+        "registered": registered,
+        "hook": HOOKS[registered],
         "use": _USE.get(kind, f"fgcli train --{kind} {{}}").format(entry),
     }
 
 
 def _templates(kind: Kind, module: str) -> dict[str, str]:
-    """The text of each template, by the path that it is written to."""
+    """The text of each template, by the path that it is written to. Tests end with those that all kinds have."""
     places = {"init.py": f"{module}/__init__.py", "test.py": f"tests/test_{module}.py"}
     found: dict[str, str] = {}
     for file in sorted([*(TEMPLATES / "common").iterdir(), *(TEMPLATES / kind.value).iterdir()]):
         target = file.name.removesuffix(".tmpl")
         place = places.get(target, f"{module}/{target}" if target.endswith(".py") else target)
-        found[place] = file.read_text(encoding="utf-8")
+        found[place] = file.read_text(encoding="utf-8") + found.get(place, "")
     return found
