@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -34,7 +34,6 @@ from fgcli.sweep.plan import MAX_TRIALS, PlannedTrial, plan, plan_tuning
 from fgcli.sweep.read import parse_sweep, read_sweep, resolve_trial, resolve_trials
 from fgcli.sweep.schema import Sweep, dump_sweep
 from fgcli.sweep.view_checks import check_views
-from fgcli.sweep.widen import widened
 from fgcli.training.interrupts import Interrupted, handled
 
 _log = logging.getLogger("fgcli")
@@ -181,8 +180,14 @@ class _Bench:
         show_estimate(search, pairs, self.placement)
 
     def _widened(self, sweep: Sweep) -> Sweep:
-        recorded = read_sweep(self.directory.sweep_file)[0] if self.directory.holds_sweep() else None
-        return widened(sweep, recorded, self.directory.path)
+        """The sweep with the seeds of the folder's beside its own. What was planned there must still be planned."""
+        if not self.directory.holds_sweep():
+            return sweep
+        recorded = read_sweep(self.directory.sweep_file)[0]
+        sweep = sweep.with_seeds(sorted({*sweep.grid.seed, *recorded.grid.seed}))
+        for what in _differences(sweep, recorded):
+            raise UsageError(f"--out {self.directory.path} holds another sweep: {what}; give another folder")
+        return sweep
 
     def _tuned(self, groups: set[Group], display: BenchDisplay, watcher: Watcher) -> dict[Group, Choice]:
         if self.sweep.tune is None:
@@ -323,6 +328,22 @@ class _Bench:
             raise
         except Exception as cause:
             raise UsageError(f"executor {entry.name} failed: {type(cause).__name__}: {cause}") from cause
+
+
+def _differences(sweep: Sweep, recorded: Sweep) -> Iterator[str]:
+    """In what a sweep is another one than that recorded, but for more seeds."""
+    trials = {trial.name: trial for trial in plan(sweep)}
+    for old in plan(recorded):
+        if (new := trials.get(old.name)) is None:
+            yield f"trial {old.name} there is not in the recipe"
+            continue
+        for key in sorted(old.overrides.keys() | new.overrides.keys()):
+            if old.overrides.get(key) != new.overrides.get(key):
+                yield f"{key} of trial {old.name} differs"
+    if sweep.processes != recorded.processes:
+        yield f"processes is {recorded.processes} there"
+    if sweep.tune != recorded.tune:
+        yield "tune differs"
 
 
 def _fits(trial: PlannedTrial, pattern: str) -> bool:
