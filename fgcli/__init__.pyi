@@ -70,14 +70,4 @@ from fgcli.training.sinks import MetricSink as MetricSink
 # The public API: each name and the module that it comes from. Type checkers read this file, and so does __init__.py,
 # which imports a name when it is first asked for. docs/plugins.md and the reference list the same names.
 
-# A training loop of one's own
-
-# Models, datasets, runs, sweeps and metrics
-
-# Errors
-
-# What a plugin registers
-
-# Guess methods and estimators
-
 __version__: str

@@ -76,14 +76,6 @@ class _Given(NamedTuple):
         return flag(path) if self.source is None else f"{self.place(rest)}: {dotted(path)}"
 
 
-@dataclass
-class _Layer:
-    """What one source gives: single values, and the options of each section with the shortcuts among them."""
-
-    top: dict[str, _Given]
-    options: dict[Section, dict[str, _Given]]
-
-
 def read_recipe(path: str | os.PathLike[str]) -> Source:
     """Read a recipe file. UsageError "file:line:column: ..." for one that is no mapping of names to values."""
     return parse_recipe(read_text(path), os.fspath(path))
@@ -122,11 +114,11 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
     """
     layers = [_layer(source.data, source)] if source else []
     layers.append(_layer({key: value for key, value in overrides.items() if value is not None}, None))
-    top = {key: given for layer in layers for key, given in layer.top.items()}
+    top = {key: given for own, _ in layers for key, given in own.items()}
     data = {key: given.value for key, given in top.items()}
     givens = dict(top)
     for section, part in PARTS.items():
-        own = {key: given for layer in layers for key, given in layer.options[section].items()}
+        own = {key: given for _, options in layers for key, given in options[section].items()}
         entry = _entry(section, top.get(section), registry)
         values = _checked(f"{section} {entry.name}", entry, own).model_dump(mode="json")
         for name in part.shortcuts:
@@ -141,7 +133,7 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
     if recipe.feedback not in (None, "none"):
         registry.find("feedback rule", recipe.feedback, where=givens["feedback"].called())
     # Only where every layer's output has `width` dimensions: a convolution's has that many for each position.
-    if getattr(_find("model", recipe.model, registry, where="").options, "width_bounds_k", False):
+    if getattr(registry.find("model", recipe.model).entry.options, "width_bounds_k", False):
         _refuse_k_above_width(recipe, givens)
     return recipe
 
@@ -149,7 +141,7 @@ def resolve(source: Source | None, overrides: Mapping[str, object], registry: Re
 def section_options(recipe: Recipe, section: Section, registry: Registry) -> Options:
     """The option object that the section's target is called with: its options and shortcuts, as its schema has them."""
     part = PARTS[section]
-    entry = _find(section, getattr(recipe, section), registry, where="")
+    entry = registry.find(section, getattr(recipe, section)).entry
     shortcuts = {name: getattr(recipe, name) for name in part.shortcuts if name in entry.options.model_fields}
     return entry.options.model_validate(getattr(recipe, part.options) | shortcuts)
 
@@ -158,7 +150,7 @@ def default_of(key: str, registry: Registry) -> object:
     """The value of a key where nobody gives one: for a shortcut, that of the default method or model, if it has it."""
     for section, part in PARTS.items():
         if key in part.shortcuts:
-            entry = _find(section, Recipe.model_fields[section].default, registry, where="")
+            entry = registry.find(section, Recipe.model_fields[section].default).entry
             option = entry.options.model_fields.get(key)
             return None if option is None else option.default
     return Recipe.model_fields[key].default
@@ -220,7 +212,10 @@ def _is_plain(text: str) -> bool:
         return False
 
 
-def _layer(data: Mapping[str, object], source: Source | None) -> _Layer:
+def _layer(
+    data: Mapping[str, object], source: Source | None
+) -> tuple[dict[str, _Given], dict[Section, dict[str, _Given]]]:
+    """What one source gives: single values, and the options of each section with the shortcuts among them."""
     if source and "grid" in data:
         place = source.place(("grid",), key=True)
         raise UsageError(f"{place}: this is a sweep of many runs; run it with: {command_line('bench', source.name)}")
@@ -229,7 +224,7 @@ def _layer(data: Mapping[str, object], source: Source | None) -> _Layer:
             raise unknown("recipe key", key, Recipe.model_fields, where=_Given(None, (key,), source).place(key=True))
     top = {key: _Given(value, (key,), source) for key, value in data.items()}
     options: dict[Section, dict[str, _Given]] = {s: _options(top, part) for s, part in PARTS.items()}
-    return _Layer(top, options)
+    return top, options
 
 
 def _options(top: dict[str, _Given], part: Part) -> dict[str, _Given]:
@@ -246,21 +241,18 @@ def _options(top: dict[str, _Given], part: Part) -> dict[str, _Given]:
         if shortcut is None or shortcut.value is None:
             continue
         if name in options:
-            raise UsageError(f"{shortcut.called()} and {_name(options[name])} say the same; give one of them")
+            other = (dotted if shortcut.source else flag)(options[name].path)
+            raise UsageError(f"{shortcut.called()} and {other} say the same; give one of them")
         options[name] = shortcut
     return options
 
 
 def _entry(section: Section, given: _Given | None, registry: Registry) -> Entry:
     if given is None:
-        return _find(section, Recipe.model_fields[section].default, registry, where="")
+        return registry.find(section, Recipe.model_fields[section].default).entry
     if not isinstance(given.value, str):
         raise UsageError(f"{given.called()} is {shown(given.value)}; it must be the name of a {section}")
-    return _find(section, given.value, registry, where=given.place())
-
-
-def _find(section: Section, name: str, registry: Registry, where: str) -> Entry:
-    return registry.method(name, where=where)[1] if section == "method" else registry.entry(section, name, where=where)
+    return registry.find(section, given.value, where=given.place()).entry
 
 
 def _checked(owner: str, entry: Entry, own: dict[str, _Given]) -> Options:
@@ -302,10 +294,6 @@ def _refuse_k_above_width(recipe: Recipe, givens: Mapping[str, _Given]) -> None:
         raise UsageError(f"{given.called()} is {k}; it must be at most the width, {width}")
     narrow = givens["width"].called() if "width" in givens else "width"
     raise UsageError(f"{narrow} is {width}, below k, which is {k} by default; set k to at most {width}")
-
-
-def _name(given: _Given) -> str:
-    return flag(given.path) if given.source is None else dotted(given.path)
 
 
 def dotted(path: Path) -> str:

@@ -4,7 +4,7 @@ Imports no torch.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -42,29 +42,23 @@ _ALLOWED = {
 }
 
 
-class Fault(NamedTuple):
-    """The first thing wrong: `path` leads to it; `sentence` follows its name ("is 0; it must be at least 1").
+def first_fault(error: ValidationError, data: Mapping[str, object]) -> tuple[Path, str]:
+    """The first thing wrong with `data`, from the error that validating it raised.
 
-    At the root (an empty path, a check of several options together) the sentence stands alone.
+    A path that leads to it, and a sentence that follows its name ("is 0; it must be at least 1"). At the root (an empty
+    path, a check of several options together) the sentence stands alone.
     """
-
-    path: Path
-    sentence: str
-
-
-def first_fault(error: ValidationError, data: Mapping[str, object]) -> Fault:
-    """What is wrong with `data`, from the error that validating it raised."""
     details = error.errors(include_url=False)
     path = _path_within(data, details[0]["loc"])
     if details[0]["type"] == "missing":
-        return Fault((*path, details[0]["loc"][-1]), "is missing; it has no default")
+        return (*path, details[0]["loc"][-1]), "is missing; it has no default"
     # A union reports each of its members: together they are what is allowed.
     same = [detail for detail in details if _path_within(data, detail["loc"]) == path]
     if len(same) == 1 and same[0]["type"] not in _ALLOWED:
         message = _message(same[0])
-        return Fault(path, f"is {shown(_value_at(data, path))}: {message}" if path else message)
+        return path, f"is {shown(_value_at(data, path))}: {message}" if path else message
     allowed = dict.fromkeys(_allowed(detail) for detail in same)
-    return Fault(path, f"is {shown(_value_at(data, path))}; it must be {' or '.join(allowed)}")
+    return path, f"is {shown(_value_at(data, path))}; it must be {' or '.join(allowed)}"
 
 
 def shown(value: object, limit: int = 60) -> str:

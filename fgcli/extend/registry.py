@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fgcli.errors import UsageError, unknown
 from fgcli.extend import factory
@@ -12,26 +12,15 @@ from fgcli.extend.plugin_file import add_file
 from fgcli.extend.plugins import ALLOWED, BUILT_IN_DISTRIBUTION, Broken, Origin, Plugins, Registered, load_plugins
 
 Kind = Literal[
-    "guess method", "estimator", "feedback rule", "dataset", "model", "loss", "optimizer", "lr_schedule", "executor",
-    "metric sink",
-    "subcommand",
+    "guess method", "estimator", "dataset", "model", "feedback rule", "loss", "optimizer", "lr_schedule", "executor",
+    "metric sink", "subcommand",
 ]  # fmt: skip
 MethodKind = Literal["guess method", "estimator"]
 
 HOOKS: dict[Kind, str] = {
-    "guess method": "fg_guess_methods",
-    "estimator": "fg_estimators",
-    "dataset": "fg_datasets",
-    "model": "fg_models",
-    "feedback rule": "fg_feedback_rules",
-    "loss": "fg_losses",
-    "optimizer": "fg_optimizers",
-    "lr_schedule": "fg_lr_schedules",
-    "executor": "fg_executors",
-    "metric sink": "fg_metric_sinks",
-    "subcommand": "fg_subcommands",
+    kind: f"fg_{kind.replace(' ', '_')}{'es' if kind == 'loss' else 's'}" for kind in get_args(Kind)
 }
-METHOD_KINDS: tuple[MethodKind, ...] = ("guess method", "estimator")
+METHOD_KINDS: tuple[MethodKind, ...] = get_args(MethodKind)
 
 
 class Registry:
