@@ -35,15 +35,6 @@ def count_flops(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def _added_product(shape: Shape, left: Shape, right: Shape, *rest: Any, **named: Any) -> int:
-    return 2 * left[0] * left[1] * right[1]
-
-
-def _triangular_solve(shape: Shape, right: Shape, *rest: Any, **named: Any) -> int:
-    *batch, _, n = shape
-    return math.prod(batch) * n**2 * right[-1]
-
-
 def _factorisation(flops: Callable[[int, int], float]) -> Callable[..., int]:
     """Of a batch of matrices, each of which takes so many for its larger and its smaller side, m ≥ n."""
 
@@ -56,9 +47,9 @@ def _factorisation(flops: Callable[[int, int], float]) -> Callable[..., int]:
 
 _ATEN = torch.ops.aten
 _UNKNOWN_TO_PYTORCH: dict[Any, Any] = {
-    _ATEN.addmm_: _added_product,
+    _ATEN.addmm_: lambda shape, left, right, *_, **__: 2 * left[0] * left[1] * right[1],
     _ATEN.linalg_cholesky_ex: _factorisation(lambda m, n: n**3 / 3),
-    _ATEN.linalg_solve_triangular: _triangular_solve,
+    _ATEN.linalg_solve_triangular: lambda shape, right, *_, **__: math.prod(shape[:-2]) * shape[-1] ** 2 * right[-1],
     # Householder's, with Q formed: 4 (m² n - m n² + n³/3) for the thin one is twice that of R alone.
     _ATEN.linalg_qr: _factorisation(lambda m, n: 2 * (2 * n**2 * m - 2 * n**3 // 3)),
     _ATEN._linalg_eigh: _factorisation(lambda m, n: 9 * n**3),

@@ -27,18 +27,11 @@ LAST_S = 30.0
 """The same after the first has finished the run."""
 
 
-class Failed(RunError):
-    """With the exit code of the process that failed, as a shell has it: 128 and the number of a signal."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 def launch(number: int, threads: int | None, batch_size: int) -> int:
     """Run this command line in so many processes. Returns the exit code of one that has said itself what was wrong.
 
-    `threads`: of each; None: as many as there are cores for. Failed where one was killed, or failed beside the first.
+    `threads`: of each; None: as many as there are cores for. RunError where one was killed, or failed beside the
+    first; with its exit code, as a shell has it: 128 and the number of a signal.
     """
     if number > batch_size:
         raise UsageError(
@@ -52,15 +45,14 @@ def launch(number: int, threads: int | None, batch_size: int) -> int:
             # A signal that ends a run goes to its first process, which makes a checkpoint and ends.
             with handled(ENDING, lambda got, _: processes[0].send_signal(got)):
                 codes = _wait(processes)
-            cause = next((rank for rank, code in codes.items() if code < 0), None)
-            if cause is None:
-                cause = next((rank for rank, code in codes.items() if code not in (0, GONE)), None)
-            if cause is None:
-                return next((code for code in codes.values() if code), 0)
-            if cause == 0 and codes[0] > 0:
-                return codes[0]
-            code = codes[cause]
-            raise Failed(_said(cause, number, code, meeting), code if code > 0 else 128 - code)
+            # One that was killed comes before those that failed, then the lowest rank.
+            failed = [(code > 0, rank, code) for rank, code in codes.items() if code not in (0, GONE)]
+            _, cause, code = min(failed, default=(True, 0, max(codes.values())))
+            if cause == 0 and code >= 0:
+                return code
+            error = RunError(_said(cause, number, code, meeting))
+            error.exit_code = code if code > 0 else 128 - code
+            raise error
 
 
 def _said(rank: int, number: int, code: int, meeting: Meeting) -> str:

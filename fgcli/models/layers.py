@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fgcli.devices import machine_memory
 from fgcli.errors import UsageError
 from fgcli.models.options import Activation
 
@@ -24,14 +23,6 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 def activation(name: Activation) -> nn.Module:
     """The activation's module, with PyTorch's defaults."""
     return _ACTIVATIONS[name]()
-
-
-def check_fits(weights: int, model: str) -> None:
-    """UsageError where the float32 weights of a model alone exceed the machine's memory."""
-    memory = machine_memory()
-    if memory is not None and 4 * weights > memory:
-        needed = f"{4 * weights / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f}"
-        raise UsageError(f"{model} has {weights:,} weights, which take {needed}; set a smaller width or depth")
 
 
 def linear(inputs: int, outputs: int, bias: bool, generator: torch.Generator) -> nn.Linear:

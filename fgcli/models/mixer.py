@@ -29,7 +29,7 @@ class Mixer(nn.Module):
         dims = [self.patches.dim, *[options.width] * (options.depth - 1)]
         self.blocks = nn.Sequential(
             *(
-                _MixerBlock(dim, self.patches.count, options, generator, is_first=number == 0)
+                _Block(dim, self.patches.count, options, generator, is_first=number == 0)
                 for number, dim in enumerate(dims)
             )
         )
@@ -39,7 +39,7 @@ class Mixer(nn.Module):
         return self.output(self.blocks(self.patches(x)).mean(1))
 
 
-class _MixerBlock(nn.Module):
+class _Block(nn.Module):
     """[batch, patches, dim] -> [batch, patches, width]."""
 
     def __init__(
@@ -82,7 +82,7 @@ class LocalMixer(nn.Module):
         self.heads = nn.ModuleList()
         dim, count = self.patches.dim, self.patches.count
         for number in range(options.depth):
-            self.blocks.append(_Block(dim, count, options, generator, mixes_tokens=number > 0))
+            self.blocks.append(_LocalBlock(dim, count, options, generator, is_first=number == 0))
             self.heads.append(linear(options.width, classes, options.bias, generator))
             dim = options.width
 
@@ -95,18 +95,7 @@ class LocalMixer(nn.Module):
         return torch.cat(logits, 2) if self.training else logits[-1].mean(2)
 
 
-class _Block(nn.Module):
-    """[batch, patches, dim] -> [batch, patches, width]."""
-
-    def __init__(
-        self, dim: int, patches: int, options: MixerOptions, generator: torch.Generator, *, mixes_tokens: bool
-    ) -> None:
-        super().__init__()
-        width, bias = options.width, options.bias
-        self.tokens = linear(patches, patches, bias, generator) if mixes_tokens else None
-        self.channels = linear(dim, width, bias, generator)
-        self.group = convolution(1, width, width, 1, bias, generator, groups=options.groups)
-
+class _LocalBlock(_Block):
     def forward(self, x: Tensor) -> Tensor:
         if self.tokens is not None:
             x = x + torch.relu(self.tokens(_normalised(x).mT)).mT

@@ -7,7 +7,9 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from fgcli.models.layers import activation, check_fits, linear
+from fgcli.devices import machine_memory
+from fgcli.errors import UsageError
+from fgcli.models.layers import activation, linear
 from fgcli.models.options import MLPOptions
 
 
@@ -18,16 +20,17 @@ def mlp(options: MLPOptions, input_shape: tuple[int, ...], classes: int, generat
     Initialised as nn.Linear does itself, but from `generator` alone, on the generator's device.
     """
     widths = [math.prod(input_shape), *[options.width] * options.depth, classes]
-    check_fits(
-        sum(map(operator.mul, widths, widths[1:])), f"a network of width {options.width} and depth {options.depth}"
-    )
+    weights, memory = sum(map(operator.mul, widths, widths[1:])), machine_memory()
+    if memory is not None and 4 * weights > memory:
+        raise UsageError(
+            f"a network of width {options.width} and depth {options.depth} has {weights:,} weights, which take "
+            f"{4 * weights / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f}; set a smaller width or depth"
+        )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if len(input_shape) != 1:
         layers["flatten"] = nn.Flatten()
-    width = math.prod(input_shape)
-    for number in range(1, options.depth + 1):
+    for number, width in enumerate(widths[:-2], 1):
         layers[f"hidden{number}"] = linear(width, options.width, options.bias, generator)
         layers[f"activation{number}"] = activation(options.activation)
-        width = options.width
-    layers["output"] = linear(width, classes, options.bias, generator)
+    layers["output"] = linear(widths[-2], classes, options.bias, generator)
     return nn.Sequential(layers)

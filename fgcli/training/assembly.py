@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from fgcli.data.dataset import Dataset, Tokens, check
 from fgcli.devices import resolve_device
 from fgcli.diagnostics.subject import Subject
-from fgcli.errors import FgError, UsageError, exception_text
+from fgcli.errors import FgError, UsageError, exception_text, one_line
 from fgcli.extend.registry import HOOKS, Registry
+from fgcli.gradient.buffers import untouched
 from fgcli.gradient.errors import LossRefused, ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch, Coverage, Estimator, Loss, SettlesOptions
 from fgcli.gradient.local_losses import LocalLosses
@@ -30,7 +31,6 @@ from fgcli.methods.make import make_estimator
 from fgcli.models.local_heads import with_local_losses
 from fgcli.recipe import section_options
 from fgcli.recipe_keys import Recipe, Section
-from fgcli.training.last_batch import refuse_last_batch
 from fgcli.training.losses import Objective
 from fgcli.training.recorder import Recorder, make_recorder
 from fgcli.training.schedules import advance
@@ -342,6 +342,25 @@ def refuse_large_batch(recipe: Recipe, dataset: Dataset) -> None:
             f"--batch-size is {recipe.batch_size}; it must be at most {samples}, the training samples of "
             f"{recipe.dataset}"
         )
+
+
+def refuse_last_batch(recipe: Recipe, dataset: Dataset, model: nn.Module) -> None:
+    """UsageError where the last batch of an epoch has one sample that the model, which is left as it is, does not take.
+
+    BatchNorm, for one, takes no such batch in train mode.
+    """
+    samples = len(dataset.train_inputs)
+    if recipe.batch_size == 1 or samples % recipe.batch_size != 1:
+        return
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad(), untouched(model, device):
+            model(dataset.train_inputs[-1:].to(device))
+    except Exception as error:
+        raise UsageError(
+            f"--batch-size is {recipe.batch_size}; the last batch of an epoch then has one of the {samples} samples, "
+            f"which the model does not take ({type(error).__name__}: {one_line(str(error))}): use another size"
+        ) from error
 
 
 def on_device(dataset: Dataset, device: torch.device) -> Dataset:

@@ -9,8 +9,7 @@ from fgcli.extend.registry import Registry
 from fgcli.files import to_json
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.recipe_keys import Recipe
-from fgcli.training.assembly import assemble, load_dataset, refuse_large_batch
-from fgcli.training.last_batch import refuse_last_batch
+from fgcli.training.assembly import assemble, load_dataset, refuse_large_batch, refuse_last_batch
 from fgcli.training.state import initialise
 
 SAMPLES = 8
