@@ -104,9 +104,8 @@ class ForwardGradient:
         known = {one.dtype for one in shaped if one.is_floating_point()}
         given = {one.dtype for one in leaves_of(x) if one.is_floating_point()}
         if torch.double in given and known and torch.double not in known:
-            raise UsageError(
-                f"x is in float64 and the model's weights in {_names(known)}: use x.float(), or model.double()"
-            )
+            names = ", ".join(sorted(str(one).removeprefix("torch.") for one in known))
+            raise UsageError(f"x is in float64 and the model's weights in {names}: use x.float(), or model.double()")
         if torch.is_inference_mode_enabled():
             raise UsageError("step is called in torch.inference_mode(), which has no tangents; leave it out")
         if loss_fn is None and y is not None:
@@ -218,7 +217,3 @@ def leaves_of(x: Any) -> list[Tensor]:
     found: list[Tensor] = []
     mapped(lambda value: found.append(value) if isinstance(value, Tensor) and value.dim() else None, x)
     return found
-
-
-def _names(dtypes: set[torch.dtype]) -> str:
-    return ", ".join(sorted(str(one).removeprefix("torch.") for one in dtypes))

@@ -13,7 +13,7 @@ from fgcli.extend.registry import Registry
 from fgcli.recipe import read_recipe
 from fgcli.recipe_keys import Recipe, Section
 from fgcli.runs.environment import VERSIONS
-from fgcli.runs.made_with import is_version, made_with, unlike
+from fgcli.runs.made_with import made_with, unlike
 from fgcli.runs.run_directory import RunDirectory
 
 _SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -32,7 +32,7 @@ def refuse_other_code(begun: Sequence[Path], recipes: Sequence[Recipe], registry
             raise UsageError(_refusal(out, f"{files[0]} has changed since {folder.name} was run"))
         for name, values in unlike([("then", made_with(environment, recipe)), ("now", now)]).items():
             old, new = values
-            if not is_version(name):
+            if name not in VERSIONS:
                 raise UsageError(_refusal(out, f"{name} was {old} when {folder.name} was run, and is {new}"))
             warnings[f"{name} was {old} in earlier trials, and is {new}: numbers may differ by that"] = None
     return list(warnings)
@@ -58,7 +58,7 @@ class Alike(Watcher):
         for (other, earlier), name in self._made.items():
             same = other == group
             for what, values in unlike([("", dict(earlier)), ("", made)]).items():
-                if not is_version(what) and (same or not what.startswith("option ")):
+                if what not in VERSIONS and (same or not what.startswith("option ")):
                     old, new = (value if len(value) <= 60 else f"{value[:60]}…" for value in values)
                     said = f"{what} was {old} in trial {name} and {new} in {job.name}"
                     raise RunError(

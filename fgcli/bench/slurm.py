@@ -202,7 +202,7 @@ class SlurmExecutor:
         arguments = [
             *self._arguments(threads),
             f"--job-name={name}",
-            f"--output={directory.submission_log(name)}",
+            f"--output={directory.log(name)}",
             f"--array=0-{len(trials) - 1}{f'%{jobs}' if jobs else ''}",
             *([f"--dependency=afterany:{before}"] if jobs and before else []),
         ]

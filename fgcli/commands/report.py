@@ -70,18 +70,11 @@ def report(
         printers = {"--markdown": as_markdown, "--latex": as_latex, "--csv": as_csv, "--json": as_json}
         sys.stdout.write(printers[formats[0]](document))
     else:
+        from fgcli.report.terminal import show
+
         show(document)
     for line in said:
         print(line, file=sys.stderr if formats else sys.stdout)
-
-
-def show(document: "Document") -> None:
-    """Print it for people."""
-    from rich.console import Console
-
-    from fgcli.report import terminal
-
-    terminal.show(document, Console())
 
 
 def write(document: "Document", html: Path | None, figures: Path | None) -> list[str]:

@@ -65,8 +65,9 @@ def run_sweep(
 
 def show_report(out: Path, baseline: str | None = None, html: Path | None = None) -> None:
     """The report of a sweep's folder, to the terminal, and as a page where a file is named."""
-    from fgcli.commands.report import show, write
+    from fgcli.commands.report import write
     from fgcli.report.compose import compose
+    from fgcli.report.terminal import show
 
     document = compose([out], baseline)
     show(document)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,16 +24,6 @@ class Labelled(NamedTuple):
 
     texts: Sequence[str]
     targets: Tensor
-
-
-def movie_snippets(options: RatedTextOptions) -> Dataset:
-    """10,605 snippets of film reviews, int64 bytes [n, length]: 8,484 for training, every fifth for testing."""
-    return _rated("movie-snippets", options)
-
-
-def news(options: RatedTextOptions) -> Dataset:
-    """5,190 sentences of newspaper editorials, in the same form."""
-    return _rated("news", options)
 
 
 def json_lines(options: JsonLinesOptions, path: Path) -> Dataset:
@@ -70,6 +61,10 @@ def _rated(name: str, options: RatedTextOptions) -> Dataset:
     if options.targets == "ratings":
         return _of_texts(name, train, test, 1, (), options)
     return _of_texts(name, train, test, 2, ("negative", "positive"), options)
+
+
+# 10,605 snippets of film reviews and 5,190 sentences of editorials, as bytes int64 [n, length]; every fifth tests.
+movie_snippets, news = (partial(_rated, name) for name in ("movie-snippets", "news"))
 
 
 def _targets(split: Sequence[Rated], *, ratings: bool) -> Labelled:

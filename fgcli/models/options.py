@@ -20,14 +20,10 @@ class MLPOptions(Options):
     activation: Activation = Field(default="relu", description="The function after every hidden layer.")
 
 
-class ResMLPOptions(Options):
+class ResMLPOptions(MLPOptions):
     """Residual blocks of two Linear layers behind a LayerNorm, all of one width."""
 
-    width_bounds_k: ClassVar[bool] = True
-
-    width: int = Field(default=128, ge=1, description="Units of every hidden layer.")
     depth: int = Field(default=3, ge=1, description="Number of residual blocks.")
-    bias: bool = Field(default=False, description="Give every layer a bias.")
     activation: Activation = Field(default="relu", description="The function within every block.")
 
 

@@ -97,7 +97,7 @@ def _of_cell(table: Table, row: Row, column: Column, cell: Cell) -> dict[str, An
     if (one := cell.comparison) is not None:
         record |= {"baseline": one.baseline, "ratio": one.ratio}
         if one.difference is not None:
-            low, high = _ends(one.difference)
+            low, high = one.difference.ends or (None, None)
             record |= {"difference": one.difference.mean, "difference_low": low, "difference_high": high}
             record |= {"p": one.difference.p, "p_corrected": one.p_corrected, "pairs": one.difference.n}
     if (reference := cell.reference) is not None:
@@ -122,9 +122,5 @@ def _of_point(figure: Figure, series: Series, point: Point) -> dict[str, Any]:
 def _mean(mean: Mean | None) -> dict[str, Any]:
     if mean is None:
         return {"mean": None, "low": None, "high": None, "n": 0}
-    low, high = _ends(mean)
+    low, high = mean.ends or (None, None)
     return {"mean": mean.mean, "low": low, "high": high, "n": mean.n}
-
-
-def _ends(mean: Mean) -> tuple[float | None, float | None]:
-    return mean.ends or (None, None)

@@ -30,8 +30,9 @@ from fgcli.report.sparkline import sparkline
 _STYLES = {"value": "", "spread": "dim", "difference": "cyan", "reference": "dim"}
 
 
-def show(document: Document, console: Console) -> None:
+def show(document: Document, console: Console | None = None) -> None:
     """Print the whole report."""
+    console = console or Console()
     console.print(shown(document))
     for line in problem_lines(document):
         console.print(line, soft_wrap=True)  # a path that is cut or wrapped cannot be copied

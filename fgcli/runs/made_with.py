@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fgcli.runs.environment import VERSIONS, Environment
+from fgcli.runs.environment import Environment
 
 _THEN = ", then "
 
@@ -45,8 +45,3 @@ def unlike(runs: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, dict[str,
         for name, value in made.items():
             values.setdefault(name, {}).setdefault(value, []).append(who)
     return {name: by_value for name, by_value in values.items() if len(by_value) > 1}
-
-
-def is_version(name: str) -> bool:
-    """Whether it is of a library, fg or Python, and not the user's code or data."""
-    return name in VERSIONS

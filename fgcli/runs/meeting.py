@@ -17,11 +17,6 @@ class Meeting:
 
     folder: Path
 
-    @property
-    def address(self) -> str:
-        """Where torch.distributed meets."""
-        return f"file://{self.folder / 'store'}"
-
     def variables(self, rank: int, size: int) -> dict[str, str]:
         """What a process finds in its environment, by the names that torchrun has."""
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}

@@ -21,11 +21,30 @@ from fgcli.runs.diagnostics import DiagnosticsRow
 from fgcli.runs.environment import Environment
 from fgcli.runs.lock import RunLock
 from fgcli.runs.meeting import Rank
-from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.record import as_json, read_record
 from fgcli.runs.results import MetricsRow, Result
 from fgcli.runs.rows import append_row, read_rows, rewind_rows
 from fgcli.shell import command_line
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """What a run's network takes and gives, enough to use it where its data are not: model.json."""
+
+    input_shape: tuple[int, ...]
+    outputs: int
+    classes: int
+    """As its dataset has it."""
+    labels: bool
+    """Whether targets are classes."""
+    mean: float | tuple[Any, ...]
+    """Inputs are standardised by (x - mean) / deviation; nested lists where these are no single numbers."""
+    deviation: float | tuple[Any, ...]
+    class_names: tuple[str, ...] = ()
+    tokens: bool = False
+    """Whether inputs are tokens, of which there is no mean."""
+    input_names: tuple[str, ...] = ()
+    """The columns of a table that the inputs are."""
 
 
 class _In:
@@ -132,9 +151,6 @@ class RunDirectory:
         """Without a torn last one. RunError for rows that are broken."""
         return [read_record(MetricsRow, row, self.metrics_file) for row in read_rows(self.metrics_file)[0]]
 
-    def append_diagnostics(self, row: DiagnosticsRow) -> None:
-        append_row(self.diagnostics_file, row.as_json())
-
     def read_diagnostics(self) -> list[DiagnosticsRow]:
         """Without a torn last one. RunError for rows that are broken."""
         rows, _ = read_rows(self.diagnostics_file)
@@ -143,9 +159,6 @@ class RunDirectory:
     def rewind_metrics(self, step: int) -> tuple[list[dict[str, Any]], bool]:
         """Drop the rows after `step`: those that are left, and whether the last line was torn."""
         return rewind_rows(self.metrics_file, step)
-
-    def rewind_diagnostics(self, step: int) -> None:
-        rewind_rows(self.diagnostics_file, step)
 
     def write_result(self, result: Result) -> None:
         """Write result.json, which makes this a finished run. WriteError when the disk is full, say."""

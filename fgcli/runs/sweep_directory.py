@@ -79,10 +79,6 @@ class SweepDirectory:
         """Where a submission is recorded, by its name."""
         return self._submitted / f"{name}.json"
 
-    def submission_log(self, name: str) -> Path:
-        """What is said around its trials; each has a log of its own."""
-        return self._logs / f"{name}.log"
-
     def submit(self, submission: Submission) -> None:
         """Record what is submitted, before and after it is. WriteError when the disk is full, say."""
         self._submitted.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ an epoch, or what timing.json holds. `label` names the compared method; every ot
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -44,12 +44,12 @@ def _keyed(value: object) -> object:
     return {"key": value} if isinstance(value, str) else value
 
 
-def _listed(value: object) -> object:
+def _listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
 def _values(value: object) -> object:
-    return [_keyed(item) for item in value] if isinstance(value, list) else [_keyed(value)]
+    return list(map(_keyed, _listed(value)))
 
 
 OneValue = Annotated[Value, BeforeValidator(_keyed)]
@@ -164,13 +164,7 @@ class OverlapView(View):
 
 
 AnyView = TableView | CurveView | FigureView | ReachView | OverlapView
-KINDS: dict[str, type[AnyView]] = {
-    "table": TableView,
-    "curve": CurveView,
-    "figure": FigureView,
-    "reach": ReachView,
-    "overlap": OverlapView,
-}
+KINDS: dict[str, type[AnyView]] = {get_args(one.model_fields["kind"].annotation)[0]: one for one in get_args(AnyView)}
 
 
 def as_key(value: object) -> str:

@@ -21,9 +21,8 @@ from fgcli.gradient.local_losses import LocalLosses
 from fgcli.gradient.randomness import Streams
 from fgcli.recipe import read_recipe
 from fgcli.recipe_keys import Recipe, Section
-from fgcli.runs.model_record import ModelRecord
 from fgcli.runs.results import Metrics
-from fgcli.runs.run_directory import RunDirectory, read_run
+from fgcli.runs.run_directory import ModelRecord, RunDirectory, read_run
 from fgcli.training.assembly import load_dataset, make_model, make_objective, on_device
 from fgcli.training.checkpoints import store_of
 from fgcli.training.environment import digest

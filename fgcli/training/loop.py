@@ -18,7 +18,7 @@ from fgcli.gradient.processes import digest_of
 from fgcli.runs.diagnostics import DiagnosticsRow
 from fgcli.runs.record import read_record
 from fgcli.runs.results import MetricsRow, Result
-from fgcli.runs.rows import STEP
+from fgcli.runs.rows import STEP, append_row, rewind_rows
 from fgcli.runs.run_directory import RunDirectory
 from fgcli.runs.sweep_directory import sweep_of
 from fgcli.training.assembly import Assembly, steps_of
@@ -91,7 +91,7 @@ class Training:
                 self.reporter.warned(f"{complaint}; the checkpoint before it is used")
         self._wall_before = self.progress.wall_s
         rows, torn = self.run_directory.rewind_metrics(self.step)
-        self.run_directory.rewind_diagnostics(self.step if checkpoint else -1)
+        rewind_rows(self.run_directory.diagnostics_file, self.step if checkpoint else -1)
         if torn:
             self.reporter.warned(f"dropped the torn last line of {self.run_directory.metrics_file}")
         self._take_up_rows(rows)
@@ -325,7 +325,8 @@ class Training:
             return
         with measuring(self.assembly, self.step):
             layers = assembly.recorder.record(self.step, assembly.estimator.state())
-        self.run_directory.append_diagnostics(DiagnosticsRow(self.step / self.steps_per_epoch, self.step, layers))
+        row = DiagnosticsRow(self.step / self.steps_per_epoch, self.step, layers)
+        append_row(self.run_directory.diagnostics_file, row.as_json())
 
     def _evaluate(self) -> None:
         """Write a metrics row. RunError, before anything is written, when a loss is not finite."""

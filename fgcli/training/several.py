@@ -48,7 +48,7 @@ def joining(rank: Rank) -> Join:
             torch.cuda.set_device(rank.local_rank)
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            init_method="env://" if rank.meeting is None else rank.meeting.address,
+            init_method="env://" if rank.meeting is None else f"file://{rank.meeting.folder / 'store'}",
             rank=rank.rank,
             world_size=rank.size,
             timeout=timedelta(days=7),  # the first may evaluate for long, while the others wait

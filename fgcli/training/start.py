@@ -13,11 +13,10 @@ from fgcli.extend.registry import Registry
 from fgcli.recipe import Source, dump, flags_of, read_recipe, resolve
 from fgcli.recipe_keys import LENGTH, Recipe, Section, section_keys
 from fgcli.runs import run_directory
-from fgcli.runs.environment import Environment, Extension
-from fgcli.runs.made_with import is_version, latest, made_with, unlike
+from fgcli.runs.environment import VERSIONS, Environment, Extension
+from fgcli.runs.made_with import latest, made_with, unlike
 from fgcli.runs.missing_plugins import naming_missing_plugins
-from fgcli.runs.model_record import ModelRecord
-from fgcli.runs.run_directory import RunDirectory
+from fgcli.runs.run_directory import ModelRecord, RunDirectory
 from fgcli.shell import command_line
 from fgcli.training.assembly import Assembly, assemble, learning_rates, settle, steps_of
 from fgcli.training.checkpoints import text_sum
@@ -178,7 +177,7 @@ def _say_what_changed(training: Training, begun: Environment, now: Environment) 
     so_far = made_with(begun, recipe)
     changed = unlike([("", latest(so_far)), ("", made_with(now, recipe))])
     for name, (last, new) in changed.items():
-        if is_version(name):
+        if name in VERSIONS:
             continue
         differences[name] = (last, new)
         if f"module {new.partition(' ')[0]}" not in changed:  # a plugin file's own line says it

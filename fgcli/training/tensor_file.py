@@ -33,7 +33,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, int]:
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
     digest, size = hashlib.sha256(), 0
     with path.open("xb") as file, ThreadPoolExecutor(1) as hasher:
-        for content in (_header(ordered), *(_bytes(tensor) for _, tensor in ordered)):
+        plain = (tensor.detach().cpu().contiguous().reshape(-1) for _, tensor in ordered)
+        for content in (_header(ordered), *(one.view(torch.uint8).numpy().data for one in plain)):
             size += len(content)
             for start in range(0, len(content), CHUNK):
                 chunk = content[start : start + CHUNK]
@@ -55,7 +56,3 @@ def _header(ordered: list[tuple[str, Tensor]]) -> memoryview:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return memoryview(len(text).to_bytes(8, "little") + text)
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data

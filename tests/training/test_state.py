@@ -11,8 +11,7 @@ from fgcli.errors import RunError
 from fgcli.extend.registry import load_registry
 from fgcli.training.assembly import assemble
 from fgcli.training.checkpoints import CheckpointStore
-from fgcli.training.state import Progress, capture, restore
-from fgcli.training.step_times import StepTimes
+from fgcli.training.state import Progress, StepTimes, capture, restore
 
 
 class OddOptimizer(torch.optim.SGD):

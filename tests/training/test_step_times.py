@@ -1,6 +1,6 @@
 import pytest
 
-from fgcli.training.step_times import WARM_UP, StepTimes
+from fgcli.training.state import WARM_UP, StepTimes
 
 
 def times(*milliseconds):
