@@ -58,7 +58,7 @@ def test_the_wheel_holds_what_type_checkers_read_and_the_license(unpacked: Path)
 
 def test_the_wheel_holds_the_templates_of_plugins(unpacked: Path) -> None:
     templates = {path.relative_to(ROOT) for path in (ROOT / "fgcli" / "templates").rglob("*.tmpl")}
-    assert len(templates) == 35
+    assert len(templates) == 36
     assert all((unpacked / path).exists() for path in templates)
     page = (ROOT / "fgcli" / "report" / "templates").iterdir()
     assert {path.name for path in page} == {path.name for path in (unpacked / "fgcli/report/templates").iterdir()}

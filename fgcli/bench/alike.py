@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from fgcli import __version__
 from fgcli.bench.run import Failure, Job, Watcher
@@ -11,12 +11,10 @@ from fgcli.extend.extras import version_of
 from fgcli.extend.own_code import changed_files
 from fgcli.extend.registry import Registry
 from fgcli.recipe import read_recipe
-from fgcli.recipe_keys import Recipe, Section
+from fgcli.recipe_keys import PARTS, Recipe, Section
 from fgcli.runs.environment import VERSIONS
 from fgcli.runs.made_with import made_with, unlike
 from fgcli.runs.run_directory import RunDirectory
-
-_SECTIONS: tuple[Section, ...] = get_args(Section)
 
 
 def refuse_other_code(begun: Sequence[Path], recipes: Sequence[Recipe], registry: Registry, out: Path) -> list[str]:
@@ -82,9 +80,7 @@ def as_begun(recipe: Recipe, siblings: Iterable[Path]) -> Recipe:
 
 def _now(recipes: Sequence[Recipe], registry: Registry) -> dict[str, str]:
     """What runs of the recipes would be made with, as far as it is known before they are run."""
-    named: set[tuple[Section, str]] = {
-        (section, getattr(recipe, section)) for recipe in recipes for section in _SECTIONS
-    }
+    named: set[tuple[Section, str]] = {(one, getattr(recipe, one)) for recipe in recipes for one in PARTS}
     plugins = {f"{section} {name}": str(registry.find(section, name).origin) for section, name in sorted(named)}
     found = {name: origin for name, origin in plugins.items() if not origin.startswith("fgcli ")}
     installed = {package: known for package in VERSIONS if (known := version_of(package))}

@@ -122,12 +122,8 @@ class SlurmExecutor:
                     self._directory.forget(submission)
         finally:
             if waiting:
-                jobs = self._jobs(waiting)
-                _log.warning(
-                    "SLURM goes on with %d trials, %s: the same command waits for them again, scancel ends them",
-                    len(waiting),
-                    jobs,
-                )
+                given = f"{len(waiting)} trials, {self._jobs(waiting)}"
+                _log.warning(f"SLURM goes on with {given}: the same command waits for them again, scancel ends them")
 
     def _outcomes(self, waiting: list[_Waiting]) -> Iterator[Outcome]:
         """Takes out of `waiting` what has ended."""

@@ -196,12 +196,7 @@ def _described(state: "State", label: str, layers: "list[LayerMoments]") -> dict
         **state.described(),
         "method": label,
         "layers": [
-            {
-                "layer": layer.layer,
-                "exact": values(layer.exact),
-                "monte_carlo": values(layer.monte_carlo),
-                "z": layer.z,
-            }
+            {"layer": layer.layer, "exact": values(layer.exact), "monte_carlo": values(layer.monte_carlo), "z": layer.z}
             for layer in layers
         ],
     }

@@ -142,11 +142,9 @@ def show_failures(failures: Mapping[str, Failure]) -> None:
     """What failed for good, to standard error: exit code, last lines, log."""
     console = Console(stderr=True, highlight=False)
     for name, failure in failures.items():
-        console.print(
-            Text(f"fg: trial {name} failed (exit code {failure.exit_code}); its log: {failure.job.log}"), soft_wrap=True
-        )
-        for line in failure.last_lines:
-            console.print(Text(f"    {one_line(line)}"), soft_wrap=True)
+        said = f"fg: trial {name} failed (exit code {failure.exit_code}); its log: {failure.job.log}"
+        for line in (said, *(f"    {one_line(line)}" for line in failure.last_lines)):
+            console.print(Text(line), soft_wrap=True)
 
 
 def show_estimate(search: Trials, trials: Trials, placement: Placement | None) -> None:

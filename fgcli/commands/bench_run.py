@@ -174,8 +174,7 @@ class _Bench:
     def estimate(self) -> None:
         """--dry-run."""
         trials = self._limited(self.trials)
-        groups = {trial.group for trial in trials}
-        search = [(one, self._made(one, tuning=True)) for one in self._search(groups)]
+        search = self._search({trial.group for trial in trials})
         pairs = [(trial, self._made(trial, self.sweep.first_lr)) for trial in trials]
         show_estimate(search, pairs, self.placement)
 
@@ -192,7 +191,7 @@ class _Bench:
     def _tuned(self, groups: set[Group], display: BenchDisplay, watcher: Watcher) -> dict[Group, Choice]:
         if self.sweep.tune is None:
             return {}
-        search = [(one, self._made(one, tuning=True)) for one in self._search(groups)]
+        search = self._search(groups)
         missing = [job for _, job in search if not job.run.is_finished()]
         display.expects(len(missing))
         if missing:
@@ -206,8 +205,8 @@ class _Bench:
             display.say(f"{choice.label}{where}: lr {choice.lr}{edge}")
         return choices
 
-    def _search(self, groups: set[Any]) -> list[PlannedTrial]:
-        return [one for one in plan_tuning(self.sweep) if without_lr(one) in groups]
+    def _search(self, groups: set[Any]) -> list[tuple[PlannedTrial, Job]]:
+        return [(one, self._made(one, tuning=True)) for one in plan_tuning(self.sweep) if without_lr(one) in groups]
 
     def _chosen(self, trials: Sequence[PlannedTrial]) -> list[PlannedTrial]:
         """By --seeds and --only. UsageError for a pattern that chooses nothing."""

@@ -23,8 +23,7 @@ def compare(
     ],
     seeds: Annotated[str, typer.Option("--seeds", help="The repetitions.", metavar="N-N,N,…")] = "0-2",
     lrs: Annotated[
-        str | None,
-        typer.Option("--lrs", help="Search each method's learning rate among these first.", metavar="X,X,…"),
+        str | None, typer.Option("--lrs", help="Search each method's learning rate among these first.", metavar="X,X,…")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="Compare with this method (default the last).", metavar="NAME")

@@ -5,7 +5,6 @@ time, the others are ended, and one line says which it was.
 """
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fgcli.bench.process import dying_with_this
+from fgcli.bench.process import dying_with_this, environment
 from fgcli.cores import cores, refuse_crowded
 from fgcli.errors import RunError, UsageError
 from fgcli.runs.meeting import GONE, Meeting
@@ -40,8 +39,7 @@ def launch(number: int, threads: int | None, batch_size: int) -> int:
     refuse_crowded("--processes", number, threads or 1)
     with tempfile.TemporaryDirectory(prefix="fg-") as folder:
         meeting = Meeting(Path(folder))
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads or max(1, cores() // number))}
-        with _started(number, meeting, environment) as processes:
+        with _started(number, meeting, environment(threads or max(1, cores() // number))) as processes:
             # A signal that ends a run goes to its first process, which makes a checkpoint and ends.
             with handled(ENDING, lambda got, _: processes[0].send_signal(got)):
                 codes = _wait(processes)
@@ -66,7 +64,7 @@ def _said(rank: int, number: int, code: int, meeting: Meeting) -> str:
 
 
 @contextlib.contextmanager
-def _started(number: int, meeting: Meeting, environment: dict[str, str]) -> Iterator[list["subprocess.Popen[bytes]"]]:
+def _started(number: int, meeting: Meeting, variables: dict[str, str]) -> Iterator[list["subprocess.Popen[bytes]"]]:
     """The processes, which are killed in the end."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -75,7 +73,7 @@ def _started(number: int, meeting: Meeting, environment: dict[str, str]) -> Iter
                 processes.append(
                     subprocess.Popen(
                         dying_with_this([sys.executable, "-m", "fgcli", *sys.argv[1:]]),
-                        env=environment | meeting.variables(rank, number),
+                        env=variables | meeting.variables(rank, number),
                         stdin=subprocess.DEVNULL,
                         # The first has the outputs; the others' errors are told if they are the cause of the end.
                         stdout=subprocess.DEVNULL if rank else None,

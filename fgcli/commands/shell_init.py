@@ -43,9 +43,7 @@ RC_LINES = {
 """What writes the function into the file that a shell reads at its start."""
 
 
-def shell_init(
-    shell: Annotated[str, typer.Argument(help=f"One of {', '.join(FUNCTIONS)}.", metavar="SHELL")],
-) -> None:
+def shell_init(shell: Annotated[str, typer.Argument(help=f"One of {', '.join(FUNCTIONS)}.", metavar="SHELL")]) -> None:
     """Print a function for your shell: `fg train …` runs the toolkit; `fg`, `fg %1` and `fg 2` stay job control.
 
     For good: eval "$(fgcli shell-init bash)" in ~/.bashrc, the same with zsh in ~/.zshrc; in

@@ -35,11 +35,7 @@ def train(
     run_flags: RunFlags,
     resume: Annotated[
         Path | None,
-        _output(
-            "--resume",
-            "Go on with the run in this directory; a finished one needs more --epochs.",
-            "DIR",
-        ),
+        _output("--resume", "Go on with the run in this directory; a finished one needs more --epochs.", "DIR"),
     ] = None,
     processes: Annotated[
         int | None,

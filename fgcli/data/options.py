@@ -116,9 +116,7 @@ class ImageOptions(OwnOptions):
     """A folder with a folder of images for each class, or with two of such folders, `train` and `test`."""
 
     size: list[Annotated[int, Field(ge=1)]] = Field(
-        default=[],
-        max_length=2,
-        description="Height and width that images are scaled to; without, all have one size.",
+        default=[], max_length=2, description="Height and width that images are scaled to; without, all have one size."
     )
     colour: Literal["grey", "rgb"] | None = Field(
         default=None, description="One channel or three; by default one where no image has colours."

@@ -67,13 +67,7 @@ class GroupHead(LocalHead):
 
 
 def with_local_losses(
-    model: nn.Module,
-    at: int | str,
-    head: str,
-    groups: int,
-    example: Tensor,
-    outputs: int,
-    generator: torch.Generator,
+    model: nn.Module, at: int | str, head: str, groups: int, example: Tensor, outputs: int, generator: torch.Generator
 ) -> LocalLosses:
     """A model with a head at every `at`-th layer, or at the modules that `at` names, separated by commas.
 

@@ -49,11 +49,7 @@ def _told_apart(earlier: Source, later: Source) -> tuple[Source, Source, list[Pr
     names = {one.name for one in ours}
     theirs = [one for one in by_name.values() if one.run is not None or one.name not in names]
     reason = f"a copy of {earlier.path}; what both have is {NOTHING_NEW}"
-    return (
-        replace(earlier, trials=tuple(ours)),
-        replace(later, trials=tuple(theirs)),
-        [Problem(later.path, reason)],
-    )
+    return (replace(earlier, trials=tuple(ours)), replace(later, trials=tuple(theirs)), [Problem(later.path, reason)])
 
 
 def _is_copy(earlier: Source, later: Source, has_repeats: bool) -> bool:

@@ -8,14 +8,7 @@ from fgcli.report.chapters import Chapter
 from fgcli.report.document import Cell, Column, Comparison, Reference, Row, Table, axis_texts
 from fgcli.report.statistics import Difference, holm, mean_interval, next_interval, paired_difference
 from fgcli.report.trials import Trial
-from fgcli.report.values import (
-    common_budget,
-    hangs_on_machine,
-    machine_of,
-    number_of,
-    quantity_of,
-    quartiles_of,
-)
+from fgcli.report.values import common_budget, hangs_on_machine, machine_of, number_of, quantity_of, quartiles_of
 from fgcli.report.wording import lines_of, notes_of
 from fgcli.runs.quantity import Quantity
 from fgcli.runs.timing import TIMING

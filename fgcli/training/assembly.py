@@ -74,9 +74,7 @@ def settle(recipe: Recipe, registry: Registry) -> Recipe:
     parts = _Parts(recipe, registry)
     method = parts.make("method", object)
     own = parts.guarded("method", method.settled_options) if isinstance(method, SettlesOptions) else {}
-    return recipe.model_copy(
-        update={"device": str(device), "threads": threads, "options": recipe.options | own},
-    )
+    return recipe.model_copy(update={"device": str(device), "threads": threads, "options": recipe.options | own})
 
 
 def assemble(recipe: Recipe, registry: Registry, data: Dataset | None = None, processes: Processes = ALONE) -> Assembly:
