@@ -257,9 +257,10 @@ class GuessEstimator(TakesRows):
         replayed = at_once.replayed or (has_passes and rows < size)
         if replayed and not at_once.replayed:
             rows = self._most_rows(model, loss, batch, replayed=True)
+        rows = min(rows, ROWS) if self.memory == "replay" else rows
         if not network.has_parts or not all(one.takes_parts or not self._guesses for one in self._guessers.values()):
             rows = size
-        return Plan(min(rows, ROWS) if self.memory == "replay" else rows, replayed)
+        return Plan(rows, replayed)
 
     def _most_rows(self, model: nn.Module, loss: Loss, batch: Batch, *, replayed: bool) -> int:
         """Samples that may be taken at once."""

@@ -113,8 +113,12 @@ def tangent_of(value: Tensor) -> Tensor | None:
 
 
 def moving(value: Any) -> Any:
-    """A tensor with its tangent, or one of 0. Recurrent layers find none's shape by Python kernels, at each time."""
-    if not isinstance(value, Tensor) or not value.is_floating_point() or tangent_of(value) is not None:
+    """A tensor with its tangent, or one of 0. Recurrent layers find none's shape by Python kernels, at each time.
+
+    Outside a dual level itself.
+    """
+    level: int = forward_ad._current_level  # torch has no other name for it
+    if level < 0 or not isinstance(value, Tensor) or not value.is_floating_point() or tangent_of(value) is not None:
         return value
     return forward_ad.make_dual(value, torch.zeros_like(value))
 

@@ -164,6 +164,46 @@ def test_a_space_that_the_first_look_has_found_is_not_there_at_the_second(
     assert len(few) == len(more) > 0
 
 
+class Recurrent(nn.Module):
+    """The last output of a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.GRU(3, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x)[0][:, -1])
+
+
+class Counted(nn.Module):
+    """A table whose gradient counts how often the batch looks a row up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(4, 5, scale_grad_by_freq=True), nn.Linear(5, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.table(ids).mean(1))
+
+
+@pytest.mark.parametrize("memory", ["replay", "auto"])
+@pytest.mark.parametrize("network", [Recurrent, Counted])
+def test_a_batch_larger_than_a_part_may_be_has_the_numbers_of_the_batch_at_once(
+    network: type[nn.Module], memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured_anew(monkeypatch)
+    monkeypatch.setattr("fgcli.gradient.engine.ROWS", 3)
+    torch.manual_seed(0)
+    model, targets = network().double(), torch.arange(16) % 3
+    inputs = torch.randint(4, (16, 6)) if network is Counted else torch.randn(16, 6, 3).double()
+    found = []
+    for policy in ("store", memory):
+        gradient = ForwardGradient(model, "activation-perturbation", memory=policy)
+        stepped(model, gradient, inputs, targets)
+        found.append([one.grad for one in model.parameters()])
+    torch.testing.assert_close(*found)
+
+
 def test_what_a_call_holds_of_many_samples_is_seen_of_few() -> None:
     model, ids, targets = tokens(40)
     estimator = GuessEstimator(Transpose(TransposeOptions()), memory="store")
