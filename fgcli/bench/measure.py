@@ -32,7 +32,7 @@ from fgcli.recipe_keys import Recipe
 from fgcli.runs.record import as_json
 from fgcli.runs.results import MetricsRow
 from fgcli.runs.timing import StepMemory, StepTiming
-from fgcli.training.assembly import assemble, settle, steps_of
+from fgcli.training.assembly import assemble, settle
 from fgcli.training.dry_run import findings
 from fgcli.training.loop import Training
 from fgcli.training.reporter import Reporter
@@ -191,8 +191,9 @@ def probe(recipe: Recipe, registry: Registry) -> dict[str, float]:
 
 def _counts(recipe: Recipe, training: Training) -> tuple[int, int, int]:
     """Steps, evaluations and records of the whole run."""
-    per_epoch, steps = steps_of(recipe, training.assembly.dataset)
-    epochs = steps / per_epoch
+    steps = recipe.epochs * training.steps_per_epoch
+    steps = min(steps, recipe.max_steps or steps)
+    epochs = steps / training.steps_per_epoch
     records = epochs / recipe.diagnostics_every + 1 if recipe.diagnostics else 0
     return steps, int(epochs / recipe.eval_every) + 1, int(records)
 
