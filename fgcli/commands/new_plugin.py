@@ -86,7 +86,7 @@ def _names(name: str, kind: Kind) -> dict[str, str]:
     if not function.isidentifier() or keyword.iskeyword(function):
         raise UsageError(f"NAME is {name!r}; {function!r} is no name for a function in Python: give another one")
     class_name = "".join(word.capitalize() for word in words)
-    registered = next(one for one in HOOKS if re.sub("[ _]", "-", one) == kind)
+    registered, hook = next((one, hook) for one, hook in HOOKS.items() if re.sub("[ _]", "-", one) == kind)
     return {
         "name": name,
         "module": name.replace("-", "_"),
@@ -96,7 +96,7 @@ def _names(name: str, kind: Kind) -> dict[str, str]:
         "function": function,
         "target": function if kind in _FUNCTIONS else class_name,
         "registered": registered,
-        "hook": HOOKS[registered],
+        "hook": hook,
         "use": _USE.get(kind, f"fgcli train --{kind} {{}}").format(entry),
     }
 
