@@ -145,7 +145,8 @@ class Pieces(CutNetwork):
         return noisy(self.ends[use.name].site, use, outputs, self.noise, self.samples)
 
     def operate(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Outputs:
-        if self.noise is None or func not in SAVING or leaves(kwargs) or Activation(func, args, kwargs).is_in_place:
+        splits = self.noise is not None and func in SAVING and args and not leaves(kwargs)
+        if not splits or Activation(func, args, kwargs).is_in_place:
             return super().operate(func, args, kwargs)
         values, moved = zip(*map(unpacked, args), strict=True)
         if all(one is None for one in moved):

@@ -283,6 +283,10 @@ class RowsRng(StepRng):
     _start: list[int] = field(default_factory=lambda: [0])
     """The first row, which moves on from part to part."""
 
+    @property
+    def shared(self) -> StepRng:
+        return StepRng(self.streams, self.step)
+
     def normal_(self, z: Tensor, purpose: str, site: str) -> None:
         z.copy_(self._rows(self.shared.normal(purpose, site, (self.samples, *z.shape[1:]), z), len(z)))
 

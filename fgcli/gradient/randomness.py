@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +117,10 @@ def default_generators(device: torch.device) -> list[torch.Generator]:
     return [torch.default_generator, *own.get(device.type, list)()]
 
 
+_SIGNS = 2 * (torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1).char() - 1
+"""The eight signs of each byte."""
+
+
 @dataclass(frozen=True)
 class Signs:
     """Random signs, a bit each."""
@@ -151,15 +154,9 @@ class Signs:
         Returns:
             1 or -1 in `shape`.
         """
-        flat = F.embedding(self.bits.int(), _signs_of_bytes(dtype, self.bits.device)).flatten()
+        table = _SIGNS.to(self.bits.device, dtype)
+        flat = F.embedding(self.bits.int(), table).flatten()
         return flat[self.first :][: math.prod(self.shape)].view(self.shape)
-
-
-@cache
-def _signs_of_bytes(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The eight signs of each byte."""
-    bits = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(8, device=device) & 1
-    return (2 * bits - 1).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ class StepRng:
     @property
     def shared(self) -> "StepRng":
         """The streams of what has one draw for the whole batch."""
-        return StepRng(self.streams, self.step)
+        return self
 
     def in_parts(self, parts: Sequence[slice]) -> "StepRng":
         """The streams for a batch that is taken in parts, with the draws of the whole.
@@ -284,6 +281,10 @@ class ContinuedRng(StepRng):
             self._starts[key] = generator.get_state()
         generator.set_state(self._starts[key])
         return generator
+
+    @property
+    def shared(self) -> StepRng:
+        return StepRng(self.streams, self.step)
 
     def normal_(self, z: Tensor, purpose: str, site: str) -> None:
         if self._continues(z.shape, z.device):

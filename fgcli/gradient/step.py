@@ -340,7 +340,7 @@ class Step:
         apart = site.has_samples or self.network.mixes
         if self.locality is not None and found.parts is not None and apart:
             return self.locality.estimate(site.name, drawn.all(), found.parts)
-        c = found.coefficients[:, found.at.get(site.name, slice(None))]
+        c = found.coefficients[:, found.at[site.name] if found.at else slice(None)]
         return drawn.combined(c if apart else c.sum(0, keepdim=True))
 
     @property

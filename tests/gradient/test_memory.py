@@ -146,19 +146,26 @@ def test_parts_have_the_numbers_of_the_batch_with_dropout_and_sites_without_samp
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("wperp", {"k": 4, "solver": "shared"}), ("wperp", {"k": 4}), ("wperp-ns", {"k": 4}), ("wpre", {})],
+    [
+        ("wperp", {"k": 4, "solver": "shared"}),
+        ("wperp", {"k": 4}),
+        ("wperp-ns", {"k": 4}),
+        ("wpre", {}),
+        ("activation-perturbation", {"draws": "rademacher"}),
+        ("activation-perturbation", {"feedback": "local"}),
+    ],
 )
-def test_a_space_that_the_first_look_has_found_is_not_there_at_the_second(
+def test_what_the_first_look_has_made_is_not_there_at_the_second(
     method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else all that a step holds of a weight would be taken for samples' own, and parts of few samples made."""
+    """A space that was found, a table. Else all that a step holds of a weight would be taken for samples' own, and parts of few samples made."""
     measured_anew(monkeypatch)
     layers = [nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3)]
     gradient = ForwardGradient(nn.Sequential(*layers), method, **options, memory="replay")
     gradient.step(torch.randn(16, 5), torch.arange(16) % 3, mean_loss)
     estimator = gradient._estimator
     assert isinstance(estimator, GuessEstimator)
-    seen = estimator._measured[True]
+    (seen,) = estimator._measured.values()
     assert seen is not None
     few, more = seen.ours.held
     assert len(few) == len(more) > 0

@@ -101,7 +101,7 @@ def test_products_of_two_that_move_are_split_from_their_tangents(product: str) -
         by = {
             "plain": lambda: torch.matmul(p, q.mT),
             "named": lambda: torch.matmul(p, other=q.mT),
-            "alone": lambda: torch.matmul(input=p, other=q.mT),
+            "alone": lambda: torch.matmul(input=p, other=q.mT) * torch.sigmoid(input=torch.ones((), dtype=torch.long)),
         }
         return m.leave(torch.softmax(by[product](), -1).pow(2).flatten(1))
 
