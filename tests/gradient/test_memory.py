@@ -158,7 +158,7 @@ def test_parts_have_the_numbers_of_the_batch_with_dropout_and_sites_without_samp
 def test_what_the_first_look_has_made_is_not_there_at_the_second(
     method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A space that was found, a table. Else all that a step holds of a weight would be taken for samples' own, and parts of few samples made."""
+    """A space that was found, say. Else all that a step holds would be taken for samples' own, and parts be small."""
     measured_anew(monkeypatch)
     layers = [nn.Linear(5, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3)]
     gradient = ForwardGradient(nn.Sequential(*layers), method, **options, memory="replay")
