@@ -65,9 +65,11 @@ def _legend(canvas: "Canvas", axes: "list[Axes]") -> None:
 
 
 def _name(figure: Figure, series: Series) -> str:
-    """Of a line, in all panels; with what it lacks in any of them."""
-    lacking = [one.incomplete for panel in figure.panels for one in panel.series if one.name == series.name]
-    said = "; ".join(dict.fromkeys(filter(None, lacking)))
+    """Of a line, in all panels; with what it lacks in those where it is drawn, if it is in any."""
+    lines = [(panel.title, one) for panel in figure.panels for one in panel.series if one.name == series.name]
+    lacking = {title: one.incomplete for title, one in [line for line in lines if line[1].points] or lines}
+    alike = len(set(lacking.values())) == 1
+    said = "; ".join(dict.fromkeys(text if alike else f"{title}: {text}" for title, text in lacking.items() if text))
     return plain_text("\n".join(wrap(series.name, LONGEST) + ([f"({said})"] if said else [])))
 
 

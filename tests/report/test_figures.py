@@ -115,6 +115,21 @@ def test_an_unfinished_run_is_in_the_curve_as_far_as_it_is_and_that_is_said(tmp_
     assert series.incomplete == "1 of 2 finished"
 
 
+def test_a_legend_says_what_a_line_lacks_by_the_panels_in_which_it_is_drawn(tmp_path):
+    from fgcli.report.plots import _name
+
+    recipe = "grid: {methods: [wt, wperp], width: [64, 128], seed: [0, 1]}\n"
+    recipe += "views: [{kind: curve, title: C, y: test_accuracy, panels: width}]\n"
+    runs = {("wt", 64, 0), ("wt", 64, 1), ("wt", 128, 0), ("wperp", 64, 0), ("wperp", 64, 1)}
+
+    def score(trial):
+        return 0.5 if (trial.label, trial.axes["width"], trial.axes["seed"]) in runs else None
+
+    (figure,) = figures(fake_sweep(tmp_path / "s", recipe, score))
+    names = {series.name: _name(figure, series) for panel in figure.panels for series in panel.series}
+    assert names == {"wt": "wt\n(width 128: 1 of 2 finished)", "wperp": "wperp"}
+
+
 def test_what_was_measured_in_turn_is_not_said_to_be_missing_where_no_trial_was_run(tmp_path):
     view = "{kind: %s, title: T, x: width, y: timed_step_ms}", "{kind: table, title: T, value: %s, columns: width}"
     views = ", ".join([view[0] % "figure", view[1] % "timed_step_ms", view[1] % "[timed_step_ms, test_accuracy]"])
