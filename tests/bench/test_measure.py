@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,23 @@ def test_an_estimate_is_from_finished_runs_where_there_are_some(tmp_path, monkey
     shown = capsys.readouterr().out
     assert re.search(r"wt-16-1 +│ unknown │ the loss is not finite", shown)
     assert "7 of 8 trials are missing: about 45 s of computing without the 2 of unknown time;" in shown
+
+
+def test_a_search_is_tried_once_for_all_its_learning_rates(tmp_path, monkeypatch) -> None:
+    asked: list[str] = []
+
+    def fake(mode: str, jobs: list[Job]) -> list[dict[str, Any]]:
+        asked.extend(one.name for one in jobs)
+        return [{"seconds": 5.0} for _ in jobs]
+
+    monkeypatch.setattr(measuring, "measure", fake)
+    some = [
+        (replace(trial, name=f"{trial.name}-{lr}", axes={**trial.axes, "lr": lr}), job(tmp_path, f"{trial.name}-{lr}"))
+        for trial, _ in trials(tmp_path)
+        for lr in (0.1, 0.2)
+    ]
+    show_estimate(some, [], None)
+    assert asked == ["wt-8-0-0.1", "backprop-8-0-0.1", "wt-16-0-0.1", "backprop-16-0-0.1"]
 
 
 @pytest.mark.slow
