@@ -214,7 +214,7 @@ class _Bench:
         patterns = self.request.only
         for pattern in patterns:
             if not any(_fits(trial, pattern) for trial in found):
-                labels = ", ".join(self.sweep.labels())
+                labels = ", ".join(repr(one) if "," in one else one for one in self.sweep.labels())
                 raise UsageError(
                     f"--only is {pattern!r}, which no trial is called; labels: {labels}; a name is like {found[0].name}"
                 )
