@@ -97,8 +97,8 @@ class TangentOptions(Options):
         return self
 
 
-class EngineOptions(TangentOptions):
-    """Options of the engine that drives guess methods. All of them have these, without declaring them."""
+class MemoryOptions(TangentOptions):
+    """Options of how many directions a step looks along, and what it may hold."""
 
     memory: Literal["auto", "store", "replay"] = Field(
         default="auto",
@@ -106,6 +106,11 @@ class EngineOptions(TangentOptions):
         "all at once; `replay`: no more than inference takes, by small parts or by two passes that store nothing of a "
         "layer; `store`: what each layer of the whole batch saw. The numbers are the same.",
     )
+
+
+class EngineOptions(MemoryOptions):
+    """Options of the engine that drives guess methods. All of them have these, without declaring them."""
+
     output_gradient: Literal["guess", "exact"] | None = Field(
         default=None,
         description="At the last layers, from which only the output is reached: `guess` as the papers do, or the "

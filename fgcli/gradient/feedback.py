@@ -239,6 +239,8 @@ class Feedback:
         first = self._norms.get(name)
         grown = not math.isfinite(size) or (first and size > RUNAWAY * first)
         if grown and e.isfinite().all():  # else the loss has gone astray, and no prediction is to blame
+            if first is None:
+                raise GuessFault(name, "feedback is not finite at the start")
             raise GuessFault(
                 name,
                 f"feedback has grown to {size:.3g} times the output's gradient ({first} "

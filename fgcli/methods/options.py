@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from fgcli.extend.entry import Rank
-from fgcli.extend.options import EngineOptions, GuessOptions, Options
+from fgcli.extend.options import GuessOptions, MemoryOptions, Options
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -119,7 +119,7 @@ class WeightNoiseOptions(Options):
         return self
 
 
-class WeightPerturbationOptions(EngineOptions, WeightNoiseOptions):
+class WeightPerturbationOptions(MemoryOptions, WeightNoiseOptions):
     """Options of weight perturbation."""
 
     @model_validator(mode="after")
