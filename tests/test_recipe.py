@@ -198,10 +198,6 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
         "method wt: draws is rademacher; combine orthogonal makes its own of Gaussian ones",
     ),
     ({"method": "backprop", "tangents": 3}, "--tangents is given, but method backprop has no option tangents"),
-    (
-        {"method": "weight-perturbation", "feedback": "local"},
-        "--feedback is given, but method weight-perturbation has no option feedback",
-    ),
     ({"method": "backprop", "k": 3}, "--k is given, but method backprop has no option k; it has none"),
     ({"model": "linear", "width": 3}, "--width is given, but model linear has no option width; its options: bias"),
     ({"method": "wperb"}, "--method: unknown method 'wperb'; did you mean 'wperp'? known methods: backprop, odd, "),

@@ -11,6 +11,7 @@ from networks import any_network, batch_for, chain, cross_entropy, residual
 from torch import Tensor, nn
 from zoo import ZOO, inputs_of, made
 
+from fgcli import ForwardGradient, UsageError
 from fgcli.gradient.errors import ModelRefused, OptionRefused
 from fgcli.gradient.estimator import Batch
 from fgcli.gradient.randomness import Streams
@@ -212,3 +213,10 @@ def test_in_the_zoo_each_derivative_is_the_inner_product_with_the_gradient(name:
         torch.testing.assert_close(found.gradients[key], torch.tensordot(along / tangents, v, dims=1))
     for key, buffer in twin.named_buffers():
         torch.testing.assert_close(model.get_buffer(key), buffer)
+
+
+@pytest.mark.parametrize("option", [{"feedback": "local"}, {"output_gradient": "exact"}])
+def test_options_of_guesses_are_refused(option: dict[str, Any]) -> None:
+    """They were taken and ignored: a run was called feedback that was none."""
+    with pytest.raises(UsageError, match=f"unknown option '{next(iter(option))}' of method weight"):
+        ForwardGradient(nn.Linear(2, 3), "weight-perturbation", **option)
