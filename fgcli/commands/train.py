@@ -130,7 +130,7 @@ def _train_together(
     """This process's part of a run in several. Only the first shows and writes anything."""
     from fgcli.gradient.errors import ProcessGone
     from fgcli.training.reporter import Reporter
-    from fgcli.training.several import PeerLost
+    from fgcli.training.several import PeerLost, leave
 
     try:
         if rank.rank:
@@ -142,6 +142,8 @@ def _train_together(
         if rank.meeting is not None or rank.rank:
             raise typer.Exit(GONE) from gone
         raise PeerLost(str(gone)) from gone
+    finally:
+        leave()
 
 
 def _train(

@@ -32,8 +32,9 @@ class Processes:
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self.group = group
         self.size, self.rank = (1, 0) if group is None else (dist.get_world_size(group), dist.get_rank(group))
+        # None: the default group, not held here. One held until Python ends has threads that may abort it (SIGABRT).
+        self._group = None if group is dist.group.WORLD else group
         self.sent = 0
         """Bytes that this process has given to `add`."""
 
@@ -184,7 +185,7 @@ class Processes:
 
     def _reduce(self, flat: Tensor) -> None:
         self.sent += flat.numel() * flat.element_size()
-        self._together(lambda: dist.all_reduce(flat, group=self.group))
+        self._together(lambda: dist.all_reduce(flat, group=self._group))
 
     def agree(self, what: Mapping[str, str], device: torch.device) -> None:
         """Refuse processes that differ in something. Not a part of a step, and not counted.
@@ -201,7 +202,7 @@ class Processes:
         digests = [list(hashlib.blake2b(text.encode(), digest_size=8).digest()) for text in what.values()]
         own = torch.tensor(digests, dtype=torch.uint8, device=device)
         every = [torch.empty_like(own) for _ in range(self.size)]
-        self._together(lambda: dist.all_gather(every, own, group=self.group))
+        self._together(lambda: dist.all_gather(every, own, group=self._group))
         for rank, other in enumerate(every):
             for name, same in zip(what, (other == every[0]).all(1).tolist(), strict=True):
                 if not same:
@@ -221,9 +222,9 @@ class Processes:
             return text
         own = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
         length = torch.tensor([len(own)], device=device)
-        self._together(lambda: dist.broadcast(length, group=self.group, group_src=0))
+        self._together(lambda: dist.broadcast(length, group=self._group, group_src=0))
         content = own if self.rank == 0 else own.new_empty(int(length))
-        self._together(lambda: dist.broadcast(content, group=self.group, group_src=0))
+        self._together(lambda: dist.broadcast(content, group=self._group, group_src=0))
         return bytes(content.tolist()).decode()
 
     def _together(self, collective: Callable[[], object]) -> None:

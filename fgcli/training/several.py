@@ -61,6 +61,12 @@ def joining(rank: Rank) -> Join:
     return join
 
 
+def leave() -> None:
+    """Leave the group. The threads of one that is left standing may abort Python as it ends (SIGABRT)."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _refuse(recipe: Recipe, rank: Rank) -> None:
     said = f"--processes is {rank.size}"
     if rank.size > recipe.batch_size:

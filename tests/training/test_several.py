@@ -16,7 +16,7 @@ from tiny_runs import fg, run, tiny_recipe
 from fgcli.cores import cores, refuse_crowded
 from fgcli.errors import UsageError
 from fgcli.runs.meeting import Meeting, Rank
-from fgcli.training.several import joining
+from fgcli.training.several import joining, leave
 
 PATIENCE = 600  # seconds, on a machine that does much else
 FLAGS = ["train", "--dataset", "digits", "--width", "8", "--method", "wt", "--feedback", "direct", "--lr", "0.03"]
@@ -119,6 +119,21 @@ def test_a_stopped_run_says_how_many_processes_go_on_with_it(tmp_path: Path, mon
     _, stderr = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM
     assert stderr.endswith("with a checkpoint; go on with: fgcli train --resume two --processes 2\n")
+
+
+@linux
+def test_a_group_that_is_left_has_no_threads_which_could_abort_python_as_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_gloo() -> list[str]:
+        return [name for file in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := file.read_text())]
+
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    processes = joining(Rank(0, 1, 0, 1, Meeting(tmp_path)))(tiny_recipe())
+    assert (processes.size, processes.rank) == (1, 0)
+    assert of_gloo()
+    leave()
+    assert not of_gloo()
 
 
 @pytest.mark.parametrize(
