@@ -194,6 +194,14 @@ REFUSED_FLAGS: list[tuple[dict[str, object], str]] = [
         "method wt: feedback_learning is none; it is of feedback: set feedback, or leave it out",
     ),
     (
+        {"feedback": "local", "feedback_learning": "none", "feedback_rate": 0.5},
+        "method wt: feedback_rate is 0.5; with feedback_learning none nothing is learned: leave it out",
+    ),
+    (
+        {"feedback": "local", "feedback_learning": "bootstrap", "feedback_every": 4},
+        "method wt: feedback_every is 4; feedback_learning bootstrap takes no tangents: leave it out",
+    ),
+    (
         {"combine": "orthogonal", "options": {"draws": "rademacher"}},
         "method wt: draws is rademacher; combine orthogonal makes its own of Gaussian ones",
     ),

@@ -162,11 +162,21 @@ class EngineOptions(MemoryOptions):
                 f"tangents is {self.tangents}; with feedback and correction 0 no guess is made: set correction, or "
                 "leave tangents out"
             )
-        for name in ("correction", "feedback_learning", "feedback_rate", "feedback_every", "feedback_layers"):
+        no_use: dict[str, str] = {}
+        if self.feedback_learning in ("fixed", "none"):
+            why = f"with feedback_learning {self.feedback_learning} nothing is learned: leave it out"
+            no_use = dict.fromkeys(("feedback_rate", "feedback_every"), why)
+        elif self.feedback_learning == "bootstrap":
+            no_use = {"feedback_every": "feedback_learning bootstrap takes no tangents: leave it out"}
+        if self.feedback == "none":
+            names = ("correction", "feedback_learning", "feedback_rate", "feedback_every", "feedback_layers")
+            no_use = dict.fromkeys(names, "it is of feedback: set feedback, or leave it out")
+        for name, why in no_use.items():
             value = getattr(self, name)
-            if self.feedback == "none" and value != EngineOptions.model_fields[name].default:
-                shown = f"{value:g}" if isinstance(value, float) else value
-                raise ValueError(f"{name} is {shown}; it is of feedback: set feedback, or leave it out")
+            if value != EngineOptions.model_fields[name].default:
+                raise ValueError(
+                    f"{name} is {value:g}; {why}" if isinstance(value, float) else f"{name} is {value}; {why}"
+                )
         return self
 
 

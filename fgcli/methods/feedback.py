@@ -39,7 +39,11 @@ class DirectFeedback(FeedbackRule):
             `feedback_every`: steps between two passes with tangents, after the first ones.
     """
 
+    no_use: tuple[str, ...] = ()
+    """Options of feedback that this rule does nothing with."""
+
     def __init__(self, options: EngineOptions) -> None:
+        refuse_given(options, self.no_use)
         self.learning, self.rate, self.every = (
             options.feedback_learning,
             options.feedback_rate,
@@ -124,6 +128,17 @@ class LocalFeedback(DirectFeedback):
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options)
         self.layers = options.feedback_layers
+
+
+def refuse_given(options: EngineOptions, names: tuple[str, ...]) -> None:
+    """OptionRefused where one of these, which the rule does nothing with, has another value than its default."""
+    for name in names:
+        value = getattr(options, name)
+        if value != EngineOptions.model_fields[name].default:
+            raise OptionRefused(
+                f"{name} is {value}; feedback {options.feedback} does nothing with it: leave it out, or use feedback "
+                "direct or local"
+            )
 
 
 def _product(y: Tensor, r: Tensor) -> Tensor:

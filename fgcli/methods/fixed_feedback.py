@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from fgcli.extend.options import EngineOptions
-from fgcli.gradient.errors import OptionRefused
 from fgcli.gradient.feedback import FeedbackRule, Place
 from fgcli.gradient.precision import wide
-from fgcli.methods.feedback import DirectFeedback
+from fgcli.methods.feedback import DirectFeedback, refuse_given
+
+_LEARNING = ("feedback_learning", "feedback_rate", "feedback_every")
 
 
 class FeedbackAlignment(FeedbackRule):
@@ -38,7 +39,7 @@ class FeedbackAlignment(FeedbackRule):
     layers = None
 
     def __init__(self, options: EngineOptions) -> None:
-        _refuse_learning(options)
+        refuse_given(options, _LEARNING)
         self._matrices: dict[str, Tensor] = {}
         """By place. Not kept with a run: its key draws the same again."""
 
@@ -55,7 +56,7 @@ class SignSymmetry(FeedbackRule):
     layers = None
 
     def __init__(self, options: EngineOptions) -> None:
-        _refuse_learning(options)
+        refuse_given(options, _LEARNING)
 
     def weight(self, place: Place, weight: Tensor) -> Tensor:
         return weight.sign() * weight.square().mean().sqrt()
@@ -65,9 +66,9 @@ class DirectFeedbackAlignment(DirectFeedback):
     """A fixed random matrix at every layer, the last one too."""
 
     exact_last = False
+    no_use = _LEARNING
 
     def __init__(self, options: EngineOptions) -> None:
-        _refuse_learning(options)
         super().__init__(options)
         self.learning = "fixed"
 
@@ -76,10 +77,7 @@ class ForwardDirectFeedbackAlignment(DirectFeedback):
     """B starts at 0 and follows the mean Jacobian at the rate β = `feedback_rate`, constant, without innovation."""
 
     exact_last = False
-
-    def __init__(self, options: EngineOptions) -> None:
-        _refuse_learning(options)
-        super().__init__(options)
+    no_use = ("feedback_learning",)
 
     def learn_from_noise(self, noise: Mapping[str, Tensor], carried: Tensor, samples: int) -> Mapping[str, Tensor]:
         means = {}
@@ -92,11 +90,3 @@ class ForwardDirectFeedbackAlignment(DirectFeedback):
     def update(self, means: Mapping[str, Tensor], samples: int, step: int) -> None:
         for name, mean in means.items():
             self.matrices[name] = torch.lerp(self.matrices[name].to(mean), mean, self.rate)
-
-
-def _refuse_learning(options: EngineOptions) -> None:
-    if "feedback_learning" in options.model_fields_set and options.feedback_learning != "tangents":
-        raise OptionRefused(
-            f"feedback_learning is {options.feedback_learning}; feedback {options.feedback} has a way of its own: "
-            "leave feedback_learning out, or use feedback direct or local"
-        )

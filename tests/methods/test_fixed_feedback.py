@@ -201,9 +201,20 @@ def test_a_layer_that_is_no_product_with_its_weight_is_refused_by_name(feedback:
         estimated(estimator(model, feedback), model)
 
 
-def test_a_way_of_learning_that_is_not_theirs_is_refused() -> None:
-    with pytest.raises(OptionRefused, match="feedback_learning is bootstrap; feedback fdfa has a way of its own"):
-        estimator(mlp(), "fdfa", feedback_learning="bootstrap")
+@pytest.mark.parametrize(
+    ("feedback", "option", "value"),
+    [
+        ("fdfa", "feedback_learning", "bootstrap"),
+        ("feedback-alignment", "feedback_rate", 0.5),
+        ("sign-symmetry", "feedback_every", 4),
+        ("direct-feedback-alignment", "feedback_every", 4),
+    ],
+)
+def test_options_of_learning_that_a_rule_does_nothing_with_are_refused(
+    feedback: str, option: str, value: object
+) -> None:
+    with pytest.raises(OptionRefused, match=f"{option} is {value}; feedback {feedback} does nothing with it"):
+        estimator(mlp(), feedback, **{option: value})
 
 
 @pytest.mark.parametrize(("feedback", "passes"), [("direct", "0 of them"), ("feedback-alignment", "all layers")])
