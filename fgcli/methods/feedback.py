@@ -27,6 +27,11 @@ from fgcli.gradient.precision import wide
 
 TIME = 30
 """Steps after which the rate has fallen to half."""
+RIDGE = 0.1
+"""Of `bootstrap`, in mean squares of e: A keeps what it is where a batch has little of e, on a few samples.
+
+With 0.001 two of ten MLPs of width 512 lost again what they had learned (docs/feedback.md).
+"""
 LARGEST = 2**28
 """Entries of all A together, a GiB in float32, above which they are refused."""
 
@@ -107,7 +112,7 @@ class DirectFeedback(FeedbackRule):
             matrix = self.matrices[name] = self.matrices[name].to(mean)
             if self.learning == "bootstrap":
                 gram = means[f"e/{name}"]
-                ridge = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny) * 1e-3
+                ridge = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny) * RIDGE
                 unit = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
                 # Its transpose, as a solve from the left.
                 change = torch.linalg.solve(gram + ridge * unit, (mean - matrix @ gram).T).T

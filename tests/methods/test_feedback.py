@@ -237,11 +237,9 @@ def test_it_goes_on_from_its_state_to_the_bit(learning):
             found = estimator.estimate(model, F.cross_entropy, data, Streams(0).at(step)).gradients
         return found
 
+    every = 3 if learning == "tangents" else 1
     whole, first, second = (
-        GuessEstimator(
-            Isotropic(), feedback=Feedback(rule("local", learning, every=3 if learning == "tangents" else 1))
-        )
-        for _ in range(3)
+        GuessEstimator(Isotropic(), feedback=Feedback(rule("local", learning, every=every))) for _ in range(3)
     )
     for estimator in (whole, first, second):
         estimator.bind(model, data.inputs)

@@ -13,14 +13,38 @@ from fgcli import ForwardGradient, ModelRefused
 from fgcli.extend.options import EngineOptions
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.estimator import Batch
-from fgcli.gradient.feedback import Feedback
+from fgcli.gradient.feedback import Feedback, Place
 from fgcli.gradient.guess import Isotropic
+from fgcli.gradient.randomness import Streams
 from fgcli.gradient.tangents import Tangents
 from fgcli.methods.feedback import LocalFeedback
 
 
 def unlearned() -> LocalFeedback:
     return LocalFeedback(EngineOptions(feedback="local", feedback_learning="none"))
+
+
+def test_bootstrapping_regresses_on_e_and_keeps_what_it_has_where_a_batch_has_little_of_e() -> None:
+    rule = LocalFeedback(EngineOptions(feedback="local", feedback_learning="bootstrap", feedback_rate=1.0))
+    place = Place("layer", 5, 3, Streams(0).at(0))
+    generator = torch.Generator().manual_seed(0)
+    jacobian = torch.randn(5, 3, generator=generator, dtype=torch.double)
+
+    def learn(e: Tensor, gradient: Tensor) -> None:
+        rule.predict(place, e)
+        rule.update(rule.learn_from_layer(place, e, gradient), len(e), 0)
+
+    for _ in range(60):
+        e = torch.randn(40, 3, generator=generator, dtype=torch.double)
+        learn(e, e @ jacobian.T)
+    assert torch.allclose(rule.matrices["layer"], jacobian, rtol=1e-9)
+    e = torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 0.01]], dtype=torch.double)
+    other = torch.stack([jacobian[:, 0], jacobian[:, 1] + 1, jacobian[:, 2] - 100], 1)  # regression's exact answer
+    learn(e, e @ other.T)
+    change = (rule.matrices["layer"] - jacobian).norm(dim=0) / 5**0.5
+    assert float(change[0]) < 1e-9
+    assert float(change[1]) == pytest.approx(1.0, abs=0.1)
+    assert float(change[2]) < 0.2  # of 100
 
 
 def positions_and_dropout(m: Any, x: Tensor) -> Tensor:
