@@ -7,8 +7,8 @@ A learns from tangents, normally: noise y_k at the inputs of the layers, carried
 With r = Jy - Σ_j A_jᵀ y_j, what A does not explain yet, A_k ← A_k + η_t mean(y_k rᵀ) / (1 + D / batch): normalised
 least mean squares in innovation form, D all learned dimensions together. Or from the local prediction itself, without
 tangents (`bootstrap`, as synthetic gradients: Jaderberg et al. 2017), a share η_t of the way to its least-squares
-regression on e. Or not at all: fixed random matrices are direct feedback alignment's (Nøkland 2016); A = 0 leaves the
-exact paths.
+regression on e, less where the batch has less of e than is usual. Or not at all: fixed random matrices are direct
+feedback alignment's (Nøkland 2016); A = 0 leaves the exact paths.
 
 Source: forward gradients for direct feedback alignment (Bacho and Chu 2024: at the layers' outputs, without slopes and
 innovation).
@@ -27,11 +27,8 @@ from fgcli.gradient.precision import wide
 
 TIME = 30
 """Steps after which the rate has fallen to half."""
-RIDGE = 0.1
-"""Of `bootstrap`, in mean squares of e: A keeps what it is where a batch has little of e, on a few samples.
-
-With 0.001 two of ten MLPs of width 512 lost again what they had learned (docs/feedback.md).
-"""
+RIDGE = 1e-3
+"""Of `bootstrap`'s regression, in mean squares of e."""
 LARGEST = 2**28
 """Entries of all A together, a GiB in float32, above which they are refused."""
 
@@ -56,6 +53,8 @@ class DirectFeedback(FeedbackRule):
         )
         self.matrices: dict[str, Tensor] = {}
         """A by place."""
+        self._usual: dict[str, Tensor] = {}
+        """Of `bootstrap`, by place: a running mean of e's second moments [C, C], each batch's of mean diagonal 1."""
 
     def needs_noise(self, step: int) -> bool:
         return self.learning == "tangents" and (step < WARM_UP or step % self.every == 0)
@@ -111,20 +110,25 @@ class DirectFeedback(FeedbackRule):
                 continue
             matrix = self.matrices[name] = self.matrices[name].to(mean)
             if self.learning == "bootstrap":
+                # Where a batch has less of e than is usual, a few samples tell little: A would fit them alone.
                 gram = means[f"e/{name}"]
-                ridge = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny) * RIDGE
-                unit = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+                size = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+                now, unit = gram / size, torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+                usual = self._usual[name] = torch.lerp(self._usual.get(name, now).to(now), now, rate)
+                metric = size * ((now + usual) / 2 + RIDGE * unit)
                 # Its transpose, as a solve from the left.
-                change = torch.linalg.solve(gram + ridge * unit, (mean - matrix @ gram).T).T
+                change = torch.linalg.solve(metric, (mean - matrix @ gram).T).T
                 matrix.add_(change, alpha=rate)
             else:
                 matrix.add_(mean, alpha=rate / (1 + dimensions / samples))
 
     def state(self) -> dict[str, Tensor]:
-        return {name: one.clone() for name, one in self.matrices.items()}
+        usual = {f"e/{name}": one for name, one in self._usual.items()}
+        return {name: one.clone() for name, one in (self.matrices | usual).items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.matrices = {name: one.clone() for name, one in state.items()}
+        self.matrices = {name: one.clone() for name, one in state.items() if not name.startswith("e/")}
+        self._usual = {name[2:]: one.clone() for name, one in state.items() if name.startswith("e/")}
 
 
 class LocalFeedback(DirectFeedback):
