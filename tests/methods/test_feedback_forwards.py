@@ -35,7 +35,7 @@ def test_bootstrapping_regresses_on_e_and_keeps_what_it_has_where_a_batch_has_li
         rule.update(rule.learn_from_layer(place, e, gradient), len(e), step)
 
     for _ in range(60):
-        e = torch.randn(40, 3, generator=generator, dtype=torch.double)
+        e = torch.linalg.qr(torch.randn(40, 3, generator=generator, dtype=torch.double)).Q
         learn(e, e @ jacobian.T, 0)
     assert torch.allclose(rule.matrices["layer"], jacobian, rtol=1e-9)
     e = torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 0.01]], dtype=torch.double)
