@@ -14,8 +14,9 @@ class MicroBatched:
     """The estimate of a batch as the mean of those of its parts of at most `size` samples, weighted by their sizes.
 
     Each part has random streams of its own (the first those of the whole batch), so that an estimate that draws noise
-    is another one of the same mean. One that draws none is the same to rounding, if samples do not meet in the model.
-    Two sets of gradients are held at a time.
+    is another one of the same mean. One that draws none, and keeps nothing from batch to batch, is the same to
+    rounding, if samples do not meet in the model. One that learns (feedback's A, a space of W̃) does so from each part,
+    as from a batch. Two sets of gradients are held at a time.
     """
 
     def __init__(self, estimator: Estimator, size: int) -> None:

@@ -33,6 +33,8 @@ class Processes:
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.size, self.rank = (1, 0) if group is None else (dist.get_world_size(group), dist.get_rank(group))
+        if self.rank < 0:
+            raise OptionRefused("this process is not in process_group; only the group's own processes take part")
         # None: the default group, not held here. One held until Python ends has threads that may abort it (SIGABRT).
         self._group = None if group is dist.group.WORLD else group
         self.sent = 0
@@ -230,7 +232,7 @@ class Processes:
     def _together(self, collective: Callable[[], object]) -> None:
         try:
             collective()
-        except RuntimeError as cause:
+        except (RuntimeError, ValueError) as cause:  # a ValueError: the group was destroyed
             raise ProcessGone(f"a process of the {self.size} is gone ({str(cause).splitlines()[0]})") from cause
 
 

@@ -112,12 +112,13 @@ class DirectFeedback(FeedbackRule):
             if self.learning == "bootstrap":
                 # Where a batch has less of e than is usual, a few samples tell little: A would fit them alone.
                 gram = means[f"e/{name}"]
-                size = gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+                least = torch.finfo(gram.dtype).tiny / torch.finfo(gram.dtype).eps  # where e vanishes, A stays
+                size = gram.diagonal().mean().clamp_min(least)
                 now, unit = gram / size, torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
                 usual = self._usual[name] = torch.lerp(self._usual.get(name, now).to(now), now, rate)
-                metric = size * ((now + usual) / 2 + RIDGE * unit)
                 # Its transpose, as a solve from the left.
-                change = torch.linalg.solve(metric, (mean - matrix @ gram).T).T
+                missed = (mean - matrix @ gram).T / size
+                change = torch.linalg.solve((now + usual) / 2 + RIDGE * unit, missed).T
                 matrix.add_(change, alpha=rate)
             else:
                 matrix.add_(mean, alpha=rate / (1 + dimensions / samples))

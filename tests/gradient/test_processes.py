@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import several
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from processes import forking
 from several import CASES, SAMPLES, Residual, WithTable, chain, estimates, losses
 from torch import Tensor, nn
 
-from fgcli import Batch, LossRefused, ModelRefused, OptionRefused, SampledGuess
+from fgcli import Batch, ForwardGradient, LossRefused, ModelRefused, OptionRefused, SampledGuess
 from fgcli.gradient.engine import GuessEstimator
 from fgcli.gradient.processes import Processes
 from fgcli.methods.backprop import Backprop
@@ -63,6 +64,12 @@ def two() -> Processes:
     processes = Processes()
     processes.size = 2
     return processes
+
+
+def test_a_group_without_this_process_is_refused() -> None:
+    outside: Any = dist.GroupMember.NON_GROUP_MEMBER
+    with pytest.raises(OptionRefused, match="this process is not in process_group"):
+        ForwardGradient(nn.Linear(2, 2), process_group=outside)
 
 
 class Branching(nn.Module):

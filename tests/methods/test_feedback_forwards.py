@@ -34,9 +34,12 @@ def test_bootstrapping_regresses_on_e_and_keeps_what_it_has_where_a_batch_has_li
         rule.predict(place, e)
         rule.update(rule.learn_from_layer(place, e, gradient), len(e), step)
 
+    e = torch.linalg.qr(torch.randn(40, 3, generator=generator, dtype=torch.double)).Q
     for _ in range(60):
-        e = torch.linalg.qr(torch.randn(40, 3, generator=generator, dtype=torch.double)).Q
         learn(e, e @ jacobian.T, 0)
+    assert torch.allclose(rule.matrices["layer"], jacobian, rtol=1e-9)
+    for size in (1e-160, 1e-200, 0.0):  # squares that are no normal numbers, or 0
+        learn(size * e, size * 2 * e @ jacobian.T, 300)
     assert torch.allclose(rule.matrices["layer"], jacobian, rtol=1e-9)
     e = torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 0.01]], dtype=torch.double)
     other = torch.stack([jacobian[:, 0], jacobian[:, 1] + 1, jacobian[:, 2] - 100], 1)  # what explains this batch
