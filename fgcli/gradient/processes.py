@@ -231,6 +231,8 @@ class Processes:
 
     def _together(self, collective: Callable[[], object]) -> None:
         try:
+            if (dist.get_world_size(self._group), dist.get_rank(self._group)) != (self.size, self.rank):
+                raise RuntimeError("the default group has been made anew")
             collective()
         except (RuntimeError, ValueError) as cause:  # a ValueError: the group was destroyed
             raise ProcessGone(f"a process of the {self.size} is gone ({str(cause).splitlines()[0]})") from cause

@@ -1,6 +1,7 @@
 """Several processes: what they say together is what one says, and what cannot be split is refused."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from fgcli import Batch, ForwardGradient, LossRefused, ModelRefused, OptionRefused, SampledGuess
 from fgcli.gradient.engine import GuessEstimator
+from fgcli.gradient.errors import ProcessGone
 from fgcli.gradient.processes import Processes
 from fgcli.methods.backprop import Backprop
 from fgcli.methods.transpose import Transpose
@@ -70,6 +72,21 @@ def test_a_group_without_this_process_is_refused() -> None:
     outside: Any = dist.GroupMember.NON_GROUP_MEMBER
     with pytest.raises(OptionRefused, match="this process is not in process_group"):
         ForwardGradient(nn.Linear(2, 2), process_group=outside)
+
+
+def test_a_default_group_that_was_made_anew_is_not_taken_for_the_old_one(
+    two: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sys.platform == "linux":
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        with pytest.raises(ProcessGone, match="the default group has been made anew"):
+            two.add({"sum": torch.ones(1)})
+    finally:
+        dist.destroy_process_group()
+    with pytest.raises(ProcessGone, match="has not been initialized"):
+        two.add({"sum": torch.ones(1)})
 
 
 class Branching(nn.Module):
