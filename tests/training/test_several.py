@@ -1,5 +1,6 @@
 """`fgcli train --processes`: a run in several processes, the loss of one of them, and what is refused."""
 
+import contextlib
 import json
 import os
 import signal
@@ -126,14 +127,18 @@ def test_a_group_that_is_left_has_no_threads_which_could_abort_python_as_it_ends
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def of_gloo() -> list[str]:
-        return [name for file in Path("/proc/self/task").glob("*/comm") if "gloo" in (name := file.read_text())]
+        names: list[str] = []
+        for file in Path("/proc/self/task").glob("*/comm"):
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                names.append(file.read_text())
+        return [name for name in names if "gloo" in name]
 
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     processes = joining(Rank(0, 1, 0, 1, Meeting(tmp_path)))(tiny_recipe())
     assert (processes.size, processes.rank) == (1, 0)
     assert of_gloo()
     leave()
-    assert not of_gloo()
+    until(lambda: not of_gloo())  # threads that were waited for stand there for a moment
 
 
 @pytest.mark.parametrize(
